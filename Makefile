@@ -1,0 +1,55 @@
+# make demo   what the engine does, on this machine, with the embedded model
+# make test   what CI runs: linter, type checker, tests
+# Each target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 or later.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+TORCH := torch>=2.11,<2.14
+WORKERS ?= 2
+
+# Several processes on few cores: one thread each.
+TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
+
+.PHONY: setup demo test test-full bench nano clean
+
+setup: $(VENV)/.test
+
+demo: $(VENV)/.core
+	$(RUN) -m bench.demo
+
+test: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(TEST) -n $(WORKERS) -m "not slow"
+
+test-full: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(TEST) -n $(WORKERS)
+
+bench: $(VENV)/.test
+	$(TEST) -o addopts="--strict-markers" --benchmark-only
+
+nano: $(VENV)/.test
+	$(PIP) -e '.[train,curate]'
+	$(RUN) -m train.nano
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later with venv was found; install one, or give PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch alone first, so that the build that pip finds (CPU or CUDA) is settled before anything else asks for it.
+$(VENV)/.core: pyproject.toml CMakeLists.txt $(wildcard csrc/cpu/*) | $(VENV)/bin/python
+	$(PIP) '$(TORCH)'
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) -e '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Benchmarks: speed against written-down limits and peers on the same machine, accuracy against thinking tokens."""

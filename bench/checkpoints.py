@@ -1,0 +1,101 @@
+"""Random checkpoints in the Hugging Face layout, made on the spot: what speed benchmarks load into every engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from bench.shapes import Shape
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
+    """A directory under `folder` with random bf16 weights of this shape; made once, found again by shape and seed."""
+    key = hashlib.sha256(json.dumps([asdict(shape), seed]).encode()).hexdigest()[:12]
+    target = folder / f"random-{shape.num_layers}x{shape.hidden_size}-{key}"
+    if not (target / "config.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        save_file(random_weights(shape, seed), target / "model.safetensors", metadata={"format": "pt"})
+        _write_tokenizer(target, shape.vocab_size)
+        (target / "config.json").write_text(json.dumps(config_json(shape), indent=1))  # last: marks it complete
+    return target
+
+
+def config_json(shape: Shape) -> dict[str, Any]:
+    """`config.json` of a Qwen2 checkpoint of this shape, as transformers and vLLM read it."""
+    values = asdict(shape)
+    values.pop("attention_bias")  # Qwen2 always has it
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "torch_dtype": "bfloat16",
+        "use_sliding_window": False,
+        "bos_token_id": None,
+        "eos_token_id": shape.vocab_size - 1,
+        "num_hidden_layers": values.pop("num_layers"),
+        "num_attention_heads": values.pop("num_heads"),
+        "num_key_value_heads": values.pop("num_kv_heads"),
+        **values,
+    }
+
+
+def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
+    """Every parameter under its Hugging Face name, bf16, normal with standard deviation 0.02; norms are ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return (torch.randn(*size, generator=generator) * 0.02).to(torch.bfloat16)
+
+    hidden, dim = shape.hidden_size, shape.head_dim
+    queries, keys = shape.num_heads * dim, shape.num_kv_heads * dim
+    weights = {"model.embed_tokens.weight": normal(shape.vocab_size, hidden)}
+    for i in range(shape.num_layers):
+        layer = f"model.layers.{i}."
+        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+            weights[f"{layer}self_attn.{name}_proj.weight"] = normal(rows, hidden)
+            weights[f"{layer}self_attn.{name}_proj.bias"] = normal(rows)
+        weights[f"{layer}self_attn.o_proj.weight"] = normal(hidden, queries)
+        weights[f"{layer}mlp.gate_proj.weight"] = normal(shape.intermediate_size, hidden)
+        weights[f"{layer}mlp.up_proj.weight"] = normal(shape.intermediate_size, hidden)
+        weights[f"{layer}mlp.down_proj.weight"] = normal(hidden, shape.intermediate_size)
+        weights[f"{layer}input_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+        weights[f"{layer}post_attention_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+    weights["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+    if not shape.tie_word_embeddings:
+        weights["lm_head.weight"] = normal(shape.vocab_size, hidden)
+    return weights
+
+
+def _write_tokenizer(target: Path, size: int) -> None:
+    """A byte-level BPE of exactly `size` tokens: 256 bytes, pairs and triples of them, Qwen's specials at the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = _merges(alphabet, size - len(alphabet) - len(SPECIALS))
+    tokens = alphabet + [left + right for left, right in merges]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # the last id is config.json's EOS
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
+    tokenizer.save(str(target / "tokenizer.json"))
+    settings = {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": SPECIALS[-1], "chat_template": TEMPLATE}
+    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+
+
+def _merges(alphabet: list[str], count: int) -> list[tuple[str, str]]:
+    """The first `count` merges: pairs of bytes, then pairs of the first such pairs with a byte."""
+    pairs = [(left, right) for left in alphabet for right in alphabet]
+    triples = [(left + right, last) for left, right in pairs[: -(-count // len(alphabet))] for last in alphabet]
+    return (pairs + triples)[:count]

@@ -1,0 +1,45 @@
+"""Hugging Face transformers as a timing worker; imports nothing of this project, the protocol is `bench.peers.worker`'s.
+
+On the CPU `generate` with its dynamic cache, on CUDA with the static cache, which transformers compiles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import torch
+import transformers
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    setup = json.loads(sys.stdin.readline())
+    torch.set_num_threads(setup["threads"])
+    transformers.logging.set_verbosity_error()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        setup["checkpoint"], dtype=getattr(torch, setup["dtype"])
+    ).to(setup["device"]).eval()  # fmt: skip
+    model.generation_config.eos_token_id = None
+    cache = {"cache_implementation": "static"} if setup["device"].startswith("cuda") else {}
+    print(json.dumps({"version": f"transformers {transformers.__version__}"}), file=answers)
+    for line in sys.stdin:
+        job = json.loads(line)
+        ids = torch.tensor(job["prompts"], device=setup["device"])
+        start = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
+                min_new_tokens=job["tokens"], max_new_tokens=job["tokens"], **cache,
+            )  # fmt: skip
+        if setup["device"].startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        print(json.dumps({"seconds": seconds, "tokens": out[:, ids.shape[1] :].numel()}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""vLLM as a timing worker. Run by the Python that has vLLM; imports nothing of this project.
+
+First line on stdin: {"checkpoint", "dtype", "device", "threads", "max_model_len", "max_num_seqs"}; answered by
+{"version"}. Each further line, {"prompts": [[token id]], "tokens": n}, is generated greedily to exactly n tokens each
+and answered by {"seconds", "tokens": total}. Everything vLLM prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    setup = json.loads(sys.stdin.readline())
+    os.environ.update({"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
+    if setup["device"] == "cpu":
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{setup['threads'] - 1}")
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    import vllm  # reads the environment on import
+
+    engine = vllm.LLM(
+        model=setup["checkpoint"], dtype=setup["dtype"], max_model_len=setup["max_model_len"],
+        max_num_seqs=setup["max_num_seqs"], skip_tokenizer_init=True, enable_prefix_caching=False, seed=0,
+    )  # fmt: skip
+    print(json.dumps({"version": f"vllm {vllm.__version__}"}), file=answers)
+    for line in sys.stdin:
+        job = json.loads(line)
+        params = vllm.SamplingParams(
+            temperature=0, max_tokens=job["tokens"], ignore_eos=True, detokenize=False
+        )
+        prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
+        start = time.perf_counter()
+        outputs = engine.generate(prompts, params, use_tqdm=False)
+        seconds = time.perf_counter() - start
+        total = sum(len(output.outputs[0].token_ids) for output in outputs)
+        print(json.dumps({"seconds": seconds, "tokens": total}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

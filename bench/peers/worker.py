@@ -1,0 +1,113 @@
+"""The parent's side of a timing worker: one engine with one checkpoint in a process of its own, driven over a pipe.
+
+Protocol, one JSON object per line. First line in: {"checkpoint", "dtype", "device", "threads", "max_model_len",
+"max_num_seqs"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt is continued
+greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every worker of a comparison gets alike."""
+
+    checkpoint: str
+    dtype: str
+    device: str
+    threads: int
+    max_model_len: int
+    max_num_seqs: int
+
+
+class WorkerFailed(RuntimeError):
+    """The worker ended, or did not answer in time. The message has the last lines it wrote."""
+
+
+class Worker:
+    """A running worker. `python` is the interpreter that has the engine: `program` alone decides which engine it is."""
+
+    def __init__(self, program: str, setup: Setup, log: Path, python: str = sys.executable, start_seconds: float = 400):
+        self.name = program.removesuffix("_worker.py")
+        self._log = log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [python, str(_HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env=_environment(setup, python), cwd=_HERE.parent.parent,
+            )  # fmt: skip
+        self.version = str(self._ask(asdict(setup), start_seconds)["version"])
+
+    def run(self, prompts: list[list[int]], tokens: int, seconds: float = 600, **extra: Any) -> float:
+        """Seconds to continue all prompts by `tokens`. Raises WorkerFailed where it made another number of them."""
+        answer = self._ask({"prompts": prompts, "tokens": tokens, **extra}, seconds)
+        if answer["tokens"] != tokens * len(prompts):
+            raise WorkerFailed(f"{self.name} wrote {answer['tokens']} tokens of {tokens * len(prompts)}")
+        return float(answer["seconds"])
+
+    def close(self) -> None:
+        """End the worker; kill it where it does not end by itself within 20 seconds."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _ask(self, message: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failed("ended") from None
+        deadline = time.monotonic() + seconds
+        # one answer line per message, so nothing is ever left over in a buffer behind select's back
+        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise self._failed(f"gave no answer within {seconds:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._failed("ended")
+        return json.loads(line)
+
+    def _failed(self, what: str) -> WorkerFailed:
+        self._process.kill()
+        self._process.wait()
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return WorkerFailed(f"{self.name} {what}; its last words: {' | '.join(lines[-3:]) or 'none'}")
+
+
+def _environment(setup: Setup, python: str) -> dict[str, str]:
+    """Same threads for all; the OpenMP runtime that vLLM asks for is preloaded where its environment has it."""
+    env = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "HF_HUB_OFFLINE": "1"}
+    if Path(python) == Path(sys.executable):
+        root = str(_HERE.parent.parent)
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))
+        return env
+    env.pop("PYTHONPATH", None)
+    intel = Path(python).parent.parent / "lib" / "libiomp5.so"
+    if intel.exists():
+        env["LD_PRELOAD"] = str(intel)
+    return env

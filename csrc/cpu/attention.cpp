@@ -1,0 +1,440 @@
+// Attention over the paged KV cache, for one query per row and for chunks of queries. Twin of kernels/attention.py.
+//
+// A query row (one query, one head) walks its keys in chunks of 64 with a running maximum, and starts afresh at every
+// multiple of 256 keys; the parts are merged in order. Both sizes are constants and every score, sum and output is one
+// chain in the order of the keys, so a row has the same bits in decode and prefill, in any batch, chunk or number of
+// threads. Rows that share a KV head share the work of turning a chunk of K around and widening it.
+#include "operators.h"
+
+namespace S1_LEVEL {
+
+constexpr int CHUNK = 64;
+constexpr int PART = 256;
+constexpr int PREFILL_ROWS = 64;  // query rows that share a chunk of keys
+constexpr int NV = 2;             // vectors of keys or of head_dim per row in a register tile
+constexpr int TILE = REGISTERS == 32 ? 8 : 6;
+constexpr float MINUS_INFINITY = -__builtin_inff();
+
+// One softmax in progress: sum = sum over keys of e^(score - top), acc = the same weights times V.
+struct State {
+  float *top, *sum;  // [rows]
+  float* acc;        // [rows, dim]
+};
+
+// The buffers of one thread.
+struct Work {
+  float* q;       // [rows, dim], scaled
+  float* keys;    // [dim, CHUNK]
+  float* values;  // [CHUNK, dim]
+  float* scores;  // [rows, CHUNK]
+  int64_t* seen;  // [rows], keys visible to a row
+  State part, total;
+
+  Work(int64_t rows, int64_t dim) {
+    const int64_t padded = (dim + W - 1) / W * W;
+    float* p = (float*)scratch(ATTENTION, sizeof(float) * (rows * (3 * padded + CHUNK + 6) + 2 * CHUNK * padded + 64));
+    auto take = [&](int64_t count) {
+      float* taken = p;
+      p += count;
+      return taken;
+    };
+    keys = take(CHUNK * padded);
+    values = take(CHUNK * padded);
+    scores = take(rows * CHUNK);
+    seen = (int64_t*)take(rows * 2);
+    q = take(rows * padded);
+    part.acc = take(rows * padded);
+    total.acc = take(rows * padded);
+    part.top = take(rows);
+    part.sum = take(rows);
+    total.top = take(rows);
+    total.sum = take(rows);
+  }
+};
+
+template <class Kv>
+static inline const Kv* row_of(const Attention& op, const void* cache, const int32_t* table, int64_t head, int64_t key) {
+  const int64_t page = table[key / op.page_size];
+  return (const Kv*)cache + ((page * op.num_kv + head) * op.page_size + key % op.page_size) * op.head_dim;
+}
+
+// K of `count` keys as [dim, CHUNK] floats; keys past `count` repeat the last.
+S1_INLINE void turn_block(const float* const* rows, int64_t d, float* keys) {
+  F r[W];
+  for (int i = 0; i < W; ++i) r[i] = load(rows[i] + d);
+  transpose(r);
+  for (int i = 0; i < W; ++i) store(keys + (d + i) * CHUNK, r[i]);
+}
+S1_INLINE void turn_block(const bf16* const* rows, int64_t d, float* keys) {
+  F r[W];
+  for (int i = 0; i < W; ++i) r[i] = load((const float*)(rows[i] + d));
+  transpose(r);
+  for (int i = 0; i < W; ++i) {
+    F even, odd;
+    split_pairs(r[i], &even, &odd);
+    store(keys + (d + 2 * i) * CHUNK, even);
+    store(keys + (d + 2 * i + 1) * CHUNK, odd);
+  }
+}
+
+template <class Kv>
+static inline void turn(const Kv** rows, int count, int64_t dim, float* keys) {
+  constexpr int BLOCK = W * 4 / int(sizeof(Kv));  // of head_dim, in one vector of bits
+  const int padded = (count + W - 1) / W * W;
+  for (int j = count; j < padded; ++j) rows[j] = rows[count - 1];
+  for (int j = 0; j < padded; j += W) {
+    int64_t d = 0;
+    for (; d + BLOCK <= dim; d += BLOCK) turn_block(rows + j, d, keys + j);
+    for (; d < dim; ++d)
+      for (int i = 0; i < W; ++i) keys[d * CHUNK + j + i] = widen(rows[j + i][d]);
+  }
+}
+
+// Scores of ROWS query rows against NV vectors of keys.
+template <int ROWS>
+static inline void score(const float* q, int64_t dim, const float* keys, float* scores) {
+  F acc[ROWS][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) acc[r][v] = zero();
+  for (int64_t d = 0; d < dim; ++d) {
+    F k[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const F x = set1(q[r * dim + d]);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) store(scores + r * CHUNK + v * W, acc[r][v]);
+}
+
+// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim.
+template <int ROWS, int VECTORS, class T>
+static inline void weigh(const float* weights, const T* const* values, int begin, int end, int64_t d, float* acc,
+                         int64_t dim) {
+  F sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
+  for (int j = begin; j < end; ++j) {
+    F x[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const F p = set1(weights[r * CHUNK + j]);
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + d + v * W, sum[r][v]);
+}
+
+template <int ROWS, class T>
+static inline void weigh_all(const float* weights, const T* const* values, int begin, int end, float* acc, int64_t dim) {
+  if (begin >= end) return;
+  int64_t d = 0;
+  for (; d + NV * W <= dim; d += NV * W) weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim);
+  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim);
+  for (; d < dim; ++d)
+    for (int r = 0; r < ROWS; ++r)
+      for (int j = begin; j < end; ++j)
+        acc[r * dim + d] = fma1(weights[r * CHUNK + j], widen(values[j][d]), acc[r * dim + d]);
+}
+
+// Scores -> weights in place; the state's maximum and sum move on and acc is scaled to the new maximum.
+static inline void soften(float* scores, int count, float* top, float* sum_out, float* acc, int64_t dim) {
+  const int padded = (count + W - 1) / W * W;
+  for (int j = count; j < padded; ++j) scores[j] = MINUS_INFINITY;
+  F best = set1(*top);
+  for (int j = 0; j < padded; j += W) best = max(best, load(scores + j));
+  const float high = max_lane(best);
+  const float base = high == MINUS_INFINITY ? 0 : high;  // nothing but -inf so far: weights of 0, not NaN
+  F total = zero();
+  for (int j = 0; j < padded; j += W) {
+    const F weight = exp(sub(load(scores + j), set1(base)));
+    store(scores + j, weight);
+    total = add(total, weight);
+  }
+  const float old = exp1(*top - base);
+  *sum_out = *sum_out * old + sum(total);
+  if (*top != high && *top != MINUS_INFINITY)
+    for (int64_t d = 0; d < dim; ++d) acc[d] *= old;
+  *top = high;
+}
+
+template <int ROWS, class T>
+static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int count, const T* const* values) {
+  float* scores = work.scores + row * CHUNK;
+  for (int j = 0; j < count; j += NV * W) score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j);
+  int least = count, visible[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    const int64_t left = work.seen[row + r] - first;
+    visible[r] = left < 0 ? 0 : left < count ? int(left) : count;
+    least = visible[r] < least ? visible[r] : least;
+    if (visible[r])
+      soften(scores + r * CHUNK, visible[r], work.part.top + row + r, work.part.sum + row + r,
+             work.part.acc + (row + r) * dim, dim);
+  }
+  // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
+  float* acc = work.part.acc + row * dim;
+  weigh_all<ROWS>(scores, values, 0, least, acc, dim);
+  if constexpr (ROWS > 1)
+    for (int r = 0; r < ROWS; ++r) weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim);
+}
+
+template <class T>
+static void tiles(const Work& work, int64_t rows, int64_t dim, int64_t first, int count, const T* const* values) {
+  const int64_t parts = (rows + TILE - 1) / TILE;
+  for (int64_t t = 0; t < parts; ++t) {
+    const Range part = share(rows, int(t), int(parts));
+    const int64_t row = part.begin;
+    switch (part.end - row) {
+      case 1: tile<1>(work, dim, row, first, count, values); break;
+      case 2: tile<2>(work, dim, row, first, count, values); break;
+      case 3: tile<3>(work, dim, row, first, count, values); break;
+      case 4: tile<4>(work, dim, row, first, count, values); break;
+      case 5: tile<5>(work, dim, row, first, count, values); break;
+      case 6: tile<6>(work, dim, row, first, count, values); break;
+      case 7: tile<TILE < 7 ? 6 : 7>(work, dim, row, first, count, values); break;
+      default: tile<TILE>(work, dim, row, first, count, values); break;
+    }
+  }
+}
+
+// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part.
+template <class Kv>
+static void attend(const Attention& op, const Work& work, const int32_t* table, int64_t head, int64_t rows,
+                   int64_t begin, int64_t end) {
+  const int64_t dim = op.head_dim;
+  for (int64_t r = 0; r < rows; ++r) work.part.top[r] = MINUS_INFINITY, work.part.sum[r] = 0;
+  __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
+  for (int64_t first = begin; first < end; first += CHUNK) {
+    const int count = int(end - first < CHUNK ? end - first : CHUNK);
+    const Kv *k[CHUNK], *v[CHUNK];
+    for (int j = 0; j < count; ++j) {
+      k[j] = row_of<Kv>(op, op.k_cache, table, head, first + j);
+      v[j] = row_of<Kv>(op, op.v_cache, table, head, first + j);
+    }
+    turn(k, count, dim, work.keys);
+    if (rows <= TILE) {
+      tiles(work, rows, dim, first, count, v);
+    } else {
+      const float* wide[CHUNK];
+      for (int j = 0; j < count; ++j) {
+        float* to = work.values + j * dim;
+        int64_t d = 0;
+        for (; d + W <= dim; d += W) store(to + d, load(v[j] + d));
+        for (; d < dim; ++d) to[d] = widen(v[j][d]);
+        wide[j] = to;
+      }
+      tiles(work, rows, dim, first, count, wide);
+    }
+  }
+}
+
+// into = the softmax over the keys of both.
+static inline void merge(float* top, float* sum, float* acc, float top2, float sum2, const float* acc2, int64_t dim) {
+  const float high = *top < top2 ? top2 : *top;
+  const float base = high == MINUS_INFINITY ? 0 : high;
+  const float a = exp1(*top - base), b = exp1(top2 - base);
+  for (int64_t d = 0; d < dim; ++d) acc[d] = acc[d] * a + acc2[d] * b;
+  *sum = *sum * a + sum2 * b;
+  *top = high;
+}
+
+template <class T>
+static void load_query(const T* q, float scale, float* to, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) to[d] = widen(q[d]) * scale;
+}
+
+template <class T>
+static void write(const float* acc, float sum, T* out, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) narrow(acc[d] / sum, out + d);
+}
+
+// Units of work in a fixed order; a thread takes those that begin inside its share of the total cost.
+struct Shares {
+  int64_t at = 0, begin, end;
+  Shares(int64_t total, int id, int threads) : begin(total * id / threads), end(total * (id + 1) / threads) {}
+  bool mine(int64_t cost) {
+    const bool inside = begin <= at && at < end;
+    at += cost;
+    return inside;
+  }
+};
+
+static inline int64_t parts_of(int64_t keys) { return (keys + PART - 1) / PART; }
+
+size_t decode_shared_bytes(const Attention& op) {
+  int64_t parts = 0;
+  for (int64_t b = 0; b < op.rows; ++b)
+    if (op.context_lens[b] > PART) parts += parts_of(op.context_lens[b]);
+  return sizeof(float) * parts * op.num_q * (op.head_dim + 2);
+}
+
+template <class T, class Kv>
+static void decode(const Attention& op, int id, int threads, float* shared) {
+  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, stride = dim + 2;
+  const Work work(group, dim);
+  int64_t total = 0;
+  for (int64_t b = 0; b < op.rows; ++b) total += op.context_lens[b] * op.num_kv;
+  Shares shares(total, id, threads);
+  float* slot = shared;
+  for (int64_t b = 0; b < op.rows; ++b) {
+    const int64_t keys = op.context_lens[b], parts = parts_of(keys);
+    const int32_t* table = op.block_tables + b * op.pages;
+    for (int64_t head = 0; head < op.num_kv; ++head) {
+      const int64_t first = b * op.num_q + head * group;
+      T* out = (T*)op.out + first * dim;
+      bool loaded = false;
+      for (int64_t p = 0; p < parts; ++p) {
+        const int64_t begin = p * PART, end = begin + PART < keys ? begin + PART : keys;
+        float* to = slot;
+        if (parts > 1) slot += group * stride;
+        if (!shares.mine(end - begin)) continue;
+        if (!loaded)
+          for (int64_t g = 0; g < group; ++g) {
+            load_query((const T*)op.q + (first + g) * dim, op.scale, work.q + g * dim, dim);
+            work.seen[g] = keys;
+          }
+        loaded = true;
+        attend<Kv>(op, work, table, head, group, begin, end);
+        for (int64_t g = 0; g < group; ++g) {
+          const float* acc = work.part.acc + g * dim;
+          if (parts == 1) {
+            write(acc, work.part.sum[g], out + g * dim, dim);
+          } else {
+            to[g * stride] = work.part.top[g];
+            to[g * stride + 1] = work.part.sum[g];
+            __builtin_memcpy(to + g * stride + 2, acc, sizeof(float) * dim);
+          }
+        }
+      }
+    }
+  }
+  barrier();
+  slot = shared;
+  int64_t unit = 0;
+  const Range mine = share(op.rows * op.num_kv, id, threads);
+  for (int64_t b = 0; b < op.rows; ++b) {
+    const int64_t keys = op.context_lens[b], parts = parts_of(keys);
+    for (int64_t head = 0; head < op.num_kv; ++head, ++unit) {
+      float* from = slot;
+      if (parts > 1) slot += parts * group * stride;
+      if (unit < mine.begin || unit >= mine.end || parts == 1) continue;
+      T* out = (T*)op.out + (b * op.num_q + head * group) * dim;
+      if (parts < 1) {
+        __builtin_memset(out, 0, sizeof(T) * group * dim);
+        continue;
+      }
+      for (int64_t g = 0; g < group; ++g) {
+        float* into = from + g * stride;
+        for (int64_t p = 1; p < parts; ++p) {
+          const float* next = into + p * group * stride;
+          merge(into, into + 1, into + 2, next[0], next[1], next + 2, dim);
+        }
+        write(into + 2, into[1], out + g * dim, dim);
+      }
+    }
+  }
+}
+
+template <class T, class Kv>
+static void prefill(const Attention& op, int id, int threads) {
+  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv;
+  const int64_t queries = group < PREFILL_ROWS ? PREFILL_ROWS / group : 1;  // per tile
+  const Work work(queries * group, dim);
+  const auto each = [&](auto&& visit) {
+    for (int64_t row = 0; row < op.rows; ++row) {
+      const int64_t first = op.cu_q[row], last = op.cu_q[row + 1], hidden = op.context_lens[row] - (last - first);
+      for (int64_t head = 0; head < op.num_kv; ++head)
+        for (int64_t q = first; q < last; q += queries) {
+          const int64_t stop = q + queries < last ? q + queries : last;
+          visit(row, head, q, stop, hidden + q - first);  // query i of the tile sees 1 + i more keys than the last
+        }
+    }
+  };
+  int64_t total = 0;
+  each([&](int64_t, int64_t, int64_t q, int64_t stop, int64_t before) { total += before + stop - q + 1; });
+  Shares shares(total, id, threads);
+  each([&](int64_t row, int64_t head, int64_t q, int64_t stop, int64_t before) {
+    const int64_t keys = before + stop - q, rows = (stop - q) * group;
+    if (!shares.mine(keys + 1)) return;
+    const int32_t* table = op.block_tables + row * op.pages;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (q + r / group) * op.num_q + head * group + r % group;
+      load_query((const T*)op.q + at * dim, op.scale, work.q + r * dim, dim);
+      work.seen[r] = before + r / group + 1;
+      work.total.sum[r] = 0;
+    }
+    for (int64_t begin = 0; begin < keys; begin += PART) {
+      attend<Kv>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys);
+      for (int64_t r = 0; r < rows; ++r) {
+        if (work.seen[r] <= begin) continue;
+        float *into = work.total.acc + r * dim, *from = work.part.acc + r * dim;
+        if (begin == 0) {
+          work.total.top[r] = work.part.top[r];
+          work.total.sum[r] = work.part.sum[r];
+          __builtin_memcpy(into, from, sizeof(float) * dim);
+        } else {
+          merge(work.total.top + r, work.total.sum + r, into, work.part.top[r], work.part.sum[r], from, dim);
+        }
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      T* out = (T*)op.out + ((q + r / group) * op.num_q + head * group + r % group) * dim;
+      if (work.seen[r] > 0)
+        write(work.total.acc + r * dim, work.total.sum[r], out, dim);
+      else
+        __builtin_memset(out, 0, sizeof(T) * dim);
+    }
+  });
+}
+
+void decode_attention_part(const Attention& op, int id, int threads, void* shared) {
+  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
+  float* parts = (float*)shared;
+  if (wide)
+    wide_kv ? decode<float, float>(op, id, threads, parts) : decode<float, bf16>(op, id, threads, parts);
+  else
+    wide_kv ? decode<bf16, float>(op, id, threads, parts) : decode<bf16, bf16>(op, id, threads, parts);
+}
+
+void prefill_attention_part(const Attention& op, int id, int threads) {
+  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
+  if (wide)
+    wide_kv ? prefill<float, float>(op, id, threads) : prefill<float, bf16>(op, id, threads);
+  else
+    wide_kv ? prefill<bf16, float>(op, id, threads) : prefill<bf16, bf16>(op, id, threads);
+}
+
+}  // namespace S1_LEVEL
+
+// See operators.h: Attention. cu_q null: decode.
+S1_OP(attention)
+(const void* q, const void* k_cache, const void* v_cache, const int32_t* block_tables, const int32_t* context_lens,
+ const int32_t* cu_q, void* out, int64_t rows, int64_t pages, int64_t num_q, int64_t num_kv, int64_t head_dim,
+ int64_t page_size, float scale, int32_t type, int32_t kv_type, int32_t threads) {
+  using namespace S1_LEVEL;
+  const Attention op{q,    k_cache, v_cache, block_tables, context_lens, cu_q,  out,  rows,
+                     pages, num_q,   num_kv,  head_dim,     page_size,    scale, type, kv_type};
+  int64_t keys = 0;
+  for (int64_t i = 0; i < rows; ++i) keys += context_lens[i];
+  const int64_t queries = cu_q ? cu_q[rows] : 1;
+  const int team = keys * queries * num_q * head_dim < 65536 ? 1 : threads;
+  if (cu_q) return parallel(team, [&](int id, int count) { prefill_attention_part(op, id, count); });
+  void* shared = scratch(SHARED, decode_shared_bytes(op));
+  parallel(team, [&](int id, int count) { decode_attention_part(op, id, count, shared); });
+}

@@ -1,0 +1,325 @@
+// y = x W^T for few rows of x: weights are read once, at the speed of the memory. Twin of kernels/linear.py.
+//
+// Packed layout: panels of 32 weight rows (outputs). Inside a panel the columns follow each other, so that a panel is one
+// forward stream of memory:
+//   float32   for each column:          32 floats
+//   bfloat16  for each pair of columns: 32 pairs (the operand of vdpbf16ps; a shift or a mask makes floats of it)
+//   int8      for each column:          32 bytes, with a float32 scale per output
+// Outputs past the end and the odd last column are zeros.
+//
+// Order of summation: each output is one chain of fused multiply-adds over the columns in order, whatever the number of
+// rows, panels or threads. So a row of y has the same bits in every batch.
+#include "operators.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace S1_LEVEL {
+
+constexpr int PANEL = 32;
+constexpr int VP = PANEL / W;  // vectors across a panel
+constexpr int GROUP = 4;       // panels that a thread takes at a time
+constexpr int MAX_ROWS = REGISTERS == 32 ? 8 : 6;
+
+// Accumulators are ROWS * vectors; the rest of the registers holds weights and one broadcast.
+constexpr int vectors(int rows) {
+  if (REGISTERS == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
+  return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
+}
+
+struct Float32 {
+  using X = float;
+  static constexpr int STEP = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
+  struct Load {
+    F w;
+    S1_INLINE_MEMBER explicit Load(const char* p) : w(load((const float*)p)) {}
+    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[0]), w, acc); }
+  };
+};
+
+struct Bfloat16 {
+  using X = float;
+  static constexpr int STEP = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
+  struct Load {
+    F even, odd;
+    S1_INLINE_MEMBER explicit Load(const char* p) { split_pairs(load((const float*)p), &even, &odd); }
+    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[1]), odd, fma(set1(x[0]), even, acc)); }
+  };
+};
+
+#if defined(S1_LEVEL_avx512_bf16)
+struct Bfloat16Dot {
+  using X = bf16;
+  static constexpr int STEP = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
+  struct Load {
+    __m512bh w;
+    S1_INLINE_MEMBER explicit Load(const char* p) : w((__m512bh)_mm512_loadu_si512(p)) {}
+    S1_INLINE_MEMBER F times(const bf16* x, F acc) const {
+      int32_t pair;
+      __builtin_memcpy(&pair, x, 4);
+      return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(pair));
+    }
+  };
+};
+#endif
+
+struct Int8 {
+  using X = float;
+  static constexpr int STEP = 1, VECTOR = W, STRIDE = PANEL;
+  struct Load {
+    F w;
+    S1_INLINE_MEMBER explicit Load(const char* p) : w(load((const int8_t*)p)) {}
+    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[0]), w, acc); }
+  };
+};
+
+// ROWS rows of x against NV vectors of outputs that start `skip` bytes into the first panel -> out [ROWS, GROUP * PANEL].
+template <class Kind, int ROWS, int NV>
+static inline void tile(const char* const* panels, int skip, const typename Kind::X* x, int64_t ldx, int64_t cols,
+                        float* out) {
+  constexpr int NP = NV < VP ? 1 : NV / VP;
+  F acc[ROWS][NV];
+  const char* p[NP];
+#pragma GCC unroll 8
+  for (int i = 0; i < NP; ++i) p[i] = panels[i] + skip;
+#pragma GCC unroll 8
+  for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+  for (int64_t k = 0; k < cols; k += Kind::STEP) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const typename Kind::Load w(p[v / VP] + v % VP * Kind::VECTOR);
+#pragma GCC unroll 8
+      for (int m = 0; m < ROWS; ++m) acc[m][v] = w.times(x + m * ldx + k, acc[m][v]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < NP; ++i) p[i] += Kind::STRIDE;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) store(out + m * GROUP * PANEL + v * W, acc[m][v]);
+}
+
+template <class Kind, int ROWS>
+static void product(const char* const* panels, int count, const typename Kind::X* x, int64_t ldx, int64_t cols,
+                    float* out) {
+  constexpr int NV = vectors(ROWS);
+  if constexpr (NV >= VP) {
+    constexpr int NP = NV / VP;
+    int p = 0;
+    for (; p + NP <= count; p += NP) tile<Kind, ROWS, NV>(panels + p, 0, x, ldx, cols, out + p * PANEL);
+    for (; p < count; ++p) tile<Kind, ROWS, VP>(panels + p, 0, x, ldx, cols, out + p * PANEL);
+  } else {
+    for (int p = 0; p < count; ++p)
+      for (int v = 0; v < VP; v += NV)
+        tile<Kind, ROWS, NV>(panels + p, v * Kind::VECTOR, x, ldx, cols, out + p * PANEL + v * W);
+  }
+}
+
+template <class Kind>
+static void product_of(int rows, const char* const* panels, int count, const typename Kind::X* x, int64_t ldx,
+                       int64_t cols, float* out) {
+  switch (rows) {
+    case 1: return product<Kind, 1>(panels, count, x, ldx, cols, out);
+    case 2: return product<Kind, 2>(panels, count, x, ldx, cols, out);
+    case 3: return product<Kind, 3>(panels, count, x, ldx, cols, out);
+    case 4: return product<Kind, 4>(panels, count, x, ldx, cols, out);
+    case 5: return product<Kind, 5>(panels, count, x, ldx, cols, out);
+    case 6: return product<Kind, 6>(panels, count, x, ldx, cols, out);
+    case 7: return product<Kind, MAX_ROWS < 7 ? 6 : 7>(panels, count, x, ldx, cols, out);
+    default: return product<Kind, MAX_ROWS>(panels, count, x, ldx, cols, out);
+  }
+}
+
+// The value of one vector of outputs before rounding: product (* scale) (+ bias).
+S1_INLINE F finish(const S1Weight& w, const float* acc, int64_t output) {
+  F y = load(acc);
+  if (w.scale) y = mul(y, load(w.scale + output));
+  return w.bias ? add(y, load(w.bias + output)) : y;
+}
+
+template <class T>
+S1_INLINE void put(T* y, F value, int64_t left) {
+  if (left >= W)
+    store(y, value);
+  else if (left > 0)
+    store_first(y, value, int(left));
+}
+
+template <class T>
+S1_INLINE F get(const T* x, int64_t left) {
+  return left >= W ? load(x) : load_first(x, left > 0 ? int(left) : 0);
+}
+
+// Outputs first .. first + count * PANEL - 1 of one row, PLAIN.
+template <class T>
+static inline void plain(const Linear& op, const float* acc, int64_t row, int64_t first, int count) {
+  const int64_t rows = op.w->rows;
+  T* y = (T*)op.y + row * rows;
+  const T* residual = op.residual ? (const T*)op.residual + row * rows : nullptr;
+  for (int64_t j = first; j < first + count * PANEL; j += W, acc += W) {
+    F value = finish(*op.w, acc, j);
+    if (residual) value = add(rounded(value, y), get(residual + j, rows - j));
+    put(y + j, value, rows - j);
+  }
+}
+
+static inline void head(const Linear& op, const float* acc, int64_t row, int64_t first, int count) {
+  const int64_t rows = op.w->rows;
+  float* y = (float*)op.y + row * rows;
+  for (int64_t j = first; j < first + count * PANEL; j += W, acc += W)
+    put(y + j, finish(*op.w, acc, j), rows - j);
+}
+
+// acc holds `count` panels of gates, then the same of ups.
+template <class T>
+static inline void silu_mul(const Linear& op, const float* acc, int64_t row, int64_t first, int count) {
+  const int64_t features = op.w->rows / 2;
+  T* y = (T*)op.y + row * features;
+  for (int64_t j = first; j < first + count * PANEL; j += W, acc += W) {
+    const F gate = rounded(finish(*op.w, acc, j), y);
+    const F up = rounded(finish(*op.w, acc + count * PANEL, j + features), y);
+    store(y + j, mul(silu(gate), up));
+  }
+}
+
+template <class T>
+static inline void epilogue(const Linear& op, const float* acc, int64_t row, int64_t first, int count) {
+  if (op.epilogue == SILU_MUL)
+    silu_mul<T>(op, acc, row, first, count);
+  else if (op.epilogue == HEAD)
+    head(op, acc, row, first, count);
+  else
+    plain<T>(op, acc, row, first, count);
+}
+
+template <class Kind>
+static void outputs(const Linear& op, const typename Kind::X* x, int64_t ldx, int id, int threads) {
+  const S1Weight& w = *op.w;
+  const int64_t bytes = (w.cols + Kind::STEP - 1) / Kind::STEP * Kind::STRIDE;
+  const bool pair = op.epilogue == SILU_MUL;
+  const int64_t features = pair ? w.rows / 2 : w.rows;
+  const int group = pair ? GROUP / 2 : GROUP;
+  const Range part = share((features + PANEL - 1) / PANEL, id, threads);
+  const int64_t tiles = (op.n + MAX_ROWS - 1) / MAX_ROWS;
+  alignas(64) float acc[MAX_ROWS * GROUP * PANEL];
+  for (int64_t first = part.begin; first < part.end; first += group) {
+    const int count = int(part.end - first < group ? part.end - first : group);
+    const char* panels[GROUP];
+    for (int i = 0; i < count; ++i) {
+      panels[i] = (const char*)w.data + (first + i) * bytes;
+      if (pair) panels[count + i] = (const char*)w.data + (features / PANEL + first + i) * bytes;
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Range rows = share(op.n, int(t), int(tiles));
+      product_of<Kind>(int(rows.end - rows.begin), panels, pair ? 2 * count : count, x + rows.begin * ldx, ldx, w.cols,
+                       acc);
+      for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const float* values = acc + (row - rows.begin) * GROUP * PANEL;
+        if (op.type == S1_BFLOAT16)
+          epilogue<bf16>(op, values, row, first * PANEL, count);
+        else
+          epilogue<float>(op, values, row, first * PANEL, count);
+      }
+    }
+  }
+}
+
+// Rows `part` of x as T with an even number of columns.
+template <class From, class To>
+static void widen_rows(const From* x, int64_t cols, To* y, int64_t ldy, Range part) {
+  for (int64_t i = part.begin; i < part.end; ++i) {
+    const From* from = x + i * cols;
+    To* to = y + i * ldy;
+    int64_t j = 0;
+    for (; j + W <= cols; j += W) store(to + j, load(from + j));
+    for (; j < cols; ++j) narrow(widen(from[j]), to + j);
+    for (; j < ldy; ++j) narrow(0, to + j);
+  }
+}
+
+constexpr int64_t PRIVATE = 16384;  // elements of x that each thread rather converts for itself than wait for others
+
+template <class Kind>
+static void run(const Linear& op, int id, int threads, void* shared) {
+  using X = typename Kind::X;
+  const bool same = sizeof(X) == (op.type == S1_BFLOAT16 ? 2 : 4);
+  const int64_t cols = op.w->cols, ldx = (cols + Kind::STEP - 1) / Kind::STEP * Kind::STEP;
+  if (same && ldx == cols) return outputs<Kind>(op, (const X*)op.x, cols, id, threads);
+  const bool alone = op.n * ldx <= PRIVATE;
+  X* x = (X*)(alone ? scratch(WIDE, op.n * ldx * sizeof(X)) : shared);
+  const Range part = alone ? Range{0, op.n} : share(op.n, id, threads);
+  if (op.type == S1_BFLOAT16)
+    widen_rows((const bf16*)op.x, cols, x, ldx, part);
+  else
+    widen_rows((const float*)op.x, cols, x, ldx, part);
+  if (!alone) barrier();
+  outputs<Kind>(op, x, ldx, id, threads);
+}
+
+size_t linear_shared_bytes(const Linear& op) { return op.n * (op.w->cols + 1) * sizeof(float); }
+
+void linear_part(const Linear& op, int id, int threads, void* shared) {
+  switch (op.w->type) {
+    case S1_FLOAT32: return run<Float32>(op, id, threads, shared);
+    case S1_INT8: return run<Int8>(op, id, threads, shared);
+    default: break;
+  }
+#if defined(S1_LEVEL_avx512_bf16)
+  if (op.type == S1_BFLOAT16) return run<Bfloat16Dot>(op, id, threads, shared);
+#endif
+  return run<Bfloat16>(op, id, threads, shared);
+}
+
+template <class T, int STEP>
+static void pack_panels(const T* from, int64_t rows, int64_t cols, T* to, Range panels) {
+  const int64_t steps = (cols + STEP - 1) / STEP;
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    T* panel = to + p * steps * STEP * PANEL;
+    for (int64_t s = 0; s < steps; ++s)
+      for (int i = 0; i < PANEL; ++i)
+        for (int j = 0; j < STEP; ++j) {
+          const int64_t row = p * PANEL + i, col = s * STEP + j;
+          panel[(s * PANEL + i) * STEP + j] = row < rows && col < cols ? from[row * cols + col] : T{};
+        }
+  }
+}
+
+}  // namespace S1_LEVEL
+
+// from [rows, cols] of w->type -> w->data, which is uninitialised.
+S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
+  using namespace S1_LEVEL;
+  const int64_t panels = (w->rows + PANEL - 1) / PANEL;
+#if defined(__linux__)
+  // Weights are read front to back once a step; 2 MiB pages save the walks of the page table.
+  const int64_t steps = w->type == S1_BFLOAT16 ? (w->cols + 1) / 2 : w->cols;
+  const uintptr_t huge = uintptr_t(1) << 21, start = ((uintptr_t)w->data + huge - 1) / huge * huge;
+  const uintptr_t end = ((uintptr_t)w->data + panels * steps * PANEL * (w->type == S1_INT8 ? 1 : 4)) / huge * huge;
+  if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);
+#endif
+  parallel(threads, [&](int id, int count) {
+    const Range part = share(panels, id, count);
+    if (w->type == S1_FLOAT32)
+      pack_panels<uint32_t, 1>((const uint32_t*)from, w->rows, w->cols, (uint32_t*)w->data, part);
+    else if (w->type == S1_BFLOAT16)
+      pack_panels<uint16_t, 2>((const uint16_t*)from, w->rows, w->cols, (uint16_t*)w->data, part);
+    else
+      pack_panels<int8_t, 1>((const int8_t*)from, w->rows, w->cols, (int8_t*)w->data, part);
+  });
+}
+
+// See operators.h: Linear. SILU_MUL takes rows that are a multiple of 64.
+S1_OP(linear)
+(const S1Weight* w, const void* x, const void* residual, void* y, int64_t n, int32_t type, int32_t epilogue,
+ int32_t threads) {
+  using namespace S1_LEVEL;
+  const Linear op{w, x, residual, y, n, type, epilogue};
+  void* shared = n * (w->cols + 1) > PRIVATE ? scratch(SHARED, linear_shared_bytes(op)) : nullptr;
+  // Below this many products waking a second thread takes longer than the work.
+  parallel(n * w->rows * w->cols < 131072 ? 1 : threads,
+           [&](int id, int count) { linear_part(op, id, count, shared); });
+}

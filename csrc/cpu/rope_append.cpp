@@ -1,0 +1,66 @@
+// Rotary embedding of Q and K, and K and V into their pages. Twin of kernels/rope_append.py.
+#include "operators.h"
+
+namespace S1_LEVEL {
+
+// out = (x1 cos - x2 sin | x2 cos + x1 sin), with x = (x1 | x2).
+template <class T, class To>
+static inline void rotate(const T* x, const float* cos, const float* sin, To* out, int half) {
+  int i = 0;
+  for (; i + W <= half; i += W) {
+    const F a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
+    store(out + i, sub(mul(a, c), mul(b, s)));
+    store(out + half + i, add(mul(b, c), mul(a, s)));
+  }
+  for (; i < half; ++i) {
+    const float a = widen(x[i]), b = widen(x[half + i]);
+    narrow(a * cos[i] - b * sin[i], out + i);
+    narrow(b * cos[i] + a * sin[i], out + half + i);
+  }
+}
+
+template <class T, class Kv>
+static void tokens(const RopeAppend& op, Range part) {
+  const int64_t dim = op.head_dim, heads = op.num_q + 2 * op.num_kv, plane = op.page_size * dim;
+  const int half = int(dim / 2);
+  for (int64_t i = part.begin; i < part.end; ++i) {
+    const T* row = (const T*)op.qkv + i * heads * dim;
+    const float *cos = op.cos_sin + op.positions[i] * dim, *sin = cos + half;
+    T* q = (T*)op.q + i * op.num_q * dim;
+    for (int64_t h = 0; h < op.num_q; ++h) rotate(row + h * dim, cos, sin, q + h * dim, half);
+    const int64_t slot = op.slots[i];
+    if (slot < 0) continue;
+    const int64_t at = slot / op.page_size * op.num_kv * plane + slot % op.page_size * dim;
+    for (int64_t h = 0; h < op.num_kv; ++h) {
+      rotate(row + (op.num_q + h) * dim, cos, sin, (Kv*)op.k_cache + at + h * plane, half);
+      const T* v = row + (op.num_q + op.num_kv + h) * dim;
+      Kv* to = (Kv*)op.v_cache + at + h * plane;
+      int64_t j = 0;
+      for (; j + W <= dim; j += W) store(to + j, load(v + j));
+      for (; j < dim; ++j) narrow(widen(v[j]), to + j);
+    }
+  }
+}
+
+void rope_append_part(const RopeAppend& op, int id, int threads) {
+  const Range part = share(op.n, id, threads);
+  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
+  if (wide)
+    wide_kv ? tokens<float, float>(op, part) : tokens<float, bf16>(op, part);
+  else
+    wide_kv ? tokens<bf16, float>(op, part) : tokens<bf16, bf16>(op, part);
+}
+
+}  // namespace S1_LEVEL
+
+// See operators.h: RopeAppend.
+S1_OP(rope_append)
+(const void* qkv, const float* cos_sin, const int64_t* positions, const int64_t* slots, void* q, void* k_cache,
+ void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int32_t type,
+ int32_t kv_type, int32_t threads) {
+  using namespace S1_LEVEL;
+  const RopeAppend op{qkv, cos_sin, positions, slots,     q,    k_cache, v_cache,
+                      n,   num_q,   num_kv,    head_dim, page_size, type, kv_type};
+  parallel(n * (num_q + 2 * num_kv) * head_dim < 32768 ? 1 : threads,
+           [&](int id, int count) { rope_append_part(op, id, count); });
+}

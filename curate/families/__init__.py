@@ -1,0 +1,63 @@
+"""Procedural question families with written reasoning and checkers that need the question alone."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+from curate.families import chains, clocks, countdown, logic, residues, sequences
+from curate.families.problem import NOT_FOUND, Problem, Round
+
+__all__ = ["FAMILIES", "NOT_FOUND", "Family", "Problem", "Round", "check", "problems"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A source of problems: `make` draws one (or None, to draw again); `check` judges an answer from the prompt alone;
+    `difficulty` weighs how many "Wait"s its questions need (index = number of "Wait"s)."""
+
+    make: Callable[[Random], Problem | None]
+    check: Callable[[str, str], bool]
+    difficulty: tuple[float, ...]
+
+
+FAMILIES = {
+    "countdown3": Family(countdown.three, countdown.check, (0.60, 0.15, 0.10, 0.09, 0.06)),
+    "countdown4": Family(countdown.four, countdown.check, (0.60, 0.16, 0.12, 0.12)),
+    "chains": Family(chains.make, chains.check, (0.64, 0.36)),
+    "residues": Family(residues.make, residues.check, (0.60, 0.20, 0.12, 0.08)),
+    "sequences": Family(sequences.make, sequences.check, (0.60, 0.25, 0.15)),
+    "clocks": Family(clocks.clock, clocks.check_clock, (0.64, 0.36)),
+    "weekdays": Family(clocks.weekday, clocks.check_weekday, (0.60, 0.25, 0.15)),
+    "logic": Family(logic.make, logic.check, (0.60, 0.25, 0.15)),
+}
+
+
+def check(family: str, prompt: str, answer_text: str) -> bool:
+    """Whether `answer_text` ("Answer: 12", "Final Answer: 12" or "12") answers `prompt`, judged without a reference.
+
+    Raises:
+        KeyError: `family` is not a key of `FAMILIES`.
+    """
+    answer = re.sub(r"^\s*(Final )?Answer:\s*", "", answer_text).strip()
+    return FAMILIES[family].check(prompt, answer)
+
+
+def problems(split: str, seed: int, families: tuple[str, ...] = tuple(FAMILIES)) -> Iterator[Problem]:
+    """Problems without end, families in turn, difficulty drawn by each family's weights.
+
+    Args:
+        split: "train" or "heldout"; problems of the other side are passed over.
+        seed: what is drawn; it never moves a question to the other side.
+        families: names of the families to take turns.
+    """
+    rng = Random(f"{split} {seed}")
+    while True:
+        for name in families:
+            family = FAMILIES[name]
+            wanted = rng.choices(range(len(family.difficulty)), family.difficulty)[0]
+            while True:
+                problem = family.make(rng)
+                if problem is not None and problem.split == split and problem.difficulty == wanted:
+                    yield problem
+                    break

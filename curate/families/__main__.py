@@ -1,0 +1,61 @@
+"""Writes questions of the families, one JSON object a line.
+
+    python -m curate.families --split heldout --seed 7 --count 200 --out questions.jsonl
+
+Held-out lines hold id, family, prompt and answer and are valid input of `python -m engine.generate --input`. Train lines
+add difficulty (the "Wait"s it takes) and thinking, the written reasoning with those "Wait"s in it.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from curate.families import FAMILIES, Problem, problems
+from curate.families.problem import thinking
+
+
+@dataclass(frozen=True)
+class Arguments:
+    split: Literal["train", "heldout"]
+    """Side of the split; a hash of the question decides it, never the seed."""
+    out: Path
+    """File to write."""
+    seed: int = 0
+    count: int = 200
+    """Questions to write."""
+    families: tuple[str, ...] = tuple(FAMILIES)
+    """Families to take in turn."""
+
+
+def line(problem: Problem, split: str, name: str) -> dict[str, object]:
+    """The record of one problem."""
+    record: dict[str, object] = {
+        "id": name, "family": problem.family, "prompt": problem.prompt, "answer": problem.answer,
+    }  # fmt: skip
+    if split == "train":
+        record |= {"difficulty": problem.difficulty, "thinking": thinking(problem)}
+    return record
+
+
+def main() -> int:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    unknown = [name for name in arguments.families if name not in FAMILIES]
+    if unknown or arguments.count < 1:
+        wrong = f"family {unknown[0]!r} does not exist; there are {', '.join(FAMILIES)}" if unknown else "--count must be 1 or more"
+        print(wrong, file=sys.stderr)
+        return 2
+    drawn = islice(problems(arguments.split, arguments.seed, arguments.families), arguments.count)
+    with arguments.out.open("w", encoding="utf-8") as out:
+        for number, problem in enumerate(drawn):
+            name = f"{arguments.split}-{arguments.seed}-{number}"
+            out.write(json.dumps(line(problem, arguments.split, name), ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

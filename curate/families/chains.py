@@ -1,0 +1,62 @@
+"""Chains of additions and subtractions. The first pass is hasty; a second pass by another route checks it.
+
+The slip is deliberate and systematic: the hasty pass forgets the carry (or the borrow) of the last step. The second pass
+moves by tens first and ones after, and finds it.
+"""
+
+import re
+from random import Random
+
+from curate.families.problem import Problem, Round
+
+WORDS = {"+": ("Add", "add"), "-": ("Subtract", "subtract")}
+
+
+def hasty(a: int, op: str, b: int) -> int:
+    """`a op b` digit by digit, with carries and borrows forgotten."""
+    digits = []
+    while a or b:
+        digits.append((a % 10 + b % 10) % 10 if op == "+" else (a % 10 - b % 10) % 10)
+        a, b = a // 10, b // 10
+    return int("".join(map(str, reversed(digits))) or "0")
+
+
+def make(rng: Random) -> Problem | None:
+    """A chain of two or three steps over numbers below 100."""
+    value = start = rng.randint(10, 99)
+    steps = []
+    for _ in range(rng.randint(2, 3)):
+        op, n = rng.choice("+-"), rng.randint(11, 89)
+        result = value + n if op == "+" else value - n
+        if not 10 <= result <= 199 or n % 10 == 0:
+            return None
+        steps.append((value, op, n, result))
+        value = result
+    quick = [f"{a}{op}{n}={r}" for a, op, n, r in steps[:-1]]
+    a, op, n, _ = steps[-1]
+    slip = hasty(a, op, n)
+    quick += [f"{a}{op}{n}={slip}", f"so {slip}"]
+    careful = []
+    for a, op, n, r in steps:
+        tens, ones = n // 10 * 10, n % 10
+        middle = a + tens if op == "+" else a - tens
+        if middle < 0:
+            return None
+        careful.append(f"{a}{op}{tens}={middle} {middle}{op}{ones}={r}")
+    careful.append(f"so {value} yes")
+    return Problem(
+        family="chains",
+        key=f"{start} {[(op, n) for _, op, n, _ in steps]}",
+        prompt=f"Start with {start}. " + " ".join(f"{WORDS[op][0]} {n}." for _, op, n, _ in steps) + " What is the result?",
+        answer=str(value),
+        rounds=(Round(tuple(quick), str(slip)), Round(tuple(careful), str(value), "by parts")),
+        recheck=f"so {value} yes",
+    )
+
+
+def check(prompt: str, answer: str) -> bool:
+    """Whether `answer` is the number the instructions of the prompt lead to."""
+    value = 0
+    for verb, number in re.findall(r"(Start with|Add|Subtract) (\d+)", prompt):
+        value = {"Start with": int(number), "Add": value + int(number), "Subtract": value - int(number)}[verb]
+    return re.fullmatch(r"\d+", answer.strip()) is not None and int(answer) == value

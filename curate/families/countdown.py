@@ -1,0 +1,135 @@
+"""Countdown: use every number once to make a target, by systematic search.
+
+Three numbers: join a pair, then the third, with +, - or *. Four numbers: the first is the largest, + and - only.
+The order of the tries is fixed and the target is restated before every verdict; with tries in random order or a bare
+verdict a small model learns nothing.
+"""
+
+import ast
+import itertools
+import re
+from collections import Counter
+from fractions import Fraction
+from random import Random
+
+from curate.families.problem import Problem, search_rounds
+
+OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+
+
+def apply(a: int, op: str, b: int) -> tuple[str, int]:
+    """`a op b` as text and value; a difference is taken larger minus smaller."""
+    if op == "-" and b > a:
+        a, b = b, a
+    return f"{a}{op}{b}", OPERATORS[op](a, b)
+
+
+# Every way that matters to join three numbers, in the order in which it is tried: (pair, rest, operator, second operators).
+# Sums and differences of the other pairs would only repeat the first two groups.
+GROUPS = (
+    (0, 1, 2, "+", "+-*"),
+    (0, 1, 2, "-", "+-*"),
+    (0, 1, 2, "*", "+-"),
+    (0, 2, 1, "+", "*"),
+    (0, 2, 1, "-", "*"),
+    (0, 2, 1, "*", "+-"),
+    (1, 2, 0, "+", "*"),
+    (1, 2, 0, "-", "*"),
+    (1, 2, 0, "*", "+-"),
+)
+
+
+def three(rng: Random) -> Problem | None:
+    """A countdown over three numbers of 1 to 10."""
+    numbers = [rng.randint(1, 10) for _ in range(3)]
+    wanted = rng.choice([(i, op2) for i, group in enumerate(GROUPS) for op2 in group[4]])
+    i, j, k, op, _ = GROUPS[wanted[0]]
+    target = apply(apply(numbers[i], op, numbers[j])[1], wanted[1], numbers[k])[1]
+    groups, expression, recheck = [], "", ""
+    for i, j, k, op, seconds in GROUPS:
+        first, value = apply(numbers[i], op, numbers[j])
+        lines = [f"{first}={value}"]
+        for op2 in seconds:
+            second, result = apply(value, op2, numbers[k])
+            lines.append(f"{second}={result} {target} {'yes' if result == target else 'no'}")
+            if result == target:
+                turned = op2 == "-" and numbers[k] > value
+                expression = f"{numbers[k]}-({first})" if turned else f"({first}){op2}{numbers[k]}"
+                recheck = f"{first}={value} {lines[-1]}"
+                break
+        groups.append(tuple(lines))
+        if expression:
+            break
+    a, b, c = numbers
+    return Problem(
+        family="countdown3",
+        key=f"{sorted(numbers)} {target}",
+        prompt=f"Use each of the numbers {a}, {b} and {c} once to make {target}.",
+        answer=expression,
+        rounds=search_rounds((f"{a} {b} {c} make {target}",), groups, 2, expression),
+        recheck=recheck,
+    )
+
+
+def four(rng: Random) -> Problem | None:
+    """A countdown over four numbers with + and - only; the first is at least the sum of the others."""
+    small = [rng.randint(1, 15) for _ in range(3)]
+    b, c, d = small
+    a = rng.randint(sum(small), 60)
+    signs = list(itertools.product("+-", repeat=3))
+    values = [a + sum(n if s == "+" else -n for n, s in zip(small, sign, strict=True)) for sign in signs]
+    win = rng.randrange(8)
+    target = values[win]
+    if values.index(target) != win or target < 1:
+        return None
+    tries = []
+    for i, sign in enumerate(signs[: win + 1]):
+        first, x = apply(a, sign[0], b)
+        second, y = apply(x, sign[1], c)
+        third, z = apply(y, sign[2], d)
+        lines = [f"{third}={z} {target} {'yes' if i == win else 'no'}"]
+        if i % 2 == 0:
+            lines.insert(0, f"{first}={x} {second}={y}")
+        tries.append(tuple(lines))
+    expression = f"{a}{signs[win][0]}{b}{signs[win][1]}{c}{signs[win][2]}{d}"
+    return Problem(
+        family="countdown4",
+        key=f"{a} {sorted(small)} {target}",
+        prompt=f"Use each of {a}, {b}, {c} and {d} once, with plus and minus only, to make {target}.",
+        answer=expression,
+        rounds=search_rounds((f"{a} {b} {c} {d} make {target}",), tries, 2, expression),
+        recheck=f"{first}={x} {second}={y} {third}={z} {target} yes",
+    )
+
+
+def evaluate(node: ast.expr, used: list[int]) -> Fraction:
+    """Value of an arithmetic expression tree; appends the numbers it uses. Raises ValueError for anything else."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        used.append(node.value)
+        return Fraction(node.value)
+    if isinstance(node, ast.BinOp):
+        left, right = evaluate(node.left, used), evaluate(node.right, used)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.Div) and right != 0:
+            return left / right
+    raise ValueError("not an arithmetic expression")
+
+
+def check(prompt: str, answer: str) -> bool:
+    """Whether `answer` is an expression that uses the prompt's numbers once each and makes its target."""
+    *numbers, target = map(int, re.findall(r"\d+", prompt))
+    if len(answer) > 100 or not re.fullmatch(r"[\d+\-*/() ]+", answer):
+        return False
+    used: list[int] = []
+    try:
+        value = evaluate(ast.parse(answer.strip(), mode="eval").body, used)
+    except (SyntaxError, ValueError):
+        return False
+    if "plus and minus only" in prompt and re.search(r"[*/]", answer):
+        return False
+    return value == target and Counter(used) == Counter(numbers)

@@ -1,0 +1,70 @@
+"""Small logic: the order of three runners from clues, by going through the six orders."""
+
+import itertools
+import re
+from random import Random
+
+from curate.families.problem import Problem, search_rounds
+
+NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Joe")
+PLACES = ("first", "second", "third")
+Clue = tuple[str, str | int]  # (name, later name) or (name, excluded place 0..2)
+
+
+def holds(clue: Clue, order: tuple[str, ...]) -> bool:
+    """Whether `clue` is true of `order`."""
+    name, other = clue
+    place = order.index(name)
+    return place != other if isinstance(other, int) else place < order.index(other)
+
+
+def written(clue: Clue, order: tuple[str, ...]) -> str:
+    """The check of one clue, such as "Bob 2 Ann 1 no"."""
+    name, other = clue
+    shown = f"not {other + 1}" if isinstance(other, int) else f"{other} {order.index(other) + 1}"
+    return f"{name} {order.index(name) + 1} {shown} {'ok' if holds(clue, order) else 'no'}"
+
+
+def make(rng: Random) -> Problem | None:
+    """Three names and two or three clues that leave one order."""
+    names = tuple(rng.sample(NAMES, 3))
+    orders = list(itertools.permutations(names))
+    truth = rng.choice(orders)
+    clues: list[Clue] = [(a, b) for a, b in itertools.permutations(names, 2)] + [(a, k) for a in names for k in range(3)]
+    clues = rng.sample([c for c in clues if holds(c, truth)], rng.randint(2, 3))
+    if [o for o in orders if all(holds(c, o) for c in clues)] != [truth]:
+        return None
+    tries = []
+    for order in orders[: orders.index(truth) + 1]:
+        checks = []
+        for clue in clues:
+            checks.append(written(clue, order))
+            if not holds(clue, order):
+                break
+        tries.append((" ".join(order) + ": " + ", ".join(checks) + (" yes" if order == truth else ""),))
+    said = [
+        f"{name} was not {PLACES[other]}." if isinstance(other, int) else f"{name} was before {other}."
+        for name, other in clues
+    ]
+    a, b, c = names
+    answer = ", ".join(truth)
+    return Problem(
+        family="logic",
+        key=f"{sorted(names)} {sorted(map(str, clues))}",
+        prompt=f"{a}, {b} and {c} ran a race. {' '.join(said)} In which order did they finish?",
+        answer=answer,
+        rounds=search_rounds((), tries, 2, answer),
+        recheck=tries[-1][0],
+    )
+
+
+def check(prompt: str, answer: str) -> bool:
+    """Whether `answer` names all three runners in an order that every clue allows."""
+    names = re.match(r"(\w+), (\w+) and (\w+) ran", prompt).groups()  # type: ignore[union-attr]
+    order = [part.strip() for part in answer.split(",")]
+    if sorted(order) != sorted(names):
+        return False
+    place = {name: i for i, name in enumerate(order)}
+    before = all(place[x] < place[y] for x, y in re.findall(r"(\w+) was before (\w+)\.", prompt))
+    apart = all(place[x] != PLACES.index(p) for x, p in re.findall(r"(\w+) was not (\w+)\.", prompt))
+    return before and apart

@@ -1,0 +1,39 @@
+"""Number theory: the first term of a progression with a given remainder, found by walking along it."""
+
+import re
+from random import Random
+
+from curate.families.problem import Problem, search_rounds
+
+
+def make(rng: Random) -> Problem | None:
+    """A progression below 100 with a step of 3 to 19, and a remainder modulo 5 or a last digit."""
+    start, step, modulus = rng.randint(1, 60), rng.randint(3, 19), rng.choice((5, 10))
+    terms = [start + i * step for i in range(1, modulus + 1)]
+    target = rng.randrange(modulus)
+    hits = [i for i, t in enumerate(terms) if t % modulus == target]
+    if len(hits) != 1 or terms[hits[0]] > 199:
+        return None
+    win = hits[0]
+    sign = "r" if modulus == 5 else "e"
+    tries = [(f"{t} {sign}{t % modulus} {target} {'yes' if i == win else 'no'}",) for i, t in enumerate(terms[: win + 1])]
+    wanted = f"leaves {target} when divided by 5" if modulus == 5 else f"ends in {target}"
+    return Problem(
+        family="residues",
+        key=f"{start} {step} {modulus} {target}",
+        prompt=f"Count up from {start} in steps of {step}. Which is the first number after {start} that {wanted}?",
+        answer=str(terms[win]),
+        rounds=search_rounds((f"{start} plus {step} until {sign}{target}",), tries, 3, str(terms[win])),
+        recheck=tries[-1][0],
+    )
+
+
+def check(prompt: str, answer: str) -> bool:
+    """Whether `answer` is the first number of the walk with the wanted remainder."""
+    start, step = map(int, re.findall(r"\d+", prompt)[:2])
+    leaves = re.search(r"leaves (\d) when divided by (\d+)", prompt)
+    ends = re.search(r"ends in (\d)", prompt)
+    n = start + step
+    while not (n % int(leaves[2]) == int(leaves[1]) if leaves else str(n)[-1] == ends[1]):  # type: ignore[index]
+        n += step
+    return answer.strip() == str(n)

@@ -1,0 +1,104 @@
+"""Builds s1-nano from nothing: corpora, tokenizer, pretraining, fine-tuning.
+
+    python -m curate.nano_build --seed 0 --out models/s1-nano
+
+The seed sets the questions drawn, the tokenizer's corpus and the weights; never which questions are held out.
+`<out>/build.json` holds what the card quotes: tokens, losses, wall and CPU minutes.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import tyro
+
+from curate.families import problems
+from curate.families.problem import segments
+from curate.nano_corpus import FORCED_END, head, pretraining_records, sft_records, write_jsonl
+from curate.nano_tokenizer import architecture, save_tokenizer, train_tokenizer
+
+RECIPES = Path(__file__).parents[1] / "train" / "recipes"
+VOCABULARY, CONTEXT = 512, 2048
+HIDDEN, LAYERS, HEADS, INTERMEDIATE = 128, 4, 4, 384
+
+
+@dataclass(frozen=True)
+class Arguments:
+    out: Path
+    """Directory of the finished checkpoint; weights and tokenizer files in it are replaced."""
+    work: Path = Path("runs/s1-nano")
+    """Directory of corpora and training runs."""
+    seed: int = 0
+    problems: int = 20000
+    """Questions of the pretraining mix; about 1.7 records and 285 tokens each."""
+    sft: int = 1000
+    """Questions of the SFT set."""
+
+
+def tokenizer_texts(seed: int, count: int = 3000):
+    """Text of whole conversations, special tokens left out, for the tokenizer."""
+    for problem in islice(problems("train", seed), count):
+        thinking = "".join(text for text, _ in segments(problem, len(problem.rounds) - 1, 1))
+        text = head(problem.prompt) + f"think\n{thinking}{FORCED_END} not found\nAnswer: {problem.answer}\n"
+        yield text.replace("<|im_start|>", "").replace("<|im_end|>", "")
+
+
+def write_base(folder: Path, seed: int) -> None:
+    """Tokenizer and config.json: everything of a checkpoint but the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(tokenizer_texts(seed), VOCABULARY)
+    save_tokenizer(tokenizer, folder, CONTEXT)
+    shape = architecture(tokenizer, HIDDEN, LAYERS, HEADS, INTERMEDIATE, VOCABULARY, CONTEXT)
+    (folder / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
+
+
+def train(recipe: str, run: Path, seed: int, *settings: str) -> dict[str, float]:
+    """Runs `python -m train.sft` in its own process; returns the last step's loss, and tokens and steps in all."""
+    command = [sys.executable, "-m", "train.sft", str(RECIPES / recipe), f"run={run}", f"seed={seed}", *settings]
+    subprocess.run(command, check=True)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    tail = steps[-max(1, len(steps) // 10) :]
+    return {"steps": steps[-1]["step"], "loss": round(sum(s["loss"] for s in tail) / len(tail), 4)}
+
+
+def build(arguments: Arguments) -> dict[str, object]:
+    """The whole build; returns what build.json holds."""
+    started, work, seed = time.perf_counter(), arguments.work, arguments.seed
+    shutil.rmtree(work, ignore_errors=True)
+    base = work / "base"
+    write_base(base, seed)
+    from_file = train_tokenizer(tokenizer_texts(seed), VOCABULARY)
+    records = write_jsonl(work / "pretrain.jsonl", pretraining_records(from_file, arguments.problems, seed))
+    write_jsonl(work / "sft.jsonl", sft_records(arguments.sft, seed))
+    prepared = time.perf_counter()
+    pretraining = train(
+        "s1_nano_pretrain.yaml", work / "pretrain", seed, f"model.init={base / 'config.json'}",
+        f"data.train=[{work / 'pretrain.jsonl'}]",
+    )  # fmt: skip
+    sft = train(
+        "s1_nano_sft.yaml", work / "sft", seed, f"model.path={work / 'pretrain' / 'export'}",
+        f"data.train=[{work / 'sft.jsonl'}]",
+    )  # fmt: skip
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for path in sorted((work / "sft" / "export").iterdir()):
+        shutil.copyfile(path, arguments.out / path.name)
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    report = {
+        "seed": seed, "problems": arguments.problems, "records": records, "sft_records": arguments.sft,
+        "pretraining": pretraining, "sft": sft, "corpora_minutes": round((prepared - started) / 60, 2),
+        "wall_minutes": round((time.perf_counter() - started) / 60, 2),
+        "cpu_minutes": round(sum(u.ru_utime + u.ru_stime for u in usage) / 60, 2),
+    }  # fmt: skip
+    (arguments.out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    print(json.dumps(build(tyro.cli(Arguments, description=__doc__)), indent=2))

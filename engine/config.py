@@ -1,0 +1,63 @@
+"""Frozen configuration of the engine; derived values are properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How to load and run one model. Sizes are in tokens unless they say otherwise."""
+
+    model: str = "models/s1-nano"
+    """Checkpoint directory in the Hugging Face layout, or a hub id."""
+    device: str = "auto"
+    """`auto` (the local CUDA device if there is one, otherwise the CPU), `cpu`, `cuda` or `cuda:N`."""
+    dtype: str = "auto"
+    """`auto` (the checkpoint's), `float32`, `bfloat16` or `float16`."""
+    load_format: str = "auto"
+    """`auto` reads safetensors; `dummy` makes random weights on the device from `config.json` alone."""
+    generation_config: str = "none"
+    """`auto` takes sampling defaults from generation_config.json; `none` leaves SamplingParams' own."""
+    tensor_parallel_size: int = 1
+    """Processes, one per device, that share the weights."""
+    max_model_len: int | None = None
+    """Longest prompt + output. None: the checkpoint's max_position_embeddings."""
+    max_num_seqs: int = 64
+    """Sequences that run at once: the number of slots."""
+    max_num_batched_tokens: int = 2048
+    """Tokens of one step: decodes first, the rest for prefill chunks."""
+    max_waiting: int = 100_000
+    """Requests that may queue; `submit` refuses the next one."""
+    kv_cache_tokens: int | None = None
+    """Tokens the page pool holds. None: what memory allows, at most max_num_seqs full contexts."""
+    page_size: int | None = None
+    """Tokens per page. None: 64 on CUDA, 16 on the CPU."""
+    enable_prefix_caching: bool = True
+    """Keep full pages of finished and running sequences for reuse by content."""
+    thinking_format: str = "auto"
+    """`auto`, `s1`, `qwen3`, `deepseek_r1`, `none`, or a JSON object with opener, end, budget_end, triggers."""
+    overlap: bool | None = None
+    """Launch step n+1 before the host has read step n. None: on CUDA only."""
+    seed: int = 0
+    """Seed of requests that bring none, and of `load_format="dummy"`."""
+
+    def __post_init__(self) -> None:
+        positive = ("tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting")
+        optional = ("max_model_len", "kv_cache_tokens", "page_size")
+        for name in positive + optional:
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+        choices = {
+            "dtype": ("auto", "float32", "bfloat16", "float16"),
+            "load_format": ("auto", "dummy"),
+            "generation_config": ("none", "auto"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")

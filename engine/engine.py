@@ -1,0 +1,340 @@
+"""The engine as a caller sees it: `generate`, `stream`, `submit`, on one process or many.
+
+One thread runs the loop; callers hand it requests through a queue and wait. On ranks other than 0 the constructor
+serves rank 0 until that closes, then leaves the process: the same script runs on every rank under torchrun.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.build import build_core, resolve_device
+from engine.checkpoint import resolve
+from engine.config import EngineConfig
+from engine.core import Add, Command, Core, End, Tell
+from engine.errors import EngineDead, InputError
+from engine.generation_config import default_params
+from engine.parallel import Group, from_env
+from engine.prepare import Prepared, Preparer
+from engine.request import Delta, Prompt, RequestOutput, SamplingParams
+from engine.response import Response
+from engine.sequence import Admission, Control
+from engine.spawn import spawn_ranks
+from engine.text import Tokenizer
+from kernels.thinking import UNLIMITED
+
+
+class Handle:
+    """A submitted request: wait for it, read its stream, or steer it. All methods are safe from any thread."""
+
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine, self._number = engine, number
+        self._deltas: queue.SimpleQueue[Delta | EngineDead] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[Handle], None]] = []
+        self._output: RequestOutput | None = None
+        self._error: EngineDead | None = None
+
+    def result(self, timeout: float | None = None) -> RequestOutput:
+        """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` seconds."""
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the request has not finished within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._output is not None
+        return self._output
+
+    def __iter__(self) -> Iterator[Delta]:
+        """Deltas as they come; the last one brings the output."""
+        while True:
+            delta = self._deltas.get()
+            if isinstance(delta, EngineDead):
+                raise delta
+            yield delta
+            if delta.output is not None:
+                return
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        return self._done.is_set()
+
+    def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
+        """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already."""
+        with self._lock:
+            if not self.done:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def abort(self) -> None:
+        """End the request; its output has what was written, finish_reason `abort`."""
+        self._engine._tell(End(self._number))
+
+    def end_thinking(self) -> None:
+        """Close the thinking now, as a budget would; stop_reason `client`."""
+        self._engine._tell(Tell(self._number, Control.END_THINKING))
+
+    def extend(self) -> None:
+        """Let one more trigger be replaced by the extension. Raises InputError where the format cannot."""
+        plan = self._engine._plan_of(self._number)
+        if plan is not None and (plan.format.max_lead > 0 or not plan.format.thinks):
+            raise InputError("extend needs a thinking format whose triggers are one token each")
+        self._engine._tell(Tell(self._number, Control.EXTEND))
+
+    def set_budget(self, budget: int | None) -> None:
+        """Move the hard maximum of T, below what is written already too; None lifts it."""
+        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
+            raise InputError(f"the budget is {budget!r}; give a whole number of at least 0, or None")
+        self._engine._tell(Tell(self._number, Control.SET_BUDGET, UNLIMITED if budget is None else budget))
+
+    def _put(self, delta: Delta) -> None:
+        self._deltas.put(delta)
+        if delta.output is not None:
+            self._output = delta.output
+            self._end()
+
+    def _fail(self, error: EngineDead) -> None:
+        self._error = error
+        self._deltas.put(error)
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._done.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+
+class Engine:
+    """A loaded model that takes requests until `close`. Use it as a context manager."""
+
+    def __init__(self, model: str | Path | None = None, config: EngineConfig | None = None, **fields: Any) -> None:
+        """`fields` are those of EngineConfig, laid over `config`. Raises InputError for what cannot be used."""
+        config = config or EngineConfig()
+        unknown = sorted(set(fields) - set(asdict(config)))
+        if unknown:
+            raise InputError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(asdict(config)))}")
+        if model is not None:
+            fields["model"] = str(model)
+        self.config = replace(config, **fields)
+        directory = resolve(self.config.model)
+        self.tokenizer = Tokenizer.load(directory)
+        self._lock = threading.Condition()
+        self._commands: deque[Command] = deque()
+        self._open: dict[int, tuple[Handle, Response, Prepared]] = {}
+        self._submitted, self._closing, self._dead = 0, False, False
+        self._group = self._join(directory)
+        self._core = build_core(self.config, directory, self.tokenizer, self._group)
+        if self._group.rank > 0:
+            serve(self._core, self._group)
+            self._group.close()
+            raise SystemExit(0)
+        self.default_params = default_params(directory, self.config.generation_config)
+        """What a request without parameters gets."""
+        self.context = self._core.runner.tables.machine.history.shape[1] - 1
+        """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
+        self._preparer = Preparer(self.tokenizer, self.config.thinking_format, self.context)
+        self._thread = threading.Thread(target=self._run, name="engine loop", daemon=True)
+        self._thread.start()
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[RequestOutput]:
+        """Run all prompts; outputs in their order. All are checked before the first one runs."""
+        prompts = list(prompts)
+        each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts and {len(each)} params; give one params for all, or one for each")
+        prepared = [self.prepare(p, q) for p, q in zip(prompts, each, strict=True)]
+        handles: list[Handle] = []
+        try:
+            for request in prepared:
+                if len(handles) >= self.config.max_waiting:
+                    handles[len(handles) - self.config.max_waiting].result()
+                handles.append(self.submit_prepared(request))
+            return [handle.result() for handle in handles]
+        except KeyboardInterrupt:
+            for handle in handles:
+                handle.abort()
+            raise
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Deltas of one request as they come. Leaving the loop early aborts it."""
+        handle = self.submit(prompt, params)
+        try:
+            yield from handle
+        finally:
+            if not handle.done:
+                handle.abort()
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> Handle:
+        """Queue a request from any thread. Raises InputError, naming the field, where it cannot run."""
+        return self.submit_prepared(self.prepare(prompt, params))
+
+    def prepare(self, prompt: Prompt, params: SamplingParams | None = None) -> Prepared:
+        """Check a request without queueing it."""
+        return self._preparer.prepare(prompt, self.default_params if params is None else params)
+
+    def submit_prepared(self, prepared: Prepared) -> Handle:
+        """Queue a checked request. Raises InputError where the queue is full, EngineDead after `close`."""
+        with self._lock:
+            self._refuse_if_dead()
+            if len(self._open) >= self.config.max_waiting:
+                raise InputError(f"{len(self._open)} requests are open, the most that max_waiting allows; try later")
+            number = self._submitted
+            self._submitted += 1
+            seed = prepared.params.seed
+            if seed is None:  # requests without one differ from each other, and not from run to run
+                seed = (self.config.seed << 32 ^ number * 0x9E3779B97F4A7C15) % 2**63
+            handle = Handle(self, number)
+            response = Response(str(number), number, prepared, self.tokenizer, handle._put)
+            self._open[number] = handle, response, prepared
+            self._commands.append(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, seed)))
+            self._lock.notify()
+        return handle
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start, and the page pool as it is."""
+        scheduler = self._core.scheduler
+        return asdict(scheduler.counters) | {
+            "pages_total": scheduler.pool.num_pages - 1,
+            "pages_free": scheduler.pool.available,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+        }
+
+    def check(self) -> None:
+        """Raises EngineDead unless every page and slot is accounted for. Call it while nothing runs."""
+        self._core.check()
+
+    def close(self) -> None:
+        """Abort what runs, end the loop and the other ranks. Calling it again does nothing."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        self._thread.join()
+        self._group.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _join(self, directory: Path) -> Group:
+        device = resolve_device(self.config.device)
+        kind = device.partition(":")[0]
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size > 1:  # torchrun
+            if self.config.tensor_parallel_size not in (1, size):
+                raise InputError(f"tensor_parallel_size is {self.config.tensor_parallel_size} and torchrun started "
+                                 f"{size} ranks; give {size}, or leave it out")
+            return from_env(kind)
+        if self.config.tensor_parallel_size > 1:
+            return spawn_ranks(
+                self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind, self._rank_died
+            )
+        return Group.single(torch.device(device))
+
+    def _plan_of(self, number: int) -> Any:
+        with self._lock:
+            found = self._open.get(number)
+            return found[2].plan if found is not None else None
+
+    def _tell(self, command: Command) -> None:
+        with self._lock:
+            if not self._dead:
+                self._commands.append(command)
+                self._lock.notify()
+
+    def _refuse_if_dead(self) -> None:
+        if self._dead or self._closing:
+            raise EngineDead("the engine is closed; make a new one")
+
+    def _run(self) -> None:
+        """The loop of rank 0."""
+        try:
+            while True:
+                with self._lock:
+                    while not (self._commands or self._core.has_work or self._closing):
+                        self._lock.wait()
+                    closing = self._closing
+                    if closing:
+                        self._commands.extend(End(number) for number in self._open)
+                    commands = list(self._commands)
+                    self._commands.clear()
+                if self._group.size > 1:
+                    self._group.broadcast_bytes(pickle.dumps((commands, closing)))
+                for command in commands:
+                    self._core.apply(command)
+                    if isinstance(command, End) and command.sample is None and command.request_id in self._open:
+                        self._open[command.request_id][1].abort()
+                        self._forget(command.request_id)
+                if self._core.has_work:
+                    self._step()
+                if closing:
+                    break
+            self._end(EngineDead("the engine was closed before the request finished"))
+        except BaseException as error:  # whatever it is, nobody may be left waiting
+            self._end(error if isinstance(error, EngineDead) else EngineDead(f"the engine loop failed: {error!r}"))
+            if not isinstance(error, EngineDead):
+                raise
+
+    def _step(self) -> None:
+        for event in self._core.step():
+            number, sample = event.sequence.key
+            found = self._open.get(number)
+            if found is None:
+                continue
+            if found[1].push(event):
+                self._tell(End(number, sample))
+            if found[1].done:
+                self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            del self._open[number]
+
+    def _end(self, error: EngineDead) -> None:
+        with self._lock:
+            self._dead = True
+            handles = [handle for handle, _, _ in self._open.values()]
+            self._open.clear()
+        for handle in handles:
+            handle._fail(error)
+
+    def _rank_died(self, message: str) -> None:
+        """Called on the watcher's thread. A collective cannot be interrupted, so the process ends."""
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def serve(core: Core, group: Group) -> None:
+    """The loop of the other ranks: do what rank 0 does, until it closes."""
+    closing = False
+    while not closing:
+        commands, closing = pickle.loads(group.broadcast_bytes(None))
+        for command in commands:
+            core.apply(command)
+        if core.has_work:
+            core.step()
+
+
+def _run_rank(group: Group, config: EngineConfig, directory: Path) -> None:
+    """What a spawned rank runs."""
+    serve(build_core(config, directory, Tokenizer.load(directory), group), group)
+

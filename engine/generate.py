@@ -1,0 +1,178 @@
+"""`python -m engine.generate`: questions in, reasoning and answers out.
+
+    python -m engine.generate --prompt "How many r in raspberry?" --thinking-token-budget 64
+    python -m engine.generate --input questions.jsonl --output answers.jsonl --thinking-extensions 2
+
+All input is checked before the model is loaded. Exit codes: 0 done, 1 the engine or a request failed, 2 bad input
+(one line on standard error, nothing written), 130 interrupted (what had finished is in the output file).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+
+from rich.console import Console
+
+from engine.arguments import Arguments, parse
+from engine.build import context_limit, resolve_device
+from engine.checkpoint import resolve
+from engine.engine import Engine, Handle
+from engine.errors import EngineDead, InputError
+from engine.generation_config import default_params
+from engine.jsonl import InputLine, output_record, read_input
+from engine.model_config import ModelConfig
+from engine.prepare import Prepared, Preparer
+from engine.results import ResultsFile
+from engine.text import Tokenizer
+from engine.view import StreamView, Totals, progress_bar
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    leads = int(os.environ.get("RANK", "0")) == 0 or int(os.environ.get("WORLD_SIZE", "1")) == 1
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        if not leads:  # under torchrun: serves rank 0, which reads the input and writes the output, then exits
+            Engine(config=arguments.engine_config())
+        return _run(arguments)
+    except InputError as error:
+        if leads:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except EngineDead as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read standard output has gone; nothing may be written to it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: Arguments) -> int:
+    config = arguments.engine_config()
+    directory = resolve(config.model)
+    base = arguments.sampling_params(default_params(directory, config.generation_config))
+    if arguments.prompt is not None:
+        lines = [InputLine(0, "0", arguments.prompt, base, {"prompt": arguments.prompt}, "--prompt")]
+    else:
+        assert arguments.input is not None  # `parse` saw to it
+        lines = read_input(arguments.input, base)
+    resolve_device(config.device)
+    tokenizer = Tokenizer.load(directory)
+    context = context_limit(config, ModelConfig.load(directory, config.dtype))
+    prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, context))
+    results = None if arguments.output is None else ResultsFile(arguments.output)
+    if results is not None:
+        for warning in results.prepare(lines, arguments.model_name, arguments.resume, arguments.overwrite):
+            print(f"warning: {warning}", file=sys.stderr)
+        if len(results.finished) == len(lines):
+            print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
+            results.open()
+            results.close(order=True)
+            return 0
+    with Engine(config=config) as engine:
+        if engine.context != context:  # memory holds less than the model's length
+            prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, engine.context))
+        if results is None:
+            return _show(engine, lines, prepared)
+        return _write(engine, lines, prepared, results, arguments.model_name)
+
+
+def _prepare(lines: Sequence[InputLine], preparer: Preparer) -> list[Prepared]:
+    """Check every request. Raises InputError naming the line of the first that cannot run."""
+    prepared = []
+    for line in lines:
+        try:
+            prepared.append(preparer.prepare(line.prompt, line.params))
+        except InputError as error:
+            raise InputError(f"{line.where}: {error}") from error
+    return prepared
+
+
+def _show(engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared]) -> int:
+    """All requests run together; the first that is not finished is shown as it is written, the others wait for it."""
+    view = StreamView(Console(highlight=False), len(lines))
+    totals, start = Totals(), time.monotonic()
+    handles: list[Handle] = []
+    for line in lines:
+        while len(handles) < len(lines) and len(handles) - line.index < engine.config.max_waiting:
+            handles.append(engine.submit_prepared(prepared[len(handles)]))
+        view.question(line.index + 1, _question(line, engine.tokenizer))
+        for delta in handles[line.index]:
+            if delta.index == 0:
+                view.delta(delta)
+        output = handles[line.index].result()
+        for sample in output.outputs[1:]:
+            view.sample(sample.index, sample.text)
+        view.end(output)
+        totals.add(output)
+    print(totals.line(time.monotonic() - start, engine.stats()), file=sys.stderr)
+    return 1 if totals.errors else 0
+
+
+def _write(
+    engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared], results: ResultsFile, model: str
+) -> int:
+    """Requests are written as they finish, and put into input order once all have."""
+    todo = [line for line in lines if line.index not in results.finished]
+    finished: queue.SimpleQueue[tuple[InputLine, Handle]] = queue.SimpleQueue()
+    totals, start, submitted = Totals(), time.monotonic(), 0
+    results.open()
+    try:
+        with closing(engine), progress_bar(Console(stderr=True)) as progress:
+            task = progress.add_task("", total=len(lines), completed=len(lines) - len(todo), rate="")
+            while totals.requests < len(todo):
+                while submitted < len(todo) and submitted - totals.requests < engine.config.max_waiting:
+                    line = todo[submitted]
+                    handle = engine.submit_prepared(prepared[line.index])
+                    handle.add_done_callback(partial(_finish, finished, line))
+                    submitted += 1
+                line, handle = finished.get()
+                output = handle.result()
+                results.write(output_record(line, output, model))
+                totals.add(output)
+                progress.update(task, advance=1, rate=totals.rate(time.monotonic() - start))
+            seconds, stats = time.monotonic() - start, engine.stats()
+    except (KeyboardInterrupt, EngineDead, OSError) as error:
+        results.close(order=False)
+        done = len(results.finished)
+        print(f"{_stopped(error)}: {done} of {len(lines)} requests are in {results.name}"
+              + ("" if results.streams else "; --resume goes on with the others"), file=sys.stderr)
+        if isinstance(error, BrokenPipeError):
+            raise
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    results.close(order=True)
+    print(totals.line(seconds, stats), file=sys.stderr)
+    return 1 if totals.errors else 0
+
+
+def _finish(finished: queue.SimpleQueue[tuple[InputLine, Handle]], line: InputLine, handle: Handle) -> None:
+    finished.put((line, handle))
+
+
+def _stopped(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"error: {error}" if isinstance(error, EngineDead) else f"error: cannot write: {error}"
+
+
+def _question(line: InputLine, tokenizer: Tokenizer) -> str:
+    """What to show as the question: the text, the last message, or what the token ids decode to."""
+    prompt = line.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, Mapping):
+        return str(prompt["messages"][-1].get("content"))
+    return tokenizer.decode(prompt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Sampling defaults of a checkpoint: what generation_config.json says, where the caller asked for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.request import SamplingParams
+
+_FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def default_params(directory: Path, generation_config: str) -> SamplingParams:
+    """SamplingParams' own defaults, or (`auto`) those of the checkpoint over them.
+
+    `do_sample: false` means temperature 0, as in transformers. Raises InputError for a file that cannot be used.
+    """
+    path = directory / "generation_config.json"
+    if generation_config == "none" or not path.is_file():
+        return SamplingParams()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: values[name] for name in _FIELDS if values.get(name) is not None}
+        if not values.get("do_sample", False):
+            found["temperature"] = 0.0
+        return SamplingParams.from_dict(found)
+    except (OSError, ValueError, AttributeError) as error:  # InputError is a ValueError
+        raise InputError(f"{path} cannot be used for defaults: {error}") from error

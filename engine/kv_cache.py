@@ -1,0 +1,133 @@
+"""The page pool: who holds which page of the KV cache, and which full pages can be found again by content.
+
+A page holds `page_size` tokens of every layer. It is *blank* (free, nothing worth keeping), *held* (one or more
+sequences count on it) or *idle* (free, but its content can still be found). Allocation takes blank pages first and
+evicts the longest-idle page after that.
+
+Prefix cache: a full page is known by (uid of the page before it, its tokens). A uid is given once and never again, so
+equal keys mean equal prefixes by induction; the dictionary compares the tokens themselves, so a hash collision cannot
+serve another prompt's keys and values.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+
+from engine.errors import EngineDead
+
+ROOT = 0
+"""The uid before the first page."""
+
+
+class PagePool:
+    """Reference-counted pages 1 … num_pages - 1; page 0 is the dummy page and never handed out."""
+
+    def __init__(self, num_pages: int, page_size: int, prefix_caching: bool = True) -> None:
+        self.num_pages, self.page_size, self.prefix_caching = num_pages, page_size, prefix_caching
+        self._references = [0] * num_pages
+        self._blank: deque[int] = deque(range(1, num_pages))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._page_of: dict[tuple[int, bytes], int] = {}
+        self._key_of: dict[int, tuple[int, bytes]] = {}
+        self._uid_of: dict[int, int] = {}
+        self._next_uid = ROOT + 1
+
+    @property
+    def available(self) -> int:
+        """Pages that can be allocated now."""
+        return len(self._blank) + len(self._idle)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit when every page is free."""
+        return (self.num_pages - 1) * self.page_size
+
+    def pages_for(self, tokens: int) -> int:
+        """Pages that `tokens` take."""
+        return -(-tokens // self.page_size)
+
+    def allocate(self, count: int) -> list[int] | None:
+        """`count` pages with one reference each, or None (and no change) where there are not so many."""
+        if count > self.available:
+            return None
+        pages = []
+        for _ in range(count):
+            page = self._blank.popleft() if self._blank else self._evict()
+            self._references[page] = 1
+            pages.append(page)
+        return pages
+
+    def share(self, pages: Iterable[int]) -> None:
+        """One more reference on each page, held or idle."""
+        for page in pages:
+            if self._references[page] == 0:
+                del self._idle[page]
+            self._references[page] += 1
+
+    def release(self, pages: Sequence[int]) -> None:
+        """One reference less on each page. The last pages of a sequence become idle first, so they are evicted first."""
+        for page in reversed(pages):
+            self._references[page] -= 1
+            if self._references[page] == 0:
+                if page in self._key_of:
+                    self._idle[page] = None
+                else:
+                    self._blank.append(page)
+
+    def find(self, tokens: array) -> tuple[list[int], int]:
+        """(pages that hold the longest known prefix of `tokens`, uid of the last).
+
+        At least the last token is left out: its logits must be computed, so its page is never a shared one.
+        """
+        pages: list[int] = []
+        uid = ROOT
+        if not self.prefix_caching:
+            return pages, uid
+        for end in range(self.page_size, len(tokens), self.page_size):
+            page = self._page_of.get((uid, tokens[end - self.page_size : end].tobytes()))
+            if page is None:
+                break
+            pages.append(page)
+            uid = self._uid_of[page]
+        return pages, uid
+
+    def publish(self, page: int, parent: int, tokens: array) -> int:
+        """Make a full page findable. Returns the uid to publish the next one under.
+
+        Where another page already has this content, that one stays the known one.
+        """
+        if not self.prefix_caching:
+            return ROOT
+        key = (parent, tokens.tobytes())
+        known = self._page_of.get(key)
+        if known is None:
+            known = self._page_of[key] = page
+            self._key_of[page] = key
+            self._uid_of[page] = self._next_uid
+            self._next_uid += 1
+        return self._uid_of[known]
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Raises EngineDead unless reference counts equal those recomputed from the block tables in use."""
+        counted = [0] * self.num_pages
+        for pages in tables:
+            for page in pages:
+                counted[page] += 1
+        blank, idle = set(self._blank), set(self._idle)
+        for page in range(1, self.num_pages):
+            places = (counted[page] > 0) + (page in blank) + (page in idle)
+            if counted[page] != self._references[page] or places != 1:
+                raise EngineDead(
+                    f"page {page} has {self._references[page]} references, the block tables {counted[page]}; "
+                    f"blank {page in blank}, idle {page in idle}"
+                )
+        if len(blank) != len(self._blank) or any(self._page_of[self._key_of[p]] != p for p in self._key_of):
+            raise EngineDead("the page pool lists a page twice or knows one by two contents")
+
+    def _evict(self) -> int:
+        page, _ = self._idle.popitem(last=False)
+        del self._page_of[self._key_of.pop(page)]
+        del self._uid_of[page]
+        return page

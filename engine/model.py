@@ -1,0 +1,147 @@
+"""The Qwen2 decoder over a paged KV cache (arXiv 2412.15115)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine import weights as weights_io
+from engine.batch import AttentionMeta
+from engine.errors import InputError
+from engine.model_config import ModelConfig
+from engine.parallel import Group
+from engine.shard import Shard
+from engine.weights import LayerWeights, Weights
+from kernels.attention import decode_attention, prefill_attention
+from kernels.embedding import embedding
+from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
+from kernels.rms_norm import rms_norm
+from kernels.rope_append import rope_append
+
+KVCache = Sequence[tuple[Tensor, Tensor]]
+"""Per layer, keys and values: each [num_pages, Hk, page_size, D]."""
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """One layer's weights in the form the operators take; see LayerWeights for shapes."""
+
+    input_norm: Tensor
+    qkv: LinearWeight
+    output: LinearWeight
+    mlp_norm: Tensor
+    gate_up: LinearWeight
+    down: LinearWeight
+
+    @classmethod
+    def of(cls, weights: LayerWeights) -> DecoderLayer:
+        return cls(
+            input_norm=weights.input_norm,
+            qkv=pack(LinearWeight(weights.qkv, weights.qkv_bias)),
+            output=pack(LinearWeight(weights.output)),
+            mlp_norm=weights.mlp_norm,
+            gate_up=pack(LinearWeight(weights.gate_up)),
+            down=pack(LinearWeight(weights.down)),
+        )
+
+
+class Decoder:
+    """A rank's part of the model. H is the hidden size, Hq and Hk the rank's query and KV heads, D a head's width."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, group: Group, max_positions: int) -> None:
+        """`max_positions` bounds the positions that `forward` can take: the rows of the RoPE table."""
+        self.config, self.group = config, group
+        self.shard = Shard.of(config, group.rank, group.size)
+        self.scale = config.head_dim**-0.5
+        self.cos_sin = config.rope.cos_sin(max_positions, config.head_dim, group.device)
+        self.embedding = weights.embedding
+        self.layers = tuple(DecoderLayer.of(layer) for layer in weights.layers)
+        self.norm = weights.norm
+        self.head = pack(LinearWeight(weights.head))
+
+    @classmethod
+    def load(
+        cls, directory: Path, config: ModelConfig, group: Group, max_positions: int,
+        load_format: str = "auto", seed: int = 0,
+    ) -> Decoder:  # fmt: skip
+        """Every rank calls it. Where any of them cannot load, all raise the same InputError."""
+        error, weights = None, None
+        try:
+            shard = Shard.of(config, group.rank, group.size)
+            if load_format == "dummy":
+                weights = weights_io.random(config, shard, group.device, seed)
+            else:
+                weights = weights_io.load(directory, config, shard, group.device)
+        except InputError as caught:
+            error = caught
+        group.agree(error)
+        assert weights is not None  # agree() has raised otherwise
+        return cls(config, weights, group, max_positions)
+
+    def kv_shape(self, num_pages: int, page_size: int) -> tuple[int, int, int, int]:
+        """Shape of one layer's key (or value) cache on this rank: [num_pages, Hk, page_size, D]."""
+        return num_pages, self.shard.num_kv_heads, page_size, self.config.head_dim
+
+    def new_kv_cache(self, num_pages: int, page_size: int) -> list[tuple[Tensor, Tensor]]:
+        """A zeroed cache for every layer, in the model's dtype."""
+        shape = self.kv_shape(num_pages, page_size)
+
+        def zeros() -> Tensor:
+            return torch.zeros(shape, dtype=self.config.dtype, device=self.group.device)
+
+        return [(zeros(), zeros()) for _ in range(self.config.num_layers)]
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache that one token takes on this rank."""
+        return 2 * self.config.num_layers * self.shard.num_kv_heads * self.config.head_dim * self.config.dtype.itemsize
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: KVCache) -> Tensor:
+        """One step: ids and positions [N] int64, decodes first -> hidden [N, H] after the last norm.
+
+        Writes the tokens' keys and values into `kv` where `meta.slot_mapping` says.
+        """
+        eps, reduce = self.config.rms_norm_eps, self.group.all_reduce
+        x = reduce(embedding(ids, self.embedding, self.shard.vocab_start))
+        residual: Tensor | None = None
+        for layer, (k_cache, v_cache) in zip(self.layers, kv, strict=True):
+            y, residual = rms_norm(x, layer.input_norm, eps, residual)
+            attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache)
+            x = reduce(linear(attended, layer.output))
+            y, residual = rms_norm(x, layer.mlp_norm, eps, residual)
+            x = reduce(linear(linear_silu_mul(y, layer.gate_up), layer.down))
+        return rms_norm(x, self.norm, eps, residual)[0]
+
+    def _attention(
+        self, qkv: Tensor, positions: Tensor, meta: AttentionMeta, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        """qkv [N, (Hq + 2 Hk) D] -> [N, Hq D]."""
+        heads = self.shard.num_heads, self.shard.num_kv_heads
+        q = rope_append(qkv, self.cos_sin, positions, meta.slot_mapping, k_cache, v_cache, heads)
+        decodes, parts = meta.num_decodes, []
+        if decodes:
+            parts.append(
+                decode_attention(
+                    q[:decodes], k_cache, v_cache, meta.block_tables[:decodes], meta.context_lens[:decodes],
+                    self.scale, meta.max_context,
+                )
+            )  # fmt: skip
+        if decodes < len(q):
+            parts.append(
+                prefill_attention(
+                    q[decodes:], k_cache, v_cache, meta.block_tables[decodes:], meta.context_lens[decodes:],
+                    meta.cu_q, meta.max_q, self.scale, meta.max_context,
+                )
+            )  # fmt: skip
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, H] -> [B, vocab_size] float32, the same on every rank; padded vocabulary rows included."""
+        gathered = self.group.all_gather_last_dim(head(hidden, self.head))
+        return gathered[:, : self.config.vocab_size]

@@ -1,0 +1,78 @@
+"""From what a caller gives to what the core takes: a prompt's token ids and a checked thinking plan.
+
+Needs the tokenizer and the limits, not the weights, so a whole input file can be checked before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import InputError
+from engine.request import Prompt, SamplingParams
+from engine.text import Tokenizer
+from engine.thinking import ThinkingFormat, ThinkingPlan, inside_thinking, make_plan, resolve_format
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can run."""
+
+    prompt: array
+    """token ids, typecode i"""
+    params: SamplingParams
+    plan: ThinkingPlan
+
+
+class Preparer:
+    """Checks requests against one model. `context` is min(max_model_len, tokens the page pool holds)."""
+
+    def __init__(self, tokenizer: Tokenizer, thinking_format: str, context: int) -> None:
+        """Raises InputError where `thinking_format` does not suit the tokenizer."""
+        self.tokenizer, self.context = tokenizer, context
+        self._formats: dict[str, ThinkingFormat] = {}
+        self._default = thinking_format
+        self.format(None)
+
+    def format(self, spec: str | Mapping[str, Any] | None) -> ThinkingFormat:
+        """The format that `spec` names in this tokenizer's ids; None is the engine's own."""
+        spec = self._default if spec is None else spec
+        key = spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
+        if key not in self._formats:
+            self._formats[key] = resolve_format(spec, self.tokenizer)
+        return self._formats[key]
+
+    def prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
+        """Render, append the opener, check. Raises InputError naming the field."""
+        format = self.format(params.thinking_format)
+        ids = self._prompt_ids(prompt, format)
+        self._check_ids("stop_token_ids", params.stop_token_ids)
+        self._check_ids("banned_token_ids", params.banned_token_ids)
+        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        self._check_ids("logit_bias", tuple(params.logit_bias or ()))
+        eos_ids = self.tokenizer.eos_token_ids
+        plan = make_plan(params, format, ids, self.context, self.tokenizer, eos_ids)
+        return Prepared(array("i", ids), params, plan)
+
+    def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat) -> list[int]:
+        if isinstance(prompt, (str, Mapping)):
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt.get("messages")
+            if messages is None or (isinstance(prompt, Mapping) and set(prompt) != {"messages"}):
+                raise InputError(f"the prompt is an object with {sorted(map(str, prompt))}; give {{'messages': [...]}}")
+            ids = self.tokenizer.render(messages)
+            if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):
+                ids += format.opener
+            return ids
+        ids = list(prompt)
+        self._check_ids("prompt_token_ids", ids)
+        return ids
+
+    def _check_ids(self, field: str, ids: list[int] | tuple[int, ...]) -> None:
+        for at, token in enumerate(ids):
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.tokenizer.size:
+                raise InputError(
+                    f"{field}[{at}] is {token!r}; this tokenizer has the ids 0 to {self.tokenizer.size - 1}"
+                )

@@ -1,0 +1,292 @@
+"""What travels between a caller and the engine: prompts, sampling parameters, outputs and deltas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Literal
+
+from engine.errors import InputError
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""Text (rendered by the chat template), token ids (taken as they are), or {"messages": [...]}."""
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+StopReason = Literal["natural", "eos", "budget", "max_tokens", "context", "truncated", "loop", "client"]
+
+MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_LOGIT_BIAS = 16, 256, 1024
+_INT32_MAX = 2**31 - 1
+
+
+class TokenKind(IntEnum):
+    """What a committed token is part of; decided by the thinking machine, never by searching text."""
+
+    PLAIN = 0
+    """Outside thinking, before any: format `none`, or no opener yet."""
+    OPENER = 1
+    """Part of an opener that the model wrote itself."""
+    REASONING = 2
+    """Inside thinking, extensions included."""
+    DELIMITER = 3
+    """Part of `end`, and the newline forced before it."""
+    ANSWER = 4
+    """After `end`; also what `budget_end` holds beyond `end`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to sample one request. Thinking fields follow the budget-forcing specification, section 2.
+
+    Raises InputError, naming the field, where a value is impossible in itself. What depends on the model
+    (formats, lengths, the context) is checked when the request is made.
+    """
+
+    n: int = 1
+    """Samples per prompt."""
+    seed: int | None = None
+    """Seed of the random draws; None: the engine's."""
+    max_tokens: int | None = None
+    """Most tokens of a response, forced ones included; None: as many as the context holds."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens; 0 or -1: from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this much probability together."""
+    min_p: float = 0.0
+    """Draw from tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float = 1.0
+    """Divides (positive) or multiplies (negative) the logits of tokens seen in prompt or output."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the output holds."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit once per occurrence in the output."""
+    logit_bias: Mapping[int, float] | None = None
+    """Added to the logits of these token ids."""
+    allowed_token_ids: tuple[int, ...] | None = None
+    """Only these are drawn; None: all."""
+    banned_token_ids: tuple[int, ...] = ()
+    """These are never drawn."""
+    min_tokens: int = 0
+    """Before this many tokens neither EOS nor a stop ends the response."""
+    ignore_eos: bool = False
+    """EOS is an ordinary token."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the response outside thinking; the text is cut before them."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the response outside thinking."""
+    logprobs: int | None = None
+    """Report each token's log-probability and this many alternatives; None: none of it."""
+
+    thinking_format: str | Mapping[str, Any] | None = None
+    """How thinking is marked; None: the engine's."""
+    thinking_token_budget: int | None = None
+    """Most thinking tokens; None: no limit but max_tokens and the context."""
+    min_thinking_tokens: int = 0
+    """Thinking does not end before this many tokens."""
+    thinking_extensions: int = 0
+    """How many ends of thinking are replaced by the extension."""
+    thinking_extension_str: str = "Wait"
+    """What replaces them; empty: the likeliest token that does not end thinking."""
+    thinking_end_str: str | None = None
+    """Written at the budget instead of the format's own; must contain its end."""
+    thinking_grace_tokens: int = 0
+    """Past the budget, at most this many tokens to finish the line."""
+    thinking_budget_action: Literal["force_end", "truncate"] = "force_end"
+    """At the limit: close thinking and answer, or finish the response."""
+    thinking_eos_policy: Literal["end", "stop"] = "end"
+    """EOS in thinking: an end of thinking, or of the response."""
+    min_answer_tokens: int = 1
+    """After thinking, EOS is not drawn before this many tokens."""
+    answer_reserve_tokens: int = 1
+    """Tokens kept free for the answer when max_tokens or the context run out."""
+    loop_ngram: int = 0
+    """Guard against endless thinking: this many tokens ..."""
+    loop_count: int = 0
+    """... this many times in a row put thinking at its limit. 0: off."""
+
+    def __post_init__(self) -> None:
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is None and name in ("max_tokens", "logprobs", "thinking_token_budget"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _INT32_MAX:
+                raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+        for name, (low, high) in _REAL.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) \
+                    or not low <= value <= high:
+                raise InputError(f"{name} is {value!r}; give a finite number from {low:g} to {high:g}")
+        if self.seed is not None and (
+            not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63
+        ):
+            raise InputError(f"seed is {self.seed!r}; give a whole number from 0 to 2^63 - 1")
+        if self.top_p == 0 or self.repetition_penalty == 0:
+            name = "top_p" if self.top_p == 0 else "repetition_penalty"
+            raise InputError(f"{name} is 0; give a number above 0")
+        if not isinstance(self.ignore_eos, bool):
+            raise InputError(f"ignore_eos is {self.ignore_eos!r}; give true or false")
+        self._check_lists()
+        for name, allowed in (
+            ("thinking_budget_action", ("force_end", "truncate")),
+            ("thinking_eos_policy", ("end", "stop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+        for name in ("thinking_extension_str", "thinking_end_str"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name == "thinking_end_str"):
+                raise InputError(f"{name} is {value!r}; give a string")
+        if self.thinking_token_budget is not None and self.min_thinking_tokens > self.thinking_token_budget:
+            raise InputError(
+                f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget "
+                f"{self.thinking_token_budget}; lower it or raise the budget"
+            )
+        if (self.loop_ngram > 0) != (self.loop_count > 0):
+            raise InputError("loop_ngram and loop_count belong together; give both or neither")
+        if self.loop_count == 1:
+            raise InputError("loop_count is 1, and any text repeats once; give at least 2")
+
+    def _check_lists(self) -> None:
+        for name in ("stop", "stop_token_ids", "allowed_token_ids", "banned_token_ids"):
+            value = getattr(self, name)
+            if value is None and name == "allowed_token_ids":
+                continue
+            if isinstance(value, str) and name == "stop":
+                value = (value,)
+            want = str if name == "stop" else int
+            if not isinstance(value, (list, tuple)) or any(
+                not isinstance(v, want) or isinstance(v, bool) for v in value
+            ):
+                raise InputError(f"{name} is {value!r}; give a list of {'strings' if want is str else 'token ids'}")
+            object.__setattr__(self, name, tuple(value))
+        if self.allowed_token_ids == ():
+            raise InputError("allowed_token_ids is empty; leave it out to allow every token")
+        if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
+            raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
+        if self.logit_bias is not None:
+            bias = self.logit_bias
+            if not isinstance(bias, Mapping) or len(bias) > MAX_LOGIT_BIAS:
+                raise InputError(f"logit_bias must map at most {MAX_LOGIT_BIAS} token ids to numbers")
+            clean = {}
+            for key, value in bias.items():
+                if not (isinstance(key, int) or (isinstance(key, str) and key.isdigit())) or isinstance(key, bool):
+                    raise InputError(f"logit_bias has key {key!r}; keys are token ids")
+                if not isinstance(value, (int, float)) or isinstance(value, bool) or not -100 <= value <= 100:
+                    raise InputError(f"logit_bias[{key}] is {value!r}; give a number from -100 to 100")
+                clean[int(key)] = float(value)
+            object.__setattr__(self, "logit_bias", clean)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: SamplingParams | None = None) -> SamplingParams:
+        """`base` (or the defaults) overridden by `values`; unknown names are refused with the known ones."""
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InputError(f"unknown parameter {name!r}; known: {', '.join(sorted(known))}")
+        merged = {f.name: getattr(base, f.name) for f in fields(cls)} if base is not None else {}
+        return cls(**{**merged, **values})
+
+
+_WHOLE = {
+    "n": 1, "max_tokens": 1, "min_tokens": 0, "top_k": -1, "logprobs": 0,
+    "thinking_token_budget": 0, "min_thinking_tokens": 0, "thinking_extensions": 0, "thinking_grace_tokens": 0,
+    "min_answer_tokens": 0, "answer_reserve_tokens": 0, "loop_ngram": 0, "loop_count": 0,
+}  # fmt: skip
+"""Integer fields and their least value."""
+
+_REAL = {
+    "temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0),
+}  # fmt: skip
+"""Real fields and their range."""
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One position: the committed token's log-probability under the model itself, and the best `logprobs` others."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class ThinkingReport:
+    """What thinking came to: `tokens` is T; `stop_reason` is None where thinking never opened (or is still open)."""
+
+    tokens: int = 0
+    forced_tokens: int = 0
+    extensions: int = 0
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sample. `token_ids` starts after the prompt and includes the EOS that ended it; `forced` are positions in it."""
+
+    index: int
+    text: str
+    reasoning: str
+    answer: str
+    token_ids: list[int]
+    forced: list[int]
+    finish_reason: FinishReason
+    thinking: ThinkingReport
+    logprobs: list[Logprob] | None = None
+    cumulative_logprob: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request, summed over its samples (the prompt counts once)."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    forced_tokens: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on a monotonic clock: waiting, to the first token, and in all."""
+
+    queue_s: float
+    ttft_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A finished request. `index` counts requests in submission order; `input` carries the caller's own fields."""
+
+    id: str
+    index: int
+    prompt_token_ids: list[int]
+    outputs: list[Completion]
+    usage: Usage
+    timing: Timing
+    input: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One piece of a stream. `text` never mixes kinds: `kind` says what it is (delimiters come as DELIMITER/OPENER).
+
+    `token_ids` and `forced` (positions in the completion's `token_ids`) are those committed since the last delta of
+    this sample; text held back as a possible delimiter or half a character comes with a later delta.
+    `finish_reason` is set on the sample's last delta, `output` on the request's last.
+    """
+
+    index: int
+    text: str
+    kind: TokenKind
+    token_ids: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    output: RequestOutput | None = None

@@ -1,0 +1,34 @@
+"""The operators of the hot path, one per file.
+
+Each file holds the torch definition `<op>_reference`, the public `<op>` that picks by device, the Triton kernel with
+its launcher, and `<op>_cost(...) -> (bytes, flops)`, from which `kernels.limits` adds up a step. The pick:
+
+- CUDA tensors: the Triton kernel (dense products: cuBLAS unless the recorded table in `kernels.linear` says otherwise).
+- CPU tensors: the C++ twin in `csrc/cpu` where it is built and takes the dtype and shape, else the torch definition.
+- `TRITON_INTERPRET=1` (Triton's own switch): the Triton kernels, interpreted, on CPU tensors too. For tests.
+- `S1_KERNELS=reference`: the torch definitions everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from kernels.errors import KernelError
+
+__all__ = ["INTERPRET", "REFERENCE", "KernelError", "use_triton"]
+
+if os.environ.get("S1_KERNELS", "") not in ("", "reference"):
+    raise KernelError(f"S1_KERNELS is {os.environ['S1_KERNELS']!r}; leave it unset or give 'reference'")
+
+REFERENCE = os.environ.get("S1_KERNELS", "") == "reference"
+"""Torch definitions everywhere, whatever the device."""
+
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+"""Triton runs kernels in its interpreter, so they take CPU tensors."""
+
+
+def use_triton(x: torch.Tensor) -> bool:
+    """Whether the Triton kernel runs an operator on `x`: a CUDA tensor, or any tensor under the interpreter."""
+    return not REFERENCE and (x.is_cuda or INTERPRET)

@@ -1,0 +1,248 @@
+"""Paged decode attention: one query per row against the row's own pages.
+
+out[b, h] = sum_t softmax_t(scale * q[b, h] . K[b, t]) V[b, t] over the first context_lens[b] keys.
+
+The kernel packs the query heads of a KV head into the rows of one tile, so K and V are read once, and shares *all*
+KV tiles of the batch evenly among a fixed number of programs (stream-K). Lengths are read from device memory: one
+captured graph serves every context length, and a ragged batch is as balanced as an even one. A sequence that spans
+programs leaves partial sums; the last program to arrive adds them up in program order, so the result does not depend
+on timing.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from kernels import REFERENCE, native, use_triton
+from kernels.language import jit, launch, next_power_of_2, require_triton, tl
+from kernels.paged import attention_cost, gather_pages, tile_config
+
+LOG2_E = 1.4426950408889634
+
+
+def decode_attention_reference(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    max_context: int,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The definition: softmax in float32; zeros for a row without keys."""
+    batch, num_q, head_dim = q.shape
+    num_kv, page_size = k_cache.shape[1], k_cache.shape[2]
+    tables = block_tables[:, : -(-max_context // page_size)]
+    k = gather_pages(k_cache, tables, k_scale)
+    v = gather_pages(v_cache, tables, v_scale)
+    heads = q.float().view(batch, num_kv, num_q // num_kv, head_dim).transpose(0, 1)
+    hidden = torch.arange(k.shape[2], device=q.device) >= context_lens[:, None]
+    scores = (heads @ k.transpose(-1, -2) * scale).masked_fill(hidden[None, :, None], -torch.inf)
+    # Slots past a row's length are whatever the page held, NaN included: 0 * NaN must not reach the sum.
+    v = v.masked_fill(hidden[None, :, :, None], 0)
+    weights = torch.softmax(scores, dim=-1).masked_fill((context_lens <= 0)[None, :, None, None], 0)
+    return (weights @ v).transpose(0, 1).reshape(batch, num_q, head_dim).to(q.dtype)
+
+
+@jit
+def _decode_attention_kernel(
+    q_ptr, k_cache_ptr, v_cache_ptr, tables_ptr, lens_ptr, out_ptr,
+    partial_ptr, stats_ptr, tickets_ptr, k_scale_ptr, v_scale_ptr, scale_log2, batch, table_stride,
+    NUM_KV: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, QUANTISED: tl.constexpr,
+):  # fmt: skip
+    """Tiles are numbered (row, KV head, tile of keys), rows slowest; program p takes [p T / P, (p + 1) T / P) of T."""
+    rows = tl.arange(0, BLOCK_B)
+    lens = tl.load(lens_ptr + rows, mask=rows < batch, other=0)
+    # A row without keys still has one (masked) tile: that is what writes its zeros.
+    tiles = tl.where(rows < batch, tl.maximum((lens + BLOCK_N - 1) // BLOCK_N, 1), 0)
+    ends = tl.cumsum(tiles, 0) * NUM_KV
+    total = tl.sum(tiles, 0).to(tl.int64) * NUM_KV
+    programs = tl.minimum(tl.num_programs(0).to(tl.int64), total)
+    program = tl.program_id(0).to(tl.int64)
+    start = tl.minimum(program, programs) * total // programs
+    stop = tl.minimum(program + 1, programs) * total // programs
+
+    head_row = tl.arange(0, BLOCK_M)
+    key = tl.arange(0, BLOCK_N)
+    dim = tl.arange(0, HEAD_DIM)
+    tile = start
+    while tile < stop:
+        row = tl.sum((ends <= tile).to(tl.int32), 0)
+        row_tiles = tl.sum(tl.where(rows == row, tiles, 0), 0)
+        length = tl.sum(tl.where(rows == row, lens, 0), 0)
+        row_begin = tl.sum(tl.where(rows == row, ends, 0), 0) - row_tiles * NUM_KV
+        head = (tile - row_begin) // row_tiles
+        begin = row_begin + head * row_tiles
+        end = begin + row_tiles
+        last = tl.minimum(stop, end)
+
+        query_head = row.to(tl.int64) * NUM_KV + head
+        query = (query_head * GROUP + head_row[:, None]) * HEAD_DIM + dim[None, :]
+        q = tl.load(q_ptr + query, mask=head_row[:, None] < GROUP, other=0.0)
+        logit_scale = scale_log2
+        if QUANTISED:
+            logit_scale = scale_log2 * tl.load(k_scale_ptr + head)
+
+        # A finite floor keeps exp2(-inf - floor) = 0 where a whole tile is masked; -inf would give NaN.
+        top = tl.full([BLOCK_M], -1.0e30, tl.float32)
+        total_weight = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+        for index in range((tile - begin).to(tl.int32), (last - begin).to(tl.int32)):
+            position = index * BLOCK_N
+            page = tl.load(tables_ptr + row.to(tl.int64) * table_stride + position // PAGE_SIZE).to(tl.int64)
+            base = (page * NUM_KV + head) * (PAGE_SIZE * HEAD_DIM) + (position % PAGE_SIZE) * HEAD_DIM
+            offset = base + key[:, None] * HEAD_DIM + dim[None, :]
+            seen = position + key < length
+            k = tl.load(k_cache_ptr + offset, mask=seen[:, None], other=0.0).to(q.dtype)
+            v = tl.load(v_cache_ptr + offset, mask=seen[:, None], other=0.0).to(q.dtype)
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * logit_scale
+            logits = tl.where(seen[None, :], logits, -float("inf"))
+            new_top = tl.maximum(top, tl.max(logits, 1))
+            weights = tl.exp2(logits - new_top[:, None])
+            decay = tl.exp2(top - new_top)
+            total_weight = total_weight * decay + tl.sum(weights, 1)
+            acc = tl.dot(weights.to(q.dtype), v, acc * decay[:, None], input_precision=PRECISION)
+            top = new_top
+
+        finishes = (tile == begin) & (last == end)
+        if not finishes:
+            # Program i left its part in slot 2 i where the part began the program's range, otherwise in 2 i + 1.
+            slot = 2 * program + (start < begin).to(tl.int64)
+            part = head_row[:, None] * HEAD_DIM + dim[None, :]
+            kept = head_row[:, None] < GROUP
+            tl.store(partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, acc, mask=kept)
+            tl.store(stats_ptr + slot * (2 * BLOCK_M) + head_row, top)
+            tl.store(stats_ptr + slot * (2 * BLOCK_M) + BLOCK_M + head_row, total_weight)
+            tl.debug_barrier()  # every thread's part is written before one thread releases the ticket
+            first_program = ((begin + 1) * programs - 1) // total
+            last_program = (end * programs - 1) // total
+            arrived = tl.atomic_add(tickets_ptr + query_head, 1, sem="acq_rel", scope="gpu")
+            finishes = arrived == last_program - first_program
+            if finishes:
+                tl.store(tickets_ptr + query_head, 0)  # ready for the next launch
+                top = tl.full([BLOCK_M], -1.0e30, tl.float32)
+                total_weight = tl.zeros([BLOCK_M], tl.float32)
+                acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+                for other in range(first_program.to(tl.int32), last_program.to(tl.int32) + 1):
+                    slot = 2 * other + (other * total // programs < begin).to(tl.int64)
+                    stats = stats_ptr + slot * (2 * BLOCK_M) + head_row
+                    part_top = tl.load(stats, cache_modifier=".cg")
+                    part_weight = tl.load(stats + BLOCK_M, cache_modifier=".cg")
+                    values = tl.load(
+                        partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, mask=kept, other=0.0, cache_modifier=".cg"
+                    )
+                    new_top = tl.maximum(top, part_top)
+                    decay = tl.exp2(top - new_top)
+                    part_decay = tl.exp2(part_top - new_top)
+                    total_weight = total_weight * decay + part_weight * part_decay
+                    acc = acc * decay[:, None] + values * part_decay[:, None]
+                    top = new_top
+        if finishes:
+            out = acc / tl.where(total_weight == 0.0, 1.0, total_weight)[:, None]
+            if QUANTISED:
+                out = out * tl.load(v_scale_ptr + head)
+            tl.store(out_ptr + query, out.to(out_ptr.dtype.element_ty), mask=head_row[:, None] < GROUP)
+        tile = last
+
+
+def decode_attention_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | bool]:
+    """Constants for these shapes: 16 query rows at least (the tensor core's M).
+
+    Five stages keep two tiles of K and V in flight: the page's number is a load of its own, so a tile takes two stages.
+    """
+    config = tile_config(q, cache)
+    group, batch = int(config["GROUP"]), q.shape[0]
+    return {
+        **config,
+        "BLOCK_B": next_power_of_2(max(batch, 2)),
+        "BLOCK_M": max(16, next_power_of_2(group)),
+        **launch(num_warps=4, num_stages=5),
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _workspace(
+    device: torch.device, programs: int, block_m: int, head_dim: int, items: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Partial sums, their (maximum, weight) and the tickets, made once: the kernel leaves every ticket at zero.
+
+    A captured graph keeps their addresses. Launches that share them must be on one stream.
+    """
+    partial = torch.empty(2 * programs, block_m, head_dim, dtype=torch.float32, device=device)
+    stats = torch.empty(2 * programs, 2, block_m, dtype=torch.float32, device=device)
+    return partial, stats, torch.zeros(items, dtype=torch.int32, device=device)
+
+
+def decode_attention_programs(device: torch.device) -> int:
+    """Programs of the fixed grid: two per multiprocessor, so one loads while the other reduces."""
+    if device.type != "cuda":
+        return 8
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def decode_attention_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    programs: int | None = None,
+) -> torch.Tensor:
+    """The launcher. `programs` overrides the size of the grid."""
+    require_triton()
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if q.shape[0] == 0:
+        return out
+    config = decode_attention_config(q, k_cache)
+    programs = decode_attention_programs(q.device) if programs is None else programs
+    items = next_power_of_2(q.shape[0] * k_cache.shape[1])
+    partial, stats, tickets = _workspace(q.device, programs, int(config["BLOCK_M"]), q.shape[2], items)
+    _decode_attention_kernel[(programs,)](
+        q.contiguous(), k_cache, v_cache, block_tables, context_lens, out, partial, stats, tickets,
+        k_scale, v_scale, scale * LOG2_E, q.shape[0], block_tables.stride(0),
+        QUANTISED=k_scale is not None, **config,
+    )  # fmt: skip
+    return out
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    scale: float,
+    max_context: int,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One query per row against the row's pages.
+
+    q [B, Hq, D]; caches [num_pages, Hk, page_size, D]; block_tables [B, P] int32; context_lens [B] int32, keys of each
+    row, at most `max_context`; k_scale and v_scale [Hk] float32 where the cache is float8 (value = stored * scale)
+    -> [B, Hq, D] in q's dtype. A row without keys gives zeros.
+    """
+    if use_triton(q):
+        return decode_attention_triton(q, k_cache, v_cache, block_tables, context_lens, scale, k_scale, v_scale)
+    if not REFERENCE and native.LOADED and k_scale is None and native.supports_attention(q, k_cache):
+        return native.decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale, max_context)
+    return decode_attention_reference(
+        q, k_cache, v_cache, block_tables, context_lens, scale, max_context, k_scale, v_scale
+    )
+
+
+def decode_attention_cost(
+    context_lens: list[int], num_heads: tuple[int, int], head_dim: int, itemsize: int = 2, kv_itemsize: int = 2
+) -> tuple[int, int]:
+    """(bytes, flops) of one decode step over rows of these lengths, one layer."""
+    keys = sum(context_lens)
+    return attention_cost(len(context_lens), keys, keys, num_heads, head_dim, itemsize, kv_itemsize)

@@ -1,0 +1,218 @@
+"""Bytes, FLOPs and the least seconds of a step, for any decoder on any device: written down before anything is timed.
+
+A decode step must read every matrix once and every visible key and value once, so its least time is
+`max(bytes / bandwidth, FLOPs / compute)` plus, with tensor parallelism, two all-reduces per layer.
+Gaps between kernels, activations and the embedding row are left out: they are what an engine has to fight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class DecoderShape(Protocol):
+    """The fields of a model configuration that bytes and FLOPs follow from."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+    @property
+    def attention_bias(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one device can do: bytes/s as a copy (on a CPU, a read) reaches it, dense bf16 FLOP/s, bytes of memory."""
+
+    name: str
+    bandwidth: float
+    flops: float
+    memory: float
+
+
+H200 = Device("H200", 4.3e12, 790e12, 141e9)
+"""Copy bandwidth and matmul rate as measured on one card; the datasheet says 4.8 TB/s and 989 TFLOP/s."""
+H100 = Device("H100", 3.0e12, 700e12, 80e9)
+"""SXM. 90 % of the datasheet's 3.35 TB/s, assumed until measured."""
+
+UNKNOWN = Device("unknown", float("inf"), float("inf"), float("inf"))
+"""A device without measured rates: bytes and FLOPs stand, seconds are 0."""
+
+_USABLE = 0.93
+"""Share of a device's memory that weights, pages and workspace may fill together."""
+_WORKSPACE = 3e9
+"""Bytes per device for activations, captured graphs and the allocator."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix of `rows` x `cols`, used `count` times per token (once per layer, or once)."""
+
+    name: str
+    rows: int
+    cols: int
+    count: int
+
+    @property
+    def params(self) -> int:
+        return self.rows * self.cols * self.count
+
+
+def matrices(shape: DecoderShape) -> tuple[Matrix, ...]:
+    """The matrices a token passes, in order; the head included, the embedding (one row per token) not."""
+    layers, hidden, dim = shape.num_layers, shape.hidden_size, shape.head_dim
+    return (
+        Matrix("qkv", (shape.num_heads + 2 * shape.num_kv_heads) * dim, hidden, layers),
+        Matrix("o", hidden, shape.num_heads * dim, layers),
+        Matrix("gate_up", 2 * shape.intermediate_size, hidden, layers),
+        Matrix("down", hidden, shape.intermediate_size, layers),
+        Matrix("head", shape.vocab_size, hidden, 1),
+    )
+
+
+def matrix_params(shape: DecoderShape) -> int:
+    """Parameters in `matrices`: two FLOPs each for every token."""
+    return sum(matrix.params for matrix in matrices(shape))
+
+
+def vector_params(shape: DecoderShape) -> int:
+    """Norm weights and QKV biases: read every step, kept in 16 bits whatever the matrices are."""
+    bias = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim if shape.attention_bias else 0
+    return shape.num_layers * (2 * shape.hidden_size + bias) + shape.hidden_size
+
+
+def all_reduce_seconds(nbytes: float) -> float:
+    """One all-reduce on a Hopper node: published one-shot times below 0.5 MiB, multimem above."""
+    mib = nbytes / 2**20
+    if mib <= 0.0625:
+        return 7e-6
+    if mib < 0.5:
+        return 7e-6 + 13.7e-6 * (mib - 0.0625)
+    return 10.5e-6 + 5.1e-6 * mib
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one decoder on `tensor_parallel_size` devices of one kind.
+
+    `weight_bytes` is bytes per matrix parameter: 2 for bf16, 1 for 8 bits, 0.5625 for 4 bits with a 16-bit scale
+    and zero per 64. `kv_bytes` is bytes per cached value: 2, or 1 for fp8.
+    """
+
+    shape: DecoderShape
+    device: Device
+    tensor_parallel_size: int = 1
+    weight_bytes: float = 2
+    kv_bytes: float = 2
+
+    @property
+    def streamed_bytes(self) -> float:
+        """Weight bytes every step reads, over all ranks."""
+        return matrix_params(self.shape) * self.weight_bytes + vector_params(self.shape) * max(2.0, self.weight_bytes)
+
+    @property
+    def resident_bytes(self) -> float:
+        """Weight bytes in memory, over all ranks: an untied embedding comes on top of what is streamed."""
+        embedding = 0 if self.shape.tie_word_embeddings else self.shape.vocab_size * self.shape.hidden_size
+        return self.streamed_bytes + embedding * max(2.0, self.weight_bytes)
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of keys and values of one token, over all ranks; KV heads are replicated where ranks exceed them."""
+        heads = max(self.shape.num_kv_heads, self.tensor_parallel_size)
+        return 2 * self.shape.num_layers * heads * self.shape.head_dim * self.kv_bytes
+
+    def step_bytes(self, batch: int, context: int) -> float:
+        """Bytes a decode step of `batch` sequences with `context` visible keys each must read, over all ranks."""
+        return self.streamed_bytes + batch * context * self.kv_bytes_per_token
+
+    def step_flops(self, batch: int, context: int) -> float:
+        """FLOPs of that step: 2 per matrix parameter, 4 per query value and key (scores, then values)."""
+        attention = 4 * self.shape.num_layers * self.shape.num_heads * self.shape.head_dim * context
+        return batch * (2 * matrix_params(self.shape) + attention)
+
+    def step_seconds(self, batch: int, context: int) -> float:
+        """Least seconds of that step."""
+        ranks = self.tensor_parallel_size
+        stream = self.step_bytes(batch, context) / ranks / self.device.bandwidth
+        compute = self.step_flops(batch, context) / ranks / self.device.flops
+        return max(stream, compute) + self._communication_seconds(batch)
+
+    def tokens_per_second(self, batch: int, context: int) -> float:
+        """Most tokens per second of the whole batch."""
+        return batch / self.step_seconds(batch, context)
+
+    def prefill_flops(self, tokens: int, cached: int = 0) -> float:
+        """FLOPs to prefill `tokens` after `cached` ones: all matrices, the head for one row only, causal attention."""
+        head = self.shape.vocab_size * self.shape.hidden_size
+        visible = tokens * cached + tokens * (tokens + 1) / 2
+        attention = 4 * self.shape.num_layers * self.shape.num_heads * self.shape.head_dim * visible
+        return 2 * (matrix_params(self.shape) - head) * tokens + 2 * head + attention
+
+    def prefill_seconds(self, tokens: int, cached: int = 0) -> float:
+        """Least seconds of that prefill: compute, or reading the weights where `tokens` is small."""
+        ranks = self.tensor_parallel_size
+        stream = (self.streamed_bytes + cached * self.kv_bytes_per_token) / ranks / self.device.bandwidth
+        compute = self.prefill_flops(tokens, cached) / ranks / self.device.flops
+        return max(stream, compute) + self._communication_seconds(tokens)
+
+    @property
+    def kv_pool_tokens(self) -> int:
+        """Tokens of KV cache that fit beside the weights; 0 where the weights do not fit."""
+        room = _USABLE * self.device.memory - _WORKSPACE
+        return max(0, int((room * self.tensor_parallel_size - self.resident_bytes) // self.kv_bytes_per_token))
+
+    def resident_sequences(self, context: int) -> int:
+        """Sequences of `context` tokens that fit at once."""
+        return self.kv_pool_tokens // context
+
+    def compute_bound_batch(self) -> float:
+        """Batch from which matrix FLOPs take longer than streaming the weights (context 0)."""
+        return self.streamed_bytes / self.device.bandwidth * self.device.flops / (2 * matrix_params(self.shape))
+
+    def _communication_seconds(self, tokens: int) -> float:
+        if self.tensor_parallel_size == 1:
+            return 0.0
+        return 2 * self.shape.num_layers * all_reduce_seconds(tokens * self.shape.hidden_size * 2)
+
+
+def known_device(name: str) -> Device | None:
+    """The device whose limits are known for a name as the driver tells it ("NVIDIA H200"), or None."""
+    return next((device for device in (H200, H100) if device.name in name.upper()), None)
+
+
+def summary(limits: Limits, pool_tokens: int) -> str:
+    """The engine's start-up line: bytes per step, KV bytes per token, the pool, and the least time per token.
+
+    Where the device is `UNKNOWN` the line has bytes only: a limit nobody measured is not printed.
+    """
+    line = (
+        f"{_bytes(limits.streamed_bytes)} of weights per step, {limits.kv_bytes_per_token / 1024:.4g} KiB of KV "
+        f"per token, room for {pool_tokens:,} tokens"
+    )
+    if limits.device is UNKNOWN:
+        return line
+    context = min(1024, max(1, pool_tokens))
+    seconds = limits.step_seconds(1, context)
+    return (
+        f"{line}; limit at batch 1, {context:,} tokens of context: {seconds * 1e3:.3g} ms per token "
+        f"({1 / seconds:,.0f} tok/s) on {limits.device.name}"
+    )
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,50 @@
+"""What the attention operators and the append share about the paged KV cache [num_pages, Hk, page_size, D]."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.errors import KernelError
+from kernels.language import dot_precision, next_power_of_2
+
+
+def gather_pages(cache: torch.Tensor, block_tables: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """cache [num_pages, Hk, page_size, D], block_tables [B, P] -> [Hk, B, P * page_size, D] float32, a copy.
+
+    `scale` [Hk] float32 multiplies what a quantised cache holds.
+    """
+    rows, pages = block_tables.shape
+    picked = cache.transpose(0, 1)[:, block_tables.reshape(-1).long()].float()
+    if scale is not None:
+        picked = picked * scale[:, None, None, None]
+    return picked.reshape(cache.shape[1], rows, pages * cache.shape[2], cache.shape[3])
+
+
+def tile_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | bool]:
+    """The constants of both attention kernels: one KV tile never crosses a page, so its page is one scalar load."""
+    heads, (num_kv, page_size, head_dim) = q.shape[1], cache.shape[1:]
+    if page_size < 16 or page_size != next_power_of_2(page_size):
+        raise KernelError(f"page size is {page_size}; the attention kernels take powers of two from 16 (use 64)")
+    if head_dim < 16 or head_dim != next_power_of_2(head_dim):
+        raise KernelError(f"head_dim is {head_dim}; the attention kernels take powers of two from 16")
+    return {
+        "NUM_KV": num_kv,
+        "GROUP": heads // num_kv,
+        "HEAD_DIM": head_dim,
+        "PAGE_SIZE": page_size,
+        "BLOCK_N": min(page_size, 64),
+        "PRECISION": dot_precision(q.dtype),
+    }
+
+
+def attention_cost(
+    query_tokens: int, key_tokens: int, pairs: int, num_heads: tuple[int, int], head_dim: int,
+    itemsize: int = 2, kv_itemsize: int = 2,
+) -> tuple[int, int]:  # fmt: skip
+    """(bytes, flops) of one layer: q read and out written per query, K and V read once per key, 4 D flops per pair.
+
+    `key_tokens` is the sum of the rows' lengths; `pairs` the sum of visible keys over all queries.
+    """
+    num_q, num_kv = num_heads
+    moved = 2 * query_tokens * num_q * head_dim * itemsize + 2 * key_tokens * num_kv * head_dim * kv_itemsize
+    return moved, 4 * pairs * num_q * head_dim

@@ -1,0 +1,21 @@
+"""Copies of whole KV pages, for a fork whose last page is shared and about to be written."""
+
+from __future__ import annotations
+
+import torch
+
+
+def copy_pages_reference(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
+    """The definition: every source page is read before any page is written."""
+    for cache in caches:
+        cache[dst] = cache[src]
+
+
+def copy_pages(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
+    """caches: tensors [num_pages, Hk, page_size, D]; page dst[i] becomes a copy of page src[i]. src, dst [n] int64."""
+    copy_pages_reference(caches, src, dst)
+
+
+def copy_pages_cost(pages: int, page_bytes: int) -> tuple[int, int]:
+    """(bytes, flops) for `pages` pages of `page_bytes` bytes over all caches: read and written."""
+    return 2 * pages * page_bytes, 0

@@ -1,0 +1,79 @@
+"""The production configurations that are compiled ahead of time: Qwen2.5's shapes in bf16, pages of 64 tokens.
+
+Shapes come as meta tensors through the same `*_config` functions that the launchers use.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.aot import Case
+from kernels.decode_attention import _decode_attention_kernel, decode_attention_config
+from kernels.embedding import _embedding_kernel, embedding_config
+from kernels.prefill_attention import _prefill_attention_kernel, prefill_attention_config
+from kernels.rms_norm import _rms_norm_kernel, rms_norm_config
+from kernels.rope_append import _rope_append_kernel, rope_append_config
+from kernels.silu_mul import _silu_mul_kernel, silu_mul_config
+
+PAGE = 64
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def _row_kernels() -> list[Case]:
+    bf16, i64 = "*bf16", "*i64"
+    norm = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16, "eps": "fp32"}
+    cases = []
+    for hidden in (896, 5120):
+        constants = {"HIDDEN": hidden, **rms_norm_config(hidden)}
+        cases.append(Case(f"rms_norm {hidden}", _rms_norm_kernel, norm, {**constants, "HAS_RESIDUAL": False}))
+        added = {**norm, "residual_ptr": bf16}
+        cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, {**constants, "HAS_RESIDUAL": True}))
+    silu = {"FEATURES": 27648, **silu_mul_config()}
+    cases.append(Case("silu_mul 27648", _silu_mul_kernel, {"x_ptr": bf16, "y_ptr": bf16}, silu))
+    embed = {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"}
+    shape = {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()}
+    cases.append(Case("embedding 152064x5120", _embedding_kernel, embed, shape))
+    rope = {
+        "qkv_ptr": bf16, "cos_sin_ptr": "*fp32", "positions_ptr": i64, "slots_ptr": i64, "q_ptr": bf16,
+    }  # fmt: skip
+    for cache in (bf16, "*fp8e4nv"):
+        arguments = {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache}
+        scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if cache != bf16 else {}
+        constants = {"NUM_Q": 40, "NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
+        constants["QUANTISED"] = bool(scales)
+        cases.append(Case(f"rope_append {cache[1:]}", _rope_append_kernel, {**arguments, **scales}, constants))
+    return cases
+
+
+def _attention_kernels() -> list[Case]:
+    cases = []
+    shapes = (  # name, query heads, KV heads, head_dim, batch
+        ("32B", 40, 8, 128, 1), ("32B", 40, 8, 128, 64), ("32B TP8", 5, 1, 128, 256), ("0.5B", 14, 2, 64, 64),
+    )  # fmt: skip
+    for name, num_q, num_kv, head_dim, batch in shapes:
+        q, cache = _meta(batch, num_q, head_dim), _meta(2, num_kv, PAGE, head_dim)
+        for stored in ("*bf16", "*fp8e4nv"):
+            scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if stored != "*bf16" else {}
+            common = {
+                "q_ptr": "*bf16", "k_cache_ptr": stored, "v_cache_ptr": stored, "tables_ptr": "*i32",
+                "lens_ptr": "*i32", "out_ptr": "*bf16", "scale_log2": "fp32", "table_stride": "i32", **scales,
+            }  # fmt: skip
+            work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
+            label = f"{name} batch {batch} {stored[1:]}"
+            config = {**decode_attention_config(q, cache), "QUANTISED": bool(scales)}
+            rows = int(config["BLOCK_M"])
+            cases.append(Case(f"decode {label}", _decode_attention_kernel, {**common, **work}, config, rows))
+            if batch == 64:
+                config = {**prefill_attention_config(q, cache), "QUANTISED": bool(scales)}
+                rows = int(config["BLOCK_M"])
+                arguments = {**common, "cu_q_ptr": "*i32"}
+                cases.append(Case(f"prefill {label}", _prefill_attention_kernel, arguments, config, rows))
+    return cases
+
+
+def production_cases() -> list[Case]:
+    """Every kernel in every configuration that a Qwen2.5 model on Hopper launches."""
+    return _row_kernels() + _attention_kernels()

@@ -1,0 +1,78 @@
+"""RMSNorm with the residual add in front of it: h = x + residual; y = h / sqrt(mean(h^2) + eps) * weight."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels import REFERENCE, native, use_triton
+from kernels.language import jit, launch, next_power_of_2, require_triton, tl
+
+
+def rms_norm_reference(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition. The sum is rounded to x's dtype first (the next layer adds to it), the norm is float32."""
+    h = x if residual is None else x + residual
+    h32 = h.float()
+    y = h32 * torch.rsqrt(h32.square().mean(-1, keepdim=True) + eps) * weight.float()
+    return y.to(x.dtype), h
+
+
+@jit
+def _rms_norm_kernel(
+    x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, eps,
+    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    """One program per row; the row stays in registers between the sum of squares and the scaling."""
+    row = tl.program_id(0).to(tl.int64) * HIDDEN
+    cols = tl.arange(0, BLOCK)
+    inside = cols < HIDDEN
+    h = tl.load(x_ptr + row + cols, mask=inside, other=0.0)
+    if HAS_RESIDUAL:
+        h = h.to(tl.float32) + tl.load(residual_ptr + row + cols, mask=inside, other=0.0).to(tl.float32)
+        h = h.to(x_ptr.dtype.element_ty)
+        tl.store(sum_ptr + row + cols, h, mask=inside)
+    h = h.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(h * h, axis=0) / HIDDEN + eps)
+    y = h * scale * tl.load(weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row + cols, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def rms_norm_config(hidden: int) -> dict[str, int | bool]:
+    """Block and warps for a row of `hidden`: 8 to 16 values per thread, 16-byte accesses in bf16."""
+    block = next_power_of_2(hidden)
+    return {"BLOCK": block, **launch(num_warps=min(16, max(1, block // 512)))}
+
+
+def rms_norm_triton(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The launcher."""
+    require_triton()
+    x = x.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    y = torch.empty_like(x)
+    h = x if residual is None else torch.empty_like(x)
+    if x.shape[0]:
+        _rms_norm_kernel[(x.shape[0],)](
+            x, residual, weight, y, h, eps,
+            HIDDEN=x.shape[1], HAS_RESIDUAL=residual is not None, **rms_norm_config(x.shape[1]),
+        )  # fmt: skip
+    return y, h
+
+
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [N, H], weight [H], residual [N, H] or None -> (y [N, H], residual_out [N, H]); residual_out = x + residual."""
+    if use_triton(x):
+        return rms_norm_triton(x, weight, eps, residual)
+    if not REFERENCE and native.LOADED and native.supports_rms_norm(x):
+        return native.rms_norm(x, weight, eps, residual)
+    return rms_norm_reference(x, weight, eps, residual)
+
+
+def rms_norm_cost(tokens: int, hidden: int, itemsize: int = 2, residual: bool = True) -> tuple[int, int]:
+    """(bytes, flops): x, residual and weight read; y and residual_out written."""
+    rows = 4 if residual else 2
+    return (rows * tokens + 1) * hidden * itemsize, 4 * tokens * hidden

@@ -1,0 +1,399 @@
+"""Budget forcing on the device: one transition of the thinking machine for every row of a batch.
+
+This file is the idea the engine exists for. A drawn token is not in the KV cache yet, so replacing it costs nothing:
+after sampling, and before the token becomes the next input, this operator decides what is committed. Thinking is ended
+at its budget by writing the end delimiter, and lengthened by writing "Wait" in place of the end that was drawn.
+No logit is edited, nothing is drawn twice, and the host is never asked.
+
+The first row that matches decides (`engine.thinking.Machine` is the same table in plain Python):
+
+| # | situation                                             | committed                                      | then            |
+|---|-------------------------------------------------------|------------------------------------------------|-----------------|
+| 1 | a forced string is under way                          | its next token                                 | until it ends   |
+| 2 | plain or answer                                       | the draw                                       | EOS, stops      |
+| 3 | think, T < min or the draw after an extension         | the masked draw                                | think           |
+| 4 | think, EOS drawn, policy "stop"                       | EOS                                            | finished        |
+| 5 | think, trigger, an extension is left and fits         | the extension's first token, or the masked draw| think           |
+| 6 | think, trigger                                        | the next token of `end`                        | closing         |
+| 7 | think, at the limit, action "truncate"                | nothing                                        | finished        |
+| 8 | think, only the budget is reached, in the grace window| the draw                                       | think           |
+| 9 | think, at the limit                                   | a newline if none is there, or `budget_end`'s first | closing    |
+|10 | think                                                 | the draw                                       | think           |
+
+State lives in slots, one per running sequence, never in batch rows. All tensors are int32 unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+UNLIMITED = 2**31 - 1
+
+
+class Phase(IntEnum):
+    """Where a sequence is; values of `State.PHASE`."""
+
+    PLAIN = 0
+    THINK = 1
+    CLOSING = 2
+    ANSWER = 3
+
+
+class Text(IntEnum):
+    """Rows of `MachineTables.strings`; as values of `State.FORCED` they name the string under way, plus one."""
+
+    EXTENSION = 0
+    END = 1
+    BUDGET_END = 2
+    OPENER = 3
+
+
+class Finish(IntEnum):
+    """Why a sequence is over; values of `State.FINISH`."""
+
+    RUNNING = 0
+    STOP = 1
+    LENGTH = 2
+    ERROR = 3
+
+
+class Stop(IntEnum):
+    """Why thinking ended; values of `State.STOP_REASON`."""
+
+    NONE = 0
+    NATURAL = 1
+    EOS = 2
+    BUDGET = 3
+    MAX_TOKENS = 4
+    CONTEXT = 5
+    TRUNCATED = 6
+    LOOP = 7
+    CLIENT = 8
+
+
+class State(IntEnum):
+    """Columns of `MachineTables.state`, what changes from token to token."""
+
+    PHASE = 0
+    FINISH = 1
+    STOP_REASON = 2
+    LENGTH = 3  # tokens in `history`: prompt + committed
+    COMMITTED = 4  # tokens committed in this response
+    THINKING = 5  # T
+    EXTENSIONS_LEFT = 6
+    EXTENSIONS_USED = 7
+    FORCED = 8  # 0, or 1 + the Text under way
+    FORCED_POS = 9  # its next token
+    MASK_NEXT = 10  # the next draw in thinking is masked
+    NEWLINE = 11  # the text so far ends in a newline
+    MATCH_FROM = 12  # first position of `history` that a delimiter may start at
+    CLOSED = 13  # `end` was committed in this response
+    ANSWERED = 14  # tokens sampled after it
+    LOOP_RUN = 15  # consecutive tokens equal to those `loop_ngram` before them
+    END_REQUESTED = 16  # live control: treat as at the limit
+
+
+class Param(IntEnum):
+    """Columns of `MachineTables.params`, fixed per request (the budget may be moved by live control)."""
+
+    BUDGET = 0  # UNLIMITED where there is none
+    MIN_THINKING = 1
+    GRACE = 2
+    TRUNCATE = 3
+    EOS_STOPS = 4
+    IGNORE_EOS = 5
+    MAX_TOKENS = 6
+    MAX_CONTEXT = 7  # context - prompt: tokens that may be committed before the context is full
+    RESERVE = 8  # F + R
+    LOOP_NGRAM = 9
+    LOOP_RUN = 10  # loop_ngram * (loop_count - 1); UNLIMITED where off
+    EXTENSION_LEN = 11
+    END_LEN = 12
+    BUDGET_END_LEN = 13
+    BUDGET_END_AT = 14  # where `end` starts inside BUDGET_END (0 unless the request brought its own string)
+    OPENER_LEN = 15  # 0: format `none`
+    NEWLINE_ID = 16
+    MIN_ANSWER = 17
+    MIN_TOKENS = 18
+
+
+class Record(IntEnum):
+    """Columns of what a transition reports to the host."""
+
+    TOKEN = 0  # -1: nothing was committed
+    KIND = 1  # engine.request.TokenKind
+    FORCED = 2
+    FINISH = 3
+    STOP_REASON = 4
+    THINKING = 5
+    EXTENSIONS_USED = 6
+
+
+# engine.request.TokenKind, which this package may not import
+_PLAIN, _OPENER, _REASONING, _DELIMITER, _ANSWER = range(5)
+
+
+@dataclass(frozen=True)
+class MachineTables:
+    """Everything the machine reads and writes, indexed by slot. S slots, L string length, C context, V vocabulary."""
+
+    state: Tensor
+    """[S, len(State)]"""
+    params: Tensor
+    """[S, len(Param)]"""
+    strings: Tensor
+    """[S, len(Text), L], padded with -1"""
+    trigger_last: Tensor
+    """[S, K]: each trigger's last token, -1 where there is none"""
+    trigger_lead: Tensor
+    """[S, K]: how many tokens of `end` come before it (0 for a one-token trigger)"""
+    stop_ids: Tensor
+    """[S, J]: the client's stop tokens, -1 where there is none"""
+    history: Tensor
+    """[S, C + 1]: prompt and committed tokens; the last column takes the writes of rows that commit nothing"""
+    eos_ids: Tensor
+    """[E]"""
+    ends_line: Tensor
+    """[V] bool: the token's text ends in a newline"""
+    max_lead: int = 0
+    """Longest lead of any trigger in the tables; 0 where every trigger is one token and no history is read for it"""
+    max_opener: int = 0
+    """Longest opener that a running sequence may still write by itself; 0 skips that match"""
+    loops: bool = False
+    """Whether any running sequence has a loop guard"""
+
+
+def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
+    """One transition per row, in place on `tables`; the definition.
+
+    slots [B] int64, draw and masked [B] int64 (equal where no row needs the masked draw), bad [B] bool: no token could
+    be drawn (NaN logits, or everything banned). Returns records [B, len(Record)] int32. Rows whose sequence is already
+    finished commit nothing and keep their record, so a step launched before the host saw the finish is harmless.
+    Source: budget_forcing specification, section 3.
+    """
+    state, params = tables.state[slots], tables.params[slots]
+    s = dict(zip(State, state.unbind(1), strict=True))
+    p = dict(zip(Param, params.unbind(1), strict=True))
+    strings = tables.strings[slots]
+    draw, masked = draw.to(torch.int32), masked.to(torch.int32)
+    zero = torch.zeros_like(draw)
+
+    def text(which: IntEnum | Tensor, position: Tensor) -> Tensor:
+        """Token at `position` of a forced string, per row."""
+        rows = torch.arange(len(draw), device=draw.device)
+        index = torch.full_like(rows, int(which)) if isinstance(which, IntEnum) else which.long()
+        return strings[rows, index, position.long().clamp(0, strings.shape[2] - 1)]
+
+    running = s[State.FINISH] == Finish.RUNNING
+    think = s[State.PHASE] == Phase.THINK
+    count, length, thinking = s[State.COMMITTED], s[State.LENGTH], s[State.THINKING]
+
+    # What was drawn, and how much of `end` already stands at the end of the text (several-token triggers only).
+    is_eos = (draw[:, None] == tables.eos_ids).any(1)
+    trigger, lead, half = _match_triggers(tables, slots, s, strings, draw)
+    ends = is_eos & (p[Param.IGNORE_EOS] == 0)
+    trigger_drawn = trigger | (ends & (p[Param.EOS_STOPS] == 0))
+    lead = torch.where(trigger, lead, half)
+
+    # The limit.
+    room = torch.minimum(p[Param.MAX_TOKENS], p[Param.MAX_CONTEXT]) - count
+    over_budget = thinking >= p[Param.BUDGET]
+    over_room = room <= p[Param.RESERVE]
+    asked = (s[State.END_REQUESTED] > 0) | (s[State.LOOP_RUN] >= p[Param.LOOP_RUN])
+    limit = think & (over_budget | over_room | asked)
+    truncate = p[Param.TRUNCATE] > 0
+    closes = torch.where(truncate, room >= p[Param.END_LEN] - lead, room >= 0)  # truncate reserves nothing
+
+    # The table: each row takes what the rows before it left.
+    left = running
+
+    def take(condition: Tensor) -> Tensor:
+        nonlocal left
+        row = left & condition
+        left = left & ~condition
+        return row
+
+    r1 = take(s[State.FORCED] > 0)
+    failed = take(bad)
+    r2 = take(~think)
+    r3 = take(~limit & ((thinking < p[Param.MIN_THINKING]) | (s[State.MASK_NEXT] > 0)))
+    r4 = take(ends & (p[Param.EOS_STOPS] > 0))
+    fits = (thinking < p[Param.BUDGET] - p[Param.EXTENSION_LEN]) & (room > p[Param.RESERVE] + p[Param.EXTENSION_LEN])
+    r5 = take(trigger_drawn & ~limit & (s[State.EXTENSIONS_LEFT] > 0) & fits)
+    r6 = take(trigger_drawn & closes)
+    r7 = take(limit & truncate | (trigger_drawn & ~closes))
+    r8 = take(limit & ~over_room & ~asked & (s[State.NEWLINE] == 0) & (thinking - p[Param.GRACE] < p[Param.BUDGET]))
+    r9 = take(limit)
+    r10 = left
+
+    bare = r5 & (p[Param.EXTENSION_LEN] == 0)  # thinking_extension_str="": the masked draw, unforced
+    r5 = r5 & ~bare
+    completes = r9 & (half > 0)  # half a trigger at the limit becomes `end`
+    r9 = r9 & ~completes
+    newline = r9 & (s[State.NEWLINE] == 0)
+    r9 = r9 & ~newline
+    ending = r6 | completes
+
+    # What is committed.
+    forced_text = (s[State.FORCED] - 1).clamp(min=0)
+    forced_pos = s[State.FORCED_POS]
+    token = torch.where(r2 | r4 | r8 | r10, draw, torch.full_like(draw, -1))
+    token = torch.where(r1, text(forced_text, forced_pos), token)
+    token = torch.where(r3 | bare, masked, token)
+    token = torch.where(r5, text(Text.EXTENSION, zero), token)
+    token = torch.where(ending, text(Text.END, lead), token)
+    token = torch.where(newline, p[Param.NEWLINE_ID], token)
+    token = torch.where(r9, text(Text.BUDGET_END, zero), token)
+    commits = token >= 0
+    forced = r1 | r5 | completes | (r6 & (token != draw)) | newline | r9
+
+    # The forced string under way after this token.
+    which = torch.where(r1, s[State.FORCED], zero)
+    which = torch.where(r5, torch.full_like(which, Text.EXTENSION + 1), which)
+    which = torch.where(ending, torch.full_like(which, Text.END + 1), which)
+    which = torch.where(newline | r9, torch.full_like(which, Text.BUDGET_END + 1), which)
+    position = torch.where(r1, forced_pos + 1, zero)
+    position = torch.where(ending, lead + 1, position)
+    position = torch.where(r5 | r9, torch.ones_like(position), position)
+    lengths = torch.stack([zero, p[Param.EXTENSION_LEN], p[Param.END_LEN], p[Param.BUDGET_END_LEN]], 1)
+    ended = (which > 0) & (position >= lengths.gather(1, which.long()[:, None])[:, 0])
+    extended = ended & (which == Text.EXTENSION + 1)
+    closed = ended & ~extended
+    written = which  # what this token is part of
+    which = torch.where(ended, zero, which)
+
+    # What the token is: the machine's phase decides, never the text.
+    at = position - 1 - p[Param.BUDGET_END_AT]  # -1 and below: before `end`; the newline counts as a delimiter
+    kind_closing = torch.where(at >= p[Param.END_LEN], zero + _ANSWER, zero + _DELIMITER)
+    kind_closing = torch.where((at < 0) & (position > 0), zero + _REASONING, kind_closing)
+    kind = torch.where(think, zero + _REASONING, torch.where(s[State.PHASE] == Phase.ANSWER, zero + _ANSWER, zero))
+    kind = torch.where(written == Text.END + 1, zero + _DELIMITER, kind)
+    kind = torch.where(written == Text.BUDGET_END + 1, kind_closing, kind)
+
+    # The opener, where the model wrote it itself and there is still room to close.
+    opens = r2 & (s[State.PHASE] == Phase.PLAIN) & (p[Param.OPENER_LEN] > 0) & (room - 1 >= p[Param.RESERVE])
+    opens = opens & _ends_with_opener(tables, slots, s, p, strings, draw)
+    kind = torch.where(opens, zero + _OPENER, kind)
+
+    # New state.
+    count, length = count + commits.int(), length + commits.int()
+    adds = r3 | r5 | bare | r8 | r10 | (r1 & (written == Text.EXTENSION + 1))
+    thinking = thinking + adds.int() - torch.where(ending, lead, zero)
+    reason = s[State.STOP_REASON]
+    asked_reason = torch.where(s[State.END_REQUESTED] > 0, zero + Stop.CLIENT, zero + Stop.LOOP)
+    short = p[Param.MAX_TOKENS] - s[State.COMMITTED] <= p[Param.RESERVE]
+    limit_reason = torch.where(short, zero + Stop.MAX_TOKENS, torch.where(over_room, zero + Stop.CONTEXT, asked_reason))
+    limit_reason = torch.where(over_budget, zero + Stop.BUDGET, limit_reason)
+    limit_reason = torch.where(s[State.END_REQUESTED] > 0, zero + Stop.CLIENT, limit_reason)
+    reason = torch.where(r6, torch.where(trigger, zero + Stop.NATURAL, zero + Stop.EOS), reason)
+    reason = torch.where(completes | newline | r9, limit_reason, reason)
+    reason = torch.where(r4, zero + Stop.EOS, reason)
+    phase = torch.where(opens, zero + Phase.THINK, s[State.PHASE])
+    phase = torch.where(ending | newline | r9, zero + Phase.CLOSING, phase)
+    phase = torch.where(closed, zero + Phase.ANSWER, phase)
+
+    stops = (draw[:, None] == tables.stop_ids[slots]).any(1) & (s[State.COMMITTED] >= p[Param.MIN_TOKENS])
+    finish = s[State.FINISH]
+    full = commits & (count >= torch.minimum(p[Param.MAX_TOKENS], p[Param.MAX_CONTEXT]))
+    finish = torch.where(full | r7, zero + Finish.LENGTH, finish)
+    finish = torch.where(r2 & (ends | stops) | r4, zero + Finish.STOP, finish)
+    finish = torch.where(failed, zero + Finish.ERROR, finish)
+    reason = torch.where(r7 | (full & (phase == Phase.THINK)), zero + Stop.TRUNCATED, reason)
+
+    loops = _loop_run(tables, slots, s, p, token, (phase == Phase.THINK) & commits & ~opens)
+    sampled_in_think = r3 | r8 | r10 | bare
+    s[State.PHASE], s[State.FINISH], s[State.STOP_REASON] = phase, finish, reason
+    s[State.LENGTH], s[State.COMMITTED], s[State.THINKING] = length, count, thinking
+    extends = r5 | bare
+    s[State.EXTENSIONS_LEFT] = s[State.EXTENSIONS_LEFT] - extends.int()
+    s[State.EXTENSIONS_USED] = s[State.EXTENSIONS_USED] + extends.int()
+    s[State.FORCED], s[State.FORCED_POS] = which, torch.where(which > 0, position, zero)
+    s[State.MASK_NEXT] = torch.where(sampled_in_think, zero, s[State.MASK_NEXT] | extended.int())
+    newline_now = tables.ends_line[token.clamp(min=0).long()].int()
+    s[State.NEWLINE] = torch.where(commits, newline_now, s[State.NEWLINE])
+    s[State.MATCH_FROM] = torch.where(opens, length, s[State.MATCH_FROM])
+    s[State.CLOSED] = s[State.CLOSED] | closed.int()
+    s[State.ANSWERED] = s[State.ANSWERED] + (r2 & (s[State.CLOSED] > 0)).int()
+    s[State.LOOP_RUN] = loops
+
+    spill = tables.history.shape[1] - 1
+    tables.history[slots, torch.where(commits, length - 1, zero + spill).long()] = token
+    tables.state[slots] = torch.stack([s[c] for c in State], 1)
+    return torch.stack([token, kind, forced.int(), finish, reason, thinking, s[State.EXTENSIONS_USED]], 1)
+
+
+def _match_triggers(
+    tables: MachineTables, slots: Tensor, s: dict[State, Tensor], strings: Tensor, draw: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(does the draw complete a trigger, that trigger's lead, tokens of `end` at the text's end), each [B].
+
+    Leads are compared with the history itself, so matching restarts by construction wherever a step, a chunk or a
+    preemption cut it (a counter that is reset on a mismatch would miss self-overlapping delimiters).
+    """
+    last, lead = tables.trigger_last[slots], tables.trigger_lead[slots]
+    hit = (draw[:, None] == last) & (last >= 0)
+    half = torch.zeros_like(draw)
+    if tables.max_lead == 0:
+        return hit.any(1), half, half
+    stands = [torch.ones_like(hit[:, 0])]  # stands[k]: the text ends with end[:k]
+    for k in range(1, tables.max_lead + 1):
+        stands.append(_text_ends_with(tables, slots, s, strings[:, Text.END, :k]))
+    table = torch.stack(stands, 1)
+    hit = hit & table.gather(1, lead.long())
+    for k in range(1, tables.max_lead + 1):
+        half = torch.where(table[:, k] & (lead >= k).any(1), torch.full_like(half, k), half)
+    return hit.any(1), torch.where(hit, lead, torch.zeros_like(lead)).amax(1), half
+
+
+def _text_ends_with(tables: MachineTables, slots: Tensor, s: dict[State, Tensor], pattern: Tensor) -> Tensor:
+    """[B] bool: the last tokens of the history equal `pattern` [B, k], none of them before MATCH_FROM."""
+    width = pattern.shape[1]
+    start = s[State.LENGTH] - width
+    where = (start.long()[:, None] + torch.arange(width, device=start.device)).clamp(min=0)
+    same = (tables.history[slots[:, None], where] == pattern).all(1)
+    return same & (start >= s[State.MATCH_FROM])
+
+
+def _ends_with_opener(
+    tables: MachineTables, slots: Tensor, s: dict[State, Tensor], p: dict[Param, Tensor], strings: Tensor, draw: Tensor
+) -> Tensor:
+    """[B] bool: the draw completes the opener."""
+    size = p[Param.OPENER_LEN]
+    if tables.max_opener == 0:
+        return torch.zeros_like(size, dtype=torch.bool)
+    opener = strings[:, Text.OPENER, : tables.max_opener]
+    index = torch.arange(tables.max_opener, device=draw.device)
+    start = s[State.LENGTH] - size + 1
+    where = (start.long()[:, None] + index).clamp(0, tables.history.shape[1] - 1)
+    text = torch.where(index == size[:, None] - 1, draw[:, None], tables.history[slots[:, None], where])
+    return ((text == opener) | (index >= size[:, None])).all(1) & (start >= s[State.MATCH_FROM])
+
+
+def _loop_run(
+    tables: MachineTables, slots: Tensor, s: dict[State, Tensor], p: dict[Param, Tensor], token: Tensor, counts: Tensor
+) -> Tensor:
+    """[B]: how many tokens in a row equal the one `loop_ngram` before them, all of it inside thinking."""
+    size = p[Param.LOOP_NGRAM]
+    if not tables.loops:
+        return torch.zeros_like(token)
+    before = s[State.LENGTH] - size
+    same = tables.history[slots, before.clamp(min=0).long()] == token
+    same = same & counts & (size > 0) & (before >= s[State.MATCH_FROM])
+    return torch.where(same, s[State.LOOP_RUN] + 1, torch.zeros_like(token))
+
+
+def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
+    """One transition per row, in place on `tables`, by the best implementation for the device.
+
+    Arguments and result as `thinking_step_reference`.
+    """
+    return thinking_step_reference(tables, slots, draw, masked, bad)
+
+
+def thinking_step_cost(batch: int, state: int = len(State), params: int = len(Param)) -> tuple[int, int]:
+    """(bytes moved, FLOPs) of one transition of `batch` rows: state in and out, parameters in, draws, the record."""
+    return batch * (4 * (2 * state + params + len(Record)) + 17), 0

@@ -1,0 +1,49 @@
+"""What the ranks of the tensor-parallel tests run. Apart from the tests: a rank's process imports only this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import InputError
+from engine.model import Decoder
+from engine.model_config import ModelConfig
+from engine.parallel import Group
+from tests.engine.steps import random_sequences, run_mixed
+
+
+def decoder_rank(group: Group, directory: Path, load_format: str) -> list[torch.Tensor]:
+    """What every rank does: load its part and run the same steps."""
+    decoder = Decoder.load(directory, ModelConfig.load(directory), group, 512, load_format, seed=3)
+    return run_mixed(decoder, random_sequences(decoder.config.vocab_size, [1, 30, 50]))
+
+
+def decoder_worker(group: Group, directory: Path, load_format: str, output: Path) -> None:
+    torch.save(decoder_rank(group, directory, load_format), output / f"rank{group.rank}.pt")
+
+
+def collectives_worker(group: Group, output: Path) -> None:
+    """Every collective once; what came out, for the test to compare."""
+    rows = torch.arange(6.0).view(3, 2) + 100 * group.rank
+    messages = (b"plan", b"", b"x" * 70_000)
+    results = {
+        "sum": group.all_reduce(rows.clone()),
+        "bf16": group.all_reduce(rows.bfloat16()),
+        "gathered": group.all_gather_last_dim(rows),
+        "bytes": [group.broadcast_bytes(data if group.rank == 0 else None).decode() for data in messages],
+    }
+    group.barrier()
+    try:
+        group.agree(InputError("shard 1 is torn") if group.rank == 1 else None)
+    except InputError as error:
+        results["agreed"] = str(error)
+    torch.save(results, output / f"rank{group.rank}.pt")
+
+
+def waiting_worker(group: Group) -> None:
+    group.broadcast_bytes(None)
+
+
+def failing_worker(group: Group, directory: Path) -> None:
+    Decoder.load(directory, ModelConfig.load(directory), group, 64)

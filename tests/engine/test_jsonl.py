@@ -1,0 +1,318 @@
+"""Input lines, output lines, and the output file across kills, resumes and full disks."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from engine.errors import InputError
+from engine.jsonl import InputLine, changed_params, encode_record, output_record, read_input
+from engine.request import Completion, Logprob, RequestOutput, SamplingParams, ThinkingReport, Timing, Usage
+from engine.results import ResultsFile
+
+
+def lines_of(tmp_path, *records, base=None) -> list[InputLine]:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return read_input(str(path), base or SamplingParams())
+
+
+def output_of(line: InputLine, finish_reason="stop", **completion) -> RequestOutput:
+    sample = Completion(0, "t", "r", "a", [1, 2], [1], finish_reason, ThinkingReport(1, 1, 0, "budget"), **completion)
+    return RequestOutput("0", line.index, [5], [sample], Usage(1, 0, 2, 1, 1), Timing(0.0, 0.1, 0.2))
+
+
+def record_of(line: InputLine, **options) -> dict:
+    return output_record(line, output_of(line, **options), "m")
+
+
+def test_three_kinds_of_prompt(tmp_path):
+    messages = [{"role": "user", "content": "hi"}]
+    lines = lines_of(tmp_path, {"prompt": "a", "id": "x", "answer": 3}, {"messages": messages, "id": 7},
+                     {"prompt_token_ids": [1, 2]})  # fmt: skip
+    assert [line.prompt for line in lines] == ["a", {"messages": messages}, [1, 2]]
+    assert [line.id for line in lines] == ["x", 7, "2"]
+    assert [line.index for line in lines] == [0, 1, 2]
+    assert lines[0].fields == {"prompt": "a", "answer": 3}
+    assert lines[2].where.endswith("in.jsonl:3")
+
+
+def test_blank_lines_byte_order_mark_and_missing_last_newline(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\n  \n{"prompt": "b"}')
+    lines = read_input(str(path), SamplingParams())
+    assert [(line.index, line.where) for line in lines] == [(0, f"{path}:1"), (1, f"{path}:4")]
+
+
+def test_params_are_laid_over_the_flags(tmp_path):
+    base = SamplingParams(temperature=0.5, max_tokens=9)
+    line, plain = lines_of(
+        tmp_path, {"prompt": "a", "params": {"max_tokens": None, "stop": ["x"], "thinking_token_budget": 4}},
+        {"prompt": "a"}, base=base,
+    )  # fmt: skip
+    assert line.params == SamplingParams(temperature=0.5, stop=("x",), thinking_token_budget=4)
+    assert plain.params == base
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("nonsense", "bad JSON"),
+    ("[1]", "a JSON list, not an object"),
+    ('{"prompt": "a"', "bad JSON"),
+    ('{"prompt": "a", "x": NaN}', "bad JSON: NaN is no JSON number"),
+    ('{"prompt": "a", "prompt": "b"}', "bad JSON: field 'prompt' occurs twice"),
+    ("{}", "no prompt; give exactly one of prompt, messages, prompt_token_ids"),
+    ('{"prompt": "a", "messages": []}', "prompt and messages; give exactly one"),
+    ('{"prompt": 3}', "prompt is 3; give a string"),
+    ('{"prompt_token_ids": [1, "2"]}', "prompt_token_ids is not a list of whole numbers"),
+    ('{"prompt_token_ids": [true]}', "prompt_token_ids is not a list of whole numbers"),
+    ('{"messages": [{"role": "user"}]}', r"messages\[0\].content"),
+    ('{"prompt": "a", "id": [1]}', r"id is \[1\]"),
+    ('{"prompt": "a", "params": [1]}', r"params is \[1\]"),
+    ('{"prompt": "a", "params": {"temprature": 1}}', "params: unknown parameter 'temprature'; known: .*temperature"),
+    ('{"prompt": "a", "params": {"temperature": -1}}', "params: temperature is -1"),
+    ('{"prompt": "a", "params": {"thinking_token_budget": 1.5}}', "params: thinking_token_budget is 1.5"),
+    ('{"prompt": "a", "params": {"min_thinking_tokens": 5, "thinking_token_budget": 4}}',
+     "params: min_thinking_tokens 5 is above thinking_token_budget 4"),
+    ('{"prompt": "\xff"}', "bad JSON: 'utf-8' codec"),
+])  # fmt: skip
+def test_bad_lines_name_file_line_and_field(tmp_path, text, message):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"prompt": "fine"}\n' + text.encode("latin-1") + b"\n")
+    with pytest.raises(InputError, match=rf"in\.jsonl:2: {message}") as caught:
+        read_input(str(path), SamplingParams())
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_and_missing_input(tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="holds no requests"):
+        read_input(str(tmp_path / "in.jsonl"), SamplingParams())
+    with pytest.raises(InputError, match=r"no\.jsonl: cannot be read: No such file"):
+        read_input(str(tmp_path / "no.jsonl"), SamplingParams())
+
+
+def test_output_line_is_the_contract(tmp_path):
+    (line,) = lines_of(tmp_path, {"prompt": "é", "id": "q", "k": [1], "params": {"seed": 3}})
+    record = json.loads(encode_record(record_of(line)))
+    assert record == {
+        "id": "q", "index": 0, "input": {"prompt": "é", "k": [1]}, "model": "m", "params": {"seed": 3},
+        "prompt_token_ids": [5],
+        "outputs": [{
+            "index": 0, "text": "t", "reasoning": "r", "answer": "a", "token_ids": [1, 2], "forced": [1],
+            "finish_reason": "stop",
+            "thinking": {"tokens": 1, "forced_tokens": 1, "extensions": 0, "stop_reason": "budget"},
+        }],
+        "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1,
+                  "forced_tokens": 1},
+        "timing": {"queue_s": 0.0, "ttft_s": 0.1, "total_s": 0.2},
+    }  # fmt: skip
+
+
+def test_output_line_with_logprobs_and_error(tmp_path):
+    (line,) = lines_of(tmp_path, {"prompt": "a"})
+    logprobs = [Logprob(1, -0.5, ((1, -0.5), (2, float("-inf")))), Logprob(2, -3.0, forced=True)]
+    record = record_of(line, logprobs=logprobs, cumulative_logprob=-0.5, error="logits were NaN")
+    sample = json.loads(encode_record(record))["outputs"][0]
+    assert sample["logprobs"] == [
+        {"token_id": 1, "logprob": -0.5, "forced": False, "top": [[1, -0.5], [2, None]]},
+        {"token_id": 2, "logprob": -3.0, "forced": True, "top": []},
+    ]
+    assert (sample["cumulative_logprob"], sample["error"]) == (-0.5, "logits were NaN")
+
+
+def test_changed_params_are_json():
+    params = SamplingParams(stop=("a",), logit_bias={3: 1.0}, thinking_format={"opener": "x"})
+    assert changed_params(params) == {"stop": ["a"], "logit_bias": {"3": 1.0}, "thinking_format": {"opener": "x"}}
+
+
+def test_lone_surrogates_in_carried_fields_are_escaped(tmp_path):
+    (line,) = lines_of(tmp_path, {"prompt": "a", "raw": "\ud800é"})
+    assert json.loads(encode_record(record_of(line)))["input"]["raw"] == "\ud800é"
+
+
+def run_file(path, lines, order, resume=False, overwrite=False) -> list[str]:
+    """Writes what is not finished, in the order given."""
+    results = ResultsFile(str(path))
+    warnings = results.prepare(lines, "m", resume, overwrite)
+    results.open()
+    for i in order:
+        if i not in results.finished:
+            results.write(record_of(lines[i]))
+    results.close(order=True)
+    return warnings
+
+
+def indices(path) -> list[int]:
+    return [json.loads(raw)["index"] for raw in path.read_bytes().splitlines()]
+
+
+def test_lines_are_put_into_input_order(tmp_path):
+    lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(5)))
+    out = tmp_path / "out.jsonl"
+    run_file(out, lines, [3, 0, 4, 1, 2])
+    assert indices(out) == [0, 1, 2, 3, 4]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_lines_stand_in_the_file_as_soon_as_they_are_written(tmp_path):
+    lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(3)))
+    results = ResultsFile(str(tmp_path / "out.jsonl"))
+    results.prepare(lines, "m", resume=False, overwrite=False)
+    assert not (tmp_path / "out.jsonl").exists()
+    results.open()
+    for i in (2, 0):
+        results.write(record_of(lines[i]))
+        assert indices(tmp_path / "out.jsonl")[-1] == i
+    results.close(order=False)
+    assert indices(tmp_path / "out.jsonl") == [2, 0]
+
+
+def test_resume_skips_what_is_there(tmp_path):
+    lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(4)))
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"".join(encode_record(record_of(lines[i])) for i in (2, 0)))
+    results = ResultsFile(str(out))
+    assert results.prepare(lines, "m", resume=True, overwrite=False) == []
+    assert results.finished == {0, 2}
+    assert run_file(out, lines, [3, 1], resume=True) == []
+    assert indices(out) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_torn_last_line_runs_again_with_a_warning(tmp_path, cut):
+    lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(3)))
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"".join(encode_record(record_of(lines[i])) for i in (1, 0))[:-cut])
+    (warning,) = run_file(out, lines, [2, 0], resume=True)
+    assert "out.jsonl:2: the last line is torn" in warning
+    assert indices(out) == [0, 1, 2]
+
+
+def test_failed_requests_run_again(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(encode_record(record_of(lines[0], finish_reason="error")) + encode_record(record_of(lines[1])))
+    run_file(out, lines, [0], resume=True)
+    assert indices(out) == [0, 1]
+    assert [json.loads(raw)["outputs"][0]["finish_reason"] for raw in out.read_text().splitlines()] == ["stop"] * 2
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"id": "other"}, "was made with id \"other\""),
+    ({"input": {"prompt": "other"}}, "was made with input"),
+    ({"params": {"seed": 1}}, "was made with params"),
+    ({"model": "other"}, "was made with model \"other\" and .* now has \"m\""),
+    ({"index": 9}, "answers request 9 and the input has 2"),
+])  # fmt: skip
+def test_resume_refuses_what_was_made_otherwise(tmp_path, change, message):
+    lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
+    out = tmp_path / "out.jsonl"
+    before = encode_record({**record_of(lines[0]), **change})
+    out.write_bytes(before)
+    with pytest.raises(InputError, match=rf"out\.jsonl:1: {message}"):
+        run_file(out, lines, [1], resume=True)
+    assert out.read_bytes() == before
+
+
+def test_resume_refuses_a_broken_line_in_the_middle(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"broken\n" + encode_record(record_of(lines[0])))
+    with pytest.raises(InputError, match=r"out\.jsonl:1: not a line of this program"):
+        run_file(out, lines, [1], resume=True)
+
+
+def test_an_existing_file_is_not_overwritten_by_accident(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"})
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious\n")
+    with pytest.raises(InputError, match="--resume goes on with it, --overwrite starts it anew"):
+        run_file(out, lines, [0])
+    assert out.read_text() == "precious\n"
+    run_file(out, lines, [0], overwrite=True)
+    assert indices(out) == [0]
+
+
+def test_unwritable_output(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"})
+    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
+        run_file(tmp_path / "nowhere" / "out.jsonl", lines, [0])
+    with pytest.raises(InputError, match=r"cannot be written: Is a directory|cannot be written: Not a directory"):
+        run_file(tmp_path / "in.jsonl" / "out.jsonl", lines, [0])
+    with pytest.raises(InputError, match="is a folder"):
+        run_file(tmp_path, lines, [0])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_output_without_permission(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"})
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="cannot be written: Permission denied"):
+            run_file(tmp_path / "out.jsonl", lines, [0])
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_full_disk_is_an_error(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"})
+    results = ResultsFile("/dev/full")
+    results.prepare(lines, "m", resume=False, overwrite=False)
+    results.open()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        results.write(record_of(lines[0]))
+
+
+def test_output_through_a_link_keeps_the_link(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    run_file(tmp_path / "link.jsonl", lines, [1, 0])
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert indices(tmp_path / "real.jsonl") == [0, 1]
+
+
+WRITER = """
+import sys
+from engine.jsonl import read_input
+from engine.request import SamplingParams
+from engine.results import ResultsFile
+from tests.engine.test_jsonl import record_of
+lines = read_input(sys.argv[1], SamplingParams())
+results = ResultsFile(sys.argv[2])
+results.prepare(lines, "m", resume=True, overwrite=False)
+results.open()
+for line in reversed(lines):
+    if line.index not in results.finished:
+        results.write(record_of(line))
+        results.close(order=True) if line.index == 0 else print(flush=True)
+"""
+
+
+def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
+    count = 400
+    lines = lines_of(tmp_path, *({"prompt": "x" * 5000, "n": i} for i in range(count)))
+    out = tmp_path / "out.jsonl"
+    kept = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        seen = [process.stdout.readline() for _ in range(60)]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        results = ResultsFile(str(out))
+        results.prepare(lines, "m", resume=True, overwrite=False)
+        assert len(results.finished) >= kept + len(seen)
+        kept = len(results.finished)
+        time.sleep(0)
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True,
+                   stdout=subprocess.DEVNULL)  # fmt: skip
+    assert indices(out) == list(range(count))

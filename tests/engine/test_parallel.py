@@ -1,0 +1,219 @@
+"""Two real processes over Gloo: equal results, and no rank outlives another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import InputError
+from engine.model_config import ModelConfig
+from engine.parallel import Group, from_env
+from engine.shard import Shard
+from engine.spawn import spawn_ranks
+from tests.checkpoints import write_random_checkpoint
+from tests.engine.ranks import collectives_worker, decoder_rank, decoder_worker, failing_worker
+from tests.engine.steps import load_decoder, random_sequences, run_mixed
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 10
+
+
+def test_group_of_one_is_the_identity() -> None:
+    group = Group.single(torch.device("cpu"))
+    x = torch.randn(3, 5)
+    assert group.all_reduce(x) is x and group.all_gather_last_dim(x) is x
+    assert group.broadcast_bytes(b"data") == b"data"
+    group.barrier()
+    group.close()
+    with pytest.raises(InputError, match="torn"):
+        group.agree(InputError("torn"))
+
+
+def test_collectives(tmp_path: Path) -> None:
+    group = spawn_ranks(2, collectives_worker, (tmp_path,))
+    collectives_worker(group, tmp_path)
+    group.close()
+    rows = torch.arange(6.0).view(3, 2)
+    for rank in range(2):
+        results = torch.load(tmp_path / f"rank{rank}.pt")
+        assert torch.equal(results["sum"], 2 * rows + 100)
+        assert torch.equal(results["bf16"], (2 * rows + 100).bfloat16())
+        assert torch.equal(results["gathered"], torch.cat((rows, rows + 100), dim=-1))
+        assert results["bytes"] == ["plan", "", "x" * 70_000]
+        assert results["agreed"] == "shard 1 is torn"
+
+
+@pytest.mark.parametrize("shape", ["shared_kv_head", "odd_vocab_tied", "yarn_shards"])
+def test_two_ranks_equal_one(shape: str, tmp_path: Path) -> None:
+    shapes = {
+        "shared_kv_head": {"heads": 4, "kv_heads": 1},
+        "odd_vocab_tied": {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
+        "yarn_shards": {
+            "shards": 3,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        },
+    }
+    directory = write_random_checkpoint(tmp_path / "model", **shapes[shape])
+    group = spawn_ranks(2, decoder_worker, (directory, "auto", tmp_path))
+    first = decoder_rank(group, directory, "auto")
+    group.close()
+    second = torch.load(tmp_path / "rank1.pt")
+    decoder = load_decoder(directory)
+    single = run_mixed(decoder, random_sequences(decoder.config.vocab_size, [1, 30, 50]))
+    for one, rank0, rank1 in zip(single, first, second, strict=True):
+        assert rank0.shape[-1] == decoder.config.vocab_size
+        assert torch.equal(rank0, rank1), "ranks must sample from identical logits"
+        torch.testing.assert_close(rank0, one, atol=2e-5, rtol=0)
+
+
+def test_dummy_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path / "model", heads=4, kv_heads=1, vocab=333)
+    group = spawn_ranks(2, decoder_worker, (directory, "dummy", tmp_path))
+    two = decoder_rank(group, directory, "dummy")
+    group.close()
+    one = decoder_rank(Group.single(torch.device("cpu")), directory, "dummy")
+    for a, b in zip(one, two, strict=True):
+        assert a.std() > 0
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_error_reaches_all_ranks(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    (directory / "model.safetensors").unlink()
+    group = spawn_ranks(2, failing_worker, (directory,), on_death=lambda message: None)
+    try:
+        with pytest.raises(InputError, match="holds no safetensors file"):
+            failing_worker(group, directory)
+    finally:
+        group.close()
+
+
+LAUNCH = """
+import sys
+from engine.parallel import Group
+from engine.spawn import spawn_ranks
+from tests.engine.ranks import waiting_worker
+if __name__ == "__main__":
+    import time
+    group = spawn_ranks(2, waiting_worker)
+    print(group.companions._processes[0].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def start_pair(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that is rank 0 of two and sleeps; its rank 1 waits for a command."""
+    script = tmp_path / "launch.py"
+    script.write_text(LAUNCH)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.strip(), process.communicate()[1]
+    return process, int(line)
+
+
+def wait_gone(pid: int) -> float:
+    """Seconds until no such process runs (a zombie counts as gone)."""
+    start = time.monotonic()
+    while time.monotonic() - start < DEADLINE_S:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            break
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to see whether a process runs")
+def test_rank_1_dies_and_rank_0_ends(tmp_path: Path) -> None:
+    process, child = start_pair(tmp_path)
+    os.kill(child, signal.SIGKILL)
+    start = time.monotonic()
+    error = process.communicate(timeout=DEADLINE_S)[1]
+    assert time.monotonic() - start < DEADLINE_S
+    assert process.returncode == 1
+    assert f"rank 1 (process {child}) was killed by SIGKILL; all ranks end here" in error
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to see whether a process runs")
+def test_rank_0_dies_and_rank_1_ends(tmp_path: Path) -> None:
+    process, child = start_pair(tmp_path)
+    process.kill()
+    assert wait_gone(child) < DEADLINE_S
+    error = process.communicate(timeout=DEADLINE_S)[1]
+    assert "rank 1" in error
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from pathlib import Path
+        from engine.parallel import from_env
+        from tests.engine.ranks import collectives_worker
+        group = from_env("cpu")
+        collectives_worker(group, Path({str(tmp_path)!r}))
+        group.close()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    run = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    for rank in range(2):
+        assert torch.load(tmp_path / f"rank{rank}.pt")["sum"][0].tolist() == [100, 102]
+
+
+def test_torchrun_variables_are_named_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="RANK is not set; start the ranks with torchrun"):
+        from_env("cpu")
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "intermediate"), [(6, 2, 96), (4, 3, 96), (4, 4, 90)])
+def test_shapes_that_do_not_split_are_refused(heads: int, kv_heads: int, intermediate: int) -> None:
+    config = ModelConfig.parse(
+        {
+            "architectures": ["Qwen2ForCausalLM"], "hidden_size": 96, "num_hidden_layers": 1, "vocab_size": 10,
+            "num_attention_heads": heads * kv_heads if heads % kv_heads else heads, "num_key_value_heads": kv_heads,
+            "intermediate_size": intermediate, "max_position_embeddings": 64, "head_dim": 8,
+        },
+        "config.json",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=rf"tensor_parallel_size 4 .*{intermediate}.*{kv_heads} KV heads"):
+        Shard.of(config, 0, 4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 8, 12, 24])
+def test_shards_cover_the_model_once(size: int) -> None:
+    config = ModelConfig.parse(
+        {
+            "architectures": ["Qwen2ForCausalLM"], "hidden_size": 96, "num_hidden_layers": 1, "vocab_size": 331,
+            "num_attention_heads": 24, "num_key_value_heads": 6 if size != 4 and size != 8 else 4,
+            "intermediate_size": 48, "max_position_embeddings": 64,
+        },
+        "config.json",
+    )  # fmt: skip
+    shards = [Shard.of(config, rank, size) for rank in range(size)]
+    queries = [s.head_start + i for s in shards for i in range(s.num_heads)]
+    assert queries == list(range(config.num_heads))
+    vocabulary = [s.vocab_start + i for s in shards for i in range(s.vocab_rows)]
+    assert vocabulary == list(range(config.vocab_size))
+    per_kv = config.num_heads // config.num_kv_heads
+    for s in shards:
+        wanted = {head // per_kv for head in range(s.head_start, s.head_start + s.num_heads)}
+        assert wanted == set(range(s.kv_head_start, s.kv_head_start + s.num_kv_heads))

@@ -1,0 +1,274 @@
+"""Reading checkpoints: what is loaded, what is refused and with which words, and how much memory it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine import weights
+from engine.checkpoint import read_tensors, resolve
+from engine.errors import InputError
+from engine.model_config import ModelConfig
+from engine.shard import Shard
+from engine.weights import Weights
+from tests.checkpoints import write_random_checkpoint
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+INDEX = "model.safetensors.index.json"
+
+
+def load(directory: Path, dtype: str = "auto", rank: int = 0, size: int = 1) -> Weights:
+    config = ModelConfig.load(directory, dtype)
+    return weights.load(directory, config, Shard.of(config, rank, size), CPU)
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Applies `change` to the tensors of model.safetensors."""
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def test_tensors_land_fused_and_in_the_asked_dtype(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, heads=4, kv_heads=2)
+    stored = load_file(directory / "model.safetensors")
+    loaded = load(directory, "bfloat16")
+    prefix = "model.layers.1."
+    for ours, names in (
+        (loaded.layers[1].qkv, [f"self_attn.{letter}_proj.weight" for letter in "qkv"]),
+        (loaded.layers[1].qkv_bias, [f"self_attn.{letter}_proj.bias" for letter in "qkv"]),
+        (loaded.layers[1].gate_up, ["mlp.gate_proj.weight", "mlp.up_proj.weight"]),
+        (loaded.layers[1].down, ["mlp.down_proj.weight"]),
+    ):
+        assert ours is not None and ours.dtype == torch.bfloat16
+        assert torch.equal(ours, torch.cat([stored[prefix + name] for name in names]).bfloat16())
+    assert torch.equal(loaded.head, stored["lm_head.weight"].bfloat16())
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_half_precision_files_load_as_float32(stored: torch.dtype, tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, dtype=stored)
+    assert load(directory).embedding.dtype == stored
+    exact = load_file(directory / "model.safetensors")["model.embed_tokens.weight"].float()
+    assert torch.equal(load(directory, "float32").embedding, exact)
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_several_files_with_and_without_index(index: bool, tmp_path: Path) -> None:
+    one = load(write_random_checkpoint(tmp_path / "one", layers=3))
+    directory = write_random_checkpoint(tmp_path / "many", layers=3, shards=4)
+    if not index:
+        (directory / INDEX).unlink()
+    many = load(directory)
+    assert torch.equal(one.embedding, many.embedding)
+    for a, b in zip(one.layers, many.layers, strict=True):
+        assert torch.equal(a.qkv, b.qkv) and torch.equal(a.down, b.down) and torch.equal(a.mlp_norm, b.mlp_norm)
+
+
+def test_ranks_hold_their_slices(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, heads=4, kv_heads=1, vocab=331, intermediate=96)
+    whole, ranks = load(directory), [load(directory, rank=rank, size=2) for rank in range(2)]
+    assert torch.equal(torch.cat([r.embedding for r in ranks])[:331], whole.embedding)
+    assert not ranks[1].embedding[165:].any(), "the row past the vocabulary is padding"
+    for rank, part in enumerate(ranks):
+        layer, full = part.layers[0], whole.layers[0]
+        q, k, v = full.qkv.split((64, 16, 16))
+        assert torch.equal(layer.qkv, torch.cat((q[32 * rank :][:32], k, v))), "the one KV head is on both ranks"
+        gate, up = full.gate_up.chunk(2)
+        assert torch.equal(layer.gate_up, torch.cat((gate[48 * rank :][:48], up[48 * rank :][:48])))
+        assert torch.equal(layer.output, full.output[:, 32 * rank :][:, :32])
+        assert torch.equal(layer.down, full.down[:, 48 * rank :][:, :48])
+
+
+def test_tied_head_is_the_embedding(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, tied=True)
+    loaded = load(directory)
+    assert loaded.head is loaded.embedding
+    rewrite(directory, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    assert torch.equal(load(directory).head, loaded.embedding)
+    rewrite(directory, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
+    with pytest.raises(InputError, match=r"model.safetensors: lm_head.weight differs from model.embed_tokens.weight"):
+        load(directory)
+
+
+def test_stored_rope_frequencies_are_accepted(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    rewrite(directory, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    assert len(load(directory).layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing from model.safetensors"),
+        (lambda t: t.pop("lm_head.weight"), "lm_head.weight is missing from model.safetensors"),
+        (
+            lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.zeros(95, 64)}),
+            r"model.safetensors: model.layers.1.mlp.up_proj.weight has shape \[95, 64\], .* asks for \[96, 64\]",
+        ),
+        (
+            lambda t: t.update({"model.layers.2.input_layernorm.weight": torch.ones(64)}),
+            "model.safetensors: model.layers.2.input_layernorm.weight is not part of the model",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}),
+            "model.safetensors: model.norm.weight is I8; supported are F32, BF16, F16",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    rewrite(directory, change)
+    with pytest.raises(InputError, match=message) as caught:
+        load(directory)
+    assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_named_with_the_tensor(tmp_path: Path) -> None:
+    file = write_random_checkpoint(tmp_path) / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    with pytest.raises(InputError, match=rf"model.safetensors is truncated: \S+ ends at byte {len(content)} of "):
+        load(tmp_path)
+    for short in (100, 4, 0):
+        file.write_bytes(content[:short])
+        with pytest.raises(InputError, match=rf"model.safetensors is truncated or no safetensors file \({short} bytes"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (b"\x05\0\0\0\0\0\0\0{nope", "no readable safetensors header"),
+        (b"\x02\0\0\0\0\0\0\0[]", "no readable safetensors header"),
+        (b"PK\x03\x04" + b"\xff" * 100, "truncated or no safetensors file"),
+    ],
+)
+def test_files_that_are_no_safetensors(content: bytes, message: str, tmp_path: Path) -> None:
+    (write_random_checkpoint(tmp_path) / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=f"model.safetensors.*{message}"):
+        load(tmp_path)
+
+
+def test_a_listed_file_that_is_missing(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, shards=3)
+    (directory / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model-00002-of-00003.safetensors is missing"):
+        load(directory)
+
+
+def test_an_index_that_lies(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, shards=2)
+    index = json.loads((directory / INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors"
+    (directory / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"model-00001-of-00002.safetensors: model.norm.weight is missing, though"):
+        load(directory)
+    (directory / INDEX).write_text('{"weight_map": {"model.norm.weight": "../model.safetensors"}}')
+    with pytest.raises(InputError, match="must lie beside it"):
+        load(directory)
+    (directory / INDEX).write_text("{}")
+    with pytest.raises(InputError, match="has no readable weight_map"):
+        load(directory)
+
+
+def test_a_tensor_in_two_files(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, shards=2)
+    (directory / INDEX).unlink()
+    save_file({"model.norm.weight": torch.ones(64)}, directory / "copy.safetensors")
+    with pytest.raises(InputError, match=r"model.norm.weight is also in copy.safetensors; remove one"):
+        load(directory)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickled_weights_are_refused_with_the_way_out(name: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    (directory / "model.safetensors").rename(directory / name)
+    with pytest.raises(InputError, match=rf"{name}: pickled weights can run code .* safe_serialization=True"):
+        load(directory)
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no safetensors file; .* load_format dummy"):
+        read_tensors(tmp_path)
+
+
+def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="model 'some/model' is no directory and cannot be fetched") as caught:
+        resolve("some/model")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="is no directory, nor the form of a hub id; check the path"):
+        resolve(str(tmp_path / "absent" / "model"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; give its directory"):
+        resolve(str(tmp_path / "file"))
+
+
+def test_random_weights_follow_the_seed(tmp_path: Path) -> None:
+    config = ModelConfig.load(write_random_checkpoint(tmp_path), "bfloat16")
+    one, same, other = (weights.random(config, Shard.of(config), CPU, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.layers[1].gate_up, same.layers[1].gate_up)
+    assert not torch.equal(one.layers[1].gate_up, other.layers[1].gate_up)
+    assert not torch.equal(one.layers[0].down, one.layers[1].down)
+    assert one.head.dtype == torch.bfloat16 and abs(one.head.float().std() - 0.02) < 0.002
+    assert torch.equal(one.norm, torch.ones_like(one.norm))
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import torch
+from engine import weights
+from engine.model_config import ModelConfig
+from engine.shard import Shard
+
+def anonymous_peak():
+    # RssAnon leaves out the pages of the mapped file itself; sampled by a thread while the load runs.
+    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
+
+import threading
+torch.set_num_threads(1)
+directory = Path(sys.argv[1])
+config = ModelConfig.load(directory, "bfloat16")
+base, peak, done = anonymous_peak(), 0, threading.Event()
+
+def sample():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous_peak())
+
+thread = threading.Thread(target=sample)
+thread.start()
+loaded = weights.load(directory, config, Shard.of(config), torch.device("cpu"))
+done.set()
+thread.join()
+print((max(peak, anonymous_peak()) - base) / (2 * config.num_parameters))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
+def test_loading_makes_no_second_copy(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, hidden=768, heads=12, kv_heads=4, intermediate=3072, layers=8)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(directory)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert 0.9 < float(run.stdout) < 1.15, "peak private memory over the weights' own size"

@@ -1,0 +1,110 @@
+"""The shape of a Qwen2-, Qwen3- or Llama-like decoder, and its arithmetic: parameters, FLOPs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.errors import TrainingError
+
+MODEL_TYPES = ("qwen2", "qwen3", "llama")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    tied: bool
+    """The head's weight is the embedding's."""
+    initializer_range: float
+    max_positions: int
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.model_type == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.model_type == "qwen3"
+
+    @property
+    def layer_matmul_parameters(self) -> int:
+        attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def layer_parameters(self) -> int:
+        bias = self.head_dim * (self.num_heads + 2 * self.num_kv_heads) if self.qkv_bias else 0
+        norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
+        return self.layer_matmul_parameters + bias + norms
+
+    @property
+    def parameters(self) -> int:
+        ends = self.vocab_size * self.hidden_size * (1 if self.tied else 2) + self.hidden_size
+        return self.num_layers * self.layer_parameters + ends
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Parameters that multiply each token: the head counts, the embedding lookup does not."""
+        return self.num_layers * self.layer_matmul_parameters + self.vocab_size * self.hidden_size
+
+    def attention_flops(self, lengths: list[int]) -> float:
+        """Causal attention, forward and backward: 6 * layers * heads * head_dim * length per token (half of 12)."""
+        return 6.0 * self.num_layers * self.num_heads * self.head_dim * sum(float(n) * n for n in lengths)
+
+    def training_flops(self, lengths: list[int]) -> float:
+        """FLOPs of one forward and backward pass over documents of `lengths`, recomputation not counted."""
+        return 6.0 * self.matmul_parameters * sum(lengths) + self.attention_flops(lengths)
+
+    @staticmethod
+    def load(path: str | Path) -> Architecture:
+        """Reads config.json (or the one in a directory). Raises TrainingError for what this trainer does not implement."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        try:
+            config: dict[str, Any] = json.loads(path.read_text())
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot read the model's configuration: {error.strerror}") from error
+        except ValueError as error:
+            raise TrainingError(f"{path}: not JSON: {error}") from error
+        model_type = config.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise TrainingError(f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can")
+        # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise TrainingError(f"{path}: rope scaling {kind!r} is not implemented for training; use the unscaled model")
+        for name in ("use_sliding_window", "mlp_bias"):
+            if config.get(name):
+                raise TrainingError(f"{path}: {name} is set; this trainer implements full attention without MLP bias")
+        if config.get("attention_bias") and model_type != "qwen2":
+            raise TrainingError(f"{path}: attention_bias is set; only qwen2's own biases are implemented")
+        try:
+            return Architecture(
+                model_type=model_type,
+                hidden_size=config["hidden_size"],
+                intermediate_size=config["intermediate_size"],
+                num_layers=config["num_hidden_layers"],
+                num_heads=config["num_attention_heads"],
+                num_kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
+                head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+                vocab_size=config["vocab_size"],
+                rms_norm_eps=config.get("rms_norm_eps", 1e-6),
+                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+                tied=bool(config.get("tie_word_embeddings", False)),
+                initializer_range=config.get("initializer_range", 0.02),
+                max_positions=config.get("max_position_embeddings", 32768),
+            )
+        except KeyError as error:
+            raise TrainingError(f"{path}: {error.args[0]} is missing") from error

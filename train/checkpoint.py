@@ -1,0 +1,145 @@
+"""Checkpoints that are either whole or ignored, and resume to the last bit.
+
+A checkpoint is `checkpoints/step-00000063/`: PyTorch distributed-checkpoint shards, each written by the rank that owns
+it, and `complete.json`, written last. A folder without it does not exist for `latest`. The data order, the schedule and
+the layout are functions of the step, so weights, optimiser state and the step are all there is to save.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from train.architecture import Architecture
+from train.config import TrainConfig
+from train.errors import TrainingError
+from train.parallel import World
+
+MARKER = "complete.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path, config: TrainConfig, world: World, arch: Architecture, data_fingerprint: str):
+        self._folder = folder
+        self._config = config
+        self._world = world
+        self._identity = {
+            "architecture": asdict(arch),
+            "data": data_fingerprint,
+            "seed": config.seed,
+            "batch_size": config.data.batch_size,
+            "last_batch": config.data.last_batch,
+            "reduction": config.reduction,
+            "lora": asdict(config.lora) if config.lora else None,
+            "optimizer": config.optim.kind,
+        }
+        self._pending: tuple[int, Future[Any]] | None = None
+        # A group of its own: an asynchronous save must not mix its messages with the next step's.
+        self._group = dist.new_group(backend="gloo") if config.checkpoint.asynchronous else None
+
+    def path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint, or None."""
+        steps = [int(marker.parent.name.removeprefix("step-")) for marker in self._folder.glob(f"step-*/{MARKER}")]
+        return max(steps, default=None)
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Writes a checkpoint; with `asynchronous` it returns once the state is copied to the host."""
+        self.wait()
+        path = self.path(step)
+        if self._world.first:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        dist.barrier()
+        state = {"model": {}, "optim": {}}
+        state["model"], state["optim"] = get_state_dict(model, optimizer, options=self._options)
+        if self._config.checkpoint.asynchronous:
+            self._pending = (step, dcp.async_save(state, checkpoint_id=str(path), process_group=self._group))
+            return
+        try:
+            dcp.save(state, checkpoint_id=str(path))
+        except (OSError, dcp.api.CheckpointException) as error:
+            raise self._failed(step, error) from error
+        self._complete(step)
+
+    def poll(self) -> None:
+        """Finishes an asynchronous save that is done; raises TrainingError if it failed."""
+        if self._pending and self._pending[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the asynchronous save, if one is under way."""
+        if self._pending is None:
+            return
+        step, future = self._pending
+        self._pending = None
+        try:
+            future.result()
+        except (OSError, dcp.api.CheckpointException) as error:
+            raise self._failed(step, error) from error
+        self._complete(step)
+
+    @property
+    def _options(self) -> StateDictOptions:
+        # With LoRA the frozen weights are those of model.path: only what is trained is saved.
+        return StateDictOptions(ignore_frozen_params=self._config.lora is not None, strict=self._config.lora is None)
+
+    def _complete(self, step: int) -> None:
+        if not self._world.first:
+            return
+        marker = self.path(step) / MARKER
+        partial = marker.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "world": self._world.size, **self._identity}, indent=2))
+        partial.replace(marker)
+        done = sorted(self._folder.glob(f"step-*/{MARKER}"))
+        for old in done[: -self._config.checkpoint.keep]:
+            old.unlink()  # first: a half-deleted checkpoint must not look whole
+            shutil.rmtree(old.parent)
+
+    def _failed(self, step: int, error: BaseException) -> TrainingError:
+        if self._world.first:
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        reasons = getattr(error, "failures", None)
+        cause = next((e for e, _ in reasons.values()), error) if reasons else error
+        kept = self.latest()
+        last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
+        return TrainingError(f"saving step {step} to {self._folder} failed: {cause}; {last}; make room and run the same command")
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restores the newest complete checkpoint and returns its step; 0 when there is none.
+
+        Raises TrainingError when it belongs to another model, other data or another order of samples.
+        """
+        step = self.latest()
+        if step is None:
+            return 0
+        path = self.path(step)
+        marker = json.loads((path / MARKER).read_text())
+        for name, mine in json.loads(json.dumps(self._identity)).items():
+            if marker.get(name) != mine:
+                detail = f"{name} was {marker.get(name)!r}, is {mine!r}"
+                if name == "architecture":
+                    wrong = next(k for k in mine if marker[name].get(k) != mine[k])
+                    detail = f"it is of another model: {wrong} was {marker[name].get(wrong)!r}, is {mine[wrong]!r}"
+                raise TrainingError(f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting")
+        weights, moments = get_state_dict(model, optimizer, options=self._options)
+        state = {"model": weights, "optim": moments}
+        dcp.load(state, checkpoint_id=str(path))
+        set_state_dict(
+            model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=self._options
+        )
+        return step

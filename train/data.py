@@ -1,0 +1,186 @@
+"""Samples: read once, held as flat arrays; the order of an epoch is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.config import Data
+from train.errors import TrainingError
+from train.text import ChatTokenizer, Text, chat_text, marked_text, s1_messages
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """`tokens` [total] int32 and `trained` [total] bool of all samples; sample i is offsets[i] .. offsets[i+1].
+
+    `targets` [samples] int64: tokens that carry loss (the first token of a sample has no predecessor and never does).
+    """
+
+    ids: tuple[str, ...]
+    tokens: np.ndarray
+    trained: np.ndarray
+    offsets: np.ndarray
+    targets: np.ndarray
+    dropped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any token, mask or the order of samples does."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.trained, self.offsets):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_dataset(files: tuple[str, ...], config: Data, tokenizer: ChatTokenizer | None, vocab_size: int) -> Dataset:
+    """Reads JSONL (or Parquet) records; see docs/training.md for the shapes a record may have.
+
+    Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
+    """
+    names: list[str] = []
+    encoded: list[tuple[np.ndarray, np.ndarray]] = []
+    pending: list[Text] = []
+    places: list[int] = []
+    for file in files:
+        for number, record in _records(Path(file)):
+            place = f"{file}:{number}"
+            names.append(f"{record['id']}" if "id" in record else place)
+            sample = _sample(record, place, config, tokenizer)
+            if isinstance(sample, Text):
+                places.append(len(encoded))
+                pending.append(sample)
+                encoded.append((np.empty(0, np.int32), np.empty(0, bool)))
+            else:
+                encoded.append(sample)
+    if pending:
+        assert tokenizer is not None
+        for at, pair in zip(places, tokenizer.encode(pending), strict=True):
+            encoded[at] = pair
+    return _collect(names, encoded, config, vocab_size, files)
+
+
+def _collect(names, encoded, config: Data, vocab_size: int, files) -> Dataset:
+    keep, dropped = [], []
+    for i, (tokens, trained) in enumerate(encoded):
+        if len(tokens) > config.max_tokens:
+            if config.on_too_long == "error":
+                raise TrainingError(
+                    f"sample {names[i]} has {len(tokens)} tokens, more than data.max_tokens = {config.max_tokens}; "
+                    "raise max_tokens or set data.on_too_long: drop"
+                )
+            dropped.append(names[i])
+            continue
+        if not trained[1:].any():
+            raise TrainingError(f"sample {names[i]} has no token to train on ({len(tokens)} tokens); remove it")
+        if tokens.min() < 0 or tokens.max() >= vocab_size:
+            raise TrainingError(
+                f"sample {names[i]} has token {int(tokens.max())}, the model's vocabulary ends at {vocab_size - 1}; "
+                "model.tokenizer does not belong to this model"
+            )
+        keep.append(i)
+    if not keep:
+        raise TrainingError(f"{', '.join(files)}: no sample left to train on ({len(dropped)} dropped as too long)")
+    lengths = np.asarray([len(encoded[i][0]) for i in keep], dtype=np.int64)
+    return Dataset(
+        ids=tuple(names[i] for i in keep),
+        tokens=np.concatenate([encoded[i][0] for i in keep]),
+        trained=np.concatenate([encoded[i][1] for i in keep]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        targets=np.asarray([int(encoded[i][1][1:].sum()) for i in keep], dtype=np.int64),
+        dropped=tuple(dropped),
+    )
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise TrainingError(f"data file {path} does not exist")
+    if path.suffix == ".parquet":
+        yield from enumerate(_parquet(path), start=1)
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise TrainingError(f"{path}:{number}: not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise TrainingError(f"{path}:{number}: a record must be an object, not {type(record).__name__}")
+            yield number, record
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet  # Optional: only Parquet files need it.
+    except ImportError as error:
+        raise TrainingError(f"{path}: reading Parquet needs pyarrow; install it or convert the file to JSONL") from error
+    return parquet.read_table(path).to_pylist()
+
+
+def _sample(
+    record: dict[str, Any], place: str, config: Data, tokenizer: ChatTokenizer | None
+) -> Text | tuple[np.ndarray, np.ndarray]:
+    everything = config.loss == "all"
+    if "tokens" in record:
+        tokens = np.asarray(record["tokens"], dtype=np.int32)
+        if "trained" not in record and not everything:
+            raise TrainingError(f"{place}: a `tokens` record needs `trained` (0/1 per token) when data.loss is assistant")
+        # The record's own mask is the more specific word, also when data.loss is all.
+        trained = np.asarray(record.get("trained", np.ones(len(tokens))), dtype=bool)
+        if tokens.ndim != 1 or trained.shape != tokens.shape:
+            raise TrainingError(f"{place}: `trained` has shape {trained.shape}, `tokens` has {tokens.shape}; they must agree")
+        return tokens, trained
+    if tokenizer is None:
+        raise TrainingError(f"{place}: text records need a tokenizer; set model.tokenizer")
+    messages = record.get("messages") or s1_messages(record, place)
+    if messages is not None:
+        text = chat_text(tokenizer, messages, place)
+        return Text(text.text, None) if everything else text
+    if not isinstance(record.get("text"), str):
+        raise TrainingError(
+            f"{place}: fields {sorted(record)} are none of: question + thinking + answer, messages, text, tokens"
+        )
+    if not everything:
+        return marked_text(record["text"], place)
+    return Text(record["text"] + (config.eos or ""), None)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """The permutation [samples] of epoch `epoch`; depends on nothing else (PCG64 is stable across numpy versions)."""
+    keys = np.random.Generator(np.random.PCG64([seed, epoch])).random(samples)
+    return np.argsort(keys, kind="stable")
+
+
+def steps_per_epoch(samples: int, config: Data) -> int:
+    steps = -(-samples // config.batch_size) if config.last_batch == "wrap" else samples // config.batch_size
+    if steps == 0:
+        raise TrainingError(f"{samples} samples are fewer than data.batch_size = {config.batch_size} with last_batch: drop")
+    return steps
+
+
+def step_samples(seed: int, step: int, samples: int, config: Data) -> np.ndarray:
+    """Indices [batch_size] of the samples of optimiser step `step` (from 0): a pure function, so no loader state exists.
+
+    With `wrap` the last step of an epoch is filled from the epoch's beginning (1,000 samples by 16: 63 steps).
+    """
+    epoch, within = divmod(step, steps_per_epoch(samples, config))
+    order = epoch_order(seed, epoch, samples)
+    at = np.arange(within * config.batch_size, (within + 1) * config.batch_size) % samples
+    return order[at]

@@ -1,0 +1,5 @@
+"""The one error that a person can cause and mend."""
+
+
+class TrainingError(ValueError):
+    """Bad configuration, data, checkpoint or machine: one line that names the thing, its value and the way out."""

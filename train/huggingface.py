@@ -1,0 +1,150 @@
+"""Hugging Face directories in and out, through PyTorch's own safetensors reader and writer: each rank reads and writes
+its own shards, no rank ever holds the whole model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from train.architecture import Architecture
+from train.errors import TrainingError
+from train.model import Decoder
+
+# Bytes of one exported file.
+FILE_BYTES = 5e9
+COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
+          "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+
+
+def find_directory(name: str) -> Path:
+    """`name` itself when it is a directory, else the hub's snapshot of it (downloaded if needed)."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/")) or name.count("/") != 1:
+        raise TrainingError(f"model.path {name} is neither a directory nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download  # Slow to import; a local directory does not need it.
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:
+        raise TrainingError(f"model.path {name}: cannot be downloaded: {error}; give a local directory") from error
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the directory's safetensors files, from their headers alone."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = " (pickled .bin weights are refused: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        raise TrainingError(f"{folder}: no .safetensors file{pickled}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with file.open("rb") as stream:
+            try:
+                (size,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(size))
+            except (struct.error, ValueError) as error:
+                raise TrainingError(f"{file}: not a safetensors file: {error}; fetch it again") from error
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def load_weights(model: Decoder, folder: Path) -> None:
+    """Reads `folder`'s weights into the (sharded, allocated) model, cast to its dtype; every rank reads its part."""
+    wanted = {name: p for name, p in model.state_dict().items() if "lora_" not in name}
+    stored = stored_shapes(folder)
+    if model.arch.tied:
+        stored.pop("lm_head.weight", None)  # some exporters write the tied copy
+    for name, tensor in wanted.items():
+        if name not in stored:
+            raise TrainingError(f"{folder}: tensor {name} is missing; config.json and weights do not belong together")
+        if stored[name] != tuple(tensor.shape):
+            raise TrainingError(f"{folder}: {name} has shape {stored[name]}, config.json asks for {tuple(tensor.shape)}")
+    extra = sorted(set(stored) - set(wanted))
+    if extra:
+        raise TrainingError(f"{folder}: tensor {extra[0]} is in the checkpoint but not in a {model.arch.model_type} model")
+    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+def initialize(model: nn.Module, arch: Architecture, seed: int) -> None:
+    """Random weights, the same for any number of ranks: normal(0, initializer_range), norms 1, biases 0."""
+    for index, (name, parameter) in enumerate(model.named_parameters()):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        whole = torch.empty(parameter.shape, dtype=torch.float32)
+        if name.endswith("norm.weight"):
+            whole.fill_(1.0)
+        elif name.endswith("bias"):
+            whole.zero_()
+        else:
+            whole.normal_(0.0, arch.initializer_range, generator=generator)
+        whole = whole.to(device=parameter.device, dtype=parameter.dtype)
+        with torch.no_grad():
+            if isinstance(parameter, DTensor):
+                parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
+            else:
+                parameter.copy_(whole)
+
+
+def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: torch.dtype, tokenizer: Path) -> None:
+    """Writes `tensors` (sharded or not) as a Hugging Face directory that transformers, vLLM and the engine load.
+
+    `source`: the directory or config.json the model came from. Written beside `folder` and renamed at the end, so a
+    directory of this name is always whole.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    _barrier()
+    tensors = {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
+    files, filled, mapping = 1, 0.0, {}
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if filled and filled + size > FILE_BYTES:
+            files, filled = files + 1, 0.0
+        filled += size
+        mapping[name] = files
+    writer = HuggingFaceStorageWriter(
+        str(partial), fqn_to_index_mapping=mapping, save_distributed=True, enable_consolidation=True
+    )
+    dcp.save(tensors, storage_writer=writer)
+    _barrier()
+    if first:
+        shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
+        _write_config(partial, source, dtype)
+        for name in COPIED:
+            for place in (tokenizer, source if source.is_dir() else source.parent):
+                if (place / name).is_file():
+                    shutil.copyfile(place / name, partial / name)
+                    break
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    _barrier()
+
+
+def _write_config(folder: Path, source: Path, dtype: torch.dtype) -> None:
+    config: dict[str, Any] = json.loads((source / "config.json" if source.is_dir() else source).read_text())
+    name = str(dtype).removeprefix("torch.")
+    config.pop("torch_dtype", None)
+    config["dtype"] = config["torch_dtype"] = name  # transformers 5 and before read different names
+    if config["model_type"] in ("qwen2", "qwen3"):
+        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
+    else:
+        config.setdefault("architectures", ["LlamaForCausalLM"])
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+

@@ -1,0 +1,126 @@
+"""How one optimiser step's samples are laid over ranks and micro-batches.
+
+Every rank computes the whole layout from lengths that all ranks know, so nothing about it is ever communicated.
+A sample is never split over micro-batches, cut, padded or dropped; inside a context-parallel group the stream of a
+micro-batch is cut evenly, wherever the cut falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from train.attention import Documents
+from train.config import Parallel
+from train.data import Dataset
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """`micro[g][m]`: indices into the step's samples of data-parallel group g, micro-batch m (may be empty)."""
+
+    micro: tuple[tuple[tuple[int, ...], ...], ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def micro_batches(self) -> int:
+        return len(self.micro[0])
+
+    def tokens(self, group: int, micro: int) -> int:
+        return sum(self.lengths[i] for i in self.micro[group][micro])
+
+    @property
+    def imbalance(self) -> float:
+        """Time of the slowest group over the mean, counted in tokens: 1.0 is perfect."""
+        slowest = sum(max(self.tokens(g, m) for g in range(len(self.micro))) for m in range(self.micro_batches))
+        return slowest * len(self.micro) / sum(self.lengths)
+
+
+def _spread(items: list[int], lengths: list[int], bins: int) -> list[list[int]]:
+    """Longest first, each to the lightest bin (ties: the first); each bin keeps the order of `items`."""
+    loads, contents = [0] * bins, [[] for _ in range(bins)]  # type: ignore[var-annotated]
+    for item in sorted(items, key=lambda i: (-lengths[i], i)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += lengths[item]
+        contents[lightest].append(item)
+    return [sorted(content) for content in contents]
+
+
+def lay_out(lengths: list[int], groups: int, micro_limit: int) -> StepLayout:
+    """Spreads samples of `lengths` over data-parallel `groups`; micro-batches hold at most `micro_limit` tokens.
+
+    All groups get the same number of micro-batches (their collectives must match). A sample longer than the limit
+    makes a micro-batch of its own.
+    """
+    parts = _spread(list(range(len(lengths))), lengths, groups)
+    count = max(-(-sum(lengths[i] for i in part) // micro_limit) for part in parts) or 1
+    while True:
+        micro = [_spread(part, lengths, count) for part in parts]
+        heaviest = [bin_ for part in micro for bin_ in part if sum(lengths[i] for i in bin_) > micro_limit]
+        if all(len(bin_) == 1 for bin_ in heaviest):
+            return StepLayout(tuple(tuple(tuple(b) for b in part) for part in micro), tuple(lengths))
+        count += 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of one micro-batch.
+
+    `ids` [tokens] int64; `rows` [targets] int64: positions that predict a trained token; `labels` [targets] int64;
+    `weights` [targets] float32: each target's share of the step's loss.
+    """
+
+    ids: torch.Tensor
+    documents: Documents
+    rows: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.ids.to(device), self.documents.to(device), self.rows.to(device), self.labels.to(device), self.weights.to(device)
+        )
+
+
+def target_weights(targets: np.ndarray, reduction: str) -> np.ndarray:
+    """Weight [samples] float64 of one target token of each of the step's samples; the weights of all targets sum to 1."""
+    if reduction == "sample_mean":
+        return 1.0 / (len(targets) * targets.astype(np.float64))
+    return np.full(len(targets), 1.0 / targets.sum())
+
+
+def build_batch(
+    data: Dataset, samples: np.ndarray, weights: np.ndarray, context: int = 1, rank: int = 0, multiple: int = 1
+) -> Batch:
+    """Packs `samples` (indices into `data`, `weights` [samples] per target) and cuts slice `rank` of `context`.
+
+    The stream is padded behind its end, with tokens that no document sees and that carry no loss, until the slices are
+    equal and divisible by `multiple` (compiled blocks then see few shapes).
+    """
+    ids, labels, weight, lengths = [], [], [], []
+    for sample, share in zip(samples, weights, strict=True):
+        begin, end = data.offsets[sample], data.offsets[sample + 1]
+        ids.append(data.tokens[begin:end])
+        labels.append(np.append(data.tokens[begin + 1 : end], 0))
+        weight.append(np.append(data.trained[begin + 1 : end], False) * share)
+        lengths.append(int(end - begin))
+    total = sum(lengths)
+    unit = context * multiple
+    padding = max(-(-total // unit), 1) * unit - total
+    if padding:
+        lengths.append(padding)
+        for arrays in (ids, labels, weight):
+            arrays.append(np.zeros(padding))
+    size = (total + padding) // context
+    here = slice(rank * size, (rank + 1) * size)
+    local_weight = np.concatenate(weight)[here]
+    rows = np.flatnonzero(local_weight)
+    return Batch(
+        ids=torch.from_numpy(np.concatenate(ids)[here].astype(np.int64)),
+        documents=Documents.slice(lengths, here.start, here.stop),
+        rows=torch.from_numpy(rows),
+        labels=torch.from_numpy(np.concatenate(labels)[here][rows].astype(np.int64)),
+        weights=torch.from_numpy(local_weight[rows].astype(np.float32)),
+    )

@@ -1,0 +1,135 @@
+"""What a run reports: metrics.jsonl always, a progress line on a terminal, TensorBoard and wandb when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from train.config import TrainConfig
+from train.errors import TrainingError
+
+# Dense bf16 peak, FLOP/s, by the makers' data sheets.
+PEAK_FLOPS = {"H100": 989.5e12, "H200": 989.5e12, "A100": 312e12, "B200": 2250e12}
+
+
+class Sink(Protocol):
+    def write(self, record: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlSink:
+    """One JSON object per line. Opening it at step n drops what a dead run wrote beyond it, a torn last line included."""
+
+    def __init__(self, path: Path, resume_step: int):
+        kept = []
+        if path.exists() and resume_step:
+            for line in path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if record["step"] <= resume_step:
+                    kept.append(line + "\n")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardSink:
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # Optional extra.
+        except ImportError as error:
+            raise TrainingError("metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    def __init__(self, project: str, config: dict[str, Any]):
+        try:
+            import wandb  # Optional extra.
+        except ImportError as error:
+            raise TrainingError("metrics.wandb needs wandb: pip install wandb, or set it to null") from error
+        self._run = wandb.init(project=project, config=config, resume="allow")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._run.log({k: v for k, v in record.items() if isinstance(v, (int, float))}, step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class ProgressSink:
+    """One line on stderr, overwritten on a terminal, else one line now and then."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._terminal = sys.stderr.isatty()
+        self._printed = 0.0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        last = record["step"] == self._total
+        if "loss" not in record or (not self._terminal and not last and now - self._printed < 10.0):
+            return
+        self._printed = now
+        mfu = f" · MFU {100 * record['mfu']:.1f} %" if record["mfu"] else ""
+        left = max(self._total - record["step"], 0) * record["seconds"]
+        line = (
+            f"step {record['step']}/{self._total} · loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tok/s{mfu}"
+            f" · {record['memory_gb']:.2f} GB · {int(left // 60)}:{int(left % 60):02d} left"
+        )
+        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal and not last else "\n", file=sys.stderr)
+
+    def close(self) -> None:
+        pass
+
+
+def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int, resolved: dict[str, Any]) -> list[Sink]:
+    sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", resume_step)]
+    if config.metrics.progress:
+        sinks.append(ProgressSink(total))
+    if config.metrics.tensorboard:
+        sinks.append(TensorBoardSink(folder / "tensorboard"))
+    if config.metrics.wandb:
+        sinks.append(WandbSink(config.metrics.wandb, resolved))
+    return sinks
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 peak of the GPU by its name, FLOP/s; None when unknown (and on CPUs): then no MFU is claimed."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Largest memory so far in 1e9 bytes: allocated by torch on the GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9

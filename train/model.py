@@ -1,0 +1,163 @@
+"""A Qwen2-, Qwen3- or Llama-like decoder over a packed stream of tokens; parameter names are Hugging Face's.
+
+Written for training: [tokens, H] in, weighted loss out. The engine has its own model for inference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from train.architecture import Architecture
+from train.attention import Documents, attend
+from train.layout import Batch
+from train.loss import chunked_cross_entropy
+from train.pointwise import RmsNorm, Rotate
+
+
+class Attention(nn.Module):
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        d, bias = arch.head_dim, arch.qkv_bias
+        self.q_proj = nn.Linear(arch.hidden_size, arch.num_heads * d, bias=bias)
+        self.k_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
+        self.v_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
+        self.o_proj = nn.Linear(arch.num_heads * d, arch.hidden_size, bias=False)
+        if arch.qk_norm:
+            self.q_norm = RmsNorm(d, arch.rms_norm_eps)
+            self.k_norm = RmsNorm(d, arch.rms_norm_eps)
+
+
+class Mlp(nn.Module):
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(arch.intermediate_size, arch.hidden_size, bias=False)
+
+
+class Block(nn.Module):
+    """One layer. `before` and `after` are the dense parts on both sides of attention; they see only [tokens, ...] and are
+    what gets compiled: attention's shapes change with every step's documents."""
+
+    def __init__(self, arch: Architecture, checkpointing: str):
+        super().__init__()
+        self.heads = (arch.num_heads, arch.num_kv_heads)
+        self.head_dim = arch.head_dim
+        self.checkpointing = checkpointing
+        self.input_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.self_attn = Attention(arch)
+        self.post_attention_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.mlp = Mlp(arch)
+
+    def before(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """x [tokens, H], cos and sin [tokens, D] float32 -> rotated qkv [tokens, Hq + 2 Hk, D]."""
+        attention, shape = self.self_attn, (x.shape[0], -1, self.head_dim)
+        x = self.input_layernorm(x)
+        q, k, v = (project(x).view(shape) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+        if hasattr(attention, "q_norm"):
+            q, k = attention.q_norm(q), attention.k_norm(k)
+        return Rotate.apply(q, k, v, cos, sin)
+
+    def after(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """x [tokens, H], attended [tokens, Hq, D] -> the layer's output [tokens, H]."""
+        x = x + self.self_attn.o_proj(attended.flatten(1))
+        y = self.post_attention_layernorm(x)
+        return x + self.mlp.down_proj(F.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y))
+
+    def compute(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, documents: Documents, group: dist.ProcessGroup | None
+    ) -> torch.Tensor:
+        return self.after(x, attend(self.before(x, cos, sin), self.heads, documents, group))
+
+    def forward(self, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        # Recomputation sits inside the module, so that FSDP gathers its parameters once for it, from the outside.
+        if self.checkpointing == "none" or not torch.is_grad_enabled():
+            return self.compute(x, *rest)
+        if self.checkpointing == "full":
+            return checkpoint(self.compute, x, *rest, use_reentrant=False)
+        return checkpoint(self.compute, x, *rest, use_reentrant=False, context_fn=_selective)
+
+    def compile_dense(self) -> None:
+        self.before = torch.compile(self.before, dynamic=True)  # type: ignore[method-assign]
+        self.after = torch.compile(self.after, dynamic=True)  # type: ignore[method-assign]
+
+
+def _selective() -> Any:
+    """Keeps what is dear to compute again: attention's and every second matmul's output; the rest is recomputed."""
+    matmuls = 0
+    kept = {
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.torch_attn._varlen_attn.default,
+    }
+
+    def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        nonlocal matmuls
+        if op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            matmuls += not context.is_recompute
+            return CheckpointPolicy.MUST_SAVE if matmuls % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """positions [tokens] int64 -> cos, sin [tokens, D/2] float32."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions.device).float() / head_dim
+    angles = positions[:, None].float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+class Stack(nn.Module):
+    """What Hugging Face calls `model`: embedding, layers, last norm."""
+
+    def __init__(self, arch: Architecture, checkpointing: str):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(arch.vocab_size, arch.hidden_size)
+        self.layers = nn.ModuleList(Block(arch, checkpointing) for _ in range(arch.num_layers))
+        self.norm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
+
+
+class Head(nn.Module):
+    """lm_head. The loss is computed inside its forward pass, where FSDP has gathered its weight."""
+
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(arch.vocab_size, arch.hidden_size))
+
+    def forward(self, hidden: torch.Tensor, batch: Batch, chunk: int) -> torch.Tensor:
+        return chunked_cross_entropy(hidden, self.weight, batch.labels, batch.weights, chunk)
+
+
+class Decoder(nn.Module):
+    """forward(batch) -> float32 scalar, the batch's weighted sum of cross entropies."""
+
+    def __init__(self, arch: Architecture, checkpointing: str = "none", loss_chunk: int = 1024):
+        super().__init__()
+        self.arch = arch
+        self.loss_chunk = loss_chunk
+        self.context_group: dist.ProcessGroup | None = None
+        self.model = Stack(arch, checkpointing)
+        if not arch.tied:
+            self.lm_head = Head(arch)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Final normalised hidden states of the rows that predict something, [targets, H]."""
+        x = self.model.embed_tokens(batch.ids)
+        cos, sin = rotary(batch.documents.positions, self.arch.head_dim, self.arch.rope_theta)
+        for block in self.model.layers:
+            x = block(x, cos, sin, batch.documents, self.context_group)
+        return self.model.norm(x.index_select(0, batch.rows))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        hidden = self.hidden(batch)
+        if self.arch.tied:
+            return chunked_cross_entropy(hidden, self.model.embed_tokens.weight, batch.labels, batch.weights, self.loss_chunk)
+        return self.lm_head(hidden, batch, self.loss_chunk)

@@ -1,0 +1,104 @@
+"""Ranks: one process group, FSDP2 over all of them, context-parallel groups of neighbours inside."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from train.config import Compute, TrainConfig
+from train.errors import TrainingError
+from train.model import Decoder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: data-parallel group `group` of `groups`, `context_rank` of `context` inside it."""
+
+    rank: int
+    size: int
+    context: int
+    device: torch.device
+    mesh: DeviceMesh
+    context_group: dist.ProcessGroup | None
+
+    @property
+    def groups(self) -> int:
+        return self.size // self.context
+
+    @property
+    def group(self) -> int:
+        return self.rank // self.context
+
+    @property
+    def context_rank(self) -> int:
+        return self.rank % self.context
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+def join_world(config: TrainConfig) -> World:
+    """Joins torchrun's ranks, or makes a world of one process (no port is opened)."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    cuda = torch.cuda.is_available() if config.compute.device == "auto" else config.compute.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise TrainingError("compute.device is cuda, but no GPU is at hand; set compute.device=cpu")
+    if size % config.parallel.context:
+        raise TrainingError(f"parallel.context = {config.parallel.context} does not divide the world of {size} ranks")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if size > 1:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh(device.type, (size // config.parallel.context, config.parallel.context), mesh_dim_names=("dp", "cp"))
+    context_group = mesh["cp"].get_group() if config.parallel.context > 1 else None
+    whole = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
+    return World(rank, size, config.parallel.context, device, whole, context_group)
+
+
+def leave_world() -> None:
+    # Without the barrier a rank may tear the group down while another still uses it, and that one aborts.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def shard(model: Decoder, world: World, compute: Compute) -> None:
+    """Compiles and shards in place. One CPU process in one dtype keeps plain tensors: there is nothing to shard or cast."""
+    if compute.compile:
+        for block in model.model.layers:
+            block.compile_dense()
+    model.context_group = world.context_group
+    if world.size == 1 and compute.dtype == compute.master_dtype:
+        return
+    policy = MixedPrecisionPolicy(param_dtype=DTYPES[compute.dtype], reduce_dtype=torch.float32)
+    for block in model.model.layers:
+        fully_shard(block, mesh=world.mesh, mp_policy=policy)
+    if not model.arch.tied:
+        fully_shard(model.model.embed_tokens, mesh=world.mesh, mp_policy=policy)
+        # The head is needed again at once by the backward pass.
+        fully_shard(model.lm_head, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=world.mesh, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss is already divided by the whole step's counts, so gradients are summed, not averaged.
+            # (Gloo has no PREMUL_SUM, hence the plain sum.)
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+

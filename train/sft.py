@@ -1,0 +1,229 @@
+"""The trainer: `python -m train.sft CONFIG.yaml [a.b=c ...]`, or the same under torchrun."""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from train.architecture import Architecture
+from train.checkpoint import Checkpoints
+from train.config import TrainConfig, load_config
+from train.data import Dataset, read_dataset, step_samples, steps_per_epoch
+from train.errors import TrainingError
+from train.huggingface import export, find_directory, initialize, load_weights
+from train.layout import StepLayout, build_batch, lay_out, target_weights
+from train.metrics import memory_gb, open_sinks, peak_flops
+from train.model import Decoder
+from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
+from train.parallel import DTYPES, World, join_world, leave_world, shard
+from train.text import ChatTokenizer
+
+# Compiled blocks see token counts that are multiples of this, hence few shapes.
+COMPILED_MULTIPLE = 256
+
+
+class Trainer:
+    """A run: everything between the configuration and the last step."""
+
+    def __init__(self, config: TrainConfig, world: World):
+        self.config, self.world = config, world
+        self.run = Path(config.run)
+        self.source = find_directory(config.model.path) if config.model.path else Path(config.model.source)
+        self.arch = Architecture.load(self.source)
+        self.tokenizer_dir = Path(config.model.tokenizer or (self.source if self.source.is_dir() else self.source.parent))
+        tokenizer = ChatTokenizer.load(self.tokenizer_dir) if (self.tokenizer_dir / "tokenizer.json").is_file() else None
+        self.data = read_dataset(config.data.train, config.data, tokenizer, self.arch.vocab_size)
+        self.heldout = (
+            read_dataset(config.data.heldout, config.data, tokenizer, self.arch.vocab_size) if config.data.heldout else None
+        )
+        self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.multiple = COMPILED_MULTIPLE if config.compute.compile else 1
+        self.model = self.build_model()
+        self.optimizer = build_optimizer(self.model, config.optim, world.device)
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.stopping = False
+
+    def build_model(self) -> Decoder:
+        compute = self.config.compute
+        with torch.device("meta"):
+            model = Decoder(self.arch, compute.checkpointing, compute.loss_chunk)
+        model.to(DTYPES[compute.master_dtype])
+        shard(model, self.world, compute)
+        model.to_empty(device=self.world.device)
+        if self.config.model.path:
+            load_weights(model, self.source)
+        else:
+            initialize(model, self.arch, self.config.seed)
+        return model
+
+    def lay_out(self, data: Dataset, samples: np.ndarray) -> StepLayout:
+        parallel = self.config.parallel
+        lengths = [int(n) for n in data.lengths[samples]]
+        return lay_out(lengths, self.world.groups, parallel.micro_tokens * self.world.context)
+
+    def batches(self, data: Dataset, samples: np.ndarray, layout: StepLayout):
+        """This rank's micro-batches of the step; some may hold no sample, all ranks have equally many."""
+        weights = target_weights(data.targets[samples], self.config.reduction)
+        for micro in layout.micro[self.world.group]:
+            chosen = list(micro)
+            yield build_batch(
+                data, samples[chosen], weights[chosen], self.world.context, self.world.context_rank, self.multiple
+            ).to(self.world.device)
+
+    def train_step(self, step: int) -> dict[str, Any]:
+        """Optimiser step `step` (from 0). Raises TrainingError, before any weight changes, when the loss is not finite."""
+        started = time.perf_counter()
+        samples = step_samples(self.config.seed, step, len(self.data), self.config.data)
+        layout = self.lay_out(self.data, samples)
+        loss = torch.zeros((), device=self.world.device)
+        for batch in self.batches(self.data, samples, layout):
+            # Gradients are reduced after every micro-batch: the unsharded gradient of a 32B model fits no GPU.
+            part = self.model(batch)
+            part.backward()
+            loss += part.detach()
+        norm = gradient_norm(self.trainable)
+        # One transfer to the host per step: the loss, the norm, and whether a rank was told to stop.
+        report = self.world.sum(torch.stack([loss, loss.new_tensor(float(self.stopping))]))
+        loss_value, stop, norm_value = torch.cat([report, norm.reshape(1)]).tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            ids = ", ".join(self.data.ids[i] for i in samples)
+            raise TrainingError(
+                f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; stopped before the weights changed. "
+                f"Samples: {ids}. Lower optim.lr or look at these samples; the last checkpoint is intact"
+            )
+        self.stopping = stop > 0
+        torch.nn.utils.clip_grads_with_norm_(self.trainable, self.config.optim.clip, norm)
+        lr = lr_at(step, self.total_steps, self.config.optim)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        tokens = int(sum(layout.lengths))
+        peak = peak_flops(self.world.device)
+        flops = self.arch.training_flops(list(layout.lengths))
+        return {
+            "step": step + 1,
+            "epoch": step // self.steps_per_epoch,
+            "loss": loss_value,
+            "grad_norm": norm_value,
+            "lr": lr,
+            "samples": [self.data.ids[i] for i in samples],
+            "tokens": tokens,
+            "targets": int(self.data.targets[samples].sum()),
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "mfu": flops / seconds / (peak * self.world.size) if peak else None,
+            "imbalance": layout.imbalance,
+            "micro_batches": layout.micro_batches,
+            "memory_gb": memory_gb(self.world.device),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, data: Dataset) -> float:
+        """Mean loss per target token over `data`."""
+        loss = torch.zeros((), device=self.world.device)
+        size = self.config.data.batch_size
+        for begin in range(0, len(data), size):
+            samples = np.arange(begin, min(begin + size, len(data)))
+            layout = self.lay_out(data, samples)
+            share = np.full(len(samples), 1.0 / data.targets.sum())
+            for micro in layout.micro[self.world.group]:
+                batch = build_batch(
+                    data, samples[list(micro)], share[list(micro)], self.world.context, self.world.context_rank, self.multiple
+                )
+                loss += self.model(batch.to(self.world.device))
+        return float(self.world.sum(loss))
+
+    def stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def fit(self) -> None:
+        """Trains to the end, or to the step during which a SIGTERM came; either way a checkpoint is written."""
+        config, world = self.config, self.world
+        self.run.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(self.run / "checkpoints", config, world, self.arch, self.data.fingerprint)
+        start = checkpoints.load(self.model, self.optimizer) if config.checkpoint.resume else 0
+        sinks = []
+        if world.first:
+            config.save(self.run / "config.yaml")
+            sinks = open_sinks(config, self.run, start, self.total_steps, msgspec.to_builtins(config))
+            self.announce(start)
+        signal.signal(signal.SIGTERM, self.stop)
+        every = config.checkpoint.every or self.steps_per_epoch
+        heldout_every = config.heldout_every or every
+        saved = start
+        for step in range(start, self.total_steps):
+            record = self.train_step(step)
+            done = step + 1
+            if self.heldout is not None and (done % heldout_every == 0 or done == self.total_steps):
+                record["heldout_loss"] = self.evaluate(self.heldout)
+            if done % config.metrics.every == 0 or done == self.total_steps:
+                for sink in sinks:
+                    sink.write(record)
+            checkpoints.poll()
+            if done % every == 0 or done == self.total_steps or self.stopping:
+                checkpoints.save(done, self.model, self.optimizer)
+                saved = done
+            if step == start + 2:
+                # What exists now lives as long as the run; collections during a step would stall all ranks.
+                gc.collect()
+                gc.freeze()
+            if self.stopping:
+                break
+        checkpoints.wait()
+        for sink in sinks:
+            sink.close()
+        if saved == self.total_steps:
+            self.export()
+        elif world.first:
+            print(f"stopped after step {saved} of {self.total_steps}; the same command goes on from there", file=sys.stderr)
+
+    def export(self) -> None:
+        dtype = DTYPES[self.config.checkpoint.export_dtype]
+        export(self.model.state_dict(), self.run / "export", self.source, dtype, self.tokenizer_dir)
+        if self.world.first:
+            print(f"wrote {self.run / 'export'}", file=sys.stderr)
+
+    def announce(self, start: int) -> None:
+        data = self.data
+        dropped = f", {len(data.dropped)} dropped as longer than {self.config.data.max_tokens}" if data.dropped else ""
+        print(
+            f"{self.arch.parameters / 1e6:,.1f}M parameters · {len(data):,} samples, {int(data.offsets[-1]):,} tokens "
+            f"({int(data.targets.sum()):,} trained){dropped} · {self.steps_per_epoch} steps per epoch, {self.total_steps} in all"
+            + (f" · resuming after step {start}" if start else ""),
+            file=sys.stderr,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)
+        return 0 if arguments else 2
+    try:
+        config = load_config(arguments[0], arguments[1:])
+        world = join_world(config)
+        torch.use_deterministic_algorithms(config.compute.deterministic)
+        Trainer(config, world).fit()
+    except TrainingError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    leave_world()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""s1's text format: one ChatML conversation per sample, thinking and answer inside the assistant's turn.
+
+Source: the s1 release's tokenisation script and section 3 of the paper. Which tokens are trained is decided from the
+characters each token covers, never by searching for token patterns (which fails wherever tokens merge).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from train.errors import TrainingError
+
+ASSISTANT = "<|im_start|>assistant\n"
+TURN = "<|im_start|>"
+THINK = "<|im_start|>think\n"
+ANSWER = "\n<|im_start|>answer\n"
+# s1K, s1K-1.1 and our own names for the same three columns, tried in this order.
+TRACES = ("thinking", "deepseek_thinking_trajectory", "thinking_trajectories")
+ATTEMPTS = ("deepseek_attempt", "attempt", "answer")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A rendered sample. `trained`: character spans that carry loss; None: all of it."""
+
+    text: str
+    trained: tuple[tuple[int, int], ...] | None
+
+
+@dataclass(frozen=True)
+class ChatTokenizer:
+    """tokenizer.json and the chat template of a Hugging Face directory."""
+
+    tokenizer: Tokenizer
+    template: str | None
+    folder: Path
+
+    @staticmethod
+    def load(folder: str | Path) -> ChatTokenizer:
+        folder = Path(folder)
+        if not (folder / "tokenizer.json").is_file():
+            raise TrainingError(f"{folder}: no tokenizer.json; set model.tokenizer to a directory that has one")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        template = None
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text()
+        elif (folder / "tokenizer_config.json").is_file():
+            template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
+        return ChatTokenizer(tokenizer, template, folder)
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+        """The conversation as text, by the model's own template in a sandbox."""
+        if self.template is None:
+            raise TrainingError(f"{self.folder}: no chat_template; chat records need one")
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False)
+        environment.globals["raise_exception"] = _refuse
+        return environment.from_string(self.template).render(messages=messages, add_generation_prompt=add_generation_prompt)
+
+    def encode(self, texts: list[Text]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Token ids [n] int32 and `trained` [n] bool of each text; special tokens in the text are parsed."""
+        encodings = self.tokenizer.encode_batch([t.text for t in texts], add_special_tokens=False)
+        pairs = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = np.asarray(encoding.ids, dtype=np.int32)
+            if text.trained is None:
+                trained = np.ones(len(ids), dtype=bool)
+            else:
+                starts = np.asarray([start for start, _ in encoding.offsets], dtype=np.int64)
+                trained = np.zeros(len(ids), dtype=bool)
+                for begin, end in text.trained:
+                    trained |= (starts >= begin) & (starts < end)
+            pairs.append((ids, trained))
+        return pairs
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def s1_messages(record: dict[str, Any], name: str) -> list[dict[str, str]] | None:
+    """The two messages of an s1 record (question, trace, attempt), or None when the record has no such fields.
+
+    "Answer: " is put before an attempt that does not contain "Answer:" (s1's rule). Raises for an empty trace.
+    """
+    trace_field = next((f for f in TRACES if f in record), None)
+    answer_field = next((f for f in ATTEMPTS if f in record), None)
+    if "question" not in record or trace_field is None or answer_field is None:
+        return None
+    trace, answer = record[trace_field], record[answer_field]
+    traces = [trace] if isinstance(trace, str) else list(trace or [])
+    thinking = ("\n" + THINK).join(traces).strip()
+    if not thinking:
+        raise TrainingError(f"{name}: field {trace_field!r} is empty; a sample without a trace teaches nothing, remove it")
+    if not isinstance(answer, str) or not answer.strip():
+        raise TrainingError(f"{name}: field {answer_field!r} is empty; give the answer or remove the sample")
+    if "Answer:" not in answer:
+        answer = "Answer: " + answer
+    return [
+        {"role": "user", "content": record["question"]},
+        {"role": "assistant", "content": THINK + thinking + ANSWER + answer.strip()},
+    ]
+
+
+def chat_text(tokenizer: ChatTokenizer, messages: list[dict[str, str]], name: str) -> Text:
+    """Renders `messages`; the trained spans run from behind each assistant header to the end of that turn."""
+    text = tokenizer.render(messages)
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenizer.render(messages[:i], add_generation_prompt=True)
+        turn = tokenizer.render(messages[: i + 1])
+        if not text.startswith(before) or not text.startswith(turn):
+            raise TrainingError(
+                f"{name}: the chat template of {tokenizer.folder} does not render turn {i} as its generation prompt "
+                "plus the turn; the assistant's text cannot be told from the rest"
+            )
+        spans.append((len(before), len(turn)))
+    if not spans:
+        raise TrainingError(f"{name}: no assistant message; nothing to train on")
+    return Text(text, tuple(spans))
+
+
+def marked_text(text: str, name: str) -> Text:
+    """A conversation that is already rendered as ChatML (s1K's `text` column): assistant turns are trained."""
+    spans = []
+    at = text.find(ASSISTANT)
+    while at >= 0:
+        begin = at + len(ASSISTANT)
+        ends = [e for e in (text.find(TURN + role + "\n", begin) for role in ("user", "system", "tool")) if e >= 0]
+        end = min(ends, default=len(text))
+        spans.append((begin, end))
+        at = text.find(ASSISTANT, end)
+    if not spans:
+        raise TrainingError(
+            f"{name}: no {ASSISTANT!r} in the text; render it with the chat template, or set data.loss: all to train on every token"
+        )
+    return Text(text, tuple(spans))
