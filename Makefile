@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 TORCH := torch>=2.11,<2.14
 WORKERS ?= 2
 
@@ -31,11 +31,10 @@ test-full: $(VENV)/.test
 	$(TEST) -n $(WORKERS)
 
 bench: $(VENV)/.test
-	$(TEST) -o addopts="--strict-markers" --benchmark-only
+	$(TEST) -o addopts="--strict-markers" --benchmark-only bench/micro
 
-nano: $(VENV)/.test
-	$(PIP) -e '.[train,curate]'
-	$(RUN) -m train.nano
+nano: $(VENV)/.core
+	$(RUN) -m curate.nano_build --out models/s1-nano
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -45,11 +44,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch alone first, so that the build that pip finds (CPU or CUDA) is settled before anything else asks for it.
-$(VENV)/.core: pyproject.toml CMakeLists.txt $(wildcard csrc/cpu/*) | $(VENV)/bin/python
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/cpu/*)
+
+$(VENV)/.core: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) '$(TORCH)'
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
+$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) '$(TORCH)'
 	$(PIP) -e '.[test]'
-	@touch $@
+	@touch $(VENV)/.core $@

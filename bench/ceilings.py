@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,10 +21,18 @@ class Ceilings:
     bf16_flops: float
     fp8_flops: float | None = None
 
-    def device(self, name: str, memory: float) -> Device:
+    def limits_of(self, device: torch.device) -> Device:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
-        return Device(name, self.copy if torch.device(name).type == "cuda" else self.read, self.bf16_flops, memory)
+        bandwidth = self.copy if device.type == "cuda" else self.read
+        return Device(device.type, bandwidth, self.bf16_flops, memory_bytes(device))
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All of the device's memory; for the CPU the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:

@@ -21,13 +21,17 @@ TEMPLATE = (
 )
 
 
-def checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
-    """A directory under `folder` with random bf16 weights of this shape; made once, found again by shape and seed."""
+def checkpoint(folder: Path, shape: Shape, seed: int = 0, weights: bool = True) -> Path:
+    """A directory under `folder` with random bf16 weights of this shape; made once, found again by shape and seed.
+
+    Without `weights` it has configuration and tokenizer alone, for engines that make random weights on the device.
+    """
     key = hashlib.sha256(json.dumps([asdict(shape), seed]).encode()).hexdigest()[:12]
-    target = folder / f"random-{shape.num_layers}x{shape.hidden_size}-{key}"
+    target = folder / f"{'random' if weights else 'dummy'}-{shape.num_layers}x{shape.hidden_size}-{key}"
     if not (target / "config.json").exists():
         target.mkdir(parents=True, exist_ok=True)
-        save_file(random_weights(shape, seed), target / "model.safetensors", metadata={"format": "pt"})
+        if weights:
+            save_file(random_weights(shape, seed), target / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(target, shape.vocab_size)
         (target / "config.json").write_text(json.dumps(config_json(shape), indent=1))  # last: marks it complete
     return target

@@ -45,14 +45,8 @@ class Options:
 
 def measured_device() -> Device:
     """This machine, judged by what it does now."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    if cuda:
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
-        with open("/proc/meminfo") as lines:
-            memory = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal")) * 1024
-    return ceilings.measure(device).device(device.type, memory)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return ceilings.measure(device).limits_of(device)
 
 
 def step_table(limits: list[Limits], batches: tuple[int, ...], contexts: tuple[int, ...]) -> Table:

@@ -18,7 +18,7 @@ class Shape:
     tie_word_embeddings: bool
     head_dim: int
     attention_bias: bool = True
-    max_position_embeddings: int = 32768
+    max_position_embeddings: int = 65536
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
 

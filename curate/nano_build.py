@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 import tyro
+from tokenizers import Tokenizer
 
 from curate.families import problems
 from curate.families.problem import segments
@@ -35,8 +36,8 @@ class Arguments:
     work: Path = Path("runs/s1-nano")
     """Directory of corpora and training runs."""
     seed: int = 0
-    problems: int = 20000
-    """Questions of the pretraining mix; about 1.7 records and 285 tokens each."""
+    problems: int = 26000
+    """Questions of the pretraining mix; about 147 tokens each."""
     sft: int = 1000
     """Questions of the SFT set."""
 
@@ -74,8 +75,8 @@ def build(arguments: Arguments) -> dict[str, object]:
     shutil.rmtree(work, ignore_errors=True)
     base = work / "base"
     write_base(base, seed)
-    from_file = train_tokenizer(tokenizer_texts(seed), VOCABULARY)
-    records = write_jsonl(work / "pretrain.jsonl", pretraining_records(from_file, arguments.problems, seed))
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    write_jsonl(work / "pretrain.jsonl", pretraining_records(tokenizer, arguments.problems, seed))
     write_jsonl(work / "sft.jsonl", sft_records(arguments.sft, seed))
     prepared = time.perf_counter()
     pretraining = train(
@@ -91,7 +92,7 @@ def build(arguments: Arguments) -> dict[str, object]:
         shutil.copyfile(path, arguments.out / path.name)
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     report = {
-        "seed": seed, "problems": arguments.problems, "records": records, "sft_records": arguments.sft,
+        "seed": seed, "problems": arguments.problems, "sft_records": arguments.sft,
         "pretraining": pretraining, "sft": sft, "corpora_minutes": round((prepared - started) / 60, 2),
         "wall_minutes": round((time.perf_counter() - started) / 60, 2),
         "cpu_minutes": round(sum(u.ru_utime + u.ru_stime for u in usage) / 60, 2),

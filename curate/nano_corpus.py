@@ -20,6 +20,8 @@ from curate.nano_tokenizer import SYSTEM
 
 OPENER = "<|im_start|>think\n"
 FORCED_END = "<|im_start|>answer\nFinal Answer:"
+# "Wait"s after a success, one of these at random.
+CHECKS = (0, 0, 0, 0, 1, 1, 2, 3, 5, 8)
 
 
 def head(prompt: str) -> str:
@@ -31,55 +33,45 @@ def head(prompt: str) -> str:
 
 
 def pretraining_records(tokenizer: Tokenizer, count: int, seed: int) -> Iterator[dict]:
-    """`count` problems as token records: each solved to the end, and most once more given up early or cut by a budget.
+    """`count` token records, a question each: solved to the end, given up early, or cut by a budget somewhere.
 
-    A record whose answer is not right has `slip` true; the record before it is the same question with the "Wait"s that
-    correct it.
+    A record whose answer is not right has `slip` true; `corrected` is the same thinking gone on after a "Wait".
     """
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    newline, opener = encode("\n"), encode(OPENER)
     rng = Random(f"pretraining {seed}")
     for number, problem in enumerate(islice(problems("train", seed), count)):
-        opening = encode(head(problem.prompt))
         final = len(problem.rounds) - 1
-
-        def record(name: str, answer: str, parts: list[tuple[list[int], bool]]) -> dict:
-            tokens, trained = opening + opener, [0] * len(opening) + [1] * len(opener)
-            for ids, engine in parts:
-                tokens += ids
-                trained += [0 if engine else 1] * len(ids)
-            return {
-                "id": f"{problem.family}-{seed}-{number}-{name}", "family": problem.family, "prompt": problem.prompt,
-                "answer": answer, "slip": answer != problem.answer, "tokens": tokens, "trained": trained,
-            }  # fmt: skip
-
-        def ended(last: int, checks: int) -> list[tuple[list[int], bool]]:
-            parts = [(encode(text), engine) for text, engine in segments(problem, last, checks)]
-            answer = problem.rounds[last].answer
-            return [*parts, (encode(f"<|im_start|>answer\nAnswer: {answer}<|im_end|>\n"), False)]
-
-        checks = rng.choice((0, 0, 1, 2, 3, 4, 6, 8))
-        yield record("full", problem.answer, ended(final, checks))
         kind = rng.random()
-        if kind < 0.35 and final > 0:
-            last = rng.randrange(final)
-            yield record("early", problem.rounds[last].answer, ended(last, 0))
-        elif kind < 0.7:
-            last = rng.randint(0, final)
-            again = rng.choice((0, 0, 1, 3)) if last == final else 0
-            before = problem.answer if again else problem.rounds[last - 1].answer if last else NOT_FOUND
-            parts = [(encode(text), engine) for text, engine in segments(problem, last, again)]
+        last = rng.randrange(final) if kind < 0.25 and final > 0 else rng.randint(0, final) if kind > 0.65 else final
+        checks = rng.choice(CHECKS) if last == final else 0
+        answer = problem.rounds[last].answer
+        parts = [(encode(text), engine) for text, engine in segments(problem, last, checks)]
+        if kind > 0.65:
             *earlier, (tail, _) = parts
             cut = rng.randint(1, len(tail))
-            answer = problem.rounds[last].answer if cut >= len(tail) - 1 else before
-            kept = [*earlier, (tail[:cut], False)]
+            if cut < len(tail) - 1 and not checks:
+                answer = problem.rounds[last - 1].answer if last else NOT_FOUND
+            parts = [*earlier, (tail[:cut], False)]
             if not tokenizer.decode(tail[:cut]).endswith("\n"):
-                kept.append((newline, True))
-            kept += [(encode(FORCED_END), True), (encode(f" {answer}<|im_end|>\n"), False)]
-            yield record("cut", answer, kept)
+                parts.append((encode("\n"), True))
+            parts += [(encode(FORCED_END), True), (encode(f" {answer}<|im_end|>\n"), False)]
+        else:
+            parts.append((encode(f"<|im_start|>answer\nAnswer: {answer}<|im_end|>\n"), False))
+        opening, opener = encode(head(problem.prompt)), encode(OPENER)
+        tokens, trained = opening + opener, [0] * len(opening) + [1] * len(opener)
+        for ids, engine in parts:
+            tokens += ids
+            trained += [0 if engine else 1] * len(ids)
+        record = {
+            "id": f"{problem.family}-{seed}-{number}", "family": problem.family, "question": problem.prompt,
+            "answer": answer, "slip": answer != problem.answer, "tokens": tokens, "trained": trained,
+        }  # fmt: skip
+        if record["slip"]:
+            record["corrected"] = {"thinking": thinking(problem), "answer": problem.answer}
+        yield record
 
 
 def sft_records(count: int, seed: int, own_wait: float = 0.25) -> Iterator[dict]:

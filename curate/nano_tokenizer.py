@@ -108,7 +108,7 @@ def architecture(tokenizer: Tokenizer, hidden: int, layers: int, heads: int, int
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "attention_dropout": 0.0,
-        "initializer_range": 0.02,
+        "initializer_range": 0.05,
         "use_cache": True,
         "use_sliding_window": False,
         "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),

@@ -41,10 +41,10 @@ def resolve_device(device: str) -> str:
 def model_length(config: EngineConfig, model: ModelConfig) -> int:
     """max_model_len, by default the model's own. Raises InputError where it is longer than that."""
     if config.max_model_len is None:
-        return model.max_position_embeddings
-    if config.max_model_len > model.max_position_embeddings:
+        return model.context_length
+    if config.max_model_len > model.context_length:
         raise InputError(f"max_model_len is {config.max_model_len} and the model's positions end at "
-                         f"{model.max_position_embeddings}; lower it, or set rope_scaling in config.json")
+                         f"{model.context_length}; lower it, or set rope_scaling in config.json")
     return config.max_model_len
 
 

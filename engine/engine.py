@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class Handle:
         self._error: EngineDead | None = None
 
     def result(self, timeout: float | None = None) -> RequestOutput:
-        """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` seconds."""
+        """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
         if not self._done.wait(timeout):
             raise TimeoutError(f"the request has not finished within {timeout} s")
         if self._error is not None:
@@ -245,9 +244,7 @@ class Engine:
                                  f"{size} ranks; give {size}, or leave it out")
             return from_env(kind)
         if self.config.tensor_parallel_size > 1:
-            return spawn_ranks(
-                self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind, self._rank_died
-            )
+            return spawn_ranks(self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind)
         return Group.single(torch.device(device))
 
     def _plan_of(self, number: int) -> Any:
@@ -316,11 +313,6 @@ class Engine:
             self._open.clear()
         for handle in handles:
             handle._fail(error)
-
-    def _rank_died(self, message: str) -> None:
-        """Called on the watcher's thread. A collective cannot be interrupted, so the process ends."""
-        print(message, file=sys.stderr, flush=True)
-        os._exit(1)
 
 
 def serve(core: Core, group: Group) -> None:

@@ -67,7 +67,7 @@ class PagePool:
             self._references[page] += 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """One reference less on each page. The last pages of a sequence become idle first, so they are evicted first."""
+        """One reference less on each page. A sequence's last pages become idle first, so they are evicted first."""
         for page in reversed(pages):
             self._references[page] -= 1
             if self._references[page] == 0:

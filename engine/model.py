@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,27 +41,36 @@ class DecoderLayer:
     def of(cls, weights: LayerWeights) -> DecoderLayer:
         return cls(
             input_norm=weights.input_norm,
-            qkv=pack(LinearWeight(weights.qkv, weights.qkv_bias)),
-            output=pack(LinearWeight(weights.output)),
+            qkv=_packed(weights.qkv, weights.qkv_bias),
+            output=_packed(weights.output),
             mlp_norm=weights.mlp_norm,
-            gate_up=pack(LinearWeight(weights.gate_up)),
-            down=pack(LinearWeight(weights.down)),
+            gate_up=_packed(weights.gate_up),
+            down=_packed(weights.down),
         )
+
+
+def _packed(weight: Tensor, bias: Tensor | None = None) -> LinearWeight:
+    """In the operator's own layout where it has one; the matrix, which nothing reads then, keeps only its shape."""
+    packed = pack(LinearWeight(weight, bias))
+    return packed if packed.packed is None else replace(packed, weight=weight.to("meta"))
 
 
 class Decoder:
     """A rank's part of the model. H is the hidden size, Hq and Hk the rank's query and KV heads, D a head's width."""
 
     def __init__(self, config: ModelConfig, weights: Weights, group: Group, max_positions: int) -> None:
-        """`max_positions` bounds the positions that `forward` can take: the rows of the RoPE table."""
+        """`max_positions` bounds the positions that `forward` can take: the rows of the RoPE table.
+
+        Takes `weights` over and leaves it without layers, so that each is freed as soon as it is packed.
+        """
         self.config, self.group = config, group
         self.shard = Shard.of(config, group.rank, group.size)
         self.scale = config.head_dim**-0.5
         self.cos_sin = config.rope.cos_sin(max_positions, config.head_dim, group.device)
         self.embedding = weights.embedding
-        self.layers = tuple(DecoderLayer.of(layer) for layer in weights.layers)
+        self.layers = tuple(DecoderLayer.of(weights.layers.pop(0)) for _ in range(config.num_layers))
         self.norm = weights.norm
-        self.head = pack(LinearWeight(weights.head))
+        self.head = _packed(weights.head)
 
     @classmethod
     def load(
@@ -78,6 +87,9 @@ class Decoder:
                 weights = weights_io.load(directory, config, shard, group.device)
         except InputError as caught:
             error = caught
+        except torch.OutOfMemoryError:
+            gib = config.num_parameters * config.dtype.itemsize / group.size / 2**30
+            error = InputError(f"{gib:.1f} GiB of weights do not fit on {group.device}; raise tensor_parallel_size")
         group.agree(error)
         assert weights is not None  # agree() has raised otherwise
         return cls(config, weights, group, max_positions)

@@ -90,6 +90,13 @@ class ModelConfig:
         )
 
     @property
+    def context_length(self) -> int:
+        """Positions the model is made for. Qwen2.5 turns YaRN on without raising max_position_embeddings."""
+        if self.rope.kind != "yarn":
+            return self.max_position_embeddings
+        return max(self.max_position_embeddings, int(self.rope.original_max_position_embeddings * self.rope.factor))
+
+    @property
     def q_size(self) -> int:
         """Width of all query heads together."""
         return self.num_heads * self.head_dim

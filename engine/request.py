@@ -226,7 +226,7 @@ class ThinkingReport:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample. `token_ids` starts after the prompt and includes the EOS that ended it; `forced` are positions in it."""
+    """One sample. `token_ids` starts after the prompt and holds the EOS that ended it; `forced` are positions in it."""
 
     index: int
     text: str

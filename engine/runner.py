@@ -50,7 +50,10 @@ class Launched:
         self.rows = rows
         self._result, self._event = result, None
         if result is not None and result.records.is_cuda:
-            self._result = StepResult(*(_to_pinned(t) for t in vars(result).values()))
+            r = result
+            self._result = StepResult(
+                _pinned(r.records), *(None if t is None else _pinned(t) for t in (r.logprobs, r.top_ids, r.top_logprobs))
+            )
             self._event = torch.cuda.Event()
             self._event.record()
 
@@ -60,12 +63,12 @@ class Launched:
             self._event.synchronize()
         if self._result is None:
             return None
-        return Read(*(None if t is None else t.numpy() for t in vars(self._result).values()))
+        r = self._result
+        optional = (None if t is None else t.numpy() for t in (r.logprobs, r.top_ids, r.top_logprobs))
+        return Read(r.records.numpy(), *optional)
 
 
-def _to_pinned(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None:
-        return None
+def _pinned(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
@@ -133,7 +136,8 @@ class Runner:
         if step.chunks:
             host = [self._chunk_inputs(chunk) for chunk in step.chunks]
             chunk_ids, chunk_positions, chunk_mapping = (
-                torch.from_numpy(np.concatenate(part)).to(self._device, non_blocking=True) for part in zip(*host)
+                torch.from_numpy(np.concatenate(part)).to(self._device, non_blocking=True)
+                for part in zip(*host, strict=True)
             )
             ends = [chunk.start + chunk.count for chunk in step.chunks]
             ids, positions = torch.cat([ids, chunk_ids]), torch.cat([positions, chunk_positions])

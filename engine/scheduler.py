@@ -228,10 +228,11 @@ class Scheduler:
         no slot or page now queue as requests of their own (and find the full pages by content)."""
         forked: list[Sequence] = []
         full = len(leader.tokens) // self.pool.page_size
-        for at, sibling in enumerate(leader.siblings):
+        siblings = [s for s in leader.siblings if not s.finished]
+        for at, sibling in enumerate(siblings):
             partial = self.pool.allocate(len(leader.pages) - full) if self._slots else None
             if partial is None:
-                self.waiting.extendleft(reversed(leader.siblings[at:]))
+                self.waiting.extendleft(reversed(siblings[at:]))
                 break
             self.pool.share(leader.pages[:full])
             sibling.pages = leader.pages[:full] + partial

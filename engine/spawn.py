@@ -38,7 +38,8 @@ def spawn_ranks(
     """Makes this process rank 0 of `size` and starts the others, each of which runs `target(group, *args)`.
 
     `target` and `args` are pickled (processes are spawned, not forked: CUDA does not survive a fork), so a script
-    needs the usual `if __name__ == "__main__"`. The ranks meet on a port that the system chooses.
+    needs the usual `if __name__ == "__main__"`. The ranks meet on a port that the system chooses. On the CPU each of
+    them, this one included, takes its share of torch's threads.
 
     A rank that ends before `Group.close()` is noticed within a second: the remaining ones are killed and
     `on_death(message)` runs, on a thread of its own. The others end by themselves when this process is gone.

@@ -120,9 +120,10 @@ def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
     if set(spec) != names:
         raise InputError(f"thinking_format has the fields {sorted(spec)}; give exactly {sorted(names)}")
     triggers = spec["triggers"]
-    strings = [spec["opener"], spec["end"], spec["budget_end"], *(triggers if isinstance(triggers, (list, tuple)) else [0])]
+    strings = [spec["opener"], spec["end"], spec["budget_end"]]
+    strings += triggers if isinstance(triggers, (list, tuple)) else [None]
     if any(not isinstance(s, str) or not s for s in strings) or not triggers:
-        raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of strings, none empty")
+        raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of them, none empty")
     return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers))
 
 

@@ -19,7 +19,7 @@ _STYLES = {
     TokenKind.DELIMITER: "dim italic",
     TokenKind.ANSWER: "bold",
 }
-_FORCED = "underline not dim"
+_FORCED = "reverse not dim"
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
 """A model must not be able to steer the terminal."""
 
@@ -53,11 +53,11 @@ class StreamView:
         if self._console.is_terminal:
             first = output.outputs[0]
             report = first.thinking
-            parts = [f"{len(first.token_ids)} tokens", f"finished: {first.finish_reason}"]
+            parts = [_count(len(first.token_ids), "token")]
             if report.stop_reason is not None:
-                parts.insert(1, f"{report.tokens} thinking ({report.forced_tokens} tokens forced, "
-                                f"{report.extensions} extensions), thinking ended: {report.stop_reason}")
-            self._print(f"· {', '.join(parts)}\n\n", "green dim")
+                parts += [f"{report.tokens:,} thinking", f"{report.forced_tokens:,} forced",
+                          _count(report.extensions, "extension"), f"thinking ended: {report.stop_reason}"]  # fmt: skip
+            self._print(" · ".join([*parts, f"finished: {first.finish_reason}"]) + "\n\n", "green dim")
         elif self._total > 1:
             self._print("\n", "")
 

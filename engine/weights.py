@@ -49,7 +49,7 @@ class Weights:
 
     embedding: Tensor
     """[V, H]: this rank's vocabulary rows; rows past the checkpoint's are zero."""
-    layers: tuple[LayerWeights, ...]
+    layers: list[LayerWeights]
     norm: Tensor
     """[H]"""
     head: Tensor
@@ -71,7 +71,7 @@ class Weights:
         q_rows = shard.num_heads * config.head_dim
         qkv_rows = q_rows + 2 * shard.num_kv_heads * config.head_dim
         embedding = vocabulary()
-        layers = tuple(
+        layers = [
             LayerWeights(
                 input_norm=empty(hidden),
                 qkv=empty(qkv_rows, hidden),
@@ -82,7 +82,7 @@ class Weights:
                 down=empty(hidden, width),
             )
             for _ in range(config.num_layers)
-        )
+        ]
         head = embedding if config.tie_word_embeddings else vocabulary()
         return cls(embedding=embedding, layers=layers, norm=empty(hidden), head=head)
 

@@ -17,6 +17,8 @@ from typing import Any
 from kernels.errors import KernelError
 from kernels.language import ASTSource, GPUTarget, require_triton, triton
 
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
 SHARED_LIMIT = 227 * 1024
 """Bytes of shared memory one block may use on sm_90 (CUDA C++ Programming Guide, technical specifications)."""
 
@@ -68,7 +70,7 @@ def compile_case(case: Case) -> Compiled:
     """Compile for sm_90, then read the resource usage and the instructions from the machine code."""
     require_triton()
     constants = dict(case.constants)
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion") if name in constants}
+    options = {name: constants.pop(name) for name in LAUNCH_OPTIONS if name in constants}
     names = case.kernel.arg_names
     for name in names:
         if name not in case.arguments and name not in constants:

@@ -49,13 +49,13 @@ H200 = Device("H200", 4.3e12, 790e12, 141e9)
 H100 = Device("H100", 3.0e12, 700e12, 80e9)
 """SXM. 90 % of the datasheet's 3.35 TB/s, assumed until measured."""
 
-UNKNOWN = Device("unknown", float("inf"), float("inf"), float("inf"))
-"""A device without measured rates: bytes and FLOPs stand, seconds are 0."""
+UNKNOWN = Device("unknown", float("inf"), float("inf"), 0.0)
+"""A device without measured rates: bytes and FLOPs stand, seconds are 0 and nothing is said to fit."""
 
 _USABLE = 0.93
 """Share of a device's memory that weights, pages and workspace may fill together."""
 _WORKSPACE = 3e9
-"""Bytes per device for activations, captured graphs and the allocator."""
+"""Bytes per device for activations, captured graphs and the allocator; a tenth of the memory of a small one."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Limits:
     @property
     def kv_pool_tokens(self) -> int:
         """Tokens of KV cache that fit beside the weights; 0 where the weights do not fit."""
-        room = _USABLE * self.device.memory - _WORKSPACE
+        room = _USABLE * self.device.memory - min(_WORKSPACE, 0.1 * self.device.memory)
         return max(0, int((room * self.tensor_parallel_size - self.resident_bytes) // self.kv_bytes_per_token))
 
     def resident_sequences(self, context: int) -> int:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, native
-from kernels.silu_mul import silu_mul_reference
+from kernels import REFERENCE, native, use_triton
+from kernels.gemm_choices import Product, choose
+from kernels.silu_mul import silu_mul_reference, silu_mul_triton
+from kernels.small_gemm import small_gemm
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ def linear_reference(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | 
 
 def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
     """x [N, K], w.weight [M, K] -> x W^T + bias + residual, [N, M], in x's dtype."""
+    if use_triton(x):
+        config = choose(x, w.weight, Product.PLAIN)
+        if config is not None:
+            return small_gemm(x, w.weight, config, bias=w.bias, residual=residual)[0]
+        if residual is not None and w.bias is None:
+            return torch.addmm(residual, x, w.weight.t())  # cuBLAS adds the residual (beta = 1) as it writes
+        return linear_reference(x, w, residual)
     if not REFERENCE and native.LOADED and native.supports_linear(x, w):
         return native.linear(x, w, residual)
     return linear_reference(x, w, residual)
@@ -48,6 +57,11 @@ def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.T
 
 def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
     """x [N, H], gate_up.weight [2F, H] (gate rows, then up rows) -> silu(gate) * up, [N, F]."""
+    if use_triton(x):
+        config = choose(x, gate_up.weight, Product.GATED)
+        if config is not None:
+            return small_gemm(x, gate_up.weight, config, bias=gate_up.bias, gated=True)[0]
+        return silu_mul_triton(F.linear(x, gate_up.weight, gate_up.bias))
     if not REFERENCE and native.LOADED and native.supports_linear(x, gate_up):
         return native.linear_silu_mul(x, gate_up)
     return linear_silu_mul_reference(x, gate_up)
@@ -60,6 +74,13 @@ def head_reference(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
 
 def head(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     """x [N, H], w.weight [V, H] (this rank's vocabulary rows) -> logits [N, V], float32."""
+    if use_triton(x):
+        config = choose(x, w.weight, Product.HEAD)
+        if config is not None:
+            return small_gemm(x, w.weight, config, bias=w.bias, maxima=True)[0]
+        if x.is_cuda and x.dtype != torch.float32 and w.bias is None:
+            return torch.mm(x, w.weight.t(), out_dtype=torch.float32)  # the sums leave cuBLAS unrounded
+        return head_reference(x, w)
     if not REFERENCE and native.LOADED and native.supports_linear(x, w):
         return native.head(x, w)
     return head_reference(x, w)

@@ -20,7 +20,7 @@ from kernels.errors import KernelError
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 1
+ABI = 2
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
@@ -33,8 +33,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "pack": [_POINTER, _POINTER, _INT],
     "linear": [_POINTER] * 4 + [_SIZE, _INT, _INT, _INT],
     "rms_norm": [_POINTER] * 5 + [_SIZE, _SIZE, _FLOAT, _INT, _INT],
-    "rope_append": [_POINTER] * 7 + [_SIZE] * 5 + [_INT] * 3,
-    "attention": [_POINTER] * 7 + [_SIZE] * 6 + [_FLOAT] + [_INT] * 3,
+    "rope_append": [_POINTER] * 7 + [_SIZE] * 5 + [_INT] * 2,
+    "attention": [_POINTER] * 7 + [_SIZE] * 6 + [_FLOAT] + [_INT] * 2,
     "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
     "embedding": [_POINTER] * 3 + [_SIZE] * 4,
     "read": [_POINTER, _SIZE, _POINTER, _INT],
@@ -186,8 +186,8 @@ class Operators:
         return y, total
 
     def supports_rope_append(self, qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32 or bfloat16 on the CPU, and the pages contiguous."""
-        return qkv.dtype in _FLOATS and k_cache.dtype in _FLOATS and qkv.is_cpu and k_cache.is_contiguous()
+        """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
+        return qkv.dtype in _FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and k_cache.is_contiguous()
 
     def rope_append(
         self,
@@ -209,13 +209,13 @@ class Operators:
         self._rope_append(
             qkv.data_ptr(), cos_sin.data_ptr(), positions.data_ptr(), slot_mapping.data_ptr(), q.data_ptr(),
             k_cache.data_ptr(), v_cache.data_ptr(), n, num_q, num_kv, head_dim, page_size,
-            _TYPES[qkv.dtype], _TYPES[k_cache.dtype], torch.get_num_threads(),
+            _TYPES[qkv.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return q
 
     def supports_attention(self, q: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32 or bfloat16 on the CPU, and the pages contiguous."""
-        return q.dtype in _FLOATS and k_cache.dtype in _FLOATS and q.is_cpu and k_cache.is_contiguous()
+        """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
+        return q.dtype in _FLOATS and k_cache.dtype is q.dtype and q.is_cpu and k_cache.is_contiguous()
 
     def decode_attention(
         self,
@@ -262,7 +262,7 @@ class Operators:
         self._attention(
             q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), block_tables.data_ptr(), context_lens.data_ptr(),
             None if cu_q is None else cu_q.data_ptr(), out.data_ptr(), rows, pages, q.shape[1], num_kv, head_dim,
-            page_size, scale, _TYPES[q.dtype], _TYPES[k_cache.dtype], torch.get_num_threads(),
+            page_size, scale, _TYPES[q.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return out
 

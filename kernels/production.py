@@ -13,7 +13,10 @@ from kernels.embedding import _embedding_kernel, embedding_config
 from kernels.prefill_attention import _prefill_attention_kernel, prefill_attention_config
 from kernels.rms_norm import _rms_norm_kernel, rms_norm_config
 from kernels.rope_append import _rope_append_kernel, rope_append_config
+from kernels.sampler_triton import _draw_kernel, _tile_kernel, draw_config, sample_config
 from kernels.silu_mul import _silu_mul_kernel, silu_mul_config
+from kernels.small_gemm import GemmConfig, _small_gemm_kernel, small_gemm_config
+from kernels.thinking_triton import _thinking_step_kernel, thinking_step_config
 
 PAGE = 64
 
@@ -74,6 +77,60 @@ def _attention_kernels() -> list[Case]:
     return cases
 
 
+def _step_kernels() -> list[Case]:
+    tables = {
+        "real_ptr": "*fp32", "whole_ptr": "*i32", "bias_ptr": "*fp32", "counts_ptr": "*i32", "in_prompt_ptr": "*i1",
+        "state_ptr": "*i32", "params_ptr": "*i32", "trigger_last_ptr": "*i32", "eos_ids_ptr": "*i32",
+        "slots_ptr": "*i64", "best_ptr": "*fp32", "place_ptr": "*i32", "weight_ptr": "*fp32", "logits_ptr": "*fp32",
+        "vocab": "i32", "logits_stride": "i32", "table_stride": "i32",
+    }  # fmt: skip
+    row = {
+        "values_ptr": "*fp32", "ids_ptr": "*i32", "draw_ptr": "*i64", "masked_ptr": "*i64", "bad_ptr": "*i1",
+        "near": "fp32", "tiles": "i32",
+    }  # fmt: skip
+    tile_only = ("bias_ptr", "counts_ptr", "in_prompt_ptr", "params_ptr", "table_stride")
+    draws = {**{name: kind for name, kind in tables.items() if name not in tile_only}, **row}
+    cases = []
+    for label, noise, filters in (("greedy", False, False), ("gumbel", True, False), ("filtered", True, True)):
+        flags = {"NOISE": noise, "FILTERS": filters, "MASKED": 1, "TRIGGERS": 2, "EOS_IDS": 2}
+        extra = {"PENALTIES": filters, "BIAS": filters}
+        cases.append(Case(f"sample {label}: tiles", _tile_kernel, tables, {**flags, **extra, **sample_config()}))
+        tile = sample_config()["BLOCK"]
+        constants = {**flags, "TILE": tile, **draw_config(38, filters)}
+        cases.append(Case(f"sample {label}: draw", _draw_kernel, draws, constants))
+    machine = {name: "*i32" for name in _thinking_step_kernel.arg_names if name.endswith("_ptr")}
+    machine |= {"slots_ptr": "*i64", "draw_ptr": "*i64", "masked_ptr": "*i64", "bad_ptr": "*i1", "ends_line_ptr": "*i1"}
+    machine |= {"batch": "i32", "string_len": "i32", "history_stride": "i32"}
+    sizes = {"TRIGGERS": 2, "STOPS": 4, "EOS_IDS": 2, **thinking_step_config()}
+    for label, lead, opener, loops in (("s1", 0, 0, False), ("all", 2, 3, True)):
+        constants = {**sizes, "MAX_LEAD": lead, "MAX_OPENER": opener, "LOOPS": loops}
+        cases.append(Case(f"thinking_step {label}", _thinking_step_kernel, machine, constants))
+    return cases
+
+
+def _gemm_kernels() -> list[Case]:
+    bf16, flags = "*bf16", ("NORM", "BIAS", "RESIDUAL", "GATED", "MAXIMA")
+    pointers = {"NORM": "norm_ptr", "BIAS": "bias_ptr", "RESIDUAL": "residual_ptr", "MAXIMA": "maxima_ptr"}
+    products = (  # name, M, K, what is folded in, split_k
+        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1), ("o", 5120, 5120, ("RESIDUAL",), 3),
+        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1), ("down", 5120, 27648, ("RESIDUAL",), 4),
+        ("head", 152064, 5120, ("MAXIMA",), 1),
+    )  # fmt: skip
+    cases = []
+    for name, out, width, folded, split in products:
+        arguments = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32"}
+        arguments |= {pointers[f]: bf16 for f in folded if f in pointers}
+        if "MAXIMA" in folded:
+            arguments |= {"y_ptr": "*fp32", "maxima_ptr": "*fp32"}
+        if split > 1:
+            arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"}
+        for tokens in (16, 64):
+            constants = small_gemm_config(GemmConfig(split_k=split), tokens, torch.bfloat16)
+            shape = {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
+            cases.append(Case(f"gemm {name} {tokens}", _small_gemm_kernel, arguments, {**shape, **constants}, 64))
+    return cases
+
+
 def production_cases() -> list[Case]:
     """Every kernel in every configuration that a Qwen2.5 model on Hopper launches."""
-    return _row_kernels() + _attention_kernels()
+    return _row_kernels() + _attention_kernels() + _gemm_kernels() + _step_kernels()

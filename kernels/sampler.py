@@ -12,75 +12,25 @@ top-p on what top-k left, min-p.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-
 import torch
 from torch import Tensor
 
-from kernels.thinking import MachineTables, Param, Phase, State
+from kernels import REFERENCE, native_step, use_triton
+from kernels.sampler_triton import sample_triton
+from kernels.sampling_tables import NEVER, Draws, Real, SamplingNeeds, SamplingTables, Whole
+from kernels.thinking_tables import MachineTables, Param, Phase, State
 
-NEVER = float("-inf")
-
-
-class Real(IntEnum):
-    """Columns of `SamplingTables.real`."""
-
-    TEMPERATURE = 0  # 0: greedy
-    TOP_P = 1
-    MIN_P = 2
-    REPETITION = 3
-    PRESENCE = 4
-    FREQUENCY = 5
-
-
-class Whole(IntEnum):
-    """Columns of `SamplingTables.whole`."""
-
-    TOP_K = 0  # 0: off
-    SEED_LOW = 1
-    SEED_HIGH = 2
-    SAMPLE = 3
-
-
-@dataclass(frozen=True)
-class SamplingTables:
-    """Per-slot sampling parameters, S slots, V vocabulary. Optional tables exist once a request needs them."""
-
-    real: Tensor
-    """[S, len(Real)] float32"""
-    whole: Tensor
-    """[S, len(Whole)] int32"""
-    bias: Tensor | None = None
-    """[S, V] float32, added to the logits: biases, and -inf for what may not be sampled"""
-    counts: Tensor | None = None
-    """[S, V] int32: how often each token was committed in the response"""
-    in_prompt: Tensor | None = None
-    """[S, V] bool"""
-
-
-@dataclass(frozen=True)
-class SamplingNeeds:
-    """What the rows of this step need; decided by the host when requests come and go, constant inside a graph."""
-
-    noise: bool = False
-    """some row has a temperature above 0"""
-    filters: bool = False
-    """some row has top-k, top-p or min-p"""
-    penalties: bool = False
-    bias: bool = False
-    masked: bool = False
-    """some row may commit its masked draw"""
-    logprobs: bool = False
-
-
-@dataclass(frozen=True)
-class Draws:
-    """draw, masked [B] int64; bad [B] bool: NaN logits, or no token allowed."""
-
-    draw: Tensor
-    masked: Tensor
-    bad: Tensor
+__all__ = [
+    "NEVER",
+    "Draws",
+    "Real",
+    "SamplingNeeds",
+    "SamplingTables",
+    "Whole",
+    "sample",
+    "sample_cost",
+    "sample_reference",
+]
 
 
 def sample_reference(
@@ -92,23 +42,30 @@ def sample_reference(
     `min_tokens` or `min_answer_tokens` says so.
     """
     logits[:, vocab:] = NEVER
+    _edit(logits, tables, slots, needs)
+    _ban_eos(logits, machine, slots)
+    best = logits.amax(1)
+    bad = torch.isnan(best) | (best == NEVER)
+    noise = None
+    if needs.noise:
+        noise = gumbel(tables.whole[slots, Whole.SEED_LOW :], machine.state[slots, State.LENGTH], logits.shape[1])
+    draw = _pick(logits, noise, tables, slots, needs)
+    if not needs.masked:
+        return Draws(draw, draw, bad)
+    excluded = torch.cat([machine.trigger_last[slots], machine.eos_ids.expand(len(slots), -1)], 1).long()
+    excluded = torch.where(excluded >= 0, excluded, excluded.amax(1, keepdim=True))  # padding repeats a real one
+    index = excluded.clamp(min=0)
+    logits.scatter_(1, index, torch.where(excluded >= 0, NEVER, logits.gather(1, index)))
+    masked = _pick(logits, noise, tables, slots, needs)
+    return Draws(draw, torch.where(logits.amax(1) == NEVER, draw, masked), bad)
+
+
+def _edit(logits: Tensor, tables: SamplingTables, slots: Tensor, needs: SamplingNeeds) -> None:
+    """What the request asked for, in place: penalties, then biases and bans."""
     if needs.penalties:
         _penalise(logits, tables, slots)
     if needs.bias and tables.bias is not None:
         logits += tables.bias[slots]
-    _ban_eos(logits, machine, slots)
-    best = logits.amax(1)
-    bad = torch.isnan(best) | (best == NEVER)
-    draw = _pick(logits, tables, machine, slots, needs)
-    if not needs.masked:
-        return Draws(draw, draw, bad)
-    excluded = torch.cat([machine.trigger_last[slots], machine.eos_ids.expand(len(slots), -1)], 1).long()
-    rows = torch.arange(len(slots), device=logits.device)[:, None].expand_as(excluded)
-    logits[rows, excluded.clamp(min=0)] = torch.where(
-        excluded >= 0, torch.full((), NEVER, device=logits.device), logits[rows, excluded.clamp(min=0)]
-    )
-    masked = _pick(logits, tables, machine, slots, needs)
-    return Draws(draw, torch.where(logits.amax(1) == NEVER, draw, masked), bad)
 
 
 def _penalise(logits: Tensor, tables: SamplingTables, slots: Tensor) -> None:
@@ -131,18 +88,15 @@ def _ban_eos(logits: Tensor, machine: MachineTables, slots: Tensor) -> None:
     logits[:, eos] = logits[:, eos].masked_fill(ban[:, None], NEVER)
 
 
-def _pick(
-    logits: Tensor, tables: SamplingTables, machine: MachineTables, slots: Tensor, needs: SamplingNeeds
-) -> Tensor:
+def _pick(logits: Tensor, noise: Tensor | None, tables: SamplingTables, slots: Tensor, needs: SamplingNeeds) -> Tensor:
     greedy = logits.argmax(1)
-    if not needs.noise:
+    if noise is None:
         return greedy
-    real, whole = tables.real[slots], tables.whole[slots]
+    real = tables.real[slots]
     temperature = real[:, Real.TEMPERATURE, None]
     z = logits / torch.where(temperature > 0, temperature, torch.ones_like(temperature))
     if needs.filters:
-        z = filter_logits(z, whole[:, Whole.TOP_K], real[:, Real.TOP_P], real[:, Real.MIN_P])
-    noise = gumbel(whole[:, 1:], machine.state[slots, State.LENGTH], logits.shape[1])
+        z = filter_logits(z, tables.whole[slots, Whole.TOP_K], real[:, Real.TOP_P], real[:, Real.MIN_P])
     return torch.where(temperature[:, 0] > 0, (z + noise).argmax(1), greedy)
 
 
@@ -209,6 +163,12 @@ def sample(
     logits: Tensor, tables: SamplingTables, machine: MachineTables, slots: Tensor, vocab: int, needs: SamplingNeeds
 ) -> Draws:
     """Draw for every row by the best implementation for the device; as `sample_reference`."""
+    if use_triton(logits):
+        return sample_triton(logits, tables, machine, slots, vocab, needs)
+    if not REFERENCE and not needs.noise and native_step.supports(machine):
+        logits = logits.contiguous()
+        _edit(logits, tables, slots, needs)
+        return Draws(*native_step.greedy(logits, machine, slots, vocab, needs.masked))
     return sample_reference(logits, tables, machine, slots, vocab, needs)
 
 

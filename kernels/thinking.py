@@ -7,164 +7,61 @@ No logit is edited, nothing is drawn twice, and the host is never asked.
 
 The first row that matches decides (`engine.thinking.Machine` is the same table in plain Python):
 
-| # | situation                                             | committed                                      | then            |
-|---|-------------------------------------------------------|------------------------------------------------|-----------------|
-| 1 | a forced string is under way                          | its next token                                 | until it ends   |
-| 2 | plain or answer                                       | the draw                                       | EOS, stops      |
-| 3 | think, T < min or the draw after an extension         | the masked draw                                | think           |
-| 4 | think, EOS drawn, policy "stop"                       | EOS                                            | finished        |
-| 5 | think, trigger, an extension is left and fits         | the extension's first token, or the masked draw| think           |
-| 6 | think, trigger                                        | the next token of `end`                        | closing         |
-| 7 | think, at the limit, action "truncate"                | nothing                                        | finished        |
-| 8 | think, only the budget is reached, in the grace window| the draw                                       | think           |
-| 9 | think, at the limit                                   | a newline if none is there, or `budget_end`'s first | closing    |
-|10 | think                                                 | the draw                                       | think           |
+| #  | situation                                              | committed                                   |
+|----|--------------------------------------------------------|---------------------------------------------|
+| 1  | a forced string is under way                           | its next token                              |
+| 2  | plain or answer                                        | the draw; EOS and stop tokens finish        |
+| 3  | think, T < min or the draw after an extension          | the masked draw                             |
+| 4  | think, EOS drawn, policy "stop"                        | EOS; finished                               |
+| 5  | think, trigger, an extension is left and fits          | the extension's first token (none: masked)  |
+| 6  | think, trigger                                         | the next token of `end`; closing            |
+| 7  | think, at the limit, action "truncate"                 | nothing; finished                           |
+| 8  | think, only the budget is reached, in the grace window | the draw                                    |
+| 9  | think, at the limit                                    | a newline if none is there, or `budget_end` |
+| 10 | think                                                  | the draw                                    |
 
-State lives in slots, one per running sequence, never in batch rows. All tensors are int32 unless they say otherwise.
+The columns and tables are in `kernels.thinking_tables`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-UNLIMITED = 2**31 - 1
+from kernels import REFERENCE, native_step, use_triton
+from kernels.thinking_tables import (
+    ANSWER,
+    DELIMITER,
+    OPENER,
+    REASONING,
+    UNLIMITED,
+    Finish,
+    MachineTables,
+    Param,
+    Phase,
+    Record,
+    State,
+    Stop,
+    Text,
+)
+from kernels.thinking_triton import thinking_step_triton
 
-
-class Phase(IntEnum):
-    """Where a sequence is; values of `State.PHASE`."""
-
-    PLAIN = 0
-    THINK = 1
-    CLOSING = 2
-    ANSWER = 3
-
-
-class Text(IntEnum):
-    """Rows of `MachineTables.strings`; as values of `State.FORCED` they name the string under way, plus one."""
-
-    EXTENSION = 0
-    END = 1
-    BUDGET_END = 2
-    OPENER = 3
-
-
-class Finish(IntEnum):
-    """Why a sequence is over; values of `State.FINISH`."""
-
-    RUNNING = 0
-    STOP = 1
-    LENGTH = 2
-    ERROR = 3
-
-
-class Stop(IntEnum):
-    """Why thinking ended; values of `State.STOP_REASON`."""
-
-    NONE = 0
-    NATURAL = 1
-    EOS = 2
-    BUDGET = 3
-    MAX_TOKENS = 4
-    CONTEXT = 5
-    TRUNCATED = 6
-    LOOP = 7
-    CLIENT = 8
-
-
-class State(IntEnum):
-    """Columns of `MachineTables.state`, what changes from token to token."""
-
-    PHASE = 0
-    FINISH = 1
-    STOP_REASON = 2
-    LENGTH = 3  # tokens in `history`: prompt + committed
-    COMMITTED = 4  # tokens committed in this response
-    THINKING = 5  # T
-    EXTENSIONS_LEFT = 6
-    EXTENSIONS_USED = 7
-    FORCED = 8  # 0, or 1 + the Text under way
-    FORCED_POS = 9  # its next token
-    MASK_NEXT = 10  # the next draw in thinking is masked
-    NEWLINE = 11  # the text so far ends in a newline
-    MATCH_FROM = 12  # first position of `history` that a delimiter may start at
-    CLOSED = 13  # `end` was committed in this response
-    ANSWERED = 14  # tokens sampled after it
-    LOOP_RUN = 15  # consecutive tokens equal to those `loop_ngram` before them
-    END_REQUESTED = 16  # live control: treat as at the limit
-
-
-class Param(IntEnum):
-    """Columns of `MachineTables.params`, fixed per request (the budget may be moved by live control)."""
-
-    BUDGET = 0  # UNLIMITED where there is none
-    MIN_THINKING = 1
-    GRACE = 2
-    TRUNCATE = 3
-    EOS_STOPS = 4
-    IGNORE_EOS = 5
-    MAX_TOKENS = 6
-    MAX_CONTEXT = 7  # context - prompt: tokens that may be committed before the context is full
-    RESERVE = 8  # F + R
-    LOOP_NGRAM = 9
-    LOOP_RUN = 10  # loop_ngram * (loop_count - 1); UNLIMITED where off
-    EXTENSION_LEN = 11
-    END_LEN = 12
-    BUDGET_END_LEN = 13
-    BUDGET_END_AT = 14  # where `end` starts inside BUDGET_END (0 unless the request brought its own string)
-    OPENER_LEN = 15  # 0: format `none`
-    NEWLINE_ID = 16
-    MIN_ANSWER = 17
-    MIN_TOKENS = 18
-
-
-class Record(IntEnum):
-    """Columns of what a transition reports to the host."""
-
-    TOKEN = 0  # -1: nothing was committed
-    KIND = 1  # engine.request.TokenKind
-    FORCED = 2
-    FINISH = 3
-    STOP_REASON = 4
-    THINKING = 5
-    EXTENSIONS_USED = 6
-
-
-# engine.request.TokenKind, which this package may not import
-_PLAIN, _OPENER, _REASONING, _DELIMITER, _ANSWER = range(5)
-
-
-@dataclass(frozen=True)
-class MachineTables:
-    """Everything the machine reads and writes, indexed by slot. S slots, L string length, C context, V vocabulary."""
-
-    state: Tensor
-    """[S, len(State)]"""
-    params: Tensor
-    """[S, len(Param)]"""
-    strings: Tensor
-    """[S, len(Text), L], padded with -1"""
-    trigger_last: Tensor
-    """[S, K]: each trigger's last token, -1 where there is none"""
-    trigger_lead: Tensor
-    """[S, K]: how many tokens of `end` come before it (0 for a one-token trigger)"""
-    stop_ids: Tensor
-    """[S, J]: the client's stop tokens, -1 where there is none"""
-    history: Tensor
-    """[S, C + 1]: prompt and committed tokens; the last column takes the writes of rows that commit nothing"""
-    eos_ids: Tensor
-    """[E]"""
-    ends_line: Tensor
-    """[V] bool: the token's text ends in a newline"""
-    max_lead: int = 0
-    """Longest lead of any trigger in the tables; 0 where every trigger is one token and no history is read for it"""
-    max_opener: int = 0
-    """Longest opener that a running sequence may still write by itself; 0 skips that match"""
-    loops: bool = False
-    """Whether any running sequence has a loop guard"""
+__all__ = [
+    "UNLIMITED",
+    "Finish",
+    "MachineTables",
+    "Param",
+    "Phase",
+    "Record",
+    "State",
+    "Stop",
+    "Text",
+    "thinking_step",
+    "thinking_step_cost",
+    "thinking_step_reference",
+]
 
 
 def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
@@ -268,16 +165,16 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
 
     # What the token is: the machine's phase decides, never the text.
     at = position - 1 - p[Param.BUDGET_END_AT]  # -1 and below: before `end`; the newline counts as a delimiter
-    kind_closing = torch.where(at >= p[Param.END_LEN], zero + _ANSWER, zero + _DELIMITER)
-    kind_closing = torch.where((at < 0) & (position > 0), zero + _REASONING, kind_closing)
-    kind = torch.where(think, zero + _REASONING, torch.where(s[State.PHASE] == Phase.ANSWER, zero + _ANSWER, zero))
-    kind = torch.where(written == Text.END + 1, zero + _DELIMITER, kind)
+    kind_closing = torch.where(at >= p[Param.END_LEN], zero + ANSWER, zero + DELIMITER)
+    kind_closing = torch.where((at < 0) & (position > 0), zero + REASONING, kind_closing)
+    kind = torch.where(think, zero + REASONING, torch.where(s[State.PHASE] == Phase.ANSWER, zero + ANSWER, zero))
+    kind = torch.where(written == Text.END + 1, zero + DELIMITER, kind)
     kind = torch.where(written == Text.BUDGET_END + 1, kind_closing, kind)
 
     # The opener, where the model wrote it itself and there is still room to close.
     opens = r2 & (s[State.PHASE] == Phase.PLAIN) & (p[Param.OPENER_LEN] > 0) & (room - 1 >= p[Param.RESERVE])
     opens = opens & _ends_with_opener(tables, slots, s, p, strings, draw)
-    kind = torch.where(opens, zero + _OPENER, kind)
+    kind = torch.where(opens, zero + OPENER, kind)
 
     # New state.
     count, length = count + commits.int(), length + commits.int()
@@ -302,7 +199,7 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     finish = torch.where(full | r7, zero + Finish.LENGTH, finish)
     finish = torch.where(r2 & (ends | stops) | r4, zero + Finish.STOP, finish)
     finish = torch.where(failed, zero + Finish.ERROR, finish)
-    reason = torch.where(r7 | (full & (phase == Phase.THINK)), zero + Stop.TRUNCATED, reason)
+    reason = torch.where(r7 | (full & ~r4 & (phase == Phase.THINK)), zero + Stop.TRUNCATED, reason)
 
     loops = _loop_run(tables, slots, s, p, token, (phase == Phase.THINK) & commits & ~opens)
     sampled_in_think = r3 | r8 | r10 | bare
@@ -391,6 +288,10 @@ def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Te
 
     Arguments and result as `thinking_step_reference`.
     """
+    if use_triton(draw):
+        return thinking_step_triton(tables, slots, draw, masked, bad)
+    if not REFERENCE and native_step.supports(tables):
+        return native_step.thinking_step(tables, slots, draw, masked, bad)
     return thinking_step_reference(tables, slots, draw, masked, bad)
 
 

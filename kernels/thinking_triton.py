@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-import kernels.thinking as m
+import kernels.thinking_tables as m
 from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
 
 
@@ -182,11 +182,11 @@ def _thinking_step_kernel(
 
     # What the token is.
     at = position - 1 - budget_end_at
-    kind_closing = tl.where(at >= end_len, m._ANSWER, m._DELIMITER)
-    kind_closing = tl.where((at < 0) & (position > 0), m._REASONING, kind_closing)
-    kind = tl.where(phase == m.Phase.ANSWER, m._ANSWER, zero)
-    kind = tl.where(think, m._REASONING, kind)
-    kind = tl.where(written == m.Text.END + 1, m._DELIMITER, kind)
+    kind_closing = tl.where(at >= end_len, m.ANSWER, m.DELIMITER)
+    kind_closing = tl.where((at < 0) & (position > 0), m.REASONING, kind_closing)
+    kind = tl.where(phase == m.Phase.ANSWER, m.ANSWER, zero)
+    kind = tl.where(think, m.REASONING, kind)
+    kind = tl.where(written == m.Text.END + 1, m.DELIMITER, kind)
     kind = tl.where(written == m.Text.BUDGET_END + 1, kind_closing, kind)
 
     # The opener, where the model wrote it itself and there is still room to close.
@@ -202,7 +202,7 @@ def _thinking_step_kernel(
             opens = opens & (same | (k >= opener_len))
     else:
         opens = no
-    kind = tl.where(opens, m._OPENER, kind)
+    kind = tl.where(opens, m.OPENER, kind)
 
     # New state.
     before = length - tl.load(params + m.Param.LOOP_NGRAM, mask=inside, other=0)

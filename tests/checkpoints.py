@@ -42,7 +42,8 @@ def write_tokenizer(directory: Path) -> int:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     eos = [tokenizer.token_to_id(text) for text in ("<|im_end|>", "<|endoftext|>")]
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": eos, "temperature": 0.7}))
+    defaults = {"eos_token_id": eos, "do_sample": True, "temperature": 0.7}
+    (directory / "generation_config.json").write_text(json.dumps(defaults))
     return tokenizer.get_vocab_size(with_added_tokens=True)
 
 
@@ -104,7 +105,7 @@ def write_random_checkpoint(
     if shards == 1:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         return directory
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = dict(list(tensors.items())[shard::shards])

@@ -62,9 +62,12 @@ class Architecture:
         """Causal attention, forward and backward: 6 * layers * heads * head_dim * length per token (half of 12)."""
         return 6.0 * self.num_layers * self.num_heads * self.head_dim * sum(float(n) * n for n in lengths)
 
-    def training_flops(self, lengths: list[int]) -> float:
-        """FLOPs of one forward and backward pass over documents of `lengths`, recomputation not counted."""
-        return 6.0 * self.matmul_parameters * sum(lengths) + self.attention_flops(lengths)
+    def training_flops(self, lengths: list[int], frozen: bool = False) -> float:
+        """FLOPs of one forward and backward pass over documents of `lengths`, recomputation not counted.
+
+        Frozen weights (LoRA) need no gradient of their own: 4 instead of 6 per parameter and token.
+        """
+        return (4.0 if frozen else 6.0) * self.matmul_parameters * sum(lengths) + self.attention_flops(lengths)
 
     @staticmethod
     def load(path: str | Path) -> Architecture:
@@ -79,12 +82,16 @@ class Architecture:
             raise TrainingError(f"{path}: not JSON: {error}") from error
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise TrainingError(f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can")
+            raise TrainingError(
+                f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
+            )
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise TrainingError(f"{path}: rope scaling {kind!r} is not implemented for training; use the unscaled model")
+            raise TrainingError(
+                f"{path}: rope scaling {kind!r} is not implemented for training; use the unscaled model"
+            )
         for name in ("use_sliding_window", "mlp_bias"):
             if config.get(name):
                 raise TrainingError(f"{path}: {name} is set; this trainer implements full attention without MLP bias")

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 # Documents whose length is at least this share of the longest join its group: at most 1/4 more attention work in it,
 # against one call per document (10 times slower for 64 documents of 128 tokens, forward and backward, on one core).
 GROUP_RATIO = 0.8
+
+# PyTorch 2.13 renamed these two.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ class Documents:
         return self.query_lengths[0] if self.query_lengths[0] != self.key_lengths[0] else 0
 
     def to(self, device: torch.device) -> Documents:
-        moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(self).items()}
+        moved = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(self).items()
+        }
         return Documents(**moved)
 
 
@@ -106,7 +111,9 @@ class _Regroup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, take: torch.Tensor, back: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, take: torch.Tensor, back: torch.Tensor, zero: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(back, zero)
         return x.index_select(0, take)
 
@@ -126,13 +133,13 @@ class _GatherStream(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         out = x.new_empty(dist.get_world_size(group) * x.shape[0], *x.shape[1:])
-        dist.all_gather_into_tensor(out, x.contiguous(), group=group)
+        _all_gather(out, x.contiguous(), group=group)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
         out = grad.new_empty(grad.shape[0] // dist.get_world_size(ctx.group), *grad.shape[1:])
-        dist.reduce_scatter_tensor(out, grad.contiguous(), group=ctx.group)
+        _reduce_scatter(out, grad.contiguous(), group=ctx.group)
         return out, None
 
 
@@ -161,13 +168,19 @@ def attend(
     if len(documents.padded):
         rest = torch.cat([q[cut:], k[ahead:], v[ahead:]], dim=1)
         # Rows of `padded` and `restore` count from the slice's first token; here from behind the partial document.
-        moved = Documents(**{**vars(documents), "padded": (documents.padded - cut).clamp(min=0), "restore": documents.restore[cut:]})
+        moved = Documents(
+            **{**vars(documents), "padded": (documents.padded - cut).clamp(min=0), "restore": documents.restore[cut:]}
+        )
         parts.append(_grouped(rest, heads, moved))
     return torch.cat(parts)
 
 
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:
     """One kernel over all documents; the causal mask is aligned bottom-right (window_size: no limit back, none ahead)."""
+    from torch.nn.attention.varlen import (
+        varlen_attn,
+    )  # Brings the compiler along, 2 s of start-up that CPUs need not pay.
+
     return varlen_attn(
         q.contiguous(), k.contiguous(), v.contiguous(), documents.cu_queries, documents.cu_keys,
         max(documents.query_lengths), max(documents.key_lengths), window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],

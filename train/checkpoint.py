@@ -117,7 +117,9 @@ class Checkpoints:
         cause = next((e for e, _ in reasons.values()), error) if reasons else error
         kept = self.latest()
         last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
-        return TrainingError(f"saving step {step} to {self._folder} failed: {cause}; {last}; make room and run the same command")
+        return TrainingError(
+            f"saving step {step} to {self._folder} failed: {cause}; {last}; make room and run the same command"
+        )
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restores the newest complete checkpoint and returns its step; 0 when there is none.
@@ -135,7 +137,9 @@ class Checkpoints:
                 if name == "architecture":
                     wrong = next(k for k in mine if marker[name].get(k) != mine[k])
                     detail = f"it is of another model: {wrong} was {marker[name].get(wrong)!r}, is {mine[wrong]!r}"
-                raise TrainingError(f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting")
+                raise TrainingError(
+                    f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
+                )
         weights, moments = get_state_dict(model, optimizer, options=self._options)
         state = {"model": weights, "optim": moments}
         dcp.load(state, checkpoint_id=str(path))

@@ -1,6 +1,6 @@
 """The configuration of a run: one frozen tree, read from YAML, unknown names refused.
 
-    python -m train.sft recipe.yaml optim.lr=2e-5 data.train=[a.jsonl,b.jsonl]
+python -m train.sft recipe.yaml optim.lr=2e-5 data.train=[a.jsonl,b.jsonl]
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Optim:
 class Parallel:
     """How a step is laid over ranks. FSDP shards over all ranks; the rest are data-parallel groups of `context` ranks."""
 
+    ranks: int = 1
+    """GPUs that `train.plan` reckons with; training itself uses the ranks that torchrun starts."""
     context: int = 1
     """Ranks that share one token stream by gathering keys and values; the GPUs of a node."""
     micro_tokens: int = 16384
@@ -197,7 +199,9 @@ def _build(cls: type, tree: Any, prefix: str, source: str) -> Any:
             near = difflib.get_close_matches(str(name), hints, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known names: {', '.join(hints)}"
             raise TrainingError(f"{source}: unknown setting {prefix}{name}{hint}")
-        nested = next((t for t in (hints[name], *getattr(hints[name], "__args__", ())) if dataclasses.is_dataclass(t)), None)
+        nested = next(
+            (t for t in (hints[name], *getattr(hints[name], "__args__", ())) if dataclasses.is_dataclass(t)), None
+        )
         if nested is not None and value is not None:
             values[name] = _build(nested, value, f"{prefix}{name}.", source)
             continue

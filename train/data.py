@@ -129,7 +129,9 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import parquet  # Optional: only Parquet files need it.
     except ImportError as error:
-        raise TrainingError(f"{path}: reading Parquet needs pyarrow; install it or convert the file to JSONL") from error
+        raise TrainingError(
+            f"{path}: reading Parquet needs pyarrow; install it or convert the file to JSONL"
+        ) from error
     return parquet.read_table(path).to_pylist()
 
 
@@ -140,11 +142,15 @@ def _sample(
     if "tokens" in record:
         tokens = np.asarray(record["tokens"], dtype=np.int32)
         if "trained" not in record and not everything:
-            raise TrainingError(f"{place}: a `tokens` record needs `trained` (0/1 per token) when data.loss is assistant")
+            raise TrainingError(
+                f"{place}: a `tokens` record needs `trained` (0/1 per token) when data.loss is assistant"
+            )
         # The record's own mask is the more specific word, also when data.loss is all.
         trained = np.asarray(record.get("trained", np.ones(len(tokens))), dtype=bool)
         if tokens.ndim != 1 or trained.shape != tokens.shape:
-            raise TrainingError(f"{place}: `trained` has shape {trained.shape}, `tokens` has {tokens.shape}; they must agree")
+            raise TrainingError(
+                f"{place}: `trained` has shape {trained.shape}, `tokens` has {tokens.shape}; they must agree"
+            )
         return tokens, trained
     if tokenizer is None:
         raise TrainingError(f"{place}: text records need a tokenizer; set model.tokenizer")
@@ -171,7 +177,9 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 def steps_per_epoch(samples: int, config: Data) -> int:
     steps = -(-samples // config.batch_size) if config.last_batch == "wrap" else samples // config.batch_size
     if steps == 0:
-        raise TrainingError(f"{samples} samples are fewer than data.batch_size = {config.batch_size} with last_batch: drop")
+        raise TrainingError(
+            f"{samples} samples are fewer than data.batch_size = {config.batch_size} with last_batch: drop"
+        )
     return steps
 
 

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from train.architecture import Architecture
 from train.errors import TrainingError
+from train.lora import adapter_bound
 from train.model import Decoder
 
 # Bytes of one exported file.
@@ -44,7 +45,9 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the directory's safetensors files, from their headers alone."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickled = " (pickled .bin weights are refused: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        pickled = (
+            " (pickled .bin weights are refused: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        )
         raise TrainingError(f"{folder}: no .safetensors file{pickled}")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
@@ -68,30 +71,37 @@ def load_weights(model: Decoder, folder: Path) -> None:
         if name not in stored:
             raise TrainingError(f"{folder}: tensor {name} is missing; config.json and weights do not belong together")
         if stored[name] != tuple(tensor.shape):
-            raise TrainingError(f"{folder}: {name} has shape {stored[name]}, config.json asks for {tuple(tensor.shape)}")
+            raise TrainingError(
+                f"{folder}: {name} has shape {stored[name]}, config.json asks for {tuple(tensor.shape)}"
+            )
     extra = sorted(set(stored) - set(wanted))
     if extra:
-        raise TrainingError(f"{folder}: tensor {extra[0]} is in the checkpoint but not in a {model.arch.model_type} model")
+        raise TrainingError(
+            f"{folder}: tensor {extra[0]} is in the checkpoint but not in a {model.arch.model_type} model"
+        )
     dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
-def initialize(model: nn.Module, arch: Architecture, seed: int) -> None:
-    """Random weights, the same for any number of ranks: normal(0, initializer_range), norms 1, biases 0."""
+def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: bool = False) -> None:
+    """Random weights, the same for any number of ranks: normal(0, initializer_range), norms 1, biases and LoRA's B 0."""
     for index, (name, parameter) in enumerate(model.named_parameters()):
+        if adapters_only and "lora_" not in name:
+            continue
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         whole = torch.empty(parameter.shape, dtype=torch.float32)
         if name.endswith("norm.weight"):
             whole.fill_(1.0)
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "lora_B.weight")):
             whole.zero_()
+        elif name.endswith("lora_A.weight"):
+            whole.uniform_(-adapter_bound(whole), adapter_bound(whole), generator=generator)
         else:
             whole.normal_(0.0, arch.initializer_range, generator=generator)
         whole = whole.to(device=parameter.device, dtype=parameter.dtype)
         with torch.no_grad():
             if isinstance(parameter, DTensor):
-                parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
-            else:
-                parameter.copy_(whole)
+                whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.copy_(whole)
 
 
 def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: torch.dtype, tokenizer: Path) -> None:
@@ -147,4 +157,3 @@ def _write_config(folder: Path, source: Path, dtype: torch.dtype) -> None:
 def _barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
-

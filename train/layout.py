@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from train.attention import Documents
-from train.config import Parallel
 from train.data import Dataset
 
 
@@ -80,7 +79,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
-            self.ids.to(device), self.documents.to(device), self.rows.to(device), self.labels.to(device), self.weights.to(device)
+            self.ids.to(device),
+            self.documents.to(device),
+            self.rows.to(device),
+            self.labels.to(device),
+            self.weights.to(device),
         )
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,22 @@ import torch
 from train.config import TrainConfig
 from train.errors import TrainingError
 
-# Dense bf16 peak, FLOP/s, by the makers' data sheets.
-PEAK_FLOPS = {"H100": 989.5e12, "H200": 989.5e12, "A100": 312e12, "B200": 2250e12}
+
+@dataclass(frozen=True)
+class Gpu:
+    """`memory_gb` in 1e9 bytes as the driver reports it; `flops`: dense bf16 peak per second, by the maker's data sheet."""
+
+    name: str
+    memory_gb: float
+    flops: float
+
+
+GPUS = (
+    Gpu("H100", 84.9, 989.5e12),
+    Gpu("H200", 150.0, 989.5e12),
+    Gpu("A100", 85.0, 312e12),
+    Gpu("B200", 192.0, 2250e12),
+)
 
 
 class Sink(Protocol):
@@ -55,7 +70,9 @@ class TensorBoardSink:
         try:
             from torch.utils.tensorboard import SummaryWriter  # Optional extra.
         except ImportError as error:
-            raise TrainingError("metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false") from error
+            raise TrainingError(
+                "metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false"
+            ) from error
         self._writer = SummaryWriter(str(folder))
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -102,7 +119,11 @@ class ProgressSink:
             f"step {record['step']}/{self._total} · loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tok/s{mfu}"
             f" · {record['memory_gb']:.2f} GB · {int(left // 60)}:{int(left % 60):02d} left"
         )
-        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal and not last else "\n", file=sys.stderr)
+        print(
+            f"\r\x1b[K{line}" if self._terminal else line,
+            end="" if self._terminal and not last else "\n",
+            file=sys.stderr,
+        )
 
     def close(self) -> None:
         pass
@@ -124,7 +145,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+    return next((gpu.flops for gpu in GPUS if gpu.name in name), None)
 
 
 def memory_gb(device: torch.device) -> float:

@@ -71,7 +71,12 @@ class Block(nn.Module):
         return x + self.mlp.down_proj(F.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y))
 
     def compute(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, documents: Documents, group: dist.ProcessGroup | None
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        documents: Documents,
+        group: dist.ProcessGroup | None,
     ) -> torch.Tensor:
         return self.after(x, attend(self.before(x, cos, sin), self.heads, documents, group))
 
@@ -95,8 +100,9 @@ def _selective() -> Any:
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
-        torch.ops.torch_attn._varlen_attn.default,
     }
+    if hasattr(torch.ops.torch_attn, "_varlen_attn"):  # registered by the first use on a GPU
+        kept.add(torch.ops.torch_attn._varlen_attn.default)
 
     def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         nonlocal matmuls
@@ -159,5 +165,7 @@ class Decoder(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         hidden = self.hidden(batch)
         if self.arch.tied:
-            return chunked_cross_entropy(hidden, self.model.embed_tokens.weight, batch.labels, batch.weights, self.loss_chunk)
+            return chunked_cross_entropy(
+                hidden, self.model.embed_tokens.weight, batch.labels, batch.weights, self.loss_chunk
+            )
         return self.lm_head(hidden, batch, self.loss_chunk)

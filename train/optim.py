@@ -26,7 +26,9 @@ def build_optimizer(model: nn.Module, config: Optim, device: torch.device) -> to
     try:
         from torchao.optim import AdamW8bit  # Optional, and slow to import: only the 8-bit optimiser needs it.
     except ImportError as error:
-        raise TrainingError("optim.kind is adamw8bit, which needs torchao: pip install torchao, or use adamw") from error
+        raise TrainingError(
+            "optim.kind is adamw8bit, which needs torchao: pip install torchao, or use adamw"
+        ) from error
     return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 

@@ -51,26 +51,26 @@ class World:
 
 
 def join_world(config: TrainConfig) -> World:
-    """Joins torchrun's ranks, or makes a world of one process (no port is opened)."""
+    """Joins torchrun's ranks (once per process), or makes a world of one process, for which no port is opened."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    context = config.parallel.context
     cuda = torch.cuda.is_available() if config.compute.device == "auto" else config.compute.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise TrainingError("compute.device is cuda, but no GPU is at hand; set compute.device=cpu")
-    if size % config.parallel.context:
-        raise TrainingError(f"parallel.context = {config.parallel.context} does not divide the world of {size} ranks")
+    if size % context:
+        raise TrainingError(f"parallel.context = {context} does not divide the world of {size} ranks")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    if size > 1:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh(device.type, (size // config.parallel.context, config.parallel.context), mesh_dim_names=("dp", "cp"))
-    context_group = mesh["cp"].get_group() if config.parallel.context > 1 else None
+    if not dist.is_initialized():
+        # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        dist.init_process_group(backend, **alone)
+    grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
+    context_group = grid["cp"].get_group() if context > 1 else None
     whole = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
-    return World(rank, size, config.parallel.context, device, whole, context_group)
+    return World(rank, size, context, device, whole, context_group)
 
 
 def leave_world() -> None:
@@ -87,7 +87,10 @@ def shard(model: Decoder, world: World, compute: Compute) -> None:
     model.context_group = world.context_group
     if world.size == 1 and compute.dtype == compute.master_dtype:
         return
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[compute.dtype], reduce_dtype=torch.float32)
+    # Activations are in the compute dtype from the embedding on; casting inputs would only spoil angles and loss weights.
+    policy = MixedPrecisionPolicy(
+        param_dtype=DTYPES[compute.dtype], reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in model.model.layers:
         fully_shard(block, mesh=world.mesh, mp_policy=policy)
     if not model.arch.tied:
@@ -101,4 +104,3 @@ def shard(model: Decoder, world: World, compute: Compute) -> None:
             # (Gloo has no PREMUL_SUM, hence the plain sum.)
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-

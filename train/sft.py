@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import signal
 import sys
 import time
@@ -22,10 +23,12 @@ from train.data import Dataset, read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.huggingface import export, find_directory, initialize, load_weights
 from train.layout import StepLayout, build_batch, lay_out, target_weights
-from train.metrics import memory_gb, open_sinks, peak_flops
+from train.lora import add_lora, export_adapter, merge
+from train.metrics import Sink, memory_gb, open_sinks, peak_flops
 from train.model import Decoder
 from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
 from train.parallel import DTYPES, World, join_world, leave_world, shard
+from train.plan import plan_memory, plan_steps
 from train.text import ChatTokenizer
 
 # Compiled blocks see token counts that are multiples of this, hence few shapes.
@@ -40,29 +43,58 @@ class Trainer:
         self.run = Path(config.run)
         self.source = find_directory(config.model.path) if config.model.path else Path(config.model.source)
         self.arch = Architecture.load(self.source)
-        self.tokenizer_dir = Path(config.model.tokenizer or (self.source if self.source.is_dir() else self.source.parent))
-        tokenizer = ChatTokenizer.load(self.tokenizer_dir) if (self.tokenizer_dir / "tokenizer.json").is_file() else None
+        self.tokenizer_dir = Path(
+            config.model.tokenizer or (self.source if self.source.is_dir() else self.source.parent)
+        )
+        tokenizer = (
+            ChatTokenizer.load(self.tokenizer_dir) if (self.tokenizer_dir / "tokenizer.json").is_file() else None
+        )
         self.data = read_dataset(config.data.train, config.data, tokenizer, self.arch.vocab_size)
         self.heldout = (
-            read_dataset(config.data.heldout, config.data, tokenizer, self.arch.vocab_size) if config.data.heldout else None
+            read_dataset(config.data.heldout, config.data, tokenizer, self.arch.vocab_size)
+            if config.data.heldout
+            else None
         )
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
+        self.require_memory()
         self.multiple = COMPILED_MULTIPLE if config.compute.compile else 1
         self.model = self.build_model()
         self.optimizer = build_optimizer(self.model, config.optim, world.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.stopping = False
 
+    def require_memory(self) -> None:
+        """Refuses, before anything is allocated, a run that the plan says will not fit."""
+        available = self.config.compute.gpu_gb
+        if available is None and self.world.device.type == "cuda":
+            available = torch.cuda.get_device_properties(self.world.device).total_memory / 1e9
+        if available is None:
+            return
+        steps = plan_steps(self.config, self.data.lengths, self.world.size)
+        memory = plan_memory(self.config, self.arch, self.world.size, steps.largest_slice)
+        if memory.total > available:
+            raise TrainingError(
+                f"the plan needs {memory.total:.1f} GB per GPU (state {memory.state:.1f}, activations "
+                f"{memory.boundaries + memory.layer:.1f}), {available:.1f} GB are there; use more ranks, a smaller "
+                "parallel.micro_tokens, checkpointing: full or adamw8bit (python -m train.plan shows the parts)"
+            )
+
     def build_model(self) -> Decoder:
         compute = self.config.compute
         with torch.device("meta"):
             model = Decoder(self.arch, compute.checkpointing, compute.loss_chunk)
-        model.to(DTYPES[compute.master_dtype])
+        if self.config.lora is None:
+            model.to(DTYPES[compute.master_dtype])
+        else:
+            # Frozen weights need no master copy.
+            model.to(DTYPES[compute.dtype])
+            add_lora(model, self.config.lora, DTYPES[compute.master_dtype])
         shard(model, self.world, compute)
         model.to_empty(device=self.world.device)
         if self.config.model.path:
             load_weights(model, self.source)
+            initialize(model, self.arch, self.config.seed, adapters_only=True)
         else:
             initialize(model, self.arch, self.config.seed)
         return model
@@ -81,17 +113,22 @@ class Trainer:
                 data, samples[chosen], weights[chosen], self.world.context, self.world.context_rank, self.multiple
             ).to(self.world.device)
 
-    def train_step(self, step: int) -> dict[str, Any]:
-        """Optimiser step `step` (from 0). Raises TrainingError, before any weight changes, when the loss is not finite."""
-        started = time.perf_counter()
-        samples = step_samples(self.config.seed, step, len(self.data), self.config.data)
-        layout = self.lay_out(self.data, samples)
+    def backward(self, samples: np.ndarray, layout: StepLayout) -> torch.Tensor:
+        """Adds the gradients of the step's loss; returns this rank's part of the loss, a float32 scalar."""
         loss = torch.zeros((), device=self.world.device)
         for batch in self.batches(self.data, samples, layout):
             # Gradients are reduced after every micro-batch: the unsharded gradient of a 32B model fits no GPU.
             part = self.model(batch)
             part.backward()
             loss += part.detach()
+        return loss
+
+    def train_step(self, step: int) -> dict[str, Any]:
+        """Optimiser step `step` (from 0). Raises TrainingError, before any weight changes, when the loss is not finite."""
+        started = time.perf_counter()
+        samples = step_samples(self.config.seed, step, len(self.data), self.config.data)
+        layout = self.lay_out(self.data, samples)
+        loss = self.backward(samples, layout)
         norm = gradient_norm(self.trainable)
         # One transfer to the host per step: the loss, the norm, and whether a rank was told to stop.
         report = self.world.sum(torch.stack([loss, loss.new_tensor(float(self.stopping))]))
@@ -113,7 +150,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         tokens = int(sum(layout.lengths))
         peak = peak_flops(self.world.device)
-        flops = self.arch.training_flops(list(layout.lengths))
+        flops = self.arch.training_flops(list(layout.lengths), frozen=self.config.lora is not None)
         return {
             "step": step + 1,
             "epoch": step // self.steps_per_epoch,
@@ -142,7 +179,12 @@ class Trainer:
             share = np.full(len(samples), 1.0 / data.targets.sum())
             for micro in layout.micro[self.world.group]:
                 batch = build_batch(
-                    data, samples[list(micro)], share[list(micro)], self.world.context, self.world.context_rank, self.multiple
+                    data,
+                    samples[list(micro)],
+                    share[list(micro)],
+                    self.world.context,
+                    self.world.context_rank,
+                    self.multiple,
                 )
                 loss += self.model(batch.to(self.world.device))
         return float(self.world.sum(loss))
@@ -155,28 +197,49 @@ class Trainer:
         config, world = self.config, self.world
         self.run.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(self.run / "checkpoints", config, world, self.arch, self.data.fingerprint)
-        start = checkpoints.load(self.model, self.optimizer) if config.checkpoint.resume else 0
-        sinks = []
+        if not config.checkpoint.resume and checkpoints.latest() is not None:
+            raise TrainingError(
+                f"{self.run} already holds a run; set checkpoint.resume=true to go on, or another `run` folder"
+            )
+        start = checkpoints.load(self.model, self.optimizer)
+        sinks: list[Sink] = []
         if world.first:
             config.save(self.run / "config.yaml")
             sinks = open_sinks(config, self.run, start, self.total_steps, msgspec.to_builtins(config))
             self.announce(start)
-        signal.signal(signal.SIGTERM, self.stop)
+        before = signal.signal(signal.SIGTERM, self.stop)
+        try:
+            saved = self.loop(start, checkpoints, sinks)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            for sink in sinks:
+                sink.close()
+        if saved == self.total_steps:
+            self.export()
+        elif world.first:
+            print(
+                f"stopped after step {saved} of {self.total_steps}; the same command goes on from there",
+                file=sys.stderr,
+            )
+
+    def loop(self, start: int, checkpoints: Checkpoints, sinks: list[Sink]) -> int:
+        """Runs steps from `start` on; returns the step of the last checkpoint, which holds all that was done."""
+        config = self.config
         every = config.checkpoint.every or self.steps_per_epoch
         heldout_every = config.heldout_every or every
         saved = start
         for step in range(start, self.total_steps):
             record = self.train_step(step)
-            done = step + 1
-            if self.heldout is not None and (done % heldout_every == 0 or done == self.total_steps):
+            saved = done = step + 1
+            last = done == self.total_steps
+            if self.heldout is not None and (done % heldout_every == 0 or last):
                 record["heldout_loss"] = self.evaluate(self.heldout)
-            if done % config.metrics.every == 0 or done == self.total_steps:
+            if done % config.metrics.every == 0 or last:
                 for sink in sinks:
                     sink.write(record)
             checkpoints.poll()
-            if done % every == 0 or done == self.total_steps or self.stopping:
+            if done % every == 0 or last or self.stopping:
                 checkpoints.save(done, self.model, self.optimizer)
-                saved = done
             if step == start + 2:
                 # What exists now lives as long as the run; collections during a step would stall all ranks.
                 gc.collect()
@@ -184,16 +247,15 @@ class Trainer:
             if self.stopping:
                 break
         checkpoints.wait()
-        for sink in sinks:
-            sink.close()
-        if saved == self.total_steps:
-            self.export()
-        elif world.first:
-            print(f"stopped after step {saved} of {self.total_steps}; the same command goes on from there", file=sys.stderr)
+        return saved
 
     def export(self) -> None:
         dtype = DTYPES[self.config.checkpoint.export_dtype]
-        export(self.model.state_dict(), self.run / "export", self.source, dtype, self.tokenizer_dir)
+        if self.config.lora is not None:
+            base = self.config.model.source
+            export_adapter(self.model, self.config.lora, self.run / "adapter", base, self.world.first)
+        tensors = self.model.state_dict() if self.config.lora is None else merge(self.model)
+        export(tensors, self.run / "export", self.source, dtype, self.tokenizer_dir)
         if self.world.first:
             print(f"wrote {self.run / 'export'}", file=sys.stderr)
 
@@ -213,17 +275,23 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)
         return 0 if arguments else 2
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one voice per machine
     try:
         config = load_config(arguments[0], arguments[1:])
         world = join_world(config)
         torch.use_deterministic_algorithms(config.compute.deterministic)
         Trainer(config, world).fit()
     except TrainingError as error:
-        print(f"train: {error}", file=sys.stderr)
+        if speaks:
+            print(f"train: {error}", file=sys.stderr)
         return 2
     leave_world()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written and closed. Tearing the interpreter down would only let libraries report their own leaks.
+    os._exit(code)

@@ -66,7 +66,9 @@ class ChatTokenizer:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False)
         environment.globals["raise_exception"] = _refuse
-        return environment.from_string(self.template).render(messages=messages, add_generation_prompt=add_generation_prompt)
+        return environment.from_string(self.template).render(
+            messages=messages, add_generation_prompt=add_generation_prompt
+        )
 
     def encode(self, texts: list[Text]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids [n] int32 and `trained` [n] bool of each text; special tokens in the text are parsed."""
@@ -102,7 +104,9 @@ def s1_messages(record: dict[str, Any], name: str) -> list[dict[str, str]] | Non
     traces = [trace] if isinstance(trace, str) else list(trace or [])
     thinking = ("\n" + THINK).join(traces).strip()
     if not thinking:
-        raise TrainingError(f"{name}: field {trace_field!r} is empty; a sample without a trace teaches nothing, remove it")
+        raise TrainingError(
+            f"{name}: field {trace_field!r} is empty; a sample without a trace teaches nothing, remove it"
+        )
     if not isinstance(answer, str) or not answer.strip():
         raise TrainingError(f"{name}: field {answer_field!r} is empty; give the answer or remove the sample")
     if "Answer:" not in answer:

@@ -25,9 +25,11 @@ def main() -> None:
     config: dict[str, Any] = {
         "device": setup["device"], "dtype": setup["dtype"], "max_model_len": setup["max_model_len"],
         "max_num_seqs": setup["max_num_seqs"], "enable_prefix_caching": False,
+        "load_format": "dummy" if setup["dummy"] else "auto",
     }  # fmt: skip
     with Engine(setup["checkpoint"], **config) as engine:
-        print(json.dumps({"version": f"native {'on' if native.REASON is None else 'off'}"}), file=answers)
+        path = native.LEVEL if native.LOADED else "torch definitions"
+        print(json.dumps({"version": f"CPU operators: {path}"}), file=answers)
         for line in sys.stdin:
             job = json.loads(line)
             given = job.get("params", {"thinking_format": "none"})

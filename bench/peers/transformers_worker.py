@@ -1,4 +1,4 @@
-"""Hugging Face transformers as a timing worker; imports nothing of this project, the protocol is `bench.peers.worker`'s.
+"""transformers as a timing worker; imports nothing of this project, the protocol is that of `bench.peers.worker`.
 
 On the CPU `generate` with its dynamic cache, on CUDA with the static cache, which transformers compiles.
 """
@@ -20,9 +20,14 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     torch.set_num_threads(setup["threads"])
     transformers.logging.set_verbosity_error()
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        setup["checkpoint"], dtype=getattr(torch, setup["dtype"])
-    ).to(setup["device"]).eval()  # fmt: skip
+    dtype = getattr(torch, setup["dtype"])
+    if setup["dummy"]:
+        config = transformers.AutoConfig.from_pretrained(setup["checkpoint"])
+        with torch.device(setup["device"]):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(setup["checkpoint"], dtype=dtype)
+    model = model.to(setup["device"]).eval()
     model.generation_config.eos_token_id = None
     cache = {"cache_implementation": "static"} if setup["device"].startswith("cuda") else {}
     print(json.dumps({"version": f"transformers {transformers.__version__}"}), file=answers)

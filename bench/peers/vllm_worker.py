@@ -1,8 +1,8 @@
 """vLLM as a timing worker. Run by the Python that has vLLM; imports nothing of this project.
 
-First line on stdin: {"checkpoint", "dtype", "device", "threads", "max_model_len", "max_num_seqs"}; answered by
-{"version"}. Each further line, {"prompts": [[token id]], "tokens": n}, is generated greedily to exactly n tokens each
-and answered by {"seconds", "tokens": total}. Everything vLLM prints goes to stderr.
+First line on stdin: {"checkpoint", "dtype", "device", "threads", "max_model_len", "max_num_seqs", "dummy"};
+answered by {"version"}. Each further line, {"prompts": [[token id]], "tokens": n}, is generated greedily to exactly n
+tokens each and answered by {"seconds", "tokens": total}. Everything vLLM prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ def main() -> None:
 
     engine = vllm.LLM(
         model=setup["checkpoint"], dtype=setup["dtype"], max_model_len=setup["max_model_len"],
-        max_num_seqs=setup["max_num_seqs"], skip_tokenizer_init=True, enable_prefix_caching=False, seed=0,
+        max_num_seqs=setup["max_num_seqs"], load_format="dummy" if setup["dummy"] else "auto",
+        skip_tokenizer_init=True, enable_prefix_caching=False, seed=0,
     )  # fmt: skip
     print(json.dumps({"version": f"vllm {vllm.__version__}"}), file=answers)
     for line in sys.stdin:
         job = json.loads(line)
-        params = vllm.SamplingParams(
-            temperature=0, max_tokens=job["tokens"], ignore_eos=True, detokenize=False
-        )
+        params = vllm.SamplingParams(temperature=0, max_tokens=job["tokens"], ignore_eos=True, detokenize=False)
         prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
         start = time.perf_counter()
         outputs = engine.generate(prompts, params, use_tqdm=False)

@@ -1,8 +1,8 @@
 """The parent's side of a timing worker: one engine with one checkpoint in a process of its own, driven over a pipe.
 
 Protocol, one JSON object per line. First line in: {"checkpoint", "dtype", "device", "threads", "max_model_len",
-"max_num_seqs"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt is continued
-greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
+"max_num_seqs", "dummy"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt is
+continued greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Setup:
     threads: int
     max_model_len: int
     max_num_seqs: int
+    dummy: bool
+    """Random weights made on the device; the checkpoint has none."""
 
 
 class WorkerFailed(RuntimeError):

@@ -52,10 +52,18 @@ struct Work {
   }
 };
 
-template <class Kv>
-static inline const Kv* row_of(const Attention& op, const void* cache, const int32_t* table, int64_t head, int64_t key) {
-  const int64_t page = table[key / op.page_size];
-  return (const Kv*)cache + ((page * op.num_kv + head) * op.page_size + key % op.page_size) * op.head_dim;
+// Where `count` keys from `first` on lie in the pages of one head.
+template <class T>
+static inline void locate(const Attention& op, const int32_t* table, int64_t head, int64_t first, int count,
+                          const T** k, const T** v) {
+  int64_t page = first / op.page_size, offset = first % op.page_size;
+  for (int j = 0; j < count; offset = 0, ++page) {
+    int64_t at = ((table[page] * op.num_kv + head) * op.page_size + offset) * op.head_dim;
+    for (; j < count && offset < op.page_size; ++j, ++offset, at += op.head_dim) {
+      k[j] = (const T*)op.k_cache + at;
+      v[j] = (const T*)op.v_cache + at;
+    }
+  }
 }
 
 // K of `count` keys as [dim, CHUNK] floats; keys past `count` repeat the last.
@@ -77,9 +85,9 @@ S1_INLINE void turn_block(const bf16* const* rows, int64_t d, float* keys) {
   }
 }
 
-template <class Kv>
-static inline void turn(const Kv** rows, int count, int64_t dim, float* keys) {
-  constexpr int BLOCK = W * 4 / int(sizeof(Kv));  // of head_dim, in one vector of bits
+template <class T>
+static inline void turn(const T** rows, int count, int64_t dim, float* keys) {
+  constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
   const int padded = (count + W - 1) / W * W;
   for (int j = count; j < padded; ++j) rows[j] = rows[count - 1];
   for (int j = 0; j < padded; j += W) {
@@ -153,25 +161,38 @@ static inline void weigh_all(const float* weights, const T* const* values, int b
         acc[r * dim + d] = fma1(weights[r * CHUNK + j], widen(values[j][d]), acc[r * dim + d]);
 }
 
-// Scores -> weights in place; the state's maximum and sum move on and acc is scaled to the new maximum.
-static inline void soften(float* scores, int count, float* top, float* sum_out, float* acc, int64_t dim) {
-  const int padded = (count + W - 1) / W * W;
-  for (int j = count; j < padded; ++j) scores[j] = MINUS_INFINITY;
-  F best = set1(*top);
-  for (int j = 0; j < padded; j += W) best = max(best, load(scores + j));
-  const float high = max_lane(best);
-  const float base = high == MINUS_INFINITY ? 0 : high;  // nothing but -inf so far: weights of 0, not NaN
-  F total = zero();
-  for (int j = 0; j < padded; j += W) {
-    const F weight = exp(sub(load(scores + j), set1(base)));
-    store(scores + j, weight);
-    total = add(total, weight);
+// Scores of ROWS query rows -> weights in place; maxima and sums move on and acc is scaled to the new maxima. A row
+// that sees none of the keys stays as it is.
+template <int ROWS>
+static inline void soften(float* scores, const int* visible, float* top, float* sums, float* acc, int64_t dim) {
+  constexpr int LANES = (ROWS + W - 1) / W * W;
+  float high[LANES], old[LANES];
+  for (int r = 0; r < LANES; ++r) high[r] = old[r] = 0;
+  for (int r = 0; r < ROWS; ++r) {
+    float* row = scores + r * CHUNK;
+    const int padded = (visible[r] + W - 1) / W * W;
+    for (int j = visible[r]; j < padded; ++j) row[j] = MINUS_INFINITY;
+    F best = set1(top[r]);
+    for (int j = 0; j < padded; j += W) best = max(best, load(row + j));
+    high[r] = max_lane(best);
+    old[r] = top[r] - (high[r] == MINUS_INFINITY ? 0 : high[r]);  // only -inf so far: weights of 0, not NaN
   }
-  const float old = exp1(*top - base);
-  *sum_out = *sum_out * old + sum(total);
-  if (*top != high && *top != MINUS_INFINITY)
-    for (int64_t d = 0; d < dim; ++d) acc[d] *= old;
-  *top = high;
+  for (int r = 0; r < LANES; r += W) store(old + r, exp(load(old + r)));
+  for (int r = 0; r < ROWS; ++r) {
+    if (visible[r] == 0) continue;
+    float* row = scores + r * CHUNK;
+    const F base = set1(high[r] == MINUS_INFINITY ? 0 : high[r]);
+    F total = zero();
+    for (int j = 0; j < visible[r]; j += W) {
+      const F weight = exp(sub(load(row + j), base));
+      store(row + j, weight);
+      total = add(total, weight);
+    }
+    sums[r] = sums[r] * old[r] + sum(total);
+    if (top[r] != high[r] && top[r] != MINUS_INFINITY)
+      for (int64_t d = 0; d < dim; ++d) acc[r * dim + d] *= old[r];
+    top[r] = high[r];
+  }
 }
 
 template <int ROWS, class T>
@@ -183,10 +204,8 @@ static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int 
     const int64_t left = work.seen[row + r] - first;
     visible[r] = left < 0 ? 0 : left < count ? int(left) : count;
     least = visible[r] < least ? visible[r] : least;
-    if (visible[r])
-      soften(scores + r * CHUNK, visible[r], work.part.top + row + r, work.part.sum + row + r,
-             work.part.acc + (row + r) * dim, dim);
   }
+  soften<ROWS>(scores, visible, work.part.top + row, work.part.sum + row, work.part.acc + row * dim, dim);
   // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
   float* acc = work.part.acc + row * dim;
   weigh_all<ROWS>(scores, values, 0, least, acc, dim);
@@ -214,7 +233,7 @@ static void tiles(const Work& work, int64_t rows, int64_t dim, int64_t first, in
 }
 
 // work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part.
-template <class Kv>
+template <class T>
 static void attend(const Attention& op, const Work& work, const int32_t* table, int64_t head, int64_t rows,
                    int64_t begin, int64_t end) {
   const int64_t dim = op.head_dim;
@@ -222,11 +241,8 @@ static void attend(const Attention& op, const Work& work, const int32_t* table, 
   __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
   for (int64_t first = begin; first < end; first += CHUNK) {
     const int count = int(end - first < CHUNK ? end - first : CHUNK);
-    const Kv *k[CHUNK], *v[CHUNK];
-    for (int j = 0; j < count; ++j) {
-      k[j] = row_of<Kv>(op, op.k_cache, table, head, first + j);
-      v[j] = row_of<Kv>(op, op.v_cache, table, head, first + j);
-    }
+    const T *k[CHUNK], *v[CHUNK];
+    locate(op, table, head, first, count, k, v);
     turn(k, count, dim, work.keys);
     if (rows <= TILE) {
       tiles(work, rows, dim, first, count, v);
@@ -284,7 +300,7 @@ size_t decode_shared_bytes(const Attention& op) {
   return sizeof(float) * parts * op.num_q * (op.head_dim + 2);
 }
 
-template <class T, class Kv>
+template <class T>
 static void decode(const Attention& op, int id, int threads, float* shared) {
   const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, stride = dim + 2;
   const Work work(group, dim);
@@ -310,7 +326,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
             work.seen[g] = keys;
           }
         loaded = true;
-        attend<Kv>(op, work, table, head, group, begin, end);
+        attend<T>(op, work, table, head, group, begin, end);
         for (int64_t g = 0; g < group; ++g) {
           const float* acc = work.part.acc + g * dim;
           if (parts == 1) {
@@ -351,7 +367,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
   }
 }
 
-template <class T, class Kv>
+template <class T>
 static void prefill(const Attention& op, int id, int threads) {
   const int64_t dim = op.head_dim, group = op.num_q / op.num_kv;
   const int64_t queries = group < PREFILL_ROWS ? PREFILL_ROWS / group : 1;  // per tile
@@ -380,7 +396,7 @@ static void prefill(const Attention& op, int id, int threads) {
       work.total.sum[r] = 0;
     }
     for (int64_t begin = 0; begin < keys; begin += PART) {
-      attend<Kv>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys);
+      attend<T>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys);
       for (int64_t r = 0; r < rows; ++r) {
         if (work.seen[r] <= begin) continue;
         float *into = work.total.acc + r * dim, *from = work.part.acc + r * dim;
@@ -404,20 +420,17 @@ static void prefill(const Attention& op, int id, int threads) {
 }
 
 void decode_attention_part(const Attention& op, int id, int threads, void* shared) {
-  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
-  float* parts = (float*)shared;
-  if (wide)
-    wide_kv ? decode<float, float>(op, id, threads, parts) : decode<float, bf16>(op, id, threads, parts);
+  if (op.type == S1_BFLOAT16)
+    decode<bf16>(op, id, threads, (float*)shared);
   else
-    wide_kv ? decode<bf16, float>(op, id, threads, parts) : decode<bf16, bf16>(op, id, threads, parts);
+    decode<float>(op, id, threads, (float*)shared);
 }
 
 void prefill_attention_part(const Attention& op, int id, int threads) {
-  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
-  if (wide)
-    wide_kv ? prefill<float, float>(op, id, threads) : prefill<float, bf16>(op, id, threads);
+  if (op.type == S1_BFLOAT16)
+    prefill<bf16>(op, id, threads);
   else
-    wide_kv ? prefill<bf16, float>(op, id, threads) : prefill<bf16, bf16>(op, id, threads);
+    prefill<float>(op, id, threads);
 }
 
 }  // namespace S1_LEVEL
@@ -426,10 +439,10 @@ void prefill_attention_part(const Attention& op, int id, int threads) {
 S1_OP(attention)
 (const void* q, const void* k_cache, const void* v_cache, const int32_t* block_tables, const int32_t* context_lens,
  const int32_t* cu_q, void* out, int64_t rows, int64_t pages, int64_t num_q, int64_t num_kv, int64_t head_dim,
- int64_t page_size, float scale, int32_t type, int32_t kv_type, int32_t threads) {
+ int64_t page_size, float scale, int32_t type, int32_t threads) {
   using namespace S1_LEVEL;
   const Attention op{q,    k_cache, v_cache, block_tables, context_lens, cu_q,  out,  rows,
-                     pages, num_q,   num_kv,  head_dim,     page_size,    scale, type, kv_type};
+                     pages, num_q,   num_kv,  head_dim,     page_size,    scale, type};
   int64_t keys = 0;
   for (int64_t i = 0; i < rows; ++i) keys += context_lens[i];
   const int64_t queries = cu_q ? cu_q[rows] : 1;

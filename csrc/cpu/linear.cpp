@@ -20,6 +20,7 @@ namespace S1_LEVEL {
 constexpr int PANEL = 32;
 constexpr int VP = PANEL / W;  // vectors across a panel
 constexpr int GROUP = 4;       // panels that a thread takes at a time
+constexpr int AHEAD = 2048;    // bytes of a panel that are fetched before they are used
 constexpr int MAX_ROWS = REGISTERS == 32 ? 8 : 6;
 
 // Accumulators are ROWS * vectors; the rest of the registers holds weights and one broadcast.
@@ -28,50 +29,47 @@ constexpr int vectors(int rows) {
   return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
 }
 
+// What a step of a panel holds: STEP columns of x, taken in HALVES; W outputs are VECTOR bytes, 32 are STRIDE.
 struct Float32 {
   using X = float;
-  static constexpr int STEP = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
-  struct Load {
-    F w;
-    S1_INLINE_MEMBER explicit Load(const char* p) : w(load((const float*)p)) {}
-    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[0]), w, acc); }
-  };
+  using V = F;
+  static constexpr int STEP = 1, HALVES = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int) { return load((const float*)p); }
+  S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
 
 struct Bfloat16 {
   using X = float;
-  static constexpr int STEP = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
-  struct Load {
+  using V = F;
+  static constexpr int STEP = 2, HALVES = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int half) {
     F even, odd;
-    S1_INLINE_MEMBER explicit Load(const char* p) { split_pairs(load((const float*)p), &even, &odd); }
-    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[1]), odd, fma(set1(x[0]), even, acc)); }
-  };
+    split_pairs(load((const float*)p), &even, &odd);
+    return half ? odd : even;
+  }
+  S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
 
 #if defined(S1_LEVEL_avx512_bf16)
 struct Bfloat16Dot {
   using X = bf16;
-  static constexpr int STEP = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
-  struct Load {
-    __m512bh w;
-    S1_INLINE_MEMBER explicit Load(const char* p) : w((__m512bh)_mm512_loadu_si512(p)) {}
-    S1_INLINE_MEMBER F times(const bf16* x, F acc) const {
-      int32_t pair;
-      __builtin_memcpy(&pair, x, 4);
-      return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(pair));
-    }
-  };
+  using V = __m512bh;
+  static constexpr int STEP = 2, HALVES = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int) { return (V)_mm512_loadu_si512(p); }
+  S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, 4);
+    return _mm512_dpbf16_ps(acc, w, (V)_mm512_set1_epi32(pair));
+  }
 };
 #endif
 
 struct Int8 {
   using X = float;
-  static constexpr int STEP = 1, VECTOR = W, STRIDE = PANEL;
-  struct Load {
-    F w;
-    S1_INLINE_MEMBER explicit Load(const char* p) : w(load((const int8_t*)p)) {}
-    S1_INLINE_MEMBER F times(const float* x, F acc) const { return fma(set1(x[0]), w, acc); }
-  };
+  using V = F;
+  static constexpr int STEP = 1, HALVES = 1, VECTOR = W, STRIDE = PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int) { return load((const int8_t*)p); }
+  S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
 
 // ROWS rows of x against NV vectors of outputs that start `skip` bytes into the first panel -> out [ROWS, GROUP * PANEL].
@@ -88,11 +86,20 @@ static inline void tile(const char* const* panels, int skip, const typename Kind
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[m][v] = zero();
   for (int64_t k = 0; k < cols; k += Kind::STEP) {
+    // The hardware stops at page boundaries and starts late on short streams.
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      const typename Kind::Load w(p[v / VP] + v % VP * Kind::VECTOR);
+    for (int i = 0; i < NP; ++i)
+#pragma GCC unroll 2
+      for (int line = 0; line < Kind::STRIDE; line += 64) __builtin_prefetch(p[i] + AHEAD + line);
+#pragma GCC unroll 2
+    for (int half = 0; half < Kind::HALVES; ++half) {
+      typename Kind::V w[NV];
 #pragma GCC unroll 8
-      for (int m = 0; m < ROWS; ++m) acc[m][v] = w.times(x + m * ldx + k, acc[m][v]);
+      for (int v = 0; v < NV; ++v) w[v] = Kind::weights(p[v / VP] + v % VP * Kind::VECTOR, half);
+#pragma GCC unroll 16
+      for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[m][v] = Kind::times(x + m * ldx + k + half, w[v], acc[m][v]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < NP; ++i) p[i] += Kind::STRIDE;

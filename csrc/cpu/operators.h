@@ -42,22 +42,22 @@ struct RopeAppend {
   const int64_t* positions;  // [n]
   const int64_t* slots;      // [n], page * page_size + offset, negative: write nothing
   void* q;                   // [n, num_q, head_dim] of `type`
-  void *k_cache, *v_cache;   // [num_pages, num_kv, page_size, head_dim] of `kv_type`
+  void *k_cache, *v_cache;   // [num_pages, num_kv, page_size, head_dim] of `type`
   int64_t n, num_q, num_kv, head_dim, page_size;
-  int32_t type, kv_type;
+  int32_t type;
 };
 void rope_append_part(const RopeAppend& op, int id, int threads);
 
 struct Attention {
   const void* q;                  // [queries, num_q, head_dim] of `type`
-  const void *k_cache, *v_cache;  // [num_pages, num_kv, page_size, head_dim] of `kv_type`
+  const void *k_cache, *v_cache;  // [num_pages, num_kv, page_size, head_dim] of `type`
   const int32_t* block_tables;    // [rows, pages]
   const int32_t* context_lens;    // [rows]
   const int32_t* cu_q;            // [rows + 1]; null: one query per row
   void* out;                      // as q
   int64_t rows, pages, num_q, num_kv, head_dim, page_size;
   float scale;
-  int32_t type, kv_type;
+  int32_t type;
 };
 // q and the pages must be complete. `shared` holds decode_shared_bytes(op). Passes one barrier.
 void decode_attention_part(const Attention& op, int id, int threads, void* shared);

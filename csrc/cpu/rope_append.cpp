@@ -4,8 +4,8 @@
 namespace S1_LEVEL {
 
 // out = (x1 cos - x2 sin | x2 cos + x1 sin), with x = (x1 | x2).
-template <class T, class To>
-static inline void rotate(const T* x, const float* cos, const float* sin, To* out, int half) {
+template <class T>
+static inline void rotate(const T* x, const float* cos, const float* sin, T* out, int half) {
   int i = 0;
   for (; i + W <= half; i += W) {
     const F a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
@@ -19,7 +19,7 @@ static inline void rotate(const T* x, const float* cos, const float* sin, To* ou
   }
 }
 
-template <class T, class Kv>
+template <class T>
 static void tokens(const RopeAppend& op, Range part) {
   const int64_t dim = op.head_dim, heads = op.num_q + 2 * op.num_kv, plane = op.page_size * dim;
   const int half = int(dim / 2);
@@ -32,23 +32,20 @@ static void tokens(const RopeAppend& op, Range part) {
     if (slot < 0) continue;
     const int64_t at = slot / op.page_size * op.num_kv * plane + slot % op.page_size * dim;
     for (int64_t h = 0; h < op.num_kv; ++h) {
-      rotate(row + (op.num_q + h) * dim, cos, sin, (Kv*)op.k_cache + at + h * plane, half);
+      rotate(row + (op.num_q + h) * dim, cos, sin, (T*)op.k_cache + at + h * plane, half);
       const T* v = row + (op.num_q + op.num_kv + h) * dim;
-      Kv* to = (Kv*)op.v_cache + at + h * plane;
-      int64_t j = 0;
-      for (; j + W <= dim; j += W) store(to + j, load(v + j));
-      for (; j < dim; ++j) narrow(widen(v[j]), to + j);
+      T* to = (T*)op.v_cache + at + h * plane;
+      __builtin_memcpy(to, v, sizeof(T) * dim);
     }
   }
 }
 
 void rope_append_part(const RopeAppend& op, int id, int threads) {
   const Range part = share(op.n, id, threads);
-  const bool wide = op.type == S1_FLOAT32, wide_kv = op.kv_type == S1_FLOAT32;
-  if (wide)
-    wide_kv ? tokens<float, float>(op, part) : tokens<float, bf16>(op, part);
+  if (op.type == S1_BFLOAT16)
+    tokens<bf16>(op, part);
   else
-    wide_kv ? tokens<bf16, float>(op, part) : tokens<bf16, bf16>(op, part);
+    tokens<float>(op, part);
 }
 
 }  // namespace S1_LEVEL
@@ -57,10 +54,10 @@ void rope_append_part(const RopeAppend& op, int id, int threads) {
 S1_OP(rope_append)
 (const void* qkv, const float* cos_sin, const int64_t* positions, const int64_t* slots, void* q, void* k_cache,
  void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int32_t type,
- int32_t kv_type, int32_t threads) {
+ int32_t threads) {
   using namespace S1_LEVEL;
   const RopeAppend op{qkv, cos_sin, positions, slots,     q,    k_cache, v_cache,
-                      n,   num_q,   num_kv,    head_dim, page_size, type, kv_type};
+                      n,   num_q,   num_kv,    head_dim, page_size, type};
   parallel(n * (num_q + 2 * num_kv) * head_dim < 32768 ? 1 : threads,
            [&](int id, int count) { rope_append_part(op, id, count); });
 }

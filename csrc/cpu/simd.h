@@ -15,6 +15,9 @@
 
 namespace S1_LEVEL {
 
+// Each level defines, for vectors F of W floats: arithmetic; load and store of float, bf16 and int8 at any alignment;
+// round; scale2; sum and max_lane over the lanes, always as the same tree; select_below; transpose; split_pairs.
+
 struct bf16 {
   uint16_t bits;
 };
@@ -73,10 +76,10 @@ S1_INLINE void store(bf16* p, F x) {
 S1_INLINE F load(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
-// 2^k for whole k in [-126, 127].
-S1_INLINE F pow2(F k) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(k), _mm512_set1_epi32(127)), 23));
-}
+// x * 2^k for whole k in [-126, 128]
+S1_INLINE F scale2(F x, F k) { return _mm512_scalef_ps(x, k); }
+S1_INLINE float sum(F x) { return _mm512_reduce_add_ps(x); }
+S1_INLINE float max_lane(F x) { return _mm512_reduce_max_ps(x); }
 S1_INLINE F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // a < b ? yes : no
 S1_INLINE F select_below(F a, F b, F yes, F no) {
@@ -153,6 +156,21 @@ S1_INLINE F pow2(F k) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127)), 23));
 }
 S1_INLINE F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// x * 2^k for whole k in [-126, 128]: in two steps, 2^128 is no float.
+S1_INLINE F scale2(F x, F k) {
+  const F half = round(mul(k, set1(0.5f)));
+  return mul(mul(x, pow2(half)), pow2(sub(k, half)));
+}
+S1_INLINE float sum(F x) {
+  __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+S1_INLINE float max_lane(F x) {
+  __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
 S1_INLINE F select_below(F a, F b, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 S1_INLINE void transpose(F (&r)[W]) {
   F t[W], u[W];
@@ -215,6 +233,16 @@ S1_INLINE F round(F x) {  // whole numbers of magnitude below 2^22
   const F magic = set1(12582912.0f);
   return x + magic - magic;
 }
+// x * 2^k for whole k in [-126, 128]: in two steps, 2^128 is no float.
+S1_INLINE F scale2(F x, F k) {
+  const F half = round(mul(k, set1(0.5f)));
+  return mul(mul(x, pow2(half)), pow2(sub(k, half)));
+}
+S1_INLINE float sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+S1_INLINE float max_lane(F x) {
+  const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+  return a > b ? a : b;
+}
 S1_INLINE F select_below(F a, F b, F yes, F no) { return a < b ? yes : no; }
 S1_INLINE void transpose(F (&r)[W]) {
   F t[W];
@@ -252,27 +280,10 @@ S1_INLINE F rounded(F x, const bf16*) {
   return load(lanes);
 }
 
-// Sum of the lanes, always as the same tree.
-S1_INLINE float sum(F x) {
-  float lanes[W];
-  store(lanes, x);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
-S1_INLINE float max_lane(F x) {
-  float lanes[W];
-  store(lanes, x);
-  float best = lanes[0];
-  for (int i = 1; i < W; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
-}
-
 // e^x to 2 units in the last place (Cephes' expf): 0 below -87.3, infinity above 88.7, NaN for NaN.
 S1_INLINE F exp(F x) {
-  const F high = set1(88.72283f), low = set1(-87.33654f);
-  const F bounded = min(high, max(low, x));  // the second operand survives NaN
+  const F low = set1(-87.33654f);
+  const F bounded = min(set1(89.0f), max(low, x));  // the second operand survives NaN
   const F k = round(mul(bounded, set1(1.44269504f)));
   F r = fma(k, set1(-0.693359375f), bounded);
   r = fma(k, set1(2.12194440e-4f), r);
@@ -283,11 +294,7 @@ S1_INLINE F exp(F x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = add(fma(mul(r, r), p, r), set1(1.0f));
-  // 2^k in two steps: k reaches 128.
-  const F half = round(mul(k, set1(0.5f)));
-  F y = mul(mul(p, pow2(half)), pow2(sub(k, half)));
-  y = select_below(x, low, zero(), y);
-  return select_below(high, x, set1(__builtin_inff()), y);
+  return select_below(x, low, zero(), scale2(p, k));
 }
 
 S1_INLINE float exp1(float x) {

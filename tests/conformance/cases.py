@@ -26,7 +26,8 @@ FORMATS: dict[str, Mapping[str, Any]] = {
         "triggers": ["<|im_start|>0", "<|im_start|>answer"],
     },
     "overlapping": {
-        "opener": "<|im_start|><|im_start|>think", "end": "</think></think>answer", "budget_end": "</think></think>answer:",
+        "opener": "<|im_start|><|im_start|>think", "end": "</think></think>answer",
+        "budget_end": "</think></think>answer:",
         "triggers": ["</think></think>0", "</think>1"],
     },
 }  # fmt: skip
@@ -36,7 +37,8 @@ ALPHABET: tuple[str | bytes, ...] = (
     "a", "b", "c", "\n", ".\n\n", b"\xe2", b"\x82", b"\xac", "think", "answer", "0", "1", "Wait", ":", IM_START, IM_END,
     END_OF_TEXT, THINK_OPEN, THINK_CLOSE,
 )  # fmt: skip
-LOUD: tuple[str | bytes, ...] = (IM_START, IM_START, THINK_CLOSE, THINK_CLOSE, IM_END, "0", "1", "answer", "think", "\n")
+BANNABLE = tuple(name for name in ALPHABET if name not in ("a", "b", "c"))
+LOUD: tuple[str | bytes, ...] = (*[IM_START] * 3, *[THINK_CLOSE] * 3, IM_END, "0", "1", "answer", "think", "\n")
 
 
 def encode_format(name: str, vocabulary: Vocabulary) -> Format | None:
@@ -60,26 +62,16 @@ class Case:
     def texts(self, vocabulary: Vocabulary) -> Texts:
         end = self.params.thinking_end_str
         return Texts(
-            vocabulary["\n"], vocabulary.eos, vocabulary.bytes_of, vocabulary.encode(self.params.thinking_extension_str),
+            vocabulary["\n"], vocabulary.eos, vocabulary.bytes_of,
+            vocabulary.encode(self.params.thinking_extension_str),
             None if end is None else vocabulary.encode(end),
         )  # fmt: skip
 
-    def fits(self, vocabulary: Vocabulary, context: int) -> bool:
-        """Whether section 2 admits it."""
-        fmt = encode_format(self.format, vocabulary)
-        if fmt is None:
-            return len(self.prompt) < context
-        texts = self.texts(vocabulary)
-        closer = fmt.budget_end if texts.end_str is None else texts.end_str
-        need = 1 + len(closer) + self.params.answer_reserve_tokens
-        most = self.params.max_tokens
-        return (most is None or need <= most) and len(self.prompt) + need <= context
-
 
 @st.composite
-def cases(draw: st.DrawFn, vocabulary: Vocabulary, context: int, formats: Sequence[str] = ("s1", "qwen3", "step", "overlapping")):
-    """A request that the engine must admit."""
-    name = draw(st.sampled_from([*formats, formats[0]]))
+def cases(draw: st.DrawFn, vocabulary: Vocabulary, formats: Sequence[str] = ("s1", "qwen3", "step", "overlapping")):
+    """A request that the engine must admit where the context is 64 tokens or more."""
+    name = draw(st.sampled_from(formats))
     fmt = encode_format(name, vocabulary)
     several = fmt is not None and any(len(t) > 1 for t in fmt.triggers)
     end = None if fmt is None else FORMATS[name]["end"]
@@ -100,20 +92,21 @@ def cases(draw: st.DrawFn, vocabulary: Vocabulary, context: int, formats: Sequen
             "answer_reserve_tokens": draw(st.integers(0, 8)),
         }
     prompt = draw(st.lists(st.sampled_from(ALPHABET), min_size=1, max_size=4))
-    if fmt is not None and draw(st.integers(0, 5)):
+    if fmt is not None and draw(st.integers(0, 5)) < 5:
         prompt += [vocabulary.bytes_of[t] for t in fmt.opener]
         tail = st.sampled_from(ALPHABET if draw(st.integers(0, 4)) == 0 else ("a", ".\n\n", IM_START, THINK_CLOSE, "0"))
         prompt += draw(st.lists(tail, max_size=draw(st.sampled_from([0, 0, 3, 8]))))
+    closer = "" if fmt is None else knobs["thinking_end_str"] or FORMATS[name]["budget_end"]
+    need = 1 + len(vocabulary.encode(closer)) + knobs.get("answer_reserve_tokens", 0)
     params = SamplingParams(
-        max_tokens=draw(st.integers(16, 60)),
+        max_tokens=need + draw(st.integers(0, 40)),
         min_tokens=draw(st.sampled_from([0, 0, 0, 7])),
         ignore_eos=draw(st.integers(0, 7)) == 0,
-        banned_token_ids=draw(st.sampled_from([(), (), (vocabulary["answer"],), (vocabulary["\n"], vocabulary[IM_START])])),
+        banned_token_ids=tuple(vocabulary.tokens(*draw(st.lists(st.sampled_from(BANNABLE), max_size=4)))),
         stop_token_ids=draw(st.sampled_from([(), (), (vocabulary["b"],), (vocabulary[IM_START], vocabulary["0"])])),
         **knobs,
     )
-    case = Case(name, params, tuple(vocabulary.tokens(*prompt)))
-    return case if case.fits(vocabulary, context) else Case(name, params, case.prompt[-2:])
+    return Case(name, params, tuple(vocabulary.tokens(*prompt)))
 
 
 @st.composite

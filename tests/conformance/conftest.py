@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 import torch
-from engine import Engine
 from hypothesis import HealthCheck, settings
 
+from engine import Engine
+from kernels import native_step
 from tests.conformance.lab import Lab
 from tests.conformance.scripted import write_scripted_checkpoint
 
@@ -20,6 +21,12 @@ settings.load_profile("conformance")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 Script = Mapping[str | bytes, Sequence[str | bytes]]
+
+
+@pytest.fixture
+def definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch definitions of sampler and thinking machine in place of their native twins, in every thread."""
+    monkeypatch.setattr(native_step, "supports", lambda tables: False)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +43,7 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Lab
                 "device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 256, "kv_cache_tokens": 4096,
                 **config,
             }  # fmt: skip
-            made[key] = Lab(Engine(str(directory), **config), vocabulary, config["max_model_len"])
+            made[key] = Lab(Engine(str(directory), **config), vocabulary, config["max_model_len"], directory)
         return made[key]
 
     yield make

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine import Engine, SamplingParams
 from engine.request import Completion, RequestOutput
-
 from tests.conformance.cases import FORMATS, Case, encode_format
 from tests.conformance.scripted import IM_END, IM_START, Vocabulary
 from tests.conformance.simulate import Outcome, simulate
@@ -22,7 +23,7 @@ Script = dict[Name, list[Name]]
 
 def path(*names: Name) -> Script:
     """A script that goes through `names` in turn."""
-    return {here: [there, "~", "^"] for here, there in zip(names, names[1:], strict=False)}
+    return {here: [there, "~", "^"] for here, there in itertools.pairwise(names)}
 
 
 ANSWERS: Script = {
@@ -37,10 +38,13 @@ STORY: Script = {
     **path("Wait", "p", "q"), "q": [IM_START, "r", "s"], **path("r", "s", "t"), "t": [IM_START, "u", "v"],
     "\n": ["n", "o", "^"], IM_START: ["Q", "W", "^"], **ANSWERS,
 }  # fmt: skip
-"""Thinking abcde, then the trigger, which the model would not follow with `answer`; after `Wait`, pq and the trigger."""
+"""Thinking abcde, then the trigger, after which the model would write no `answer`; after `Wait`, pq and the trigger."""
 
 ENDLESS: Script = {
-    **path(*("think", *"abcdefghijklmnopqrstuvwxyz", "a")), "Wait": ["a", "b"], "\n": ["a", "b"], **ANSWERS
+    **path(*("think", *"abcdefghijklmnopqrstuvwxyz", "a")),
+    "Wait": ["a", "b"],
+    "\n": ["a", "b"],
+    **ANSWERS,
 }
 """Thinking that never ends by itself: the alphabet over and over."""
 
@@ -52,6 +56,7 @@ class Lab:
     engine: Engine
     vocabulary: Vocabulary
     context: int
+    directory: Path
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens parsed."""

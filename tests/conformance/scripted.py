@@ -7,6 +7,7 @@ driven through a written sequence this way, black box, together with its tokeniz
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,21 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
-WORDS = ("think", "answer", "Final", " Answer", "Wait", "Hmm", " so", ".\n\n", ".\n", "\n\n", "system", "user", "assistant")
+WORDS = (
+    "think",
+    "answer",
+    "Final",
+    " Answer",
+    "Wait",
+    "Hmm",
+    " so",
+    ".\n\n",
+    ".\n",
+    "\n\n",
+    "system",
+    "user",
+    "assistant",
+)
 """Pieces that are one token each, next to the 256 bytes and what their merges leave on the way."""
 
 QWEN_SPLIT = (
@@ -79,7 +94,7 @@ def _byte_letters() -> dict[int, str]:
 
 
 def make_tokenizer(specials: Sequence[str] = (), words: Sequence[str] = WORDS) -> Tokenizer:
-    """A byte-level BPE in the manner of Qwen2.5: 256 bytes, the merges that make each of `words` one token, specials."""
+    """A byte-level BPE like Qwen2.5's: 256 bytes, the merges that make each of `words` one token, special tokens."""
     letters = _byte_letters()
     vocab = {letters[b]: b for b in range(256)}
     merges: list[tuple[str, str]] = []
@@ -87,7 +102,7 @@ def make_tokenizer(specials: Sequence[str] = (), words: Sequence[str] = WORDS) -
         pieces = [letters[b] for b in word.encode()]
         ranks = {pair: i for i, pair in enumerate(merges)}
         while len(pieces) > 1:
-            pairs = [(ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False))]
+            pairs = [(ranks.get(pair, len(ranks)), i) for i, pair in enumerate(itertools.pairwise(pieces))]
             rank, at = min(pairs)
             if rank == len(ranks):
                 at = 0

@@ -62,8 +62,10 @@ class Outcome:
         text = self.bytes(texts).decode(errors="replace")
         reasoning = self.bytes(texts, TokenKind.REASONING).decode(errors="replace")
         answer = self.bytes(texts, TokenKind.ANSWER).decode(errors="replace")
-        if TokenKind.OPENER not in self.kinds and TokenKind.REASONING not in self.kinds and (
-            TokenKind.DELIMITER not in self.kinds and TokenKind.PLAIN in self.kinds
+        if (
+            TokenKind.OPENER not in self.kinds
+            and TokenKind.REASONING not in self.kinds
+            and (TokenKind.DELIMITER not in self.kinds and TokenKind.PLAIN in self.kinds)
         ):
             answer = text
         return text, reasoning.strip(), answer.strip()
@@ -206,9 +208,9 @@ class Machine:
         without = next(t for t in ranked if t not in excluded)
         room_tokens, room_context = self.rooms()
         room, reserve = min(room_tokens, room_context), self.reserve
-        limit = self.T >= self.budget or room <= reserve
+        limit = self.budget <= self.T or room <= reserve
         masked, self.masked = self.masked, False
-        if (self.T < params.min_thinking_tokens or masked) and not limit:  # row 3
+        if (params.min_thinking_tokens > self.T or masked) and not limit:  # row 3
             return self.think(without)
         is_eos = draw in eos and not params.ignore_eos
         if is_eos and params.thinking_eos_policy == "stop":  # row 4
@@ -218,7 +220,12 @@ class Machine:
         fired = [t for t in fmt.triggers if overlap([*self.since, draw], t) == len(t)]
         if fired or (is_eos and params.thinking_eos_policy == "end"):
             extension = self.texts.extension
-            if not limit and self.left > 0 and self.T + len(extension) < self.budget and room > reserve + len(extension):
+            if (
+                not limit
+                and self.left > 0
+                and self.T + len(extension) < self.budget
+                and room > reserve + len(extension)
+            ):
                 self.left -= 1
                 self.out.extensions += 1  # row 5
                 if not extension:
@@ -242,10 +249,10 @@ class Machine:
         text = self.texts.bytes_of
         before = (self.out.token_ids or self.prompt)[-1]
         at_newline = text[before].endswith(b"\n")
-        if limit and self.T < self.budget + params.thinking_grace_tokens and not at_newline and room > reserve:
+        if limit and self.budget + params.thinking_grace_tokens > self.T and not at_newline and room > reserve:
             return self.think(draw)  # row 8
         if limit:  # row 9
-            reason = "budget" if self.T >= self.budget else "max_tokens" if room_tokens <= reserve else "context"
+            reason = "budget" if self.budget <= self.T else "max_tokens" if room_tokens <= reserve else "context"
             written = self.leading()
             if written:
                 self.reclaim(written)

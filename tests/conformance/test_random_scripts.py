@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -15,30 +16,34 @@ VOCABULARY = vocabulary_of(make_tokenizer(SPECIALS))
 CONTEXT = 96
 ROOMY = {"max_model_len": CONTEXT, "kv_cache_tokens": 4096, "max_num_seqs": 64}
 TIGHT = {
-    "max_model_len": CONTEXT, "kv_cache_tokens": 192, "max_num_seqs": 6, "max_num_batched_tokens": 9, "page_size": 8,
+    "max_model_len": CONTEXT, "kv_cache_tokens": 128, "max_num_seqs": 8, "max_num_batched_tokens": 13, "page_size": 8,
 }  # fmt: skip
+EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "12"))
+"""Batches of up to 12 requests for each table and engine; raise it for a long search."""
 EVERY = ("s1", "qwen3", "step", "overlapping", "deepseek_r1", "none")
 
 
 def random_table(seed: int) -> dict:
     """What follows each token of the alphabet: often a trigger, an EOS or part of a delimiter; never a dead end."""
     chance = random.Random(seed)
-    quiet = [name for name in ALPHABET if name not in LOUD]
     table = {}
-    for name in ALPHABET:
-        loud = list(dict.fromkeys(chance.choices(LOUD, k=chance.randrange(3))))
-        calm = chance.sample(quiet, 4)
-        table[name] = loud + calm if chance.random() < 0.4 else calm[:1] + loud + calm[1:]
+    for name in (*ALPHABET, "Final", " Answer", " so"):
+        first = [chance.choice(LOUD)] if chance.random() < 0.4 else []
+        table[name] = list(dict.fromkeys([*first, *chance.sample(ALPHABET, len(ALPHABET))]))
     return table
 
 
+@pytest.mark.parametrize("kernels", ["native", "definitions"])
 @pytest.mark.parametrize("config", [ROOMY, TIGHT], ids=["roomy", "tight"])
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_the_engine_and_the_specification_agree(labs, config, seed):
-    lab = labs(random_table(seed), {"specials": SPECIALS}, **config)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_engine_and_the_specification_agree(labs, config, seed, kernels, request):
+    if kernels == "definitions":
+        request.getfixturevalue("definitions")
+        seed += 2
+    lab = labs(random_table(seed), {"specials": SPECIALS, "best": 60.0}, **config)
 
-    @settings(max_examples=25)
-    @given(batch=st.lists(cases(VOCABULARY, CONTEXT, EVERY), min_size=1, max_size=12))
+    @settings(max_examples=EXAMPLES)
+    @given(batch=st.lists(cases(VOCABULARY, EVERY), min_size=1, max_size=12))
     def check(batch: list[Case]) -> None:
         requests = []
         for case in batch:
@@ -57,12 +62,12 @@ def test_the_random_tables_reach_every_ending(labs):
     """The cases above are no empty promise: over the four tables all reasons and extensions occur."""
     seen = set()
     for seed in (1, 2, 3, 4):
-        lab = labs(random_table(seed), {"specials": SPECIALS}, **ROOMY)
+        lab = labs(random_table(seed), {"specials": SPECIALS, "best": 60.0}, **ROOMY)
 
         @settings(max_examples=120)
-        @given(case=cases(VOCABULARY, CONTEXT, EVERY))
-        def collect(case: Case, lab=lab) -> None:
-            want = lab.oracle(case)
+        @given(case=cases(VOCABULARY, EVERY))
+        def collect(case: Case) -> None:
+            want = lab.oracle(case)  # noqa: B023
             seen.add(want.stop_reason)
             seen.add((case.format, bool(want.forced)))
             seen.add(("extensions", want.extensions > 1))

@@ -106,7 +106,8 @@ LINES = {**path("think", "a", "b", "c", "d", "\n", "e", "f", "g", "h"), **path("
 
 
 @pytest.mark.parametrize("budget, grace, thought", [
-    (2, 0, "ab"), (2, 1, "abc"), (2, 2, "abcd"), (2, 3, "abcd\n"), (2, 9, "abcd\n"), (5, 9, "abcd\n"), (6, 2, "abcd\nefg"),
+    (2, 0, "ab"), (2, 1, "abc"), (2, 2, "abcd"), (2, 3, "abcd\n"), (2, 9, "abcd\n"),
+    (5, 9, "abcd\n"), (6, 2, "abcd\nefg"),
 ])  # fmt: skip
 def test_rule_09_grace_ends_at_a_newline_or_at_B_plus_g(labs, budget, grace, thought):
     lab = labs({**LINES, "l": ["a", "~", "^"]})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine import Engine, InputError
 
+from engine import Engine, InputError
 from tests.conformance.lab import ANSWERS, ENDLESS, STORY, path
 from tests.conformance.scripted import IM_END, IM_START, THINK_CLOSE, write_scripted_checkpoint
 

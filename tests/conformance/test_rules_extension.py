@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from engine import InputError
 
+from engine import InputError
 from tests.conformance.lab import ANSWERS, ENDLESS, STORY, path
 from tests.conformance.scripted import END_OF_TEXT, IM_END, IM_START
 

@@ -25,7 +25,7 @@ def test_rule_15_bans_biases_and_allowed_tokens(labs):
     written = tuple(lab.ids(f"\n{CLOSED}"))
     done = lab.ask(thinking_token_budget=2, banned_token_ids=written)
     assert lab.show(done).startswith(FORCED)
-    done = lab.request(thinking_token_budget=2, logit_bias={t: -100.0 for t in written}).outputs[0]
+    done = lab.request(thinking_token_budget=2, logit_bias=dict.fromkeys(written, -100.0)).outputs[0]
     assert lab.show(done).startswith(FORCED)
     done = lab.ask(thinking_token_budget=2, allowed_token_ids=tuple(lab.ids("abXY<|im_end|>")))
     assert lab.show(done) == FORCED + "XY<|im_end|>"

@@ -13,14 +13,16 @@ from engine.parallel import Group
 from tests.engine.steps import random_sequences, run_mixed
 
 
-def decoder_rank(group: Group, directory: Path, load_format: str) -> list[torch.Tensor]:
-    """What every rank does: load its part and run the same steps."""
+def decoder_logits(group: Group, directory: Path, load_format: str) -> list[torch.Tensor]:
+    """Loads the rank's part and runs mixed steps; logits of every position of three sequences."""
     decoder = Decoder.load(directory, ModelConfig.load(directory), group, 512, load_format, seed=3)
     return run_mixed(decoder, random_sequences(decoder.config.vocab_size, [1, 30, 50]))
 
 
-def decoder_worker(group: Group, directory: Path, load_format: str, output: Path) -> None:
-    torch.save(decoder_rank(group, directory, load_format), output / f"rank{group.rank}.pt")
+def decoder_worker(group: Group, cases: list[tuple[Path, str]], output: Path) -> None:
+    """The logits of every (directory, load_format), one after the other in the same group."""
+    results = [decoder_logits(group, directory, load_format) for directory, load_format in cases]
+    torch.save(results, output / f"rank{group.rank}.pt")
 
 
 def collectives_worker(group: Group, output: Path) -> None:

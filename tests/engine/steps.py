@@ -29,7 +29,10 @@ class Pages:
         """Runs `rows` (sequence -> number of next tokens), those of one token as decodes; logits of every token."""
         decodes = [row for row, count in rows.items() if count == 1 and self.done[row]]
         prefills = [row for row in rows if row not in decodes]
-        ids, positions, slots, lengths = [], [], [], []
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        lengths: list[int] = []
         for row in decodes + prefills:
             span = range(self.done[row], self.done[row] + rows[row])
             ids += [self.sequences[row][i] for i in span]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.engine.steps import load_decoder, random_sequences, run_mixed
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "mha": {"heads": 4, "kv_heads": 4},
     "mha_tied": {"heads": 4, "kv_heads": 4, "tied": True},
     "gqa4": {"heads": 8, "kv_heads": 2},

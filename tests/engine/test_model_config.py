@@ -50,6 +50,14 @@ def test_plain_fields() -> None:
     assert parse(num_key_value_heads=None).num_kv_heads == 4
 
 
+def test_yarn_extends_the_context() -> None:
+    qwen = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert parse(max_position_embeddings=32768, rope_scaling=qwen).context_length == 131072
+    assert parse(max_position_embeddings=131072, rope_scaling=qwen).context_length == 131072
+    assert parse(rope_scaling={"type": "linear", "factor": 4.0}).context_length == 512
+    assert parse().context_length == 512
+
+
 def test_number_of_parameters_is_that_of_qwen_32b() -> None:
     config = parse(
         hidden_size=5120, num_hidden_layers=64, num_attention_heads=40, num_key_value_heads=8,

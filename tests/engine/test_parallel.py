@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ from engine.parallel import Group, from_env
 from engine.shard import Shard
 from engine.spawn import spawn_ranks
 from tests.checkpoints import write_random_checkpoint
-from tests.engine.ranks import collectives_worker, decoder_rank, decoder_worker, failing_worker
-from tests.engine.steps import load_decoder, random_sequences, run_mixed
+from tests.engine.ranks import collectives_worker, decoder_logits, decoder_worker, failing_worker
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+TORCHRUN_COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 DEADLINE_S = 10
 
 
@@ -51,38 +53,26 @@ def test_collectives(tmp_path: Path) -> None:
         assert results["agreed"] == "shard 1 is torn"
 
 
-@pytest.mark.parametrize("shape", ["shared_kv_head", "odd_vocab_tied", "yarn_shards"])
-def test_two_ranks_equal_one(shape: str, tmp_path: Path) -> None:
-    shapes = {
-        "shared_kv_head": {"heads": 4, "kv_heads": 1},
-        "odd_vocab_tied": {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
-        "yarn_shards": {
-            "shards": 3,
-            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
-        },
-    }
-    directory = write_random_checkpoint(tmp_path / "model", **shapes[shape])
-    group = spawn_ranks(2, decoder_worker, (directory, "auto", tmp_path))
-    first = decoder_rank(group, directory, "auto")
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    shapes: list[dict[str, Any]] = [
+        {"heads": 4, "kv_heads": 1, "vocab": 333},
+        {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
+        {"shards": 3, "rope_scaling": yarn},
+    ]
+    directories = [write_random_checkpoint(tmp_path / str(i), **shape) for i, shape in enumerate(shapes)]
+    cases = [(directory, "auto") for directory in directories] + [(directories[0], "dummy")]
+    group = spawn_ranks(2, decoder_worker, (cases, tmp_path))
+    decoder_worker(group, cases, tmp_path)
     group.close()
-    second = torch.load(tmp_path / "rank1.pt")
-    decoder = load_decoder(directory)
-    single = run_mixed(decoder, random_sequences(decoder.config.vocab_size, [1, 30, 50]))
-    for one, rank0, rank1 in zip(single, first, second, strict=True):
-        assert rank0.shape[-1] == decoder.config.vocab_size
-        assert torch.equal(rank0, rank1), "ranks must sample from identical logits"
-        torch.testing.assert_close(rank0, one, atol=2e-5, rtol=0)
-
-
-def test_dummy_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
-    directory = write_random_checkpoint(tmp_path / "model", heads=4, kv_heads=1, vocab=333)
-    group = spawn_ranks(2, decoder_worker, (directory, "dummy", tmp_path))
-    two = decoder_rank(group, directory, "dummy")
-    group.close()
-    one = decoder_rank(Group.single(torch.device("cpu")), directory, "dummy")
-    for a, b in zip(one, two, strict=True):
-        assert a.std() > 0
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    ranks = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)), strict=True)
+    for (directory, load_format), (first, second) in zip(cases, ranks, strict=True):
+        single = decoder_logits(Group.single(torch.device("cpu")), directory, load_format)
+        for one, rank0, rank1 in zip(single, first, second, strict=True):
+            assert rank0.shape[-1] == ModelConfig.load(directory).vocab_size
+            assert torch.equal(rank0, rank1), "ranks must sample from identical logits"
+            assert one.std() > 0.001
+            torch.testing.assert_close(rank0, one, atol=2e-5, rtol=0)
 
 
 def test_a_checkpoint_error_reaches_all_ranks(tmp_path: Path) -> None:
@@ -96,26 +86,31 @@ def test_a_checkpoint_error_reaches_all_ranks(tmp_path: Path) -> None:
         group.close()
 
 
-LAUNCH = """
-import sys
-from engine.parallel import Group
+SPAWN = """
+import multiprocessing, time
 from engine.spawn import spawn_ranks
 from tests.engine.ranks import waiting_worker
 if __name__ == "__main__":
-    import time
     group = spawn_ranks(2, waiting_worker)
-    print(group.companions._processes[0].pid, flush=True)
+    print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)
+"""
+
+TORCHRUN = """
+import os, sys, time
+from engine.parallel import from_env
+group = from_env("cpu")
+print(group.rank, os.getpid(), flush=True)
+time.sleep(60) if group.rank == 0 else group.broadcast_bytes(None)
 """
 
 
 def start_pair(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
     """A process that is rank 0 of two and sleeps; its rank 1 waits for a command."""
     script = tmp_path / "launch.py"
-    script.write_text(LAUNCH)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script.write_text(SPAWN)
     process = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -157,6 +152,24 @@ def test_rank_0_dies_and_rank_1_ends(tmp_path: Path) -> None:
     assert "rank 1" in error
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to see whether a process runs")
+def test_a_rank_of_torchrun_dies_and_the_other_ends(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(TORCHRUN)
+    process = subprocess.Popen(
+        [*TORCHRUN_COMMAND, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline().split() for _ in range(2)]
+    assert all(lines), process.communicate()[1]
+    pids = {int(rank): int(pid) for rank, pid in lines}
+    os.kill(pids[1], signal.SIGKILL)
+    assert wait_gone(pids[0]) < DEADLINE_S
+    error = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == 1
+    assert f"Signal 9 (SIGKILL) received by PID {pids[1]}" in error
+
+
 def test_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -169,10 +182,8 @@ def test_torchrun(tmp_path: Path) -> None:
         group.close()
         """)
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    run = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
-    )
+    command = [*TORCHRUN_COMMAND, str(script)]
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     for rank in range(2):
         assert torch.load(tmp_path / f"rank{rank}.pt")["sum"][0].tolist() == [100, 102]

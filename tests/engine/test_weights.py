@@ -232,9 +232,9 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from engine import weights
+from engine.model import Decoder
 from engine.model_config import ModelConfig
-from engine.shard import Shard
+from engine.parallel import Group
 
 def anonymous_peak():
     # RssAnon leaves out the pages of the mapped file itself; sampled by a thread while the load runs.
@@ -253,7 +253,7 @@ def sample():
 
 thread = threading.Thread(target=sample)
 thread.start()
-loaded = weights.load(directory, config, Shard.of(config), torch.device("cpu"))
+decoder = Decoder.load(directory, config, Group.single(torch.device("cpu")), 64)
 done.set()
 thread.join()
 print((max(peak, anonymous_peak()) - base) / (2 * config.num_parameters))
@@ -271,4 +271,5 @@ def test_loading_makes_no_second_copy(tmp_path: Path) -> None:
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    assert 0.9 < float(run.stdout) < 1.15, "peak private memory over the weights' own size"
+    # Beyond the weights: one layer of eight while it is packed, and what the libraries allocate.
+    assert 0.9 < float(run.stdout) < 1.3, "peak private memory over the weights' own size"

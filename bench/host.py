@@ -1,0 +1,196 @@
+"""`python -m bench.host`: what the engine's loop costs without a decoder.
+
+A null model takes the decoder's place: its logits depend on the position alone, so everything else is real: scheduler,
+page pool, slot tables, sampler, thinking machine, detokenizer. Two questions: does a token cost more at the end of a
+long generation than at its start, and what do budgets in half of a batch cost the whole of it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from bench import record
+from bench.checkpoints import checkpoint
+from bench.shapes import SHAPES
+from bench.timing import median_ratio, paired
+from engine.batch import AttentionMeta
+from engine.core import Add, Core, End
+from engine.kv_cache import PagePool
+from engine.prepare import Prepared, Preparer
+from engine.request import SamplingParams
+from engine.response import Response
+from engine.runner import Runner
+from engine.scheduler import Scheduler
+from engine.sequence import Admission
+from engine.slots import SlotTables
+from engine.text import Tokenizer
+
+PAGE_SIZE = 16
+
+
+class NullModel:
+    """A decoder that computes nothing: the best token is `trigger` at every `every`-th position, else a plain one."""
+
+    def __init__(self, vocab: int, trigger: int, every: int = 48) -> None:
+        self._every = every
+        self._table = torch.zeros(every, vocab)
+        self._table[torch.arange(every), 100 + torch.arange(every)] = 1.0
+        self._table[0, trigger] = 2.0
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """positions [N] -> "hidden" [N, 1]: the position, all that the logits depend on."""
+        return positions[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, 1] -> [B, vocab] float32."""
+        return self._table[hidden[:, 0] % self._every]
+
+
+class HostLoop:
+    """The engine's loop over a null model, in the caller's thread."""
+
+    def __init__(self, folder: Path, max_num_seqs: int, context: int) -> None:
+        self.tokenizer = Tokenizer.load(folder)
+        trigger = self.tokenizer.special_id("<|im_start|>")
+        assert trigger is not None  # bench.checkpoints writes it
+        vocab = self.tokenizer.size
+        ends_line = torch.tensor([self.tokenizer.token_bytes(i).endswith(b"\n") for i in range(vocab)])
+        tables = SlotTables(
+            torch.device("cpu"), max_num_seqs, context, PAGE_SIZE, vocab, self.tokenizer.eos_token_ids, ends_line
+        )
+        pool = PagePool(max_num_seqs * -(-context // PAGE_SIZE) + 1, PAGE_SIZE, True)
+        scheduler = Scheduler(pool, max_num_seqs, 8192)
+        self._core = Core(scheduler, Runner(NullModel(vocab, trigger), [], tables, PAGE_SIZE), overlap=False)
+        self._preparer = Preparer(self.tokenizer, "s1", context)
+        self._number = 0
+
+    def prepare(self, prompt: list[int], params: SamplingParams) -> Prepared:
+        return self._preparer.prepare(prompt, params)
+
+    def run(self, requests: list[Prepared]) -> list[float]:
+        """Run requests to their end; seconds of each step, detokenizing and deltas included."""
+        open_requests = {}
+        for prepared in requests:
+            number, self._number = self._number, self._number + 1
+            open_requests[number] = Response(str(number), number, prepared, self.tokenizer, lambda delta: None)
+            self._core.apply(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, number)))
+        seconds = []
+        while self._core.has_work:
+            start = time.perf_counter()
+            for event in self._core.step():
+                number, sample = event.sequence.key
+                if open_requests[number].push(event):
+                    self._core.apply(End(number, sample))
+            seconds.append(time.perf_counter() - start)
+        self._core.check()
+        return seconds
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Seconds per token at the start and at the end of one generation."""
+
+    start: float
+    end: float
+
+    @property
+    def ratio(self) -> float:
+        return self.end / self.start
+
+
+def growth(seconds: list[float], window: int, block: int = 64) -> Growth:
+    """Compare the first and the last `window` steps by the median of their blocks of `block` steps, so that what
+    happens once per page counts and an interruption does not. Steps before the first full block warm up.
+    """
+    steady = seconds[block:]
+    if len(steady) < 2 * window:
+        raise ValueError(f"{len(seconds)} steps are fewer than two windows of {window} and a warm-up of {block}")
+
+    def per_token(part: list[float]) -> float:
+        return statistics.median(sum(part[i : i + block]) / block for i in range(0, len(part) - block + 1, block))
+
+    return Growth(per_token(steady[:window]), per_token(steady[-window:]))
+
+
+def long_generation(folder: Path, tokens: int) -> list[float]:
+    """Seconds per step of one request that thinks for `tokens` tokens."""
+    loop = HostLoop(folder, 1, tokens + 64)
+    prompt = [5] * 16 + loop.tokenizer.encode("<|im_start|>think", specials=True)
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True, thinking_extensions=tokens)
+    return loop.run([loop.prepare(prompt, params)])
+
+
+def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tuple[float, float]]:
+    """Pairs of seconds per step: half the batch with budgets and extensions, none of it."""
+    loop = HostLoop(folder, batch, tokens + 64)
+    opener = loop.tokenizer.encode("<|im_start|>think", specials=True)
+    prompts = [[7 + i] * 16 + opener for i in range(batch)]
+    plain = SamplingParams(max_tokens=tokens, ignore_eos=True)
+    forced = SamplingParams(
+        max_tokens=tokens, ignore_eos=True, thinking_token_budget=tokens // 2, thinking_extensions=2
+    )
+    without = [loop.prepare(prompt, plain) for prompt in prompts]
+    half = [loop.prepare(prompt, forced if i % 2 else plain) for i, prompt in enumerate(prompts)]
+
+    def typical(requests: list[Prepared]) -> float:
+        return statistics.fmean(loop.run(requests)[1:])  # the first step prefills
+
+    typical(half)
+    return paired(lambda: typical(half), lambda: typical(without), rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    tokens: int = 16384
+    """Length of the long generation."""
+    window: int = 2048
+    """Steps at its start and end that are compared."""
+    batch: int = 128
+    batch_tokens: int = 128
+    """Tokens of each request of the batch."""
+    rounds: int = 9
+    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
+    output: Path | None = None
+    """A file of JSON lines to append the results to."""
+
+
+def run(options: Options, console: Console) -> list[record.Record]:
+    """Both measurements, printed and appended to `options.output`."""
+    folder = checkpoint(options.cache, SHAPES["tiny"])
+    machine = record.Machine.read(torch.device("cpu"))
+    grown = growth(long_generation(folder, options.tokens), options.window)
+    console.print(
+        f"one request of {options.tokens:,} tokens: {grown.start * 1e6:.1f} us per token at the start, "
+        f"{grown.end * 1e6:.1f} us at the end, ratio {grown.ratio:.3f}"
+    )
+    pairs = budget_cost(folder, options.batch, options.batch_tokens, options.rounds)
+    half, without = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratio = median_ratio(pairs)
+    console.print(
+        f"{options.batch} requests: {without * 1e6:.0f} us per step without budgets, {half * 1e6:.0f} us with budgets "
+        f"and extensions in half of them, ratio {ratio:.3f}"
+    )
+    records = [
+        machine.record("host_growth", {"model": "null", "tokens": options.tokens},
+                       {"start_us": grown.start * 1e6, "end_us": grown.end * 1e6, "ratio": grown.ratio}),
+        machine.record("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
+                       {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio}),
+    ]  # fmt: skip
+    for line in records if options.output is not None else ():
+        record.append(line, options.output)
+    return records
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Options, prog="python -m bench.host", description=__doc__), Console())

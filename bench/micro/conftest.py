@@ -1,0 +1,28 @@
+"""A small checkpoint and a host loop for the micro-benchmarks; `make bench` runs them with pytest-benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.checkpoints import checkpoint
+from bench.shapes import SHAPES
+from engine.text import Tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Comparable from machine to machine, and quieter."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("checkpoints"), SHAPES["tiny"])
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder) -> Tokenizer:
+    return Tokenizer.load(folder)

@@ -1,0 +1,72 @@
+"""The device's part of a step behind the decoder: the sampler and the thinking machine, on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.kv_cache import PagePool
+from engine.prepare import Preparer
+from engine.request import SamplingParams
+from engine.scheduler import Scheduler
+from engine.sequence import Admission
+from engine.slots import SlotTables, needs_of, sampling_needs
+from kernels.sampler import sample
+from kernels.thinking import thinking_step
+
+VOCAB = 32000
+
+
+def seated(tokenizer, batch, params):
+    """Tables with `batch` requests in them, their slots and needs."""
+    preparer = Preparer(tokenizer, "s1", 512)
+    opener = tokenizer.encode("<|im_start|>think", specials=True)
+    tables = SlotTables(
+        torch.device("cpu"), batch, 512, 16, VOCAB, tokenizer.eos_token_ids, torch.zeros(VOCAB, dtype=torch.bool)
+    )
+    scheduler = Scheduler(PagePool(batch * 32 + 1, 16), batch, 8192)
+    for i in range(batch):
+        prepared = preparer.prepare([5] * 8 + opener, params)
+        scheduler.add(Admission(i, prepared.prompt, prepared.params, prepared.plan, i))
+    bits = 0
+    for sequence in scheduler.schedule(drained=True).admitted:
+        sequence.needs = needs_of(sequence)
+        bits |= sequence.needs
+        tables.seat(sequence)
+    return tables, torch.arange(batch), bits
+
+
+CASES = {
+    "greedy": SamplingParams(),
+    "greedy_masked": SamplingParams(thinking_extensions=2),
+    "temperature": SamplingParams(temperature=0.7, seed=1),
+    "temperature_masked": SamplingParams(temperature=0.7, seed=1, thinking_extensions=2),
+    "top_p": SamplingParams(temperature=0.7, top_p=0.95, seed=1),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("case", CASES)
+def test_sampler(benchmark, tokenizer, case, batch):
+    """Both draws for every row of [batch, 32000] logits."""
+    tables, slots, bits = seated(tokenizer, batch, CASES[case])
+    logits = torch.randn(batch, VOCAB, generator=torch.Generator().manual_seed(0))
+    needs, machine = sampling_needs(bits), tables.machine_for(bits)
+    draws = benchmark(lambda: sample(logits.clone(), tables.sampling, machine, slots, VOCAB, needs))
+    assert draws.draw.shape == (batch,) and not draws.bad.any()
+
+
+@pytest.mark.parametrize("batch", [1, 128])
+def test_machine(benchmark, tokenizer, batch):
+    """One step of the thinking machine for every row; thinking has a budget that is far away."""
+    tables, slots, bits = seated(tokenizer, batch, SamplingParams(thinking_token_budget=400, thinking_extensions=2))
+    machine = tables.machine_for(bits)
+    draw, bad = torch.full((batch,), 9), torch.zeros(batch, dtype=torch.bool)
+    start = machine.state.clone()
+
+    def step():
+        machine.state.copy_(start)  # the same step every time
+        return thinking_step(machine, slots, draw, draw, bad)
+
+    records = benchmark(step)
+    assert (records[:, 0] == 9).all()

@@ -1,0 +1,37 @@
+"""Tokens per second under budgets, end to end: with `models/s1-nano`, or a random model where that is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, SamplingParams
+
+NANO = Path(__file__).resolve().parents[2] / "models" / "s1-nano"
+TOKENS = 64
+CASES = {
+    "no_thinking": SamplingParams(max_tokens=TOKENS, ignore_eos=True, thinking_format="none"),
+    "budget": SamplingParams(max_tokens=TOKENS, ignore_eos=True, thinking_token_budget=32),
+    "budget_and_waits": SamplingParams(
+        max_tokens=TOKENS, ignore_eos=True, thinking_token_budget=32, thinking_extensions=2
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    nano = (NANO / "config.json").exists()
+    with Engine(NANO if nano else folder, device="cpu", max_num_seqs=16, max_model_len=256) as running:
+        yield running
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("case", CASES)
+def test_generate(benchmark, engine, case, batch):
+    """`batch` requests of exactly 64 tokens each."""
+    opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
+    prompts = [engine.tokenizer.encode(f"{i} + {i} = ") + opener for i in range(batch)]
+    outputs = benchmark(engine.generate, prompts, CASES[case])
+    benchmark.extra_info["tok_s"] = batch * TOKENS / benchmark.stats["median"] if benchmark.stats else None
+    assert [len(o.outputs[0].token_ids) for o in outputs] == [TOKENS] * batch

@@ -1,0 +1,25 @@
+"""Text: tokens to deltas, as they come."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.output import OutputStream
+from engine.request import TokenKind
+from engine.thinking import resolve_format
+
+
+@pytest.mark.parametrize("stop", [(), ("Final Answer:", "\n\n\n")], ids=["no_stop", "two_stops"])
+def test_detokenizer(benchmark, tokenizer, stop):
+    """1,000 tokens of reasoning, one at a time."""
+    format = resolve_format("s1", tokenizer)
+    ids = tokenizer.encode("Let us count the ways, one at a time; there are 144 of them. " * 40)[:1000]
+
+    def run():
+        stream = OutputStream(tokenizer, [1, 2, 3], format, stop, tokenizer.eos_token_ids, False)
+        for token in ids:
+            stream.push(token, TokenKind.REASONING)
+        stream.finish()
+        return stream
+
+    assert benchmark(run).text == tokenizer.decode(ids)

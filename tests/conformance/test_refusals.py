@@ -1,0 +1,110 @@
+"""Section 2: what is refused when the request is made, naming the field, and what is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from engine import InputError, SamplingParams
+from tests.conformance.lab import ENDLESS, STORY
+
+INTEGERS = (
+    "thinking_token_budget", "min_thinking_tokens", "thinking_extensions", "thinking_grace_tokens", "min_answer_tokens",
+    "answer_reserve_tokens",
+)  # fmt: skip
+SET = {
+    "thinking_token_budget": 5, "min_thinking_tokens": 1, "thinking_extensions": 1, "thinking_extension_str": "Hmm",
+    "thinking_end_str": "<|im_start|>answer", "thinking_grace_tokens": 1, "thinking_budget_action": "truncate",
+    "thinking_eos_policy": "stop", "min_answer_tokens": 2, "answer_reserve_tokens": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", INTEGERS)
+@pytest.mark.parametrize("value", [-1, math.inf, -math.inf, math.nan, 1.5, "3", True, 2**40])
+def test_refused_numbers(field, value):
+    with pytest.raises(InputError, match=field):
+        SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "field", ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"]
+)
+@pytest.mark.parametrize("value", [math.inf, math.nan, "1", None])
+def test_refused_reals(field, value):
+    with pytest.raises(InputError, match=field):
+        SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize("params", [
+    {"thinking_budget_action": "cut"}, {"thinking_eos_policy": None}, {"thinking_extension_str": None},
+    {"thinking_end_str": 3},
+])  # fmt: skip
+def test_refused_words(params):
+    with pytest.raises(InputError, match=next(iter(params))):
+        SamplingParams(**params)
+
+
+def test_refused_minimum_above_the_budget():
+    with pytest.raises(InputError, match=r"min_thinking_tokens 5 .*thinking_token_budget 4"):
+        SamplingParams(min_thinking_tokens=5, thinking_token_budget=4)
+    assert SamplingParams(min_thinking_tokens=5, thinking_token_budget=5).min_thinking_tokens == 5
+
+
+@pytest.mark.parametrize("field", SET)
+def test_refused_under_format_none(labs, field):
+    lab = labs(STORY)
+    with pytest.raises(InputError, match=field):
+        lab.request(format="none", **{field: SET[field]})
+    with pytest.raises(InputError, match=field):
+        lab.engine.submit("Hi", lab.params("none", **{field: SET[field]}))
+
+
+def test_refused_end_strings(labs):
+    lab = labs(STORY)
+    for string in ("", "answer", "Wait", "<|im_start|>answer<|im_start|>", "<|im_start|>answer<|im_end|>",
+                   "a<|im_start|>b<|im_start|>answer", "<|im_start|>answer<|endoftext|>"):  # fmt: skip
+        with pytest.raises(InputError, match="thinking_end_str"):
+            lab.request(thinking_end_str=string)
+
+
+def test_refused_extensions_with_a_several_token_trigger(labs):
+    with pytest.raises(InputError, match="thinking_extensions"):
+        labs(STORY).request(format="step", thinking_extensions=1)
+
+
+def test_refused_where_max_tokens_cannot_hold_the_forced_end(labs):
+    lab = labs(ENDLESS)
+    assert lab.ask(max_tokens=8).finish_reason == "length"  # F + R: a newline, six of budget_end, one of answer
+    with pytest.raises(InputError, match=r"max_tokens is 7 .*8"):
+        lab.request(max_tokens=7)
+    with pytest.raises(InputError, match=r"max_tokens is 50 "):
+        lab.request(max_tokens=50, answer_reserve_tokens=44)
+    with pytest.raises(InputError, match="max_tokens"):
+        lab.request(max_tokens=30, thinking_end_str="<|im_start|>answer" + "Wait" * 28)
+    assert lab.ask(max_tokens=3, thinking_budget_action="truncate").forced == []  # truncate reserves nothing
+
+
+def test_refused_where_the_context_cannot_hold_the_forced_end(labs):
+    lab = labs(ENDLESS, max_model_len=32)
+    prompt = lab.ids("!" * 22 + "<|im_start|>think")
+    assert len(lab.ask(prompt).token_ids) == 8
+    with pytest.raises(InputError, match=r"25 .*32"):
+        lab.request([33, *prompt])
+    with pytest.raises(InputError, match="32"):
+        lab.request(lab.ids("!" * 40), format="none")
+
+
+def test_refused_unknown_names():
+    with pytest.raises(InputError, match="thinking_budget"):
+        SamplingParams.from_dict({"thinking_budget": 5})
+
+
+def test_a_refusal_leaves_the_engine_as_it_was(labs):
+    lab = labs(STORY)
+    steps = lab.engine.stats()["steps"]
+    for params in ({"max_tokens": 2}, {"thinking_extension_str": "<|im_start|>", "thinking_extensions": 1}):
+        with pytest.raises(InputError):
+            lab.engine.generate([lab.ids("<|im_start|>think")] * 3, [lab.params(), lab.params(), lab.params(**params)])
+    assert lab.engine.stats()["steps"] == steps  # all are checked before the first one runs
+    assert lab.show(lab.ask()) == "abcde<|im_start|>{answer}ABC<|im_end|>"

@@ -1,0 +1,103 @@
+"""The training files of s1-nano: nothing held out is in them, and every wrong answer is a marked slip that is corrected."""
+
+import json
+from itertools import islice
+
+import pytest
+
+from curate.families import check, problems
+from curate.nano_build import write_base
+from curate.nano_corpus import pretraining_records, sft_records
+from tokenizers import Tokenizer
+from train.data import read_dataset
+from train.config import Data
+from train.text import ChatTokenizer
+
+COUNT = 600
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    write_base(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    return Tokenizer.from_file(str(base / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def pretraining(tokenizer):
+    return list(pretraining_records(tokenizer, COUNT, seed=0))
+
+
+def test_no_heldout_question_is_in_a_training_file(tokenizer, pretraining):
+    heldout = {p.prompt for p in islice(problems("heldout", 7), 2000)}
+    keys = {(p.family, p.key) for p in islice(problems("heldout", 7), 2000)}
+    trained = {r["prompt"] for r in pretraining} | {r["question"] for r in sft_records(COUNT, seed=0)}
+    assert len(trained) > COUNT and not heldout & trained
+    drawn = [p for seed in (0, 1000) for p in islice(problems("train", seed), COUNT)]
+    assert {p.prompt for p in drawn} >= trained, "a training file holds a question that the train side did not give"
+    assert not keys & {(p.family, p.key) for p in drawn}
+
+
+def test_final_answers_pass_or_are_marked_slips_that_a_wait_corrects(tokenizer, pretraining):
+    slips, full = 0, None
+    for record in pretraining:
+        if record["id"].endswith("full"):
+            full = record
+        assert record["slip"] == (not check(record["family"], record["prompt"], record["answer"]))
+        text = tokenizer.decode(record["tokens"], skip_special_tokens=False)
+        assert text.endswith(f"Answer: {record['answer']}<|im_end|>\n")
+        if record["slip"]:
+            slips += 1
+            corrected = tokenizer.decode(full["tokens"], skip_special_tokens=False)
+            assert full["prompt"] == record["prompt"] and not full["slip"]
+            thinking = text.split("<|im_start|>think\n")[1].split("<|im_start|>answer")[0].rstrip("\n")
+            assert corrected.split("<|im_start|>think\n")[1].startswith(thinking)
+    assert 0.2 < slips / len(pretraining) < 0.6
+    for record in sft_records(COUNT, seed=0):
+        assert record["slip"] == (not check(record["family"], record["question"], record["answer"]))
+        if record["slip"]:
+            corrected = record["corrected"]
+            assert corrected["thinking"].startswith(record["thinking"] + "\nWait")
+            assert check(record["family"], record["question"], corrected["answer"])
+
+
+def test_what_the_engine_writes_carries_no_loss(tokenizer, pretraining):
+    wait, waits = tokenizer.token_to_id("Wait"), 0
+    forced = tokenizer.encode("<|im_start|>answer\nFinal Answer:", add_special_tokens=False).ids
+    for record in pretraining:
+        tokens, trained = record["tokens"], record["trained"]
+        assert len(tokens) == len(trained)
+        waits += tokens.count(wait)
+        assert not any(t for token, t in zip(tokens, trained, strict=True) if token == wait)
+        if record["id"].endswith("cut"):
+            at = next(i for i in range(len(tokens)) if tokens[i : i + len(forced)] == forced)
+            assert not any(trained[at : at + len(forced)]) and all(trained[at + len(forced) :])
+    assert waits > COUNT
+
+
+def test_tokenizer_is_ready_for_what_the_engine_forces(base, tokenizer):
+    wait = tokenizer.encode("Wait", add_special_tokens=False).ids
+    assert len(wait) == 1 and tokenizer.encode("no\nWait", add_special_tokens=False).ids[-1:] == wait
+    assert tokenizer.encode("1234", add_special_tokens=False).tokens == list("1234")
+    text = "Zoë asked: 3 < 5?\n\t<|im_start|>"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+    config = json.loads((base / "config.json").read_text())
+    assert tokenizer.get_vocab_size() <= config["vocab_size"]
+
+
+def test_the_trainer_reads_both_files_alike(base, tokenizer, pretraining, tmp_path):
+    """One SFT record, rendered by the trainer through the chat template, gives the tokens of the pretraining mix."""
+    full = next(r for r in pretraining if r["id"].endswith("full") and r["tokens"].count(tokenizer.token_to_id("Wait")) == 0)
+    text = tokenizer.decode(full["tokens"], skip_special_tokens=False)
+    thinking = text.split("<|im_start|>think\n")[1].split("\n<|im_start|>answer")[0]
+    record = {"question": full["prompt"], "thinking": thinking, "answer": full["answer"]}
+    (tmp_path / "sft.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(full) + "\n")
+    data = read_dataset((str(tmp_path / "sft.jsonl"),), Data(), ChatTokenizer.load(base), 512)
+    first, second = (data.tokens[data.offsets[i] : data.offsets[i + 1]].tolist() for i in range(2))
+    assert first == second == full["tokens"]
+    assert data.trained[: data.offsets[1]].tolist() == data.trained[data.offsets[1] :].tolist()

@@ -1,0 +1,386 @@
+"""`python -m engine.generate` from the command line to the last line of the output file, on scripted checkpoints."""
+
+import io
+import json
+import os
+import pickle
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.arguments import parse
+from engine.config import EngineConfig
+from engine.errors import InputError
+from engine.generate import main
+from engine.request import SamplingParams
+from tests.conformance.lab import ENDLESS, STORY
+from tests.conformance.scripted import write_scripted_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--device", "cpu", "--dtype", "float32", "--kv-cache-tokens", "4096", "--max-num-seqs", "16"]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> Path:
+    """Thinks abcde, would go on after Wait with pq, answers ABC; 'Final Answer:' is followed by XY."""
+    directory = tmp_path_factory.mktemp("story")
+    write_scripted_checkpoint(directory, STORY, max_position_embeddings=256)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory) -> Path:
+    """Thinks until it is told to stop, then answers XY."""
+    directory = tmp_path_factory.mktemp("endless")
+    write_scripted_checkpoint(directory, ENDLESS, max_position_embeddings=3000)
+    return directory
+
+
+@pytest.fixture
+def cli(story, tmp_path, capfd, monkeypatch):
+    """Runs one command line in this process, in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object, model: Path = story) -> tuple[int, str, str]:
+        try:
+            code = main(["--model", str(model), *SMALL, *map(str, words)])
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def write_lines(path: Path, *records: dict) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_field_is_a_flag(capfd):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    text = capfd.readouterr().out
+    assert ended.value.code == 0
+    for field in (*fields(SamplingParams), *fields(EngineConfig)):
+        assert re.search(rf"--{field.name.replace('_', '-')}\b", text), field.name
+    for field in ("prompt", "input", "output", "resume", "overwrite"):
+        assert f"--{field} " in text or f"--{field}," in text
+
+
+def test_flags_arrive():
+    arguments = parse([
+        "--prompt", "x", "--thinking-token-budget", "7", "--stop", "a", "b", "--logit-bias", "3", "1.5", "--seed", "4",
+        "--thinking-format", "none", "--max_num_seqs", "3", "--ignore-eos", "--no-enable-prefix-caching",
+    ])  # fmt: skip
+    params, config = arguments.sampling_params(SamplingParams(top_k=9)), arguments.engine_config()
+    assert params == SamplingParams(
+        top_k=9, thinking_token_budget=7, stop=("a", "b"), logit_bias={3: 1.5}, seed=4, thinking_format="none",
+        ignore_eos=True,
+    )  # fmt: skip
+    assert (config.seed, config.thinking_format, config.max_num_seqs, config.enable_prefix_caching) == (
+        4, "none", 3, False,
+    )  # fmt: skip
+    assert Path(arguments.model) == ROOT / "models" / "s1-nano"
+    assert arguments.model_name == "s1-nano"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "exactly one of --prompt TEXT and --input FILE"),
+    (["--prompt", "a", "--input", "b"], "exactly one of"),
+    (["--prompt", "a", "--resume"], "--resume needs --output"),
+    (["--prompt", "a", "--output", "x", "--resume", "--overwrite"], "contradicts --overwrite"),
+    (["--prompt", "a", "--overwrite"], "--overwrite needs --output"),
+    (["--prompt", "a", "--stop", "x", "--stop", "y"], "--stop is given 2 times"),
+])  # fmt: skip
+def test_contradictory_flags(words, message):
+    with pytest.raises(InputError, match=message):
+        parse(words)
+
+
+def test_plain_text_view(cli):
+    code, out, err = cli("--prompt", "hi", "--thinking-extensions", 1)
+    assert (code, out) == (0, "abcdeWaitpq<|im_start|>answerABC\n")
+    assert re.fullmatch(
+        r"1 request · \d+ prompt \+ 14 generated tokens · 8 thinking · 2 forced · [\d.]+ s · [\d,]+ tok/s · "
+        r"thinking ended: 1 natural\n", err,
+    )  # fmt: skip
+
+
+def test_view_of_several_requests_and_samples(cli, tmp_path):
+    write_lines(tmp_path / "in.jsonl", {"prompt": "one"}, {"messages": [{"role": "user", "content": "two"}]},
+                {"prompt_token_ids": [65], "params": {"n": 2}})  # fmt: skip
+    code, out, _ = cli("--input", "in.jsonl", "--thinking-token-budget", 2, "--max-tokens", 12)
+    thought = "ab\n<|im_start|>answer\nFinal Answer:"
+    assert code == 0
+    assert out.startswith(f"[1/3] one\n{thought}")
+    assert f"[2/3] two\n{thought}" in out
+    assert "[3/3] A\nB" in out
+    assert out.count("--- sample 1\n") == 1
+
+
+def test_terminal_view_marks_forced_tokens(story):
+    """Under a pseudo-terminal: reasoning dim, answer bold, forced tokens reversed."""
+    main_end, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "a\x1b[2Jb",
+         "--thinking-extensions", "1"],
+        stdout=side, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
+    )  # fmt: skip
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            data = os.read(main_end, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(main_end)
+    assert process.wait() == 0
+    assert process.stderr is not None
+    process.stderr.close()
+    text = shown.decode()
+    assert "\x1b[2ma" in text  # dim
+    assert "\x1b[7mWait\x1b[0m" in text  # reverse
+    assert "\x1b[1mA" in text  # bold
+    assert "\x1b[2J" not in text
+    assert "a\ufffd[2Jb" in text
+    assert "14 tokens · 8 thinking · 2 forced · 1 extension · thinking ended: natural · finished: stop" in text
+
+
+def test_jsonl_in_and_out(cli, tmp_path):
+    write_lines(
+        tmp_path / "in.jsonl",
+        {"prompt": "a", "id": "q1", "answer": 42},
+        {"prompt": "b", "params": {"thinking_token_budget": 3, "logprobs": 1}},
+        {"messages": [{"role": "user", "content": "c"}], "params": {"n": 2, "thinking_extensions": 1}},
+    )
+    code, out, err = cli("--input", "in.jsonl", "--output", "out.jsonl")
+    assert (code, out) == (0, "")
+    assert err.startswith("3 requests · ")
+    one, two, three = read_lines(tmp_path / "out.jsonl")
+    assert (one["id"], one["index"], one["input"]) == ("q1", 0, {"prompt": "a", "answer": 42})
+    assert one["outputs"][0]["reasoning"] == "abcde"
+    assert one["outputs"][0]["forced"] == [6]
+    assert two["outputs"][0]["text"] == "abc\n<|im_start|>answer\nFinal Answer:XY"
+    assert two["outputs"][0]["thinking"] == {"tokens": 3, "forced_tokens": 7, "extensions": 0, "stop_reason": "budget"}
+    assert two["usage"]["forced_tokens"] == 7
+    logprobs = two["outputs"][0]["logprobs"]
+    assert [p["token_id"] for p in logprobs] == two["outputs"][0]["token_ids"]
+    assert [i for i, p in enumerate(logprobs) if p["forced"]] == two["outputs"][0]["forced"]
+    assert [s["text"] for s in three["outputs"]] == ["abcdeWaitpq<|im_start|>answerABC"] * 2
+    assert three["params"] == {"n": 2, "thinking_extensions": 1}
+    assert set(one["timing"]) == {"queue_s", "ttft_s", "total_s"}
+
+
+def test_standard_input_and_output(cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}\n{"prompt": "b"}\n')))
+    code, out, _ = cli("--input", "-", "--output", "-")
+    assert code == 0
+    assert sorted(json.loads(line)["index"] for line in out.splitlines()) == [0, 1]
+
+
+def test_resume(cli, tmp_path):
+    write_lines(tmp_path / "in.jsonl", *({"prompt": c} for c in "abcd"))
+    assert cli("--input", "in.jsonl", "--output", "whole.jsonl")[0] == 0
+    whole = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "out.jsonl").write_bytes(whole[2] + whole[0][:-30])
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume")
+    assert code == 0
+    assert "out.jsonl:2: the last line is torn" in err
+    assert "3 requests" in err
+    got, want = read_lines(tmp_path / "out.jsonl"), read_lines(tmp_path / "whole.jsonl")
+    assert [r["index"] for r in got] == [0, 1, 2, 3]
+    assert [r["outputs"] for r in got] == [r["outputs"] for r in want]
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume")
+    assert (code, err) == (0, "nothing to do: out.jsonl holds all 4 requests\n")
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", "--max-tokens", 20)
+    assert code == 2
+    assert "out.jsonl:1: was made with params" in err
+
+
+BAD_LINES = [
+    ({"prompt": "x", "params": {"temprature": 1}}, "params: unknown parameter 'temprature'"),
+    ({"prompt": "x", "params": {"temperature": -1}}, "params: temperature is -1"),
+    ({"prompt": "x", "params": {"temperature": float("nan")}}, "NaN"),
+    ({"prompt": "x", "params": {"thinking_token_budget": -1}}, "params: thinking_token_budget is -1"),
+    ({"prompt": "x", "params": {"min_thinking_tokens": 9, "thinking_token_budget": 3}}, "min_thinking_tokens 9"),
+    ({"prompt": "x", "params": {"thinking_extension_str": "<|im_start|>"}}, "thinking_extension_str"),
+    ({"prompt": "x", "params": {"thinking_end_str": "no end"}}, "thinking_end_str 'no end'"),
+    ({"prompt": "x", "params": {"thinking_format": "none", "thinking_extensions": 1}}, "thinking_extensions is set"),
+    ({"prompt": "x", "params": {"thinking_format": "qwen3"}}, "'<think>\\n' does not begin with a special token"),
+    ({"prompt": "x", "params": {"max_tokens": 3}}, "max_tokens is 3 and closing the thinking takes 8"),
+    ({"prompt": "x" * 300}, "the prompt has 324 tokens and the context holds 256"),
+    ({"prompt_token_ids": [5, 10_000]}, "prompt_token_ids[1] is 10000"),
+    ({"prompt_token_ids": []}, "the prompt has no tokens"),
+    ({"prompt": "x", "params": {"stop_token_ids": [10_000]}}, "stop_token_ids[0] is 10000"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES, ids=[m[:30] for _, m in BAD_LINES])
+def test_bad_lines_are_found_before_the_model_loads(cli, story, tmp_path, line, message):
+    """The weights are missing here, and nobody notices."""
+    model = tmp_path / "model"
+    shutil.copytree(story, model)
+    (model / "model.safetensors").unlink()
+    write_lines(tmp_path / "in.jsonl", {"prompt": "fine"}, line)
+    code, out, err = cli("--input", "in.jsonl", "--output", "out.jsonl", model=model)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: in.jsonl:2: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def remove(name):
+    return lambda model: (model / name).unlink()
+
+
+def truncate(model):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def reshape(model):
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(7)
+    save_file(tensors, model / "model.safetensors")
+
+
+def pickled(model):
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+def drop_template(model):
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("chat_template")
+    path.write_text(json.dumps(config))
+
+
+BAD_MODELS = [
+    (remove("model.safetensors"), "holds no safetensors file"),
+    (truncate, "model.safetensors"),
+    (reshape, "model.norm.weight"),
+    (pickled, "pytorch_model.bin"),
+    (remove("tokenizer.json"), "tokenizer.json is missing"),
+    (remove("config.json"), "config.json"),
+    (drop_template, "--prompt: the checkpoint has no chat template"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_MODELS, ids=[m for _, m in BAD_MODELS])
+def test_bad_checkpoints(cli, story, tmp_path, spoil, message):
+    model = tmp_path / "model"
+    shutil.copytree(story, model)
+    spoil(model)
+    code, out, err = cli("--prompt", "x", "--output", "out.jsonl", model=model)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--output", "nowhere/out.jsonl"], "nowhere/out.jsonl: cannot be written"),
+    (["--output", "."], ".: is a folder"),
+    (["--temperature", "nan"], "temperature is nan"),
+    (["--top-p", "inf"], "top_p is inf"),
+    (["--max-num-batched-tokens", "0"], "max_num_batched_tokens is 0"),
+    (["--thinking-format", "s2"], "thinking_format is"),
+    (["--max-model-len", "100000"], "max_model_len is 100000"),
+])  # fmt: skip
+def test_bad_flags(cli, words, message):
+    code, out, err = cli("--prompt", "x", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_is_not_there(cli, tmp_path):
+    code, _, err = cli("--prompt", "x", model=tmp_path / "nothing" / "here" / "at all")
+    assert code == 2
+    assert "is no directory" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there(story, capfd):
+    assert main(["--model", str(story), "--prompt", "x", "--device", "cuda"]) == 2
+    assert "has 0 CUDA devices" in capfd.readouterr().err
+
+
+def test_unknown_flags_end_with_code_two(cli):
+    code, _, err = cli("--prompt", "x", "--temprature", "1")
+    assert code == 2
+    assert "--temperature" in err
+
+
+def start(model: Path, folder: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.generate", "--model", str(model), *SMALL[:-4], "--max-num-seqs", "16",
+         "--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl"), *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_runs_keep_what_is_finished_and_resume(endless, tmp_path, how):
+    short = {"thinking_token_budget": 5}
+    records = [{"prompt": str(i), "params": short if i % 2 else {}} for i in range(8)]
+    write_lines(tmp_path / "in.jsonl", *records)
+    process = start(endless, tmp_path)
+    out, deadline = tmp_path / "out.jsonl", time.monotonic() + 120
+    while not out.exists() or out.read_bytes().count(b"\n") < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert sorted(r["index"] for r in read_lines(out)) == [1, 3, 5, 7]
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert err.strip().splitlines()[-1].startswith("interrupted: 4 of 8 requests are in")
+    again = start(endless, tmp_path, "--resume")
+    _, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert "4 requests" in err
+    lines = read_lines(out)
+    assert [r["index"] for r in lines] == list(range(8))
+    assert [r["outputs"][0]["thinking"]["stop_reason"] for r in lines] == ["context", "budget"] * 4
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+def test_two_ranks_answer_like_one(story, tmp_path, launcher):
+    write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "params": {"thinking_token_budget": 2}})
+    python = [sys.executable, "-m"]
+    words = ["engine.generate", "--model", str(story), *SMALL, "--input", str(tmp_path / "in.jsonl"), "--output"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if launcher == "torchrun" else []
+    extra = ["--tensor-parallel-size", "2"] if launcher == "spawn" else []
+    for prefix, suffix, name in (([], [], "one.jsonl"), (ranks, extra, "two.jsonl")):
+        done = subprocess.run([*python, *prefix, *words, str(tmp_path / name), *suffix], cwd=ROOT, env=env,
+                              capture_output=True, text=True, timeout=200)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "2 requests" in done.stderr
+    one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")
+    assert [r["outputs"] for r in one] == [r["outputs"] for r in two]

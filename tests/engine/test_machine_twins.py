@@ -1,0 +1,149 @@
+"""The device's thinking machine and greedy draws, as torch definition and in C++, against the plain-Python machine."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+import torch
+
+from engine.request import SamplingParams
+from engine.sequence import Admission, Sequence
+from engine.slots import LEAD, LOOPS, OPENER, SlotTables
+from engine.thinking import Machine, ThinkingFormat, make_plan
+from kernels import native, native_step
+from kernels.sampler import SamplingNeeds, sample_reference
+from kernels.thinking import Finish, State, thinking_step_reference
+
+VOCAB, EOS, NEWLINE, TRANSITIONS = 24, (1, 2), 3, 100_000
+ENDS_LINE = [token in (NEWLINE, 4) for token in range(VOCAB)]
+
+
+class Letters:
+    """A tokenizer of single letters: token i is the letter chr(97 + i), the newline is a token too."""
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        return [NEWLINE if c == "\n" else ord(c) - 97 for c in text]
+
+    def special_id(self, text: str) -> int | None:
+        return self.encode(text)[0]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"\n" if ENDS_LINE[token_id] else bytes([97 + token_id])
+
+
+FORMATS = (
+    ThinkingFormat((5, 6), (5, 7), (5, 7, 8, 9), ((5,),)),
+    ThinkingFormat((10,), (11,), (11, 4), ((11,),)),
+    ThinkingFormat((5, 6), (5, 5, 7), (5, 5, 7, 8), ((5, 5, 12),)),  # self-overlapping, several tokens
+    ThinkingFormat(),
+)
+
+
+def random_case(chance: random.Random) -> tuple[SamplingParams, ThinkingFormat, list[int]]:
+    """Parameters that the engine accepts, small enough that every limit is met often."""
+    format = chance.choice(FORMATS)
+    prompt = [chance.randrange(3, VOCAB) for _ in range(chance.randrange(1, 6))]
+    if format.thinks and chance.random() < 0.7:
+        prompt += [*format.opener, *(chance.randrange(12, VOCAB) for _ in range(chance.randrange(3)))]
+    if not format.thinks:
+        return SamplingParams(max_tokens=chance.randrange(1, 30), min_tokens=chance.randrange(4)), format, prompt
+    budget = chance.choice([None, 0, 1, *range(2, 12)])
+    loop = chance.choice([(0, 0), (0, 0), (1, 2), (2, 2)])
+    return SamplingParams(
+        max_tokens=chance.choice([None, *range(12, 40)]),
+        min_tokens=chance.choice([0, 0, 5]),
+        ignore_eos=chance.random() < 0.2,
+        stop_token_ids=tuple(chance.sample(range(12, VOCAB), chance.randrange(3))),
+        thinking_token_budget=budget,
+        min_thinking_tokens=chance.randrange(0, min(4, budget if budget is not None else 4) + 1),
+        thinking_extensions=0 if format.max_lead else chance.randrange(4),
+        thinking_extension_str=chance.choice(["", "q", "qr", "qrs"]),
+        thinking_grace_tokens=chance.choice([0, 0, 3]),
+        thinking_budget_action=chance.choice(["force_end", "force_end", "truncate"]),
+        thinking_eos_policy=chance.choice(["end", "stop"]),
+        min_answer_tokens=chance.randrange(3),
+        answer_reserve_tokens=chance.randrange(4),
+        loop_ngram=loop[0],
+        loop_count=loop[1],
+    ), format, prompt
+
+
+def native_or_skip() -> None:
+    if not native.LOADED:
+        pytest.skip(f"the C++ twin is not here: {native.REASON}")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "native"])
+def test_machine_equals_the_python_machine_over_100_000_transitions(implementation: str) -> None:
+    if implementation == "native":
+        native_or_skip()
+    step = thinking_step_reference if implementation == "reference" else native_step.thinking_step
+    chance, slots, transitions, rounds = random.Random(7), 256, 0, 0
+    reasons = set()
+    while transitions < TRANSITIONS:
+        rounds += 1
+        tables = SlotTables(torch.device("cpu"), slots, 60, 16, VOCAB, EOS, torch.tensor(ENDS_LINE))
+        twins: list[Machine] = []
+        for slot in range(slots):
+            params, format, prompt = random_case(chance)
+            plan = make_plan(params, format, prompt, 60, Letters(), EOS)
+            sequence = Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot)
+            tables.seat(sequence)
+            twins.append(Machine(plan, prompt, EOS, ENDS_LINE))
+        machine = tables.machine_for(LEAD | OPENER | LOOPS)
+        rows = torch.randperm(slots, generator=torch.Generator().manual_seed(rounds))
+        while any(twin.finish is Finish.RUNNING for twin in twins):
+            draws = [draw_for(chance, twins[slot]) for slot in rows.tolist()]
+            columns = [torch.tensor(column) for column in zip(*draws, strict=True)]
+            if chance.random() < 0.05:  # live control between two steps
+                slot = chance.randrange(slots)
+                machine.state[slot, State.END_REQUESTED] = 1
+                twins[slot].end_requested = True
+            records = step(machine, rows, *columns).tolist()
+            for slot, (draw, masked, bad), record in zip(rows.tolist(), draws, records, strict=True):
+                transitions += twins[slot].finish is Finish.RUNNING
+                commit = twins[slot].step(draw, masked, bad)
+                expected = [-1 if commit.token is None else commit.token, commit.kind, commit.forced, commit.finish,
+                            commit.stop_reason, commit.thinking, commit.extensions]
+                if commit.token is None:
+                    expected[1] = record[1]  # the kind of nothing
+                assert record == [int(value) for value in expected], (slot, twins[slot].plan, twins[slot].history)
+        reasons |= {twin.stop_reason for twin in twins}
+    assert len(reasons) == 9, f"every stop reason and none at all occurs: {reasons}"
+
+
+def draw_for(chance: random.Random, twin: Machine) -> tuple[int, int, bool]:
+    """A draw that likes delimiters and EOS, and a masked draw that avoids them."""
+    format = twin.plan.format
+    loud = [*EOS, *(token for text in (format.end, format.opener, *format.triggers) for token in text), NEWLINE]
+    draw = chance.choice(loud) if chance.random() < 0.4 else chance.choice([*range(12, 16), *range(VOCAB)])
+    if twin.eos_banned and draw in EOS:
+        draw = 15
+    return draw, chance.randrange(13, VOCAB), chance.random() < 0.002
+
+
+def test_native_greedy_equals_the_definition() -> None:
+    native_or_skip()
+    generator = torch.Generator().manual_seed(0)
+    tables = SlotTables(torch.device("cpu"), 8, 60, 16, 80, EOS, torch.tensor([False] * 77))
+    for slot in range(8):
+        params = SamplingParams(min_tokens=3 * (slot % 2), thinking_extensions=1, ignore_eos=slot == 3)
+        prompt = [9, *FORMATS[0].opener]
+        plan = make_plan(params, FORMATS[0], prompt, 60, Letters(), EOS)
+        tables.seat(Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot))
+    machine, slots = tables.machine_for(0), torch.arange(8)
+    for trial in range(300):
+        logits = torch.randn(8, 80, generator=generator).round(decimals=1)  # ties
+        logits[:, [1, 2, 5]] += float(trial % 5)
+        if trial % 7 == 0:
+            logits[trial % 8, trial % 77] = float("nan")
+        if trial % 11 == 0:
+            logits[trial % 8] = float("-inf")
+        for masked in (False, True):
+            expected = sample_reference(logits.clone(), tables.sampling, machine, slots, 77, SamplingNeeds(masked=masked))
+            draw, second, bad = native_step.greedy(logits.clone(), machine, slots, 77, masked)
+            assert torch.equal(bad, expected.bad)
+            assert torch.equal(draw[~bad], expected.draw[~bad])
+            assert torch.equal(second[~bad], expected.masked[~bad])

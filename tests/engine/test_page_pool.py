@@ -1,0 +1,166 @@
+"""The page pool and the scheduler: accounting after every step, prefix hits by content, nothing left behind."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.errors import EngineDead
+from engine.kv_cache import PagePool
+from engine.request import SamplingParams
+from engine.scheduler import Scheduler, Step
+from engine.sequence import Admission, Sequence
+from engine.thinking import ThinkingFormat, make_plan
+from tests.engine.test_machine_twins import EOS, Letters
+
+SLOTS, PAGES, PAGE_SIZE, BATCH = 6, 20, 4, 17
+CONTEXT = PAGES * PAGE_SIZE
+
+
+def admission(number: int, prompt: list[int], max_tokens: int, n: int) -> Admission:
+    params = SamplingParams(max_tokens=max_tokens, n=n)
+    plan = make_plan(params, ThinkingFormat(), prompt, CONTEXT, Letters(), EOS)
+    return Admission(number, array("i", prompt), params, plan, 0)
+
+
+class Traffic(RuleBasedStateMachine):
+    """Requests come, fork, grow, are preempted, stop and are aborted; one step may be in flight, as under overlap."""
+
+    @initialize(overlap=st.booleans())
+    def start(self, overlap: bool) -> None:
+        self.scheduler = Scheduler(PagePool(PAGES + 1, PAGE_SIZE), SLOTS, BATCH)
+        self.lag, self.flying = int(overlap), []
+        self.samples: dict[int, list[Sequence]] = {}
+        self.number, self.chance = 0, random.Random(0)
+
+    @rule(
+        prompt=st.lists(st.integers(3, 5), min_size=1, max_size=30), max_tokens=st.integers(1, 60), n=st.integers(1, 4)
+    )
+    def add(self, prompt: list[int], max_tokens: int, n: int) -> None:
+        self.samples[self.number] = self.scheduler.add(admission(self.number, prompt, max_tokens, n))
+        self.number += 1
+
+    @precondition(lambda self: any(not s.finished for group in self.samples.values() for s in group))
+    @rule(data=st.data(), whole=st.booleans())
+    def stop(self, data: st.DataObject, whole: bool) -> None:
+        alive = [s for group in self.samples.values() for s in group if not s.finished]
+        sequence = data.draw(st.sampled_from(alive))
+        for other in self.samples[sequence.admission.request_id] if whole else [sequence]:
+            self.scheduler.finish(other)
+
+    @rule(steps=st.integers(1, 12))
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+    @invariant()
+    def accounted(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.check()
+
+    def step(self) -> None:
+        step = self.scheduler.schedule(drained=not self.flying)
+        if step is None:
+            self.read(0)
+            step = self.scheduler.schedule(drained=True)
+        assert step is not None
+        assert len(step.decodes) <= SLOTS
+        if step.tokens:
+            self.check_step(step)
+            self.flying.append(step.rows)
+        self.read(self.lag if step.tokens else 0)
+
+    def check_step(self, step: Step) -> None:
+        """Every token written this step has a page of its own to go to."""
+        assert step.tokens <= max(BATCH, len(step.decodes))
+        written = [(s, s.computed - 1) for s in step.decodes]
+        written += [(c.sequence, at) for c in step.chunks for at in range(c.start, c.start + c.count)]
+        places = [(s.pages[at // PAGE_SIZE], at % PAGE_SIZE) for s, at in written]
+        assert len(set(places)) == len(places) and all(page > 0 for page, _ in places)
+        assert not {page for page, _ in places} & {target for _, target in self.scheduler._copies}
+
+    def read(self, keep: int) -> None:
+        while len(self.flying) > keep:
+            for sequence in self.flying.pop(0):
+                if sequence.finished:
+                    continue
+                self.scheduler.commit(sequence, self.chance.randrange(3, 6))
+                if len(sequence.tokens) >= sequence.limit or self.chance.random() < 0.03:
+                    self.scheduler.finish(sequence)
+
+    def teardown(self) -> None:
+        """Whatever happened: all requests finish, and an idle scheduler has every page free."""
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(20_000):
+            if not self.scheduler.has_work and not self.flying:
+                break
+            self.step()
+        self.scheduler.check()
+        assert all(s.finished for group in self.samples.values() for s in group)
+        assert self.scheduler.pool.available == PAGES
+
+
+TestTraffic = pytest.mark.timeout(600)(Traffic.TestCase)
+TestTraffic.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def test_prefix_is_found_by_content_and_never_whole() -> None:
+    pool = PagePool(9, 4)
+    text = array("i", range(12))
+    pages = pool.allocate(3)
+    assert pages is not None
+    chain = 0
+    for at, page in enumerate(pages):
+        chain = pool.publish(page, chain, text[4 * at : 4 * at + 4])
+    assert pool.find(text)[0] == pages[:2], "the last token must be computed again"
+    assert pool.find(text + array("i", [99]))[0] == pages
+    assert pool.find(array("i", [7, *range(1, 12)]))[0] == []
+    pool.release(pages)
+    assert pool.available == 8
+    assert pool.find(text + array("i", [99]))[0] == pages, "idle pages can still be found"
+    assert pool.allocate(6) is not None, "five blank pages, then the last page of the idle prefix"
+    assert pool.find(text + array("i", [99]))[0] == pages[:2]
+    assert pool.allocate(3) is None and pool.available == 2
+
+
+def test_equal_tokens_under_different_prefixes_are_different_pages() -> None:
+    pool = PagePool(9, 2)
+    first, second = (pool.allocate(2) for _ in range(2))
+    assert first is not None and second is not None
+    for pages, head in ((first, 1), (second, 2)):
+        chain = pool.publish(pages[0], 0, array("i", [head, head]))
+        pool.publish(pages[1], chain, array("i", [5, 5]))
+    assert pool.find(array("i", [1, 1, 5, 5, 0]))[0] == first
+    assert pool.find(array("i", [2, 2, 5, 5, 0]))[0] == second
+
+
+def test_lost_page_is_named() -> None:
+    pool = PagePool(4, 2)
+    pages = pool.allocate(2)
+    assert pages is not None
+    with pytest.raises(EngineDead, match=f"page {pages[0]} has 1 references, the block tables 0"):
+        pool.check([pages[1:]])
+
+
+def test_oldest_request_is_served_first_and_the_youngest_is_preempted() -> None:
+    scheduler = Scheduler(PagePool(PAGES + 1, PAGE_SIZE), SLOTS, BATCH)
+    samples = [scheduler.add(admission(i, [3 + i % 3] * 8, 60, 1))[0] for i in range(4)]
+    finished: list[int] = []
+    for _ in range(2_000):
+        step = scheduler.schedule(drained=True)
+        assert step is not None
+        for sequence in step.rows:
+            scheduler.commit(sequence, 4)
+            if len(sequence.tokens) >= sequence.limit:
+                scheduler.finish(sequence)
+                finished.append(sequence.arrival)
+    assert scheduler.counters.preemptions > 0
+    assert finished == sorted(finished) and len(finished) == len(samples)

@@ -1,0 +1,88 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on linear layers; files in PEFT's format."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from train.config import Lora
+from train.errors import TrainingError
+
+
+class LoraLinear(nn.Linear):
+    """y = x W^T + b + alpha / rank * (x A^T) B^T; W and b are frozen and keep their names."""
+
+    def __init__(self, base: nn.Linear, config: Lora, adapter_dtype: torch.dtype):
+        bias = base.bias is not None
+        device, dtype = base.weight.device, base.weight.dtype
+        super().__init__(base.in_features, base.out_features, bias=bias, device=device, dtype=dtype)
+        self.scale = config.alpha / config.rank
+        self.lora_A = nn.Linear(base.in_features, config.rank, bias=False, device=device, dtype=adapter_dtype)
+        self.lora_B = nn.Linear(config.rank, base.out_features, bias=False, device=device, dtype=adapter_dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias) + self.scale * self.lora_B(self.lora_A(x))
+
+
+def add_lora(model: nn.Module, config: Lora, adapter_dtype: torch.dtype) -> None:
+    """Freezes the model and puts an adapter on every linear layer named in `config.targets`."""
+    model.requires_grad_(False)
+    found = set()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if name in config.targets and isinstance(child, nn.Linear):
+                adapted = LoraLinear(child, config, adapter_dtype).requires_grad_(False)
+                adapted.lora_A.requires_grad_(True)
+                adapted.lora_B.requires_grad_(True)
+                setattr(parent, name, adapted)
+                found.add(name)
+    missing = set(config.targets) - found
+    if missing:
+        raise TrainingError(f"lora.targets: no linear layer is called {sorted(missing)[0]}; remove it")
+
+
+def adapter_bound(parameter: torch.Tensor) -> float:
+    """A starts uniform in +- this (PEFT's Kaiming initialisation with a = sqrt 5), B at zero: the first loss is the base's."""
+    return 1.0 / math.sqrt(parameter.shape[1])
+
+
+@torch.no_grad()
+def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, first: bool) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json (collective; rank 0 writes)."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            tensors[f"base_model.model.{name}"] = whole.detach().float().cpu().contiguous()
+    if not first:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
+        "lora_alpha": config.alpha, "lora_dropout": 0.0, "target_modules": list(config.targets), "bias": "none",
+        "fan_in_fan_out": False, "inference_mode": True,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Adds the adapters to the weights in place and returns the model's tensors under their plain names.
+
+    In place, because a second copy of a 32B model does not fit beside the first.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            a, b = module.lora_A.weight, module.lora_B.weight
+            if isinstance(a, DTensor):
+                a = a.redistribute(a.device_mesh, [Replicate()] * a.device_mesh.ndim)
+            module.weight.copy_(module.weight.float() + module.scale * (b.float() @ a.float()))
+    return {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}

@@ -1,0 +1,213 @@
+"""What a run will cost, before anything is loaded: `python -m train.plan CONFIG.yaml [a.b=c ...]`.
+
+Prints tokens, steps, imbalance, GB per GPU, FLOPs and minutes on named GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from train.architecture import Architecture
+from train.config import TrainConfig, load_config
+from train.data import read_dataset, step_samples, steps_per_epoch
+from train.errors import TrainingError
+from train.huggingface import find_directory
+from train.layout import lay_out
+from train.metrics import GPUS
+from train.text import ChatTokenizer
+
+# Share of peak that minutes are quoted at: torchtitan reports 39.4 % for a 32B dense model on 8 H100 with FSDP and full
+# activation checkpointing (its pull request 1690).
+ASSUMED_MFU = 0.40
+# CUDA context, communication buffers, fragmentation.
+OVERHEAD_GB = 1.5
+
+
+@dataclass(frozen=True)
+class StepsPlan:
+    """`imbalance` [steps]: the slowest rank's tokens over the mean; `largest_slice`: most tokens on one rank at once."""
+
+    per_epoch: int
+    total: int
+    tokens: int
+    imbalance: np.ndarray
+    longest_of_step: np.ndarray
+    micro_batches: int
+    largest_slice: int
+
+
+def plan_steps(config: TrainConfig, lengths: np.ndarray, ranks: int) -> StepsPlan:
+    """Lays out every step of the run for `ranks` ranks, exactly as training will. lengths [samples]."""
+    parallel = config.parallel
+    per_epoch = steps_per_epoch(len(lengths), config.data)
+    imbalance, waiting, micro, largest, tokens = [], [], 1, 0, 0
+    for step in range(config.epochs * per_epoch):
+        here = lengths[step_samples(config.seed, step, len(lengths), config.data)]
+        layout = lay_out([int(n) for n in here], ranks // parallel.context, parallel.micro_tokens * parallel.context)
+        imbalance.append(layout.imbalance)
+        waiting.append(here.max() / here.mean())
+        micro = max(micro, layout.micro_batches)
+        loads = [layout.tokens(g, m) for g in range(len(layout.micro)) for m in range(layout.micro_batches)]
+        largest = max(largest, -(-max(loads) // parallel.context))
+        tokens += int(here.sum())
+    return StepsPlan(
+        per_epoch, config.epochs * per_epoch, tokens, np.asarray(imbalance), np.asarray(waiting), micro, largest
+    )
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """GB (1e9 bytes) on each GPU."""
+
+    state: float
+    """Weights, gradients and optimiser state, sharded over all ranks."""
+    boundaries: float
+    """The input of every layer, kept for its recomputation (all of a layer's activations without checkpointing)."""
+    layer: float
+    """Activations of the one layer that is being recomputed."""
+    gathered: float
+    """Two layers' and the head's gathered weights, one layer's gradient before and during its reduction."""
+    loss: float
+    """One chunk of logits and its gradient."""
+    overhead: float = OVERHEAD_GB
+
+    @property
+    def total(self) -> float:
+        return self.state + self.boundaries + self.layer + self.gathered + self.loss + self.overhead
+
+
+def state_bytes(config: TrainConfig) -> float:
+    """Bytes per trained parameter: master weight, gradient, two moments (8-bit ones carry a float32 scale per 256)."""
+    master = 4 if config.compute.master_dtype == "float32" else 2
+    return 2 * master + (2 * (1 + 4 / 256) if config.optim.kind == "adamw8bit" else 2 * master)
+
+
+def adapter_parameters(config: TrainConfig, arch: Architecture) -> int:
+    if config.lora is None:
+        return 0
+    q, kv, h, f = (
+        arch.num_heads * arch.head_dim,
+        arch.num_kv_heads * arch.head_dim,
+        arch.hidden_size,
+        arch.intermediate_size,
+    )
+    sizes = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h,
+             "gate_proj": h + f, "up_proj": h + f, "down_proj": f + h}  # fmt: skip
+    return arch.num_layers * config.lora.rank * sum(sizes[target] for target in config.lora.targets)
+
+
+def layer_values(arch: Architecture) -> int:
+    """Values per token that one layer's backward pass needs: 7 H (residual stream, norms, projections' outputs),
+    attention's output, q, k and v before and after rotation, and 4 F of the MLP."""
+    qkv = arch.head_dim * (arch.num_heads + 2 * arch.num_kv_heads)
+    return 7 * arch.hidden_size + arch.num_heads * arch.head_dim + 2 * qkv + 4 * arch.intermediate_size
+
+
+def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int) -> MemoryPlan:
+    """`tokens`: the most that one rank holds in a micro-batch."""
+    width = 4 if config.compute.dtype == "float32" else 2
+    if config.lora is None:
+        state = arch.parameters * state_bytes(config) / ranks
+    else:
+        state = (arch.parameters * width + adapter_parameters(config, arch) * state_bytes(config)) / ranks
+    layer = tokens * layer_values(arch) * width
+    boundaries = tokens * arch.hidden_size * width * arch.num_layers
+    if config.compute.checkpointing == "none":
+        boundaries, layer = layer * arch.num_layers, 0
+    elif config.compute.checkpointing == "selective":
+        # Attention's output and every second of the seven matmuls: q, v, gate, down.
+        q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
+        boundaries += tokens * (2 * q + kv + arch.intermediate_size + arch.hidden_size) * width * arch.num_layers
+    head = arch.vocab_size * arch.hidden_size
+    gradient = 0 if config.lora else arch.layer_parameters * (width + 4)
+    sharded = ranks > 1 or config.compute.dtype != config.compute.master_dtype
+    gathered = (2 * arch.layer_parameters * width + head * width + gradient) if sharded else 0
+    loss = min(config.compute.loss_chunk, tokens) * arch.vocab_size * (width + 2 * 4)
+    return MemoryPlan(state / 1e9, boundaries / 1e9, layer / 1e9, gathered / 1e9, loss / 1e9)
+
+
+def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 4096, share: float = 0.26) -> np.ndarray:
+    """s1K as its paper describes it: log-normal lengths with this mean and `share` of them under `below`; quantiles, no dice."""
+    # P(n < below) = Phi((ln below - ln mean + s^2 / 2) / s) = share, solved for s.
+    z, gap = NormalDist().inv_cdf(share), np.log(mean) - np.log(below)
+    sigma = z + np.sqrt(z * z + 2 * gap)
+    quantiles = np.asarray([NormalDist().inv_cdf((i + 0.5) / samples) for i in range(samples)])
+    values = np.exp(sigma * quantiles)
+    return np.round(values * mean / values.mean()).astype(np.int64)
+
+
+def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: int, source: str) -> str:
+    """The plan as text."""
+    steps = plan_steps(config, lengths, ranks)
+    memory = plan_memory(config, arch, ranks, steps.largest_slice)
+    tokens = steps.tokens
+    matmul = (4.0 if config.lora else 6.0) * arch.matmul_parameters
+    epoch_attention = arch.attention_flops([int(n) for n in lengths])
+    attention = epoch_attention * tokens / float(lengths.sum())
+    total = matmul * tokens + attention
+    lines = [
+        f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), {arch.matmul_parameters:,} in matmuls",
+        f"samples     {len(lengths):,} ({source}), {int(lengths.sum()):,} tokens, mean {lengths.mean():,.0f}, "
+        f"longest {int(lengths.max()):,}, {100 * float((lengths < 4096).mean()):.0f} % under 4,096",
+        f"steps       {steps.per_epoch} per epoch, {steps.total} in all, {config.data.batch_size} samples each, {tokens:,} tokens",
+        f"layout      {ranks} ranks = {ranks // config.parallel.context} groups x {config.parallel.context}, "
+        f"{steps.micro_batches} micro-batch(es), at most {steps.largest_slice:,} tokens on a rank",
+        f"imbalance   mean {steps.imbalance.mean():.3f}, worst {steps.imbalance.max():.3f} "
+        f"(one sample per rank would wait for the longest: mean {steps.longest_of_step.mean():.2f})",
+        "memory      GB per GPU",
+        f"  state       {memory.state:8.1f}   {state_bytes(config):.0f} bytes per trained parameter over {ranks} ranks",
+        f"  boundaries  {memory.boundaries:8.1f}   checkpointing: {config.compute.checkpointing}",
+        f"  one layer   {memory.layer:8.1f}",
+        f"  gathered    {memory.gathered:8.1f}",
+        f"  loss chunk  {memory.loss:8.1f}   {config.compute.loss_chunk} rows (all logits at once would be "
+        f"{steps.largest_slice * arch.vocab_size * 6 / 1e9:.1f})",
+        f"  overhead    {memory.overhead:8.1f}",
+        f"  total       {memory.total:8.1f}",
+        f"FLOPs       {matmul:.3g} per token in matmuls + {attention / tokens:.3g} in attention "
+        f"({100 * attention / total:.0f} %); {total:.3g} in all",
+        f"time        at {100 * ASSUMED_MFU:.0f} % of peak, which is assumed, not measured, and without start-up",
+    ]
+    for gpu in GPUS:
+        fits = "fits" if memory.total <= gpu.memory_gb else f"does NOT fit its {gpu.memory_gb:.0f} GB"
+        lines.append(f"  {ranks} x {gpu.name:6s} {total / (ASSUMED_MFU * gpu.flops * ranks) / 60:8.1f} minutes, {fits}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.plan", description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", help="section.name=value")
+    parser.add_argument("--shape", help="a config.json, when the model's own is not at hand")
+    parser.add_argument("--lengths", help="file with one token count per line, or 's1k': the published length model")
+    parser.add_argument("--ranks", type=int, help="GPUs; default: parallel.ranks of the configuration")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(arguments.config, arguments.overrides)
+        ranks = arguments.ranks or config.parallel.ranks
+        if ranks % config.parallel.context:
+            raise TrainingError(f"parallel.context = {config.parallel.context} does not divide {ranks} ranks")
+        folder = None if arguments.shape else find_directory(config.model.path) if config.model.path else None
+        arch = Architecture.load(arguments.shape or folder or config.model.source)
+        if arguments.lengths == "s1k":
+            lengths, source = published_lengths(), "published lengths of s1K: log-normal"
+        elif arguments.lengths:
+            lengths, source = np.loadtxt(arguments.lengths, dtype=np.int64, ndmin=1), arguments.lengths
+        else:
+            place = config.model.tokenizer or folder or Path(config.model.source).parent
+            data = read_dataset(config.data.train, config.data, ChatTokenizer.load(place), arch.vocab_size)
+            lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
+        print(report(config, arch, lengths, ranks, source))
+    except (TrainingError, OSError) as error:
+        print(f"train.plan: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
