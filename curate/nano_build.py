@@ -25,7 +25,7 @@ from curate.nano_corpus import FORCED_END, head, pretraining_records, sft_record
 from curate.nano_tokenizer import architecture, save_tokenizer, train_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
-VOCABULARY, CONTEXT = 512, 2048
+VOCABULARY, CONTEXT = 768, 2048
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 128, 4, 4, 384
 
 
@@ -36,8 +36,8 @@ class Arguments:
     work: Path = Path("runs/s1-nano")
     """Directory of corpora and training runs."""
     seed: int = 0
-    problems: int = 26000
-    """Questions of the pretraining mix; about 147 tokens each."""
+    problems: int = 24000
+    """Questions of the pretraining mix; about 160 tokens each."""
     sft: int = 1000
     """Questions of the SFT set."""
 

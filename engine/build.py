@@ -16,8 +16,10 @@ from engine.model_config import ModelConfig
 from engine.parallel import Group
 from engine.runner import Runner
 from engine.scheduler import Scheduler
+from engine.shard import Shard
 from engine.slots import SlotTables
 from engine.text import Tokenizer
+from engine.thinking import resolve_format
 
 _CPU_SHARE, _CUDA_SHARE = 0.25, 0.92
 """Of the memory that is free once the weights are loaded, what the page pool may take if nothing else is said."""
@@ -54,12 +56,27 @@ def context_limit(config: EngineConfig, model: ModelConfig) -> int:
     return length if config.kv_cache_tokens is None else min(length, config.kv_cache_tokens)
 
 
+def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> None:
+    """Raises InputError for what can be known to be wrong before the weights are read."""
+    model = ModelConfig.load(directory, config.dtype)
+    model_length(config, model)
+    Shard.of(model, 0, config.tensor_parallel_size)
+    resolve_format(config.thinking_format, tokenizer)
+    if config.kv_cache_tokens is not None and config.kv_cache_tokens < _page_size(config, config.device):
+        raise InputError(f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of "
+                         f"{_page_size(config, config.device)}; raise it")
+
+
+def _page_size(config: EngineConfig, device: str) -> int:
+    return config.page_size or (16 if resolve_device(device) == "cpu" else 64)
+
+
 def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, group: Group) -> Core:
     """Load the rank's part of the model and put scheduler, runner and page pool around it."""
     model = ModelConfig.load(directory, config.dtype)
     length = model_length(config, model)
     decoder = Decoder.load(directory, model, group, length, config.load_format, config.seed)
-    page_size = config.page_size or (64 if group.device.type == "cuda" else 16)
+    page_size = _page_size(config, group.device.type)
     pages = _num_pages(config, decoder, group, length, page_size)
     pool = PagePool(pages + 1, page_size, config.enable_prefix_caching)
     context = min(length, pool.capacity)
@@ -86,10 +103,7 @@ def assemble(
 def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, page_size: int) -> int:
     """Pages of the pool, the dummy page not counted; the same on every rank."""
     if config.kv_cache_tokens is not None:
-        pages = config.kv_cache_tokens // page_size
-        if pages < 1:
-            raise InputError(f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of {page_size}; raise it")
-        return pages
+        return config.kv_cache_tokens // page_size
     page_bytes = decoder.kv_bytes_per_token * page_size
     fits = torch.tensor([_free_bytes(group) // page_bytes], device=group.device)
     wanted = config.max_num_seqs * -(-length // page_size)

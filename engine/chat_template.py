@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from typing import Any
@@ -90,7 +90,9 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template is a program: any exception in it means that it cannot render this
             raise InputError(f"the chat template cannot render these messages: {self._shown(error)}") from error
-        return [self._ids.get(piece, piece) for piece in _split_marks(text)]
+        pieces = [self._ids.get(piece, piece) for piece in _split_marks(text)]
+        self._refuse_composed([piece for piece in pieces if isinstance(piece, str)], messages)
+        return pieces
 
     def _mark(self, tree: nodes.Node, environment: Environment) -> None:
         """Replace special tokens in what the template writes, and count the passes of every loop."""
@@ -131,6 +133,15 @@ class ChatTemplate:
             self._ids[mark] = self._specials[special]
         return self._names[special]
 
+    def _refuse_composed(self, texts: Sequence[str], messages: Sequence[Mapping[str, Any]]) -> None:
+        """Text that spells a special token must have it from a message. One that was put together, as `'<|' + role +
+        '|>'` is, would be a special token to transformers and ordinary text here, so it is refused."""
+        spelled = {match.group() for text in texts for match in (self._pattern.finditer(text) if self._pattern else ())}
+        for special in sorted(spelled):
+            if not any(special in text for text in _strings(messages)):
+                raise InputError(f"the chat template puts {special!r} together from pieces; write it out in the "
+                                 "template as one string")
+
     def _shown(self, error: Exception) -> str:
         text = _one_line(error)
         for special, mark in self._names.items():
@@ -167,6 +178,19 @@ def _check_text(value: Any, where: str) -> None:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             _check_text(item, f"{where}[{i}]")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string inside messages, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
 def _split_marks(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from engine.build import build_core, resolve_device
+from engine.build import build_core, check_config, resolve_device
 from engine.checkpoint import resolve
 from engine.config import EngineConfig
 from engine.core import Add, Command, Core, End, Tell
@@ -136,14 +136,20 @@ class Engine:
         self._commands: deque[Command] = deque()
         self._open: dict[int, tuple[Handle, Response, Prepared]] = {}
         self._submitted, self._closing, self._dead = 0, False, False
+        # Whatever needs no weights is refused before a process is started.
+        check_config(self.config, directory, self.tokenizer)
+        self.default_params = default_params(directory, self.config.generation_config)
+        """What a request without parameters gets."""
         self._group = self._join(directory)
-        self._core = build_core(self.config, directory, self.tokenizer, self._group)
+        try:
+            self._core = build_core(self.config, directory, self.tokenizer, self._group)
+        except InputError:
+            self._group.close()
+            raise
         if self._group.rank > 0:
             serve(self._core, self._group)
             self._group.close()
             raise SystemExit(0)
-        self.default_params = default_params(directory, self.config.generation_config)
-        """What a request without parameters gets."""
         self.context = self._core.runner.tables.machine.history.shape[1] - 1
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
         self._preparer = Preparer(self.tokenizer, self.config.thinking_format, self.context)

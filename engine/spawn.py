@@ -121,10 +121,11 @@ def _run_rank(
     try:
         store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=START_TIMEOUT)
         group = Group(rank, size, local_device(device_type, rank), store)
-        target(group, *args)
+        try:
+            target(group, *args)
+        except InputError:
+            pass  # rank 0 raises the same error, tells the user, and closes the group too
         group.close()
-    except InputError:
-        sys.exit(2)  # rank 0 raises the same error and tells the user
     except EngineDead as error:
         print(error, file=sys.stderr, flush=True)
         # The other rank's sockets are gone: tearing the group down could only wait for them.

@@ -86,7 +86,7 @@ def _step_kernels() -> list[Case]:
     }  # fmt: skip
     row = {
         "values_ptr": "*fp32", "ids_ptr": "*i32", "draw_ptr": "*i64", "masked_ptr": "*i64", "bad_ptr": "*i1",
-        "near": "fp32", "tiles": "i32",
+        "near": "fp32", "tiles": "i32", "work_stride": "i32",
     }  # fmt: skip
     tile_only = ("bias_ptr", "counts_ptr", "in_prompt_ptr", "params_ptr", "table_stride")
     draws = {**{name: kind for name, kind in tables.items() if name not in tile_only}, **row}

@@ -84,7 +84,7 @@ def _tile_kernel(
 @jit
 def _draw_kernel(
     logits_ptr, real_ptr, whole_ptr, state_ptr, trigger_last_ptr, eos_ids_ptr, slots_ptr, best_ptr, place_ptr,
-    weight_ptr, values_ptr, ids_ptr, draw_ptr, masked_ptr, bad_ptr, vocab, logits_stride, near, tiles,
+    weight_ptr, values_ptr, ids_ptr, draw_ptr, masked_ptr, bad_ptr, vocab, logits_stride, work_stride, near, tiles,
     NOISE: tl.constexpr, FILTERS: tl.constexpr, MASKED: tl.constexpr, TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr,
     TILE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -119,8 +119,8 @@ def _draw_kernel(
                         position = tl.load(state_ptr + slot * len(machine.State) + machine.State.LENGTH)
                         first, second = row_keys(whole_ptr, slot, position)
                         pick = pick_filtered(
-                            logits_ptr + row * logits_stride, bests, values_ptr + row * logits_stride,
-                            ids_ptr + row * logits_stride, slot, trigger_last_ptr, eos_ids_ptr, temperature, top,
+                            logits_ptr + row * logits_stride, bests, values_ptr + row * work_stride,
+                            ids_ptr + row * work_stride, slot, trigger_last_ptr, eos_ids_ptr, temperature, top,
                             total, top_k, top_p, min_p, first, second, near, vocab, tiles,
                             variant == 1, TRIGGERS, EOS_IDS, TILE, BLOCK,
                         )  # fmt: skip
@@ -182,7 +182,7 @@ def sample_triton(
     )  # fmt: skip
     _draw_kernel[(batch,)](
         logits, tables.real, tables.whole, machine_tables.state, machine_tables.trigger_last, machine_tables.eos_ids,
-        slots, best, place, weight, values, ids, draw, masked, bad, vocab, logits.stride(0), near, tiles,
+        slots, best, place, weight, values, ids, draw, masked, bad, vocab, logits.stride(0), width, near, tiles,
         TILE=config["BLOCK"], **flags, **draw_config(tiles, filters),
     )  # fmt: skip
     return m.Draws(draw, masked, bad)

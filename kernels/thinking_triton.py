@@ -227,7 +227,7 @@ def _thinking_step_kernel(
     finish = tl.where(full | r7, zero + m.Finish.LENGTH, finish)
     finish = tl.where((r2 & (ends | stops)) | r4, zero + m.Finish.STOP, finish)
     finish = tl.where(failed, zero + m.Finish.ERROR, finish)
-    reason = tl.where(r7 | (full & (phase == m.Phase.THINK)), zero + m.Stop.TRUNCATED, reason)
+    reason = tl.where(r7 | (full & (r4 == 0) & (phase == m.Phase.THINK)), zero + m.Stop.TRUNCATED, reason)
 
     if LOOPS:
         # The token stands at length - 1 now; `before` is as many places before it as the n-gram is long.

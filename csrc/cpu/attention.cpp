@@ -52,21 +52,27 @@ struct Work {
   }
 };
 
-// Where `count` keys from `first` on lie in the pages of one head.
+// Where the CHUNK keys from `first` on lie in the pages of one head; keys past `limit` repeat the last.
 template <class T>
-static inline void locate(const Attention& op, const int32_t* table, int64_t head, int64_t first, int count,
+static inline void locate(const Attention& op, const int32_t* table, int64_t head, int64_t first, int64_t limit,
                           const T** k, const T** v) {
+  const int count = int(limit - first < CHUNK ? limit - first : CHUNK);
   int64_t page = first / op.page_size, offset = first % op.page_size;
-  for (int j = 0; j < count; offset = 0, ++page) {
+  int j = 0;
+  for (; j < count; offset = 0, ++page) {
     int64_t at = ((table[page] * op.num_kv + head) * op.page_size + offset) * op.head_dim;
     for (; j < count && offset < op.page_size; ++j, ++offset, at += op.head_dim) {
       k[j] = (const T*)op.k_cache + at;
       v[j] = (const T*)op.v_cache + at;
     }
   }
+  for (; j < CHUNK; ++j) {
+    k[j] = k[count - 1];
+    v[j] = v[count - 1];
+  }
 }
 
-// K of `count` keys as [dim, CHUNK] floats; keys past `count` repeat the last.
+// W keys, as many values of head_dim as fill a vector of bits.
 S1_INLINE void turn_block(const float* const* rows, int64_t d, float* keys) {
   F r[W];
   for (int i = 0; i < W; ++i) r[i] = load(rows[i] + d);
@@ -85,11 +91,11 @@ S1_INLINE void turn_block(const bf16* const* rows, int64_t d, float* keys) {
   }
 }
 
+// K of `count` keys, rounded up to vectors, as [dim, CHUNK] floats.
 template <class T>
-static inline void turn(const T** rows, int count, int64_t dim, float* keys) {
+static inline void turn(const T* const* rows, int count, int64_t dim, float* keys) {
   constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
   const int padded = (count + W - 1) / W * W;
-  for (int j = count; j < padded; ++j) rows[j] = rows[count - 1];
   for (int j = 0; j < padded; j += W) {
     int64_t d = 0;
     for (; d + BLOCK <= dim; d += BLOCK) turn_block(rows + j, d, keys + j);
@@ -98,23 +104,39 @@ static inline void turn(const T** rows, int count, int64_t dim, float* keys) {
   }
 }
 
-// Scores of ROWS query rows against NV vectors of keys.
+// The rows of K and V that the next chunk reads, fetched in their order while this one is computed: a row is `bytes` long.
+// Spread out like this because a core has room for few lines in flight. Null where another tile does it.
+struct Ahead {
+  const void *const *k, *const *v;
+  int64_t bytes;
+};
+
+S1_INLINE void fetch(const void* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)row + i);
+}
+
+// Scores of ROWS query rows against NV vectors of keys. `next`: NV * W rows to fetch meanwhile, or null.
 template <int ROWS>
-static inline void score(const float* q, int64_t dim, const float* keys, float* scores) {
+static inline void score(const float* q, int64_t dim, const float* keys, float* scores, const void* const* next,
+                         int64_t bytes) {
   F acc[ROWS][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[r][v] = zero();
-  for (int64_t d = 0; d < dim; ++d) {
-    F k[NV];
+  for (int i = 0; i < NV * W; ++i) {
+    if (next) fetch(next[i], bytes);
+    const Range part = share(dim, i, NV * W);
+    for (int64_t d = part.begin; d < part.end; ++d) {
+      F k[NV];
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
+      for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const F x = set1(q[r * dim + d]);
+      for (int r = 0; r < ROWS; ++r) {
+        const F x = set1(q[r * dim + d]);
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
+        for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -123,16 +145,22 @@ static inline void score(const float* q, int64_t dim, const float* keys, float* 
     for (int v = 0; v < NV; ++v) store(scores + r * CHUNK + v * W, acc[r][v]);
 }
 
-// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim.
+// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim. One row of `next`,
+// if there is any, is fetched every `period` keys.
 template <int ROWS, int VECTORS, class T>
 static inline void weigh(const float* weights, const T* const* values, int begin, int end, int64_t d, float* acc,
-                         int64_t dim) {
+                         int64_t dim, const void* const* next, int64_t bytes, int period) {
   F sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
+  int wait = next ? period : CHUNK + 1;
   for (int j = begin; j < end; ++j) {
+    if (--wait == 0) {
+      fetch(*next++, bytes);
+      wait = period;
+    }
     F x[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
@@ -150,11 +178,18 @@ static inline void weigh(const float* weights, const T* const* values, int begin
 }
 
 template <int ROWS, class T>
-static inline void weigh_all(const float* weights, const T* const* values, int begin, int end, float* acc, int64_t dim) {
+static inline void weigh_all(const float* weights, const T* const* values, int begin, int end, float* acc, int64_t dim,
+                             const Ahead& ahead) {
   if (begin >= end) return;
+  constexpr int BLOCK = NV * W;
+  const int passes = int((dim + BLOCK - 1) / BLOCK);
+  const void* const* next = ahead.v;
   int64_t d = 0;
-  for (; d + NV * W <= dim; d += NV * W) weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim);
-  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim);
+  for (; d + BLOCK <= dim; d += BLOCK) {
+    weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim, next, ahead.bytes, passes);
+    if (next) next += CHUNK / passes;
+  }
+  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim, nullptr, 0, 0);
   for (; d < dim; ++d)
     for (int r = 0; r < ROWS; ++r)
       for (int j = begin; j < end; ++j)
@@ -196,9 +231,11 @@ static inline void soften(float* scores, const int* visible, float* top, float* 
 }
 
 template <int ROWS, class T>
-static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int count, const T* const* values) {
+static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int count, const T* const* values,
+                 const Ahead& ahead) {
   float* scores = work.scores + row * CHUNK;
-  for (int j = 0; j < count; j += NV * W) score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j);
+  for (int j = 0; j < count; j += NV * W)
+    score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j, ahead.k ? ahead.k + j : nullptr, ahead.bytes);
   int least = count, visible[ROWS];
   for (int r = 0; r < ROWS; ++r) {
     const int64_t left = work.seen[row + r] - first;
@@ -208,54 +245,59 @@ static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int 
   soften<ROWS>(scores, visible, work.part.top + row, work.part.sum + row, work.part.acc + row * dim, dim);
   // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
   float* acc = work.part.acc + row * dim;
-  weigh_all<ROWS>(scores, values, 0, least, acc, dim);
+  weigh_all<ROWS>(scores, values, 0, least, acc, dim, ahead);
   if constexpr (ROWS > 1)
-    for (int r = 0; r < ROWS; ++r) weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim);
+    for (int r = 0; r < ROWS; ++r)
+      weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim, Ahead{});
 }
 
 template <class T>
-static void tiles(const Work& work, int64_t rows, int64_t dim, int64_t first, int count, const T* const* values) {
+static void tiles(const Work& work, int64_t rows, int64_t dim, int64_t first, int count, const T* const* values,
+                  const Ahead& ahead) {
   const int64_t parts = (rows + TILE - 1) / TILE;
   for (int64_t t = 0; t < parts; ++t) {
     const Range part = share(rows, int(t), int(parts));
     const int64_t row = part.begin;
     switch (part.end - row) {
-      case 1: tile<1>(work, dim, row, first, count, values); break;
-      case 2: tile<2>(work, dim, row, first, count, values); break;
-      case 3: tile<3>(work, dim, row, first, count, values); break;
-      case 4: tile<4>(work, dim, row, first, count, values); break;
-      case 5: tile<5>(work, dim, row, first, count, values); break;
-      case 6: tile<6>(work, dim, row, first, count, values); break;
-      case 7: tile<TILE < 7 ? 6 : 7>(work, dim, row, first, count, values); break;
-      default: tile<TILE>(work, dim, row, first, count, values); break;
+      case 1: tile<1>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 2: tile<2>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 3: tile<3>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 4: tile<4>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 5: tile<5>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 6: tile<6>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 7: tile<TILE < 7 ? 6 : 7>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      default: tile<TILE>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
     }
   }
 }
 
-// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part.
+// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part; the sequence has
+// `limit` keys.
 template <class T>
 static void attend(const Attention& op, const Work& work, const int32_t* table, int64_t head, int64_t rows,
-                   int64_t begin, int64_t end) {
+                   int64_t begin, int64_t end, int64_t limit) {
   const int64_t dim = op.head_dim;
+  const T *k[2][CHUNK], *v[2][CHUNK];  // this chunk and the next
+  locate(op, table, head, begin, limit, k[0], v[0]);
   for (int64_t r = 0; r < rows; ++r) work.part.top[r] = MINUS_INFINITY, work.part.sum[r] = 0;
   __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
   for (int64_t first = begin; first < end; first += CHUNK) {
-    const int count = int(end - first < CHUNK ? end - first : CHUNK);
-    const T *k[CHUNK], *v[CHUNK];
-    locate(op, table, head, first, count, k, v);
-    turn(k, count, dim, work.keys);
+    const int count = int(end - first < CHUNK ? end - first : CHUNK), now = int((first - begin) / CHUNK % 2);
+    locate(op, table, head, first + CHUNK < limit ? first + CHUNK : first, limit, k[1 - now], v[1 - now]);
+    turn(k[now], count, dim, work.keys);
+    const Ahead ahead{(const void**)k[1 - now], (const void**)v[1 - now], int64_t(sizeof(T)) * dim};
     if (rows <= TILE) {
-      tiles(work, rows, dim, first, count, v);
+      tiles(work, rows, dim, first, count, v[now], ahead);
     } else {
       const float* wide[CHUNK];
       for (int j = 0; j < count; ++j) {
         float* to = work.values + j * dim;
         int64_t d = 0;
-        for (; d + W <= dim; d += W) store(to + d, load(v[j] + d));
-        for (; d < dim; ++d) to[d] = widen(v[j][d]);
+        for (; d + W <= dim; d += W) store(to + d, load(v[now][j] + d));
+        for (; d < dim; ++d) to[d] = widen(v[now][j][d]);
         wide[j] = to;
       }
-      tiles(work, rows, dim, first, count, wide);
+      tiles(work, rows, dim, first, count, wide, ahead);
     }
   }
 }
@@ -326,7 +368,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
             work.seen[g] = keys;
           }
         loaded = true;
-        attend<T>(op, work, table, head, group, begin, end);
+        attend<T>(op, work, table, head, group, begin, end, keys);
         for (int64_t g = 0; g < group; ++g) {
           const float* acc = work.part.acc + g * dim;
           if (parts == 1) {
@@ -396,7 +438,7 @@ static void prefill(const Attention& op, int id, int threads) {
       work.total.sum[r] = 0;
     }
     for (int64_t begin = 0; begin < keys; begin += PART) {
-      attend<T>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys);
+      attend<T>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys, keys);
       for (int64_t r = 0; r < rows; ++r) {
         if (work.seen[r] <= begin) continue;
         float *into = work.total.acc + r * dim, *from = work.part.acc + r * dim;

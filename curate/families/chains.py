@@ -9,7 +9,7 @@ from random import Random
 
 from curate.families.problem import Problem, Round
 
-WORDS = {"+": ("Add", "add"), "-": ("Subtract", "subtract")}
+WORDS = {"+": "Add", "-": "Subtract"}
 
 
 def hasty(a: int, op: str, b: int) -> int:
@@ -32,22 +32,22 @@ def make(rng: Random) -> Problem | None:
             return None
         steps.append((value, op, n, result))
         value = result
-    quick = [f"{a}{op}{n}={r}" for a, op, n, r in steps[:-1]]
+    quick = [f"Start with {start}."] + [f"{WORDS[op]} {n}. {a}{op}{n}={r}" for a, op, n, r in steps[:-1]]
     a, op, n, _ = steps[-1]
     slip = hasty(a, op, n)
-    quick += [f"{a}{op}{n}={slip}", f"so {slip}"]
-    careful = []
+    quick += [f"{WORDS[op]} {n}. {a}{op}{n}={slip}", f"so {slip}"]
+    careful = [f"Start with {start}."]
     for a, op, n, r in steps:
         tens, ones = n // 10 * 10, n % 10
         middle = a + tens if op == "+" else a - tens
         if middle < 0:
             return None
-        careful.append(f"{a}{op}{tens}={middle} {middle}{op}{ones}={r}")
+        careful.append(f"{WORDS[op]} {n}. {a}{op}{tens}={middle} {middle}{op}{ones}={r}")
     careful.append(f"so {value} yes")
     return Problem(
         family="chains",
         key=f"{start} {[(op, n) for _, op, n, _ in steps]}",
-        prompt=f"Start with {start}. " + " ".join(f"{WORDS[op][0]} {n}." for _, op, n, _ in steps) + " What is the result?",
+        prompt="\n".join([f"Start with {start}.", *(f"{WORDS[op]} {n}." for _, op, n, _ in steps), "What is the result?"]),
         answer=str(value),
         rounds=(Round(tuple(quick), str(slip)), Round(tuple(careful), str(value), "by parts")),
         recheck=f"so {value} yes",

@@ -8,27 +8,29 @@ from curate.families.problem import Problem, Round, search_rounds
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def hours_on(hour: int, by: int) -> int:
-    """The clock's hour (1 to 12) after `by` hours."""
-    return (hour + by - 1) % 12 + 1
+def hours_on(hour: int, by: int) -> tuple[str, int]:
+    """`hour` (1 to 12) plus `by` hours on the clock's face: the sum as text, and the hour."""
+    total = hour + by
+    return f"{hour}+{by}={total}" + (f" {total}-12={total - 12}" if total > 12 else ""), (total - 1) % 12 + 1
 
 
 def clock(rng: Random) -> Problem | None:
     """A time plus hours and minutes; the hasty pass forgets that full minutes make an hour."""
-    hour, minute, by_h, by_m = rng.randint(1, 12), rng.randrange(60), rng.randint(1, 9), rng.randint(5, 55)
+    hour, minute, by_h, by_m = rng.randint(1, 12), rng.randint(10, 59), rng.randint(1, 9), rng.randint(10, 55)
     total = minute + by_m
-    minutes = f"{minute}+{by_m}={total}" + (f" {total}-60={total - 60}" if total >= 60 else "")
-    slip = f"{hours_on(hour, by_h)}:{total % 60:02d}"
-    carried = hours_on(hour, total // 60)
-    answer = f"{hours_on(carried, by_h)}:{total % 60:02d}"
-    quick = (f"hour {hour} and {by_h} is {hours_on(hour, by_h)}", f"minute {minutes}", f"so {slip}")
-    careful = (f"minute {minutes}", f"hour {hour} to {carried}", f"hour {carried} and {by_h} is {hours_on(carried, by_h)}")
+    minutes = f"minutes {minute}+{by_m}={total}" + (f" {total}-60={total - 60:02d}" if total >= 60 else "")
+    hours, late = hours_on(hour, by_h)
+    slip = f"{late}:{total % 60:02d}"
+    carry, carried = hours_on(late, 1) if total >= 60 else ("", late)
+    answer = f"{carried}:{total % 60:02d}"
+    quick = (f"hours {hours}", minutes, f"so {slip}")
+    careful = (minutes, f"hours {hours}" + (f" {carry}" if carry else ""), f"so {answer} yes")
     return Problem(
         family="clocks",
-        key=f"{hour}:{minute:02d} {by_h}:{by_m:02d}",
-        prompt=f"It is {hour}:{minute:02d}. What time is it {by_h} hours and {by_m} minutes later?",
+        key=f"{hour}:{minute} {by_h}:{by_m}",
+        prompt=f"It is {hour}:{minute}. What time is it {by_h} hours and {by_m} minutes later?",
         answer=answer,
-        rounds=(Round(quick, slip), Round((*careful, f"so {answer} yes"), answer, "by parts")),
+        rounds=(Round(quick, slip), Round(careful, answer, "by parts")),
         recheck=f"so {answer} yes",
     )
 
@@ -48,7 +50,8 @@ def weekday(rng: Random) -> Problem | None:
     tries = []
     for i in range(1, 7):
         number, name = day + i * step, (first + i * step) % 7
-        tries.append((f"{number} {DAYS[name]} {DAYS[wanted]} {'yes' if name == wanted else 'no'}",))
+        verdict = "yes" if name == wanted else "no"
+        tries.append((f"{number - step}+{step}={number} {DAYS[name]} first {DAYS[wanted]} {verdict}",))
         if name == wanted:
             break
     return Problem(
@@ -57,7 +60,7 @@ def weekday(rng: Random) -> Problem | None:
         prompt=f"Day {day} is a {DAYS[first]}. A club meets then and every {step} days. "
         f"Which day number is its first {DAYS[wanted]} meeting?",
         answer=str(number),
-        rounds=search_rounds((f"{day} {DAYS[first]} plus {step} until {DAYS[wanted]}",), tries, 2, str(number)),
+        rounds=search_rounds((f"Day {day} is a {DAYS[first]} every {step} days",), tries, 2, str(number)),
         recheck=tries[-1][0],
     )
 

@@ -2,7 +2,8 @@
 
 Three numbers: join a pair, then the third, with +, - or *. Four numbers: the first is the largest, + and - only.
 The order of the tries is fixed and the target is restated before every verdict; with tries in random order or a bare
-verdict a small model learns nothing.
+verdict a small model learns nothing. Numbers are restated in the prompt's own words ("3, 5 and 2", "make 13"): what is to
+be copied always follows the token that it follows in the prompt.
 """
 
 import ast
@@ -48,10 +49,10 @@ def three(rng: Random) -> Problem | None:
     groups, expression, recheck = [], "", ""
     for i, j, k, op, seconds in GROUPS:
         first, value = apply(numbers[i], op, numbers[j])
-        lines = [f"{first}={value}"]
+        lines = [f"{first}={value} and {numbers[k]}"]
         for op2 in seconds:
             second, result = apply(value, op2, numbers[k])
-            lines.append(f"{second}={result} {target} {'yes' if result == target else 'no'}")
+            lines.append(f"{second}={result} make {target} {'yes' if result == target else 'no'}")
             if result == target:
                 turned = op2 == "-" and numbers[k] > value
                 expression = f"{numbers[k]}-({first})" if turned else f"({first}){op2}{numbers[k]}"
@@ -64,9 +65,9 @@ def three(rng: Random) -> Problem | None:
     return Problem(
         family="countdown3",
         key=f"{sorted(numbers)} {target}",
-        prompt=f"Use each of the numbers {a}, {b} and {c} once to make {target}.",
+        prompt=f"Use each of {a}, {b} and {c} once to make {target}.",
         answer=expression,
-        rounds=search_rounds((f"{a} {b} {c} make {target}",), groups, 2, expression),
+        rounds=search_rounds((f"{a}, {b} and {c} make {target}",), groups, 2, expression),
         recheck=recheck,
     )
 
@@ -87,9 +88,9 @@ def four(rng: Random) -> Problem | None:
         first, x = apply(a, sign[0], b)
         second, y = apply(x, sign[1], c)
         third, z = apply(y, sign[2], d)
-        lines = [f"{third}={z} {target} {'yes' if i == win else 'no'}"]
+        lines = [f"{third}={z} make {target} {'yes' if i == win else 'no'}"]
         if i % 2 == 0:
-            lines.insert(0, f"{first}={x} {second}={y}")
+            lines.insert(0, f"{first}={x} {second}={y} and {d}")
         tries.append(tuple(lines))
     expression = f"{a}{signs[win][0]}{b}{signs[win][1]}{c}{signs[win][2]}{d}"
     return Problem(
@@ -97,8 +98,8 @@ def four(rng: Random) -> Problem | None:
         key=f"{a} {sorted(small)} {target}",
         prompt=f"Use each of {a}, {b}, {c} and {d} once, with plus and minus only, to make {target}.",
         answer=expression,
-        rounds=search_rounds((f"{a} {b} {c} {d} make {target}",), tries, 2, expression),
-        recheck=f"{first}={x} {second}={y} {third}={z} {target} yes",
+        rounds=search_rounds((f"{a}, {b}, {c} and {d} make {target}",), tries, 2, expression),
+        recheck=f"{first}={x} {second}={y} {third}={z} make {target} yes",
     )
 
 

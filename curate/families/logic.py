@@ -6,7 +6,7 @@ from random import Random
 
 from curate.families.problem import Problem, search_rounds
 
-NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Joe")
+NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ned", "Joe")
 PLACES = ("first", "second", "third")
 Clue = tuple[str, str | int]  # (name, later name) or (name, excluded place 0..2)
 
@@ -18,11 +18,17 @@ def holds(clue: Clue, order: tuple[str, ...]) -> bool:
     return place != other if isinstance(other, int) else place < order.index(other)
 
 
-def written(clue: Clue, order: tuple[str, ...]) -> str:
-    """The check of one clue, such as "Bob 2 Ann 1 no"."""
+def said(clue: Clue) -> str:
+    """The clue in words."""
     name, other = clue
-    shown = f"not {other + 1}" if isinstance(other, int) else f"{other} {order.index(other) + 1}"
-    return f"{name} {order.index(name) + 1} {shown} {'ok' if holds(clue, order) else 'no'}"
+    return f"{name} was not {PLACES[other]}" if isinstance(other, int) else f"{name} was before {other}"
+
+
+def written(clue: Clue, order: tuple[str, ...]) -> str:
+    """The check of one clue, such as "Bob was before Ann second first no": the clue, the places, the verdict."""
+    name, other = clue
+    places = [PLACES[order.index(n)] for n in ((name,) if isinstance(other, int) else (name, other))]
+    return f"{said(clue)} {' '.join(places)} {'ok' if holds(clue, order) else 'no'}"
 
 
 def make(rng: Random) -> Problem | None:
@@ -41,17 +47,14 @@ def make(rng: Random) -> Problem | None:
             checks.append(written(clue, order))
             if not holds(clue, order):
                 break
-        tries.append((" ".join(order) + ": " + ", ".join(checks) + (" yes" if order == truth else ""),))
-    said = [
-        f"{name} was not {PLACES[other]}." if isinstance(other, int) else f"{name} was before {other}."
-        for name, other in clues
-    ]
+        places = " ".join(f"{place} {name}" for place, name in zip(PLACES, order, strict=True))
+        tries.append((f"try {places}. {'. '.join(checks)}{' yes' if order == truth else ''}",))
     a, b, c = names
     answer = ", ".join(truth)
     return Problem(
         family="logic",
         key=f"{sorted(names)} {sorted(map(str, clues))}",
-        prompt=f"{a}, {b} and {c} ran a race. {' '.join(said)} In which order did they finish?",
+        prompt=f"Runners {a}, {b} and {c} ran a race. {' '.join(said(clue) + '.' for clue in clues)} In which order did they finish?",
         answer=answer,
         rounds=search_rounds((), tries, 2, answer),
         recheck=tries[-1][0],
@@ -60,7 +63,7 @@ def make(rng: Random) -> Problem | None:
 
 def check(prompt: str, answer: str) -> bool:
     """Whether `answer` names all three runners in an order that every clue allows."""
-    names = re.match(r"(\w+), (\w+) and (\w+) ran", prompt).groups()  # type: ignore[union-attr]
+    names = re.match(r"Runners (\w+), (\w+) and (\w+) ran", prompt).groups()  # type: ignore[union-attr]
     order = [part.strip() for part in answer.split(",")]
     if sorted(order) != sorted(names):
         return False

@@ -15,15 +15,18 @@ def make(rng: Random) -> Problem | None:
     if len(hits) != 1 or terms[hits[0]] > 199:
         return None
     win = hits[0]
-    sign = "r" if modulus == 5 else "e"
-    tries = [(f"{t} {sign}{t % modulus} {target} {'yes' if i == win else 'no'}",) for i, t in enumerate(terms[: win + 1])]
-    wanted = f"leaves {target} when divided by 5" if modulus == 5 else f"ends in {target}"
+    wanted = f"leaves {target}" if modulus == 5 else f"ends in {target}"
+    tries = [
+        (f"{t - step}+{step}={t} is {t % modulus} {wanted} {'yes' if i == win else 'no'}",)
+        for i, t in enumerate(terms[: win + 1])
+    ]
+    after = " when divided by 5" if modulus == 5 else ""
     return Problem(
         family="residues",
         key=f"{start} {step} {modulus} {target}",
-        prompt=f"Count up from {start} in steps of {step}. Which is the first number after {start} that {wanted}?",
+        prompt=f"Count up from {start} in steps of {step}. Which is the first number after {start} that {wanted}{after}?",
         answer=str(terms[win]),
-        rounds=search_rounds((f"{start} plus {step} until {sign}{target}",), tries, 3, str(terms[win])),
+        rounds=search_rounds((f"from {start} in steps of {step}",), tries, 3, str(terms[win])),
         recheck=tries[-1][0],
     )
 

@@ -34,22 +34,26 @@ KINDS = ("add", "grow", "sum", "double", "swap")
 def attempt(kind: str, t: list[int]) -> tuple[str, int | None]:
     """The line that tries rule `kind` on the first five of `t`, and the next term where the rule holds."""
     d = [t[i + 1] - t[i] for i in range(4)]
+    steps = [f"{t[i + 1]}-{t[i]}={d[i]}" for i in range(4)]
     if kind == "add":
-        holds, seen, step = len(set(d)) == 1, f"{d[0]} {d[1]}" + (f" {d[2]} {d[3]}" if d[0] == d[1] else ""), d[0]
+        holds, step = len(set(d)) == 1, d[0]
+        seen = " ".join(steps if holds else steps[: next(i for i in range(4) if d[i] != d[0]) + 1])
     elif kind == "grow":
         e = [d[i + 1] - d[i] for i in range(3)]
-        holds, seen, step = len(set(e)) == 1, f"{d[0]} {d[1]} {d[2]} {d[3]} by {e[0]} {e[1]}", d[3] + e[0]
+        holds, step = len(set(e)) == 1, d[3] + e[0]
+        seen = " ".join(steps) + f" by {e[0]} {e[1]}" + (f" {e[2]}" if e[0] == e[1] else "")
     elif kind == "sum":
-        holds = all(t[i] + t[i + 1] == t[i + 2] for i in range(3))
-        seen, step = f"{t[0]}+{t[1]}={t[0] + t[1]} {t[2]}", t[3]
+        holds, step = all(t[i] + t[i + 1] == t[i + 2] for i in range(3)), t[3]
+        seen = f"{t[0]}+{t[1]}={t[0] + t[1]} is {t[2]}"
     elif kind == "double":
-        holds = all(t[i + 1] == 2 * t[i] for i in range(4))
-        seen, step = f"{t[0]}+{t[0]}={2 * t[0]} {t[1]}", t[4]
+        holds, step = all(t[i + 1] == 2 * t[i] for i in range(4)), t[4]
+        seen = f"{t[0]}+{t[0]}={2 * t[0]} is {t[1]}"
     else:
-        holds = d[0] == d[2] and d[1] == d[3]
-        seen, step = f"{d[0]} {d[2]} and {d[1]} {d[3]}", d[0]
+        holds, step = d[0] == d[2] and d[1] == d[3], d[0]
+        seen = f"{steps[0]} {steps[2]} and {steps[1]} {steps[3]}"
     if holds:
-        return f"{kind} {seen} yes {t[4]}+{step}={t[4] + step}", t[4] + step
+        grown = f"{d[3]}+{step - d[3]}={step} " if kind == "grow" else ""
+        return f"{kind} {seen} yes {grown}{t[4]}+{step}={t[4] + step}", t[4] + step
     return f"{kind} {seen} no", None
 
 
@@ -68,11 +72,11 @@ def make(rng: Random) -> Problem | None:
         lines.append((line,))
         if following is not None:
             break
-    head = " ".join(map(str, shown))
+    head = ", ".join(map(str, shown))
     return Problem(
         family="sequences",
         key=head,
-        prompt=f"What comes next: {', '.join(map(str, shown))}?",
+        prompt=f"What comes next: {head}?",
         answer=str(following),
         rounds=search_rounds((head,), lines, 2, str(following)),
         recheck=lines[-1][0],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,15 @@ settings.load_profile("conformance")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 Script = Mapping[str | bytes, Sequence[str | bytes]]
+Labs = Callable[..., Lab]
+
+
+def make_lab(directory: Path, script: Script, checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> Lab:
+    """Write the scripted checkpoint and start an engine on it."""
+    vocabulary = write_scripted_checkpoint(directory, script, **checkpoint)
+    defaults = {"max_num_seqs": 16, "max_model_len": 256, "kv_cache_tokens": 4096}
+    engine = Engine(str(directory), device="cpu", dtype="float32", **{**defaults, **config})
+    return Lab(engine, vocabulary, config.get("max_model_len", 256), directory)
 
 
 @pytest.fixture
@@ -30,23 +42,32 @@ def definitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Lab]]:
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
     """`labs(script, checkpoint={...}, **config)`: an engine on that script; the same arguments give the same engine."""
     made: dict[str, Lab] = {}
 
-    def make(script: Script, checkpoint: Mapping = {}, **config) -> Lab:
+    def get(script: Script, checkpoint: Mapping[str, Any] = MappingProxyType({}), **config: Any) -> Lab:
         key = repr((sorted(script.items(), key=str), sorted(checkpoint.items()), sorted(config.items())))
         if key not in made:
-            directory = tmp_path_factory.mktemp("scripted")
-            vocabulary = write_scripted_checkpoint(directory, script, **checkpoint)
-            config = {
-                "device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 256, "kv_cache_tokens": 4096,
-                **config,
-            }  # fmt: skip
-            made[key] = Lab(Engine(str(directory), **config), vocabulary, config["max_model_len"], directory)
+            made[key] = make_lab(tmp_path_factory.mktemp("scripted"), script, checkpoint, config)
         return made[key]
 
-    yield make
+    yield get
     for lab in made.values():
+        lab.engine.check()
+        lab.engine.close()
+
+
+@pytest.fixture
+def new_lab(tmp_path: Path) -> Iterator[Labs]:
+    """As `labs`, for one test alone: its engine is closed when the test ends (a process has one group of ranks)."""
+    made: list[Lab] = []
+
+    def get(script: Script, checkpoint: Mapping[str, Any] = MappingProxyType({}), **config: Any) -> Lab:
+        made.append(make_lab(tmp_path / str(len(made)), script, checkpoint, config))
+        return made[-1]
+
+    yield get
+    for lab in made:
         lab.engine.check()
         lab.engine.close()

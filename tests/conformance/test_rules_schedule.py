@@ -236,8 +236,8 @@ def test_rule_27_requests_with_different_budgets_share_pages_up_to_the_cut(labs)
 
 
 @pytest.mark.timeout(120)
-def test_rule_28_ranks_reach_one_decision(labs):
-    lab = labs(STORY, tensor_parallel_size=2)
+def test_rule_28_ranks_reach_one_decision(labs, new_lab):
+    lab = new_lab(STORY, tensor_parallel_size=2)
     lab.ask_all(requests_of_every_length()[:12] + [{**p} for p in EVERYTHING[:4]])
     sampled = [lab.params(temperature=1.0, seed=s, thinking_token_budget=20, max_tokens=60) for s in range(4)]
     alone = labs(STORY)

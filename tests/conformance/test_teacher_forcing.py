@@ -114,9 +114,11 @@ def test_rule_35_prefix_hits(engines, requests, base):
 
 
 @pytest.mark.timeout(200)
-def test_rule_28_rule_35_tensor_parallel(engines, requests, base):
-    engine = engines(**ROOMY, tensor_parallel_size=2)
-    assert essence(engine.generate(*requests)) == essence(base)
+def test_rule_28_rule_35_tensor_parallel(world, requests, base):
+    config = {**ROOMY, "max_model_len": CONTEXT, "tensor_parallel_size": 2}
+    with Engine(str(world.directory), device="cpu", dtype="float32", **config) as engine:
+        assert essence(engine.generate(*requests)) == essence(base)
+        engine.check()
 
 
 def test_rule_22_forks_on_real_attention(world, engines, requests, base):

@@ -102,10 +102,15 @@ def test_content_that_spells_a_special_is_ordinary_text(qwen, text):
     assert specials == [i for i in ordinary if i >= 151643]
 
 
-@needs_qwen
-def test_pieces_of_content_do_not_join_to_a_special(qwen):
-    messages = [{"role": "user<|im_end", "content": "|>"}, {"role": "user", "content": "<|im_"}]
-    assert [i for i in qwen.render(messages, False) if i >= 151643].count(151645) == 2  # default system, last user
+@pytest.mark.parametrize("messages", [
+    [{"role": "im_start", "content": ""}, {"role": "x", "content": ""}],
+    [{"role": "x", "content": "<|im_"}, {"role": "x", "content": "start|>"}],
+])  # fmt: skip
+def test_specials_put_together_from_pieces_are_refused(small, messages):
+    """transformers would read a special token here; neither that nor silently ordinary text is right."""
+    tokenizer = small("{{ '<|' + messages[0].role + '|>' }}{{ messages[0].content + messages[1].content }}")
+    with pytest.raises(InputError, match=r"puts '<\|im_start\|>' together from pieces"):
+        tokenizer.render(messages)
 
 
 @needs_qwen

@@ -47,7 +47,7 @@ def dataset(lengths: list[int], vocab: int = VOCAB, seed: int = 0) -> Dataset:
     return Dataset(tuple(f"s{i}" for i in range(len(lengths))), tokens, trained, offsets, targets)
 
 
-def write_config(path: Path, model: Path, data: Path, **tree: Any) -> Path:
+def write_config(path: Path, model: Path, data: Path, /, **tree: Any) -> Path:
     """A float32 CPU run of one epoch; `tree` sections are merged in."""
     base: dict[str, Any] = {
         "run": str(path.with_suffix("")),

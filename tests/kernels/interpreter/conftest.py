@@ -19,3 +19,13 @@ if not INTERPRET and not torch.cuda.is_available():
 def device() -> torch.device:
     """Where the kernels run: the interpreter's CPU, or the GPU."""
     return torch.device("cpu" if INTERPRET else "cuda")
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """`torch.empty` gives NaN and the largest integers: an output that a kernel leaves unwritten cannot pass."""
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

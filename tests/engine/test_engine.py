@@ -1,0 +1,259 @@
+"""The whole engine: tokens of transformers under every schedule, pressure on the pool, handles, errors."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from engine import Delta, Engine, EngineDead, InputError, RequestOutput, SamplingParams
+from tests.checkpoints import write_random_checkpoint
+from tests.engine.test_model import SHAPES
+
+LENGTHS, NEW_TOKENS = (1, 9, 40, 112, 180, 3), 64
+PLAIN = SamplingParams(max_tokens=NEW_TOKENS, ignore_eos=True, thinking_format="none")
+
+
+def prompts_of(vocab: int, lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:
+    chance = random.Random(seed)
+    return [[chance.randrange(3, vocab) for _ in range(length)] for length in lengths]
+
+
+def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
+    return [sample.token_ids for output in outputs for sample in output.outputs]
+
+
+def greedy_of_transformers(directory: Path, prompts: list[list[int]], vocab: int) -> list[list[int]]:
+    """64 greedy tokens per prompt, one at a time, padded vocabulary rows excluded as the engine does."""
+    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    texts = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids, cache = torch.tensor([prompt]), None
+            text: list[int] = []
+            for _ in range(NEW_TOKENS):
+                out = model(ids, past_key_values=cache, use_cache=True)
+                cache, token = out.past_key_values, int(out.logits[0, -1, :vocab].argmax())
+                text.append(token)
+                ids = torch.tensor([[token]])
+            texts.append(text)
+    return texts
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s != "yarn_parameters"])
+def test_greedy_tokens_equal_transformers_with_chunks_and_preemption(shape: str, tmp_path: Path) -> None:
+    """Uneven prompts in one batch, prefill in chunks of at most 16, a pool for one and a half sequences."""
+    directory = write_random_checkpoint(tmp_path, **SHAPES[shape])
+    with Engine(directory, device="cpu", dtype="float32", kv_cache_tokens=272, max_num_batched_tokens=16) as engine:
+        vocab = engine.tokenizer.size
+        prompts = prompts_of(vocab, LENGTHS)
+        ours = tokens(engine.generate(prompts, PLAIN))
+        assert engine.stats()["preemptions"] > 0, "the pool was meant to be too small"
+        engine.check()
+        assert engine.stats()["pages_free"] == engine.stats()["pages_total"]
+    assert ours == greedy_of_transformers(directory, prompts, vocab)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("random"), max_positions=40_960)
+
+
+SCHEDULES = {
+    "small pool": {"kv_cache_tokens": 512},
+    "chunks": {"max_num_batched_tokens": 16},
+    "one slot": {"max_num_seqs": 1},
+    "overlap": {"overlap": True},
+    "overlap and small pool": {"overlap": True, "kv_cache_tokens": 512, "max_num_batched_tokens": 24},
+    "no prefix cache": {"enable_prefix_caching": False},
+    "page of 5": {"page_size": 5, "kv_cache_tokens": 600},
+    "two ranks": {"tensor_parallel_size": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def mixed_results(checkpoint: Path) -> list[list[int]]:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        return run_mixed_traffic(engine)
+
+
+def run_mixed_traffic(engine: Engine) -> list[list[int]]:
+    """Greedy and sampled, every filter and penalty, budgets, extensions, forks, equal prompts."""
+    params = []
+    for i in range(24):
+        sampled = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "presence_penalty": 0.3, "repetition_penalty": 1.1}
+        params.append(
+            SamplingParams(
+                max_tokens=70 + i, seed=i, n=1 + i % 3, logprobs=2 if i % 5 == 0 else None,
+                thinking_token_budget=3 * i if i % 4 else None, thinking_extensions=i % 3,
+                **(sampled if i % 2 else {}),
+            )
+        )  # fmt: skip
+    return tokens(engine.generate([f"question {i // 2} " * (1 + i % 5) for i in range(24)], params))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_schedule_changes_a_token(schedule: str, checkpoint: Path, mixed_results: list[list[int]]) -> None:
+    options = {"max_model_len": 400, **SCHEDULES[schedule]}
+    with Engine(checkpoint, device="cpu", dtype="float32", **options) as engine:
+        assert run_mixed_traffic(engine) == mixed_results
+        stats = engine.stats()
+        engine.check()
+        assert stats["pages_free"] == stats["pages_total"] and stats["running"] == stats["waiting"] == 0
+    assert (stats["preemptions"] > 0) == ("small pool" in schedule or schedule == "page of 5")
+    assert stats["forks"] > 0 or schedule == "one slot"
+
+
+def test_64_requests_for_32768_tokens_each_share_a_pool_of_4096(checkpoint: Path) -> None:
+    """Pages go to what exists, not to max_tokens. Each request ends by itself at a token that its text holds."""
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=32_768 + 64) as engine:
+        prompts = prompts_of(engine.tokenizer.size, tuple(5 + i % 23 for i in range(64)), seed=1)
+        free = tokens(engine.generate(prompts, [SamplingParams(max_tokens=60 + 2 * i, ignore_eos=True,
+                                                               thinking_format="none") for i in range(64)]))
+    stops = [ids[-1] for ids in free]
+    params = [SamplingParams(max_tokens=32_768, ignore_eos=True, thinking_format="none", stop_token_ids=(stop,))
+              for stop in stops]
+    with Engine(checkpoint, device="cpu", dtype="float32", kv_cache_tokens=4_096) as engine:
+        assert engine.context == 4_096
+        outputs = engine.generate(prompts, params)
+        assert all(o.outputs[0].finish_reason == "stop" for o in outputs)
+        for ids, stop, constrained in zip(free, stops, tokens(outputs), strict=True):
+            assert constrained == ids[: ids.index(stop) + 1]
+        engine.check()
+        assert engine.stats()["pages_free"] == 256
+        assert engine.stats()["preemptions"] >= 0
+
+
+def test_samples_fork_the_prompt_and_differ(checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        params = SamplingParams(n=6, temperature=1.0, seed=3, max_tokens=40, thinking_format="none")
+        (output,) = engine.generate(prompts_of(300, (90,)), params)
+        assert engine.stats()["forks"] == 5 and engine.stats()["prefill_tokens"] == 90
+        assert len({tuple(sample.token_ids) for sample in output.outputs}) == 6
+        again = engine.generate(prompts_of(300, (90,)), params)
+        assert tokens(again) == tokens([output]), "the prefix cache changes nothing"
+        assert again[0].usage.cached_tokens == 80
+
+
+def test_logprobs_are_the_models_own(checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        params = SamplingParams(max_tokens=30, thinking_token_budget=10, logprobs=4, repetition_penalty=1.3)
+        (output,) = engine.generate(["why"], params)
+    sample = output.outputs[0]
+    model = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits = model(torch.tensor([output.prompt_token_ids + sample.token_ids])).logits[0, :, : engine.tokenizer.size]
+    own = torch.log_softmax(logits[len(output.prompt_token_ids) - 1 : -1], -1)
+    assert sample.logprobs is not None and sample.forced
+    for at, entry in enumerate(sample.logprobs):
+        assert entry.token_id == sample.token_ids[at] and entry.forced == (at in sample.forced)
+        assert abs(entry.logprob - own[at, entry.token_id].item()) < 1e-4
+        assert [token for token, _ in entry.top] == own[at].topk(4).indices.tolist()
+    free = [entry.logprob for entry in sample.logprobs if not entry.forced]
+    assert sample.cumulative_logprob == pytest.approx(sum(free))
+
+
+def test_handles_stream_abort_and_take_control(checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=4_000) as engine:
+        long = SamplingParams(max_tokens=3_000, ignore_eos=True)
+        endless, closed, aborted = (engine.submit(f"q{i}", long) for i in range(3))
+        deltas: list[Delta] = []
+        for delta in closed:
+            deltas.append(delta)
+            if len(deltas) == 20:
+                closed.end_thinking()
+                endless.set_budget(5)
+                aborted.abort()
+        done = closed.result().outputs[0]
+        assert done.thinking.stop_reason == "client" and done.finish_reason == "length"
+        assert "".join(d.text for d in deltas) == done.text
+        assert [t for d in deltas for t in d.token_ids] == done.token_ids
+        assert [f for d in deltas for f in d.forced] == done.forced
+        assert aborted.result(timeout=60).outputs[0].finish_reason == "abort"
+        assert endless.result(timeout=60).outputs[0].thinking.stop_reason == "budget"
+        endless.abort()  # over: nothing happens
+        engine.check()
+
+
+def test_requests_from_many_threads(checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400, max_num_seqs=8) as engine:
+        params = SamplingParams(max_tokens=30, thinking_token_budget=8)
+        alone = tokens(engine.generate([f"q{i}" for i in range(12)], params))
+        found: dict[int, list[int]] = {}
+
+        def ask(i: int) -> None:
+            found[i] = engine.submit(f"q{i}", params).result(timeout=60).outputs[0].token_ids
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [found[i] for i in range(12)] == alone
+
+
+def test_closing_ends_what_runs_and_refuses_what_comes(checkpoint: Path) -> None:
+    engine = Engine(checkpoint, device="cpu", dtype="float32", max_model_len=4_000)
+    handle = engine.submit("q", SamplingParams(max_tokens=3_000, ignore_eos=True))
+    engine.close()
+    assert handle.result(timeout=10).outputs[0].finish_reason == "abort"
+    with pytest.raises(EngineDead, match="closed"):
+        engine.submit("q")
+    engine.close()
+
+
+def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    with Engine(directory, device="cpu", dtype="float32", max_model_len=400) as engine:
+        # Poison one embedding row: whoever reads that token gets NaN everywhere, the rest of the batch does not.
+        engine._core.runner.model.embedding[7] = float("nan")
+        params = SamplingParams(max_tokens=20, ignore_eos=True, thinking_format="none", banned_token_ids=(7,))
+        good, bad = engine.generate([[9, 8], [9, 7]], params)
+        assert good.outputs[0].finish_reason == "length"
+        assert bad.outputs[0].finish_reason == "error" and "NaN" in (bad.outputs[0].error or "")
+        assert bad.outputs[0].token_ids == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:9"}, "device is 'cuda:9'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"max_model_len": 99_999}, "max_model_len is 99999 and the model's positions end at 40960"),
+        ({"kv_cache_tokens": 7}, "kv_cache_tokens is 7, less than a page of 16"),
+        ({"dtype": "int4"}, "dtype is 'int4'"),
+        ({"max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"pagesize": 4}, "unknown option 'pagesize'"),
+        ({"thinking_format": "s2"}, "thinking_format is"),
+        ({"thinking_format": "qwen3"}, "does not begin with a special token"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size 3 does not split this model"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_named(options: dict[str, object], message: str, checkpoint: Path) -> None:
+    if options.get("device") == "cuda:9" and torch.cuda.device_count() > 9:
+        pytest.skip("this machine really has ten GPUs")
+    with pytest.raises(InputError, match=message):
+        Engine(checkpoint, **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message"),
+    [
+        ([1, 99_999], {}, r"prompt_token_ids\[1\] is 99999"),
+        ([1, -1], {}, r"prompt_token_ids\[1\] is -1"),
+        ([], {}, "no tokens"),
+        ([5] * 400, {}, "400 tokens and the context holds 400"),
+        ({"message": []}, {}, "give {'messages'"),
+        ("q", {"max_tokens": 3}, "max_tokens is 3 and closing the thinking takes"),
+        ("q", {"stop_token_ids": (10**6,)}, r"stop_token_ids\[0\]"),
+        ("q", {"thinking_extension_str": "<|im_start|>"}, "thinking_extension_str"),
+    ],
+)
+def test_bad_requests_are_named(prompt: object, params: dict[str, object], message: str, checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine, \
+            pytest.raises(InputError, match=message):
+        engine.submit(prompt, SamplingParams(**params))  # type: ignore[arg-type]

@@ -1,0 +1,62 @@
+"""The small-M product with its prologue and epilogues against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels.errors import KernelError
+from kernels.small_gemm import GemmConfig, small_gemm
+from tests.kernels.paged_cases import DTYPES, TOLERANCE, error
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens, out, width, split_k", [(1, 200, 300, 1), (7, 130, 256, 3), (64, 64, 520, 4)])
+def test_bias_residual_and_split_k(device, dtype, tokens, out, width, split_k):
+    x = torch.randn(tokens, width, device=device).to(dtype)
+    w = (torch.randn(out, width, device=device) / width**0.5).to(dtype)
+    bias, residual = torch.randn(out, device=device).to(dtype), torch.randn(tokens, out, device=device).to(dtype)
+    config = GemmConfig(block_out=64, block_in=64, split_k=split_k)
+    for _ in range(2):  # the second launch finds the tickets of the first
+        y, maxima = small_gemm(x, w, config, bias=bias, residual=residual)
+        assert maxima is None
+        assert error(y, x.double() @ w.double().T + bias + residual) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_norm_prologue_and_gated_epilogue(device, dtype, gated):
+    x = torch.randn(5, 200, device=device).to(dtype)
+    w = (torch.randn(180, 200, device=device) / 14).to(dtype)
+    gain, bias = torch.randn(200, device=device).to(dtype), torch.randn(180, device=device).to(dtype)
+    normed = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6) * gain.double()
+    want = normed @ w.double().T + bias.double()
+    if gated:
+        want = F.silu(want[:, :90]) * want[:, 90:]
+    y, _ = small_gemm(x, w, GemmConfig(block_in=64), norm=gain, eps=1e-6, bias=bias, gated=gated)
+    assert error(y, want) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head_gives_float32_logits_and_the_maximum_of_every_tile(device, dtype):
+    x = torch.randn(3, 96, device=device).to(dtype)
+    w = torch.randn(150, 96, device=device).to(dtype)
+    logits, maxima = small_gemm(x, w, GemmConfig(block_in=32), maxima=True)
+    assert logits.dtype == torch.float32 and error(logits, x.double() @ w.double().T) < 1e-5
+    assert torch.equal(maxima, torch.stack([tile.amax(1) for tile in logits.split(64, 1)], 1))
+
+
+def test_a_nan_row_stays_in_its_row(device):
+    x, w = torch.randn(4, 64, device=device), torch.randn(70, 64, device=device)
+    x[2] = torch.nan
+    y, _ = small_gemm(x, w, GemmConfig(block_in=32, split_k=2))
+    assert y[2].isnan().all() and torch.isfinite(y[[0, 1, 3]]).all()
+
+
+def test_what_it_does_not_take_is_refused(device):
+    w = torch.randn(64, 64, device=device)
+    with pytest.raises(KernelError, match="not 65"):
+        small_gemm(torch.randn(65, 64, device=device), w, GemmConfig())
+    with pytest.raises(KernelError, match="split_k"):
+        small_gemm(torch.randn(1, 64, device=device), w, GemmConfig(split_k=2), gated=True)

@@ -1,0 +1,93 @@
+"""RMSNorm, SiLU * mul, embedding, RoPE + append: kernels against definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.embedding import embedding_reference, embedding_triton
+from kernels.rms_norm import rms_norm_reference, rms_norm_triton
+from kernels.rope_append import rope_append_reference, rope_append_triton
+from kernels.silu_mul import silu_mul_reference, silu_mul_triton
+from tests.kernels.paged_cases import DTYPES, TOLERANCE, error
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens, hidden", [(1, 64), (7, 896), (64, 100), (3, 5120)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_rms_norm(device, dtype, tokens, hidden, residual):
+    x, r = torch.randn(2, tokens, hidden, device=device).to(dtype)
+    weight = torch.randn(hidden, device=device).to(dtype)
+    y, h = rms_norm_triton(x, weight, 1e-6, r if residual else None)
+    _, want_h = rms_norm_reference(x, weight, 1e-6, r if residual else None)
+    want, _ = rms_norm_reference(want_h.float(), weight.float(), 1e-6)
+    assert torch.equal(h, want_h)
+    assert error(y, want) < TOLERANCE[dtype]
+
+
+def test_rms_norm_of_a_zero_row_and_a_nan_row(device):
+    x = torch.randn(4, 96, device=device)
+    x[1], x[2] = 0, torch.nan
+    y, _ = rms_norm_triton(x, torch.ones(96, device=device), 1e-6)
+    assert (y[1] == 0).all() and y[2].isnan().all()
+    assert torch.isfinite(y[[0, 3]]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens, features", [(1, 64), (7, 1025), (64, 80)])
+def test_silu_mul(device, dtype, tokens, features):
+    x = (torch.randn(tokens, 2 * features, device=device) * 8).to(dtype)
+    assert error(silu_mul_triton(x), silu_mul_reference(x.float())) < TOLERANCE[dtype]
+
+
+def test_silu_mul_at_the_ends_of_the_range(device):
+    """exp overflows for gates below -88; silu is 0 there, not NaN."""
+    x = torch.tensor([[-1000.0, -89.0, 0.0, 89.0, 1000.0] + [2.0] * 5], device=device)
+    assert torch.equal(silu_mul_triton(x), silu_mul_reference(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embedding_gives_zeros_for_ids_of_other_ranks(device, dtype):
+    weight = torch.randn(40, 1030, device=device).to(dtype)
+    ids = torch.tensor([0, 39, 40, 41, 79, 80, 1 << 40, -1], device=device)
+    got = embedding_triton(ids, weight, vocab_start=40)
+    assert torch.equal(got, embedding_reference(ids, weight, 40))
+    assert (got[[0, 1, 5, 6, 7]] == 0).all() and torch.equal(got[4], weight[39])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_heads, head_dim", [((14, 2), 64), ((5, 1), 128), ((4, 4), 48)])
+def test_rope_append(device, dtype, num_heads, head_dim):
+    tokens, page_size = 7, 16
+    qkv = torch.randn(tokens, (num_heads[0] + 2 * num_heads[1]) * head_dim, device=device).to(dtype)
+    cos_sin = torch.randn(900, head_dim, device=device)
+    positions = torch.tensor([0, 1, 15, 16, 899, 5, 5], device=device)
+    slots = torch.tensor([16, 31, 32, -1, 79, 40, 47], device=device)
+    caches = [torch.full((5, num_heads[1], page_size, head_dim), 7.0, device=device, dtype=dtype) for _ in range(4)]
+    q = rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], num_heads)
+    want = rope_append_reference(qkv.float(), cos_sin, positions, slots, caches[2], caches[3], num_heads)
+    assert error(q, want) < TOLERANCE[dtype]
+    assert error(caches[0], caches[2]) < TOLERANCE[dtype] and torch.equal(caches[1], caches[3])
+    untouched = caches[0][torch.ones(5, dtype=torch.bool, device=device).index_fill(0, slots[slots >= 0] // 16, False)]
+    assert len(untouched) and (untouched == 7.0).all()
+
+
+def test_rope_append_to_a_float8_cache(device):
+    qkv = torch.randn(3, 8 * 64, device=device)
+    cos_sin, positions = torch.randn(9, 64, device=device), torch.tensor([0, 4, 8], device=device)
+    slots = torch.tensor([16, 17, 33], device=device)
+    scales = torch.rand(2, 2, device=device) + 0.5
+    caches = [torch.zeros(3, 2, 16, 64, device=device).to(torch.float8_e4m3fn) for _ in range(4)]
+    rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], (4, 2), scales[0], scales[1])
+    rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], (4, 2), scales[0], scales[1])
+    for got, want in ((caches[0], caches[2]), (caches[1], caches[3])):
+        # One step of the format where the two roundings of value / scale differ.
+        assert error(got.float(), want.float()) < 0.07 and (got.float() != 0).sum() == 3 * 2 * 64
+
+
+def test_no_tokens(device):
+    empty = torch.empty(0, 64, device=device)
+    ids = torch.empty(0, dtype=torch.int64, device=device)
+    assert rms_norm_triton(empty, empty.new_ones(64), 1e-6)[0].shape == (0, 64)
+    assert silu_mul_triton(empty).shape == (0, 32)
+    assert embedding_triton(ids, empty.new_ones(5, 64)).shape == (0, 64)

@@ -1,0 +1,250 @@
+"""Order, text format, layout and the plan's arithmetic; refusal of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.checkpoints import QWEN_TOKENIZER
+from tests.train.support import VOCAB, ROOT, dataset, write_config, write_model, write_tokens
+from train.architecture import Architecture
+from train.config import Data, load_config
+from train.data import read_dataset, step_samples, steps_per_epoch
+from train.errors import TrainingError
+from train.layout import build_batch, lay_out
+from train.optim import lr_at
+from train.plan import adapter_parameters, layer_values, plan_memory, published_lengths, state_bytes
+from train.plan import main as plan_main
+from train.sft import main as sft_main
+from train.text import ChatTokenizer
+
+RECIPES = ROOT / "train" / "recipes"
+needs_qwen = pytest.mark.skipif(not QWEN_TOKENIZER.is_dir(), reason="S1_DATA has no qwen2.5_tokenizer")
+
+
+def test_order_is_a_pure_function() -> None:
+    """T10: 1,000 samples by 16 are 63 steps; each epoch holds all, the last step wraps; epochs differ, repeats do not."""
+    config = Data(train=("x",), batch_size=16)
+    assert steps_per_epoch(1000, config) == 63 and 5 * 63 == 315
+    steps = [step_samples(42, step, 1000, config) for step in range(126)]
+    for epoch in (steps[:63], steps[63:]):
+        flat = np.concatenate(epoch)
+        assert len(flat) == 1008 and set(flat) == set(range(1000))
+        np.testing.assert_array_equal(flat[1000:], flat[:8])  # filled from the epoch's own beginning
+    assert not np.array_equal(steps[0], steps[63])
+    np.testing.assert_array_equal(steps[70], step_samples(42, 70, 1000, config))
+    assert not np.array_equal(steps[0], step_samples(43, 0, 1000, config))
+    assert steps[0][:4].tolist() == [743, 740, 997, 810], "the order of a published seed must never change"
+    dropped = Data(train=("x",), batch_size=16, last_batch="drop")
+    assert steps_per_epoch(1000, dropped) == 62
+
+
+def test_schedule_is_s1s() -> None:
+    """16 steps of warm-up from 0, the peak at step 17, then a cosine that would reach 0 after step 315."""
+    optim = load_config(RECIPES / "s1_32b_16xh100.yaml").optim
+    rates = [lr_at(step, 315, optim) for step in range(316)]
+    assert rates[0] == 0 and rates[16] == max(rates) == 1e-5 and rates[15] == pytest.approx(1e-5 * 15 / 16)
+    assert rates[315] == pytest.approx(0, abs=1e-20) and rates[16 + 299 // 2] == pytest.approx(5e-6, rel=0.01)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=24),
+    groups=st.integers(1, 4),
+    limit=st.integers(50, 2000),
+)
+@settings(max_examples=60, deadline=None)
+def test_layout_holds_every_sample_once(lengths: list[int], groups: int, limit: int) -> None:
+    layout = lay_out(lengths, groups, limit)
+    assert sorted(i for group in layout.micro for bin_ in group for i in bin_) == list(range(len(lengths)))
+    assert len({len(group) for group in layout.micro}) == 1
+    for group, part in enumerate(layout.micro):
+        for micro, bin_ in enumerate(part):
+            assert len(bin_) <= 1 or layout.tokens(group, micro) <= limit
+    assert layout.imbalance >= 1 - 1e-9
+
+
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=8), context=st.integers(1, 4), multiple=st.sampled_from([1, 8]))
+@settings(max_examples=60, deadline=None)
+def test_slices_put_together_are_the_stream(lengths: list[int], context: int, multiple: int) -> None:
+    data = dataset(lengths)
+    weights = np.arange(1.0, len(lengths) + 1)
+    whole = build_batch(data, np.arange(len(lengths)), weights)
+    parts = [build_batch(data, np.arange(len(lengths)), weights, context, rank, multiple) for rank in range(context)]
+    sizes = {len(part.ids) for part in parts}
+    assert len(sizes) == 1 and sizes.pop() % multiple == 0
+    total = len(whole.ids)
+    assert np.concatenate([p.ids for p in parts])[:total].tolist() == whole.ids.tolist()
+    assert np.concatenate([p.documents.positions for p in parts])[:total].tolist() == whole.documents.positions.tolist()
+    assert np.concatenate([p.labels for p in parts]).tolist() == whole.labels.tolist()
+    assert np.concatenate([p.weights for p in parts]).tolist() == whole.weights.tolist()
+
+
+@needs_qwen
+def test_s1_text_and_mask(tmp_path: Path) -> None:
+    """T11 on the real tokenizer: text, and loss from the thinking marker to the end of the turn, nowhere else."""
+    records = [
+        {"id": "s1k", "question": "What is 2+2?", "thinking_trajectories": [" Two and two.\n"], "attempt": "It is 4.\n"},
+        {"id": "r1", "question": "Q<|im_start|>user\n", "deepseek_thinking_trajectory": "Hmm", "deepseek_attempt": "Answer: 5"},
+        {"id": "ours", "question": "日本?", "thinking": "Ünïcode — 3", "answer": "x"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
+    data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
+    assert data.ids == ("s1k", "r1", "ours")
+    head = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    trained = [
+        "<|im_start|>think\nTwo and two.\n<|im_start|>answer\nAnswer: It is 4.<|im_end|>\n",
+        "<|im_start|>think\nHmm\n<|im_start|>answer\nAnswer: 5<|im_end|>\n",
+        "<|im_start|>think\nÜnïcode — 3\n<|im_start|>answer\nAnswer: x<|im_end|>\n",
+    ]
+    for i, record in enumerate(records):
+        part = slice(data.offsets[i], data.offsets[i + 1])
+        tokens, mask = data.tokens[part], data.trained[part]
+        decode = lambda ids: tokenizer.tokenizer.decode(ids.tolist(), skip_special_tokens=False)  # noqa: E731
+        assert decode(tokens) == head + record["question"] + "<|im_end|>\n<|im_start|>assistant\n" + trained[i]
+        assert decode(tokens[mask]) == trained[i]
+        assert np.all(np.diff(mask.astype(int)) >= 0), "one span, at the end"
+        assert tokens[mask][0] == 151644 and tokens[mask][-2] == 151645 and data.targets[i] == mask.sum()
+    # The same texts already rendered give the same tokens and masks.
+    texts = [head + r["question"] + "<|im_end|>\n<|im_start|>assistant\n" + t for r, t in zip(records, trained, strict=True)]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[::2]))
+    again = read_dataset((str(tmp_path / "b.jsonl"),), Data(train=("x",)), tokenizer, 152064)
+    for i, j in ((0, 0), (1, 2)):
+        mine, other = slice(*again.offsets[i : i + 2]), slice(*data.offsets[j : j + 2])
+        np.testing.assert_array_equal(again.tokens[mine], data.tokens[other])
+        np.testing.assert_array_equal(again.trained[mine], data.trained[other])
+    everything = read_dataset((str(tmp_path / "b.jsonl"),), Data(train=("x",), loss="all", eos="<|endoftext|>"), tokenizer, 152064)
+    assert everything.trained.all() and everything.tokens[-1] == 151643
+
+
+def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """T12: parameters and steps exactly, memory and FLOPs within 1 % of the figures worked out by hand for Qwen2.5-32B."""
+    arch = Architecture.load(RECIPES / "qwen2.5_32b.json")
+    assert arch.layer_parameters == 487_605_248
+    assert arch.parameters == 32_763_876_352 and arch.matmul_parameters == 31_984_189_440
+    assert 6 * arch.matmul_parameters == pytest.approx(1.92e11, rel=0.01)
+    assert arch.attention_flops([32768]) / 32768 == pytest.approx(6.4e10, rel=0.01)
+    assert arch.attention_flops([5000]) / 5000 == pytest.approx(1.97e6 * 5000, rel=0.01)
+
+    def memory(tokens: int, ranks: int = 16, **overrides: str):
+        config = load_config(RECIPES / "s1_32b_16xh100.yaml", [f"{k.replace('__', '.')}={v}" for k, v in overrides.items()])
+        return plan_memory(config, arch, ranks, tokens)
+
+    full = {"compute__checkpointing": "full"}
+    for ranks, gb in ((8, 65.5), (16, 32.8), (32, 16.4)):
+        assert memory(1, ranks).state == pytest.approx(gb, rel=0.01)
+        assert memory(1, ranks, compute__master_dtype="bfloat16").state == pytest.approx(gb / 2, rel=0.01)
+        small = memory(1, ranks, compute__master_dtype="bfloat16", optim__kind="adamw8bit").state
+        assert small == pytest.approx(gb * 6 / 16, rel=0.01)
+    for tokens, boundaries, layer in ((5_300, 3.5, 1.8), (10_600, 6.9, 3.5), (32_768, 21.5, 10.9)):
+        plan = memory(tokens, **full)
+        assert plan.boundaries == pytest.approx(boundaries, abs=0.06) and plan.layer == pytest.approx(layer, abs=0.06)
+    assert 32_768 * layer_values(arch) * 2 / 1e9 == pytest.approx(10.9, rel=0.01)
+    lora = load_config(RECIPES / "s1_32b_lora_1xh200.yaml")
+    assert adapter_parameters(lora, arch) == pytest.approx(134e6, rel=0.01)
+    assert plan_memory(lora, arch, 1, 32_768).total == pytest.approx(102, rel=0.06)
+    assert state_bytes(lora) == 16
+
+    lengths = published_lengths()
+    assert lengths.mean() == pytest.approx(4700, rel=1e-4) and (lengths < 4096).mean() == pytest.approx(0.26, abs=0.005)
+    assert arch.training_flops(lengths.tolist() * 5) == pytest.approx(4.74e18, rel=0.01)
+    arguments = [str(RECIPES / "s1_32b_16xh100.yaml"), "--shape", str(RECIPES / "qwen2.5_32b.json"), "--lengths", "s1k"]
+    assert plan_main(arguments) == 0
+    printed = capsys.readouterr().out
+    for figure in ("63 per epoch, 315 in all", "32,763,876,352 parameters (32.8B)", "not measured", "16 x H100", "1.92e+11"):
+        assert figure in printed
+    assert plan_main([*arguments[:3], "--lengths", "/nowhere"]) == 2 and "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", sorted(p.name for p in RECIPES.glob("*.yaml")))
+def test_recipes_are_valid(recipe: str) -> None:
+    assert load_config(RECIPES / recipe).run.startswith("runs/")
+
+
+def test_too_long_sample_stops_or_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """T15: named with its length; with `drop` the run goes on and says how many it left out."""
+    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "d.jsonl", [10, 60, 12, 9, 70, 11])
+    config = write_config(tmp_path / "run.yaml", model, data, data={"max_tokens": 50, "batch_size": 2})
+    assert sft_main([str(config)]) == 2
+    error = capfd.readouterr().err
+    assert "sample s1 has 60 tokens" in error and "max_tokens" in error and not (tmp_path / "run").exists()
+    assert sft_main([str(config), "data.on_too_long=drop", "checkpoint.resume=false"]) == 0
+    assert "2 dropped as longer than 50" in capfd.readouterr().err
+
+
+def chat(**fields: object) -> dict[str, object]:
+    return {"id": "q7", "question": "Why?", "thinking": "Because.", "answer": "42", **fields}
+
+
+BAD_RECORDS = {
+    "empty trace": (chat(thinking=" \n"), "q7|1: field 'thinking' is empty"),
+    "empty answer": (chat(answer=""), "field 'answer' is empty"),
+    "no marker": ({"text": "just text"}, "no '<|im_start|>assistant\\n' in the text"),
+    "unknown fields": ({"prompt": "x"}, "fields ['prompt'] are none of"),
+    "no assistant": ({"messages": [{"role": "user", "content": "x"}]}, "no assistant message"),
+    "tokens without mask": ({"tokens": [1, 2]}, "needs `trained`"),
+    "mask of another length": ({"tokens": [1, 2], "trained": [1]}, "must agree"),
+    "token outside": ({"tokens": [1, 9999], "trained": [1, 1]}, "token 9999"),
+    "nothing trained": ({"id": "z", "tokens": [1, 2], "trained": [1, 0]}, "sample z has no token to train on"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_bad_records_are_named(tmp_path: Path, name: str) -> None:
+    record, message = BAD_RECORDS[name]
+    model = write_model(tmp_path / "m", vocab=None)
+    good = json.dumps({"tokens": [1, 2, 3], "trained": [0, 1, 1]})
+    (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n" + good + "\n")
+    with pytest.raises(TrainingError) as error:
+        arch = Architecture.load(model)
+        read_dataset((str(tmp_path / "d.jsonl"),), Data(train=("x",)), ChatTokenizer.load(model), arch.vocab_size)
+    assert any(part in str(error.value) for part in message.split("|1: ")) and "\n" not in str(error.value)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"tokens": [1, 2]}\n{"tokens": [1')
+    for file, message in ((tmp_path / "d.jsonl", "d.jsonl:2: not JSON"), (tmp_path / "e.jsonl", "e.jsonl does not exist")):
+        with pytest.raises(TrainingError, match=message):
+            read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
+
+
+BAD_SETTINGS = {
+    "optim.lrr=1": "unknown setting optim.lrr; did you mean optim.lr",
+    "optimizer=x": "unknown setting optimizer; did you mean optim",
+    "optim.lr=fast": "optim.lr is 'fast'",
+    "optim.lr=0": "optim.lr is 0",
+    "compute.dtype=float8": "compute.dtype is 'float8'",
+    "optim=3": "optim must be a mapping",
+    "model.init=x": "give either model.path",
+    "parallel.context=3": "does not divide the world of 1 ranks",
+    "model.path=/nowhere": "neither a directory nor a hub id",
+    "compute.gpu_gb=0.0001": "the plan needs",
+    "data.train=[]": "data.train is empty",
+    "epochs": "must look like",
+}
+
+
+@pytest.mark.parametrize("override", BAD_SETTINGS)
+def test_bad_settings_are_refused(tmp_path: Path, override: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Config typos, impossible layouts, too little memory by the plan: one line, exit code 2, nothing written."""
+    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "d.jsonl", [10, 12])
+    config = write_config(tmp_path / "run.yaml", model, data)
+    assert sft_main([str(config), override]) == 2
+    error = capfd.readouterr().err
+    assert BAD_SETTINGS[override] in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_yaml_numbers_and_resolved_copy(tmp_path: Path) -> None:
+    """1e-5 without a dot is a string in YAML 1.1; the resolved copy reads back to the same configuration."""
+    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "d.jsonl", [10, 12])
+    config = load_config(write_config(tmp_path / "run.yaml", model, data), ["optim.lr=1e-5", "lora={rank: 4}"])
+    assert config.optim.lr == 1e-5 and config.lora is not None and config.lora.rank == 4
+    config.save(tmp_path / "copy.yaml")
+    assert load_config(tmp_path / "copy.yaml") == config
+    assert set(yaml.safe_load((tmp_path / "copy.yaml").read_text())["optim"]) >= {"clip", "eps", "betas", "warmup"}

@@ -1,0 +1,58 @@
+"""LoRA: T14."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.support import trainer, trajectory, write_config, write_model, write_tokens
+from tests.train.two_ranks import first_step
+from transformers import AutoModelForCausalLM
+
+LENGTHS = [12, 30, 7, 25, 18, 9, 40, 15]
+
+
+def test_lora_starts_at_the_base_and_merges_to_its_adapter(tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    tree = {"epochs": 3, "lora": {"rank": 4, "alpha": 8}, "checkpoint": {"export_dtype": "float32"}}
+    config = write_config(tmp_path / "run.yaml", model, data, **tree)
+    base, _, _ = first_step(trainer(config, "lora=null"))
+    run = trainer(config)
+    assert {n.split(".")[-2] for n, p in run.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+    run.fit()
+    losses = [step[2] for step in trajectory(tmp_path / "run")]
+    assert losses[0] == pytest.approx(base, rel=1e-6) and losses[-1] < losses[0] - 0.02
+
+    ids = torch.arange(40)[None] % 96
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "export", dtype=torch.float32)
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    original = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        before = original(ids).logits.clone()
+        adapted = peft.PeftModel.from_pretrained(original, tmp_path / "run" / "adapter")
+        logits = adapted(ids).logits
+        assert (logits - before).abs().max() > 1e-2, "the adapter does nothing"
+        assert (merged(ids).logits - logits).abs().max() <= 1e-6 * logits.abs().max() * 10
+
+
+def test_lora_resumes_from_what_is_trained(tmp_path: Path) -> None:
+    """A checkpoint holds adapters and their moments only; the base comes from model.path again."""
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    unbroken = write_config(tmp_path / "unbroken.yaml", model, data, epochs=3, lora={"rank": 4})
+    broken = write_config(tmp_path / "broken.yaml", model, data, epochs=3, lora={"rank": 4})
+    trainer(unbroken).fit()
+    first = trainer(broken)
+    first.stopping = True
+    first.fit()
+    size = sum(f.stat().st_size for f in (tmp_path / "broken" / "checkpoints" / "step-00000001").glob("*.distcp"))
+    assert size < 3 * 4 * sum(p.numel() for p in first.trainable) + 60_000
+    trainer(broken).fit()
+    assert trajectory(tmp_path / "broken") == trajectory(tmp_path / "unbroken")
+    a, b = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("broken", "unbroken"))
+    assert all(a[name].equal(b[name]) for name in b)
+    settings = json.loads((tmp_path / "broken" / "adapter" / "adapter_config.json").read_text())
+    assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(model)

@@ -1,0 +1,203 @@
+"""Interruptions: kill -9 at a step and inside a save, SIGTERM, a full disk, a foreign checkpoint. Real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.support import command, environment, ROOT, start, trainer, trajectory, write_config, write_model, write_tokens
+from train.errors import TrainingError
+
+LENGTHS = [31, 7, 22, 15, 40, 9, 18, 26, 12, 33] * 2
+
+
+def steps_done(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def unfinished(run: Path) -> list[Path]:
+    return [p for p in (run / "checkpoints").glob("step-*") if not (p / "complete.json").exists()]
+
+
+def interrupt(process: subprocess.Popen[str], when: Callable[[], bool], how: signal.Signals) -> None:
+    """Waits until `when` holds in the stopped process, then signals it; it must not have ended before."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ended before it was interrupted: {process.communicate()[1][-2000:]}"
+        if when():
+            # Freeze it first: between looking and killing, the moment would pass.
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.01)
+            if when():
+                process.send_signal(how)
+                process.send_signal(signal.SIGCONT)
+                process.communicate()
+                return
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    pytest.fail("the moment to interrupt never came")
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> tuple[Path, Path]:
+    """Configurations of one run, to be left alone and to be interrupted: 60 steps in 12 epochs, a save every second step."""
+    model = write_model(tmp_path / "model", hidden=96, intermediate=256, layers=3)
+    data = write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    tree = {"epochs": 12, "checkpoint": {"every": 2}, "optim": {"lr": 1e-3}}
+    return tuple(write_config(tmp_path / f"{name}.yaml", model, data, **tree) for name in ("unbroken", "broken"))  # type: ignore
+
+
+def test_killed_runs_end_bit_for_bit_like_the_unbroken_one(long_run: tuple[Path, Path]) -> None:
+    """T7: kill -9 at a step of the second epoch, in a save, at a later step, in a save again; one SIGTERM; then the end."""
+    unbroken, broken = long_run
+    run = broken.with_suffix("")
+    trainer(unbroken).fit()
+    expected = trajectory(unbroken.with_suffix(""))
+    assert len(expected) == 60
+
+    interrupt(start(command(broken)), lambda: steps_done(run) >= 7, signal.SIGKILL)
+    reached = steps_done(run)
+    assert reached < 60
+    interrupt(start(command(broken)), lambda: steps_done(run) > 9 and bool(unfinished(run)), signal.SIGKILL)
+    assert unfinished(run), "killed inside a save: its folder has no marker"
+    interrupt(start(command(broken)), lambda: steps_done(run) >= 23, signal.SIGKILL)
+    interrupt(start(command(broken)), lambda: steps_done(run) > 25 and bool(unfinished(run)), signal.SIGKILL)
+    assert unfinished(run)
+    process = start(command(broken))
+    interrupt(process, lambda: steps_done(run) >= 35, signal.SIGTERM)
+    assert process.returncode == 0, "SIGTERM saves and exits 0"
+    stopped = steps_done(run)
+    assert stopped < 60 and (run / "checkpoints" / f"step-{stopped:08d}" / "complete.json").exists()
+    trainer(broken).fit()
+    assert trajectory(run) == expected
+    files = [folder / "export" / "model-00001-of-00001.safetensors" for folder in (run, unbroken.with_suffix(""))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert len(list((run / "checkpoints").iterdir())) <= 3, "two are kept, and at most one that was never finished"
+
+
+def test_torn_last_line_of_metrics_is_redone(tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    config = write_config(tmp_path / "run.yaml", model, data, epochs=2, checkpoint={"every": 3})
+    trainer(config).fit()
+    expected = trajectory(tmp_path / "run")
+    # As if the machine had died in step 8, two steps behind the checkpoint of step 6.
+    for late in ("step-00000009", "step-00000010"):
+        if (tmp_path / "run" / "checkpoints" / late).exists():
+            (tmp_path / "run" / "checkpoints" / late / "complete.json").unlink()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:7]) + lines[7][:20])
+    trainer(config).fit()
+    assert trajectory(tmp_path / "run") == expected
+
+
+def test_asynchronous_saves_resume_alike(tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    plain = write_config(tmp_path / "plain.yaml", model, data, epochs=2)
+    late = write_config(tmp_path / "late.yaml", model, data, epochs=2, checkpoint={"asynchronous": True, "every": 2})
+    trainer(plain).fit()
+    first = trainer(late)
+    first.stopping = True
+    first.fit()
+    trainer(late).fit()
+    assert trajectory(tmp_path / "late") == trajectory(tmp_path / "plain")
+    markers = sorted((tmp_path / "late" / "checkpoints").glob("*/complete.json"))
+    assert [json.loads(m.read_text())["step"] for m in markers] == [8, 10]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, asynchronous: bool) -> None:
+    """The operating system refuses to write (a file size limit stands for the full disk); one line says what is left."""
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    config = write_config(tmp_path / "run.yaml", model, data, epochs=2, checkpoint={"every": 3, "asynchronous": asynchronous})
+    whole = write_config(tmp_path / "whole.yaml", model, data, epochs=2, checkpoint={"every": 3})
+    trainer(whole).fit()
+    run = trainer(config)
+    step = run.train_step
+
+    def fill_the_disk(at: int) -> dict:
+        if at == 4:  # after the save of step 3 has ended
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        return step(at)
+
+    run.train_step = fill_the_disk  # type: ignore[method-assign]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(TrainingError, match=r"saving step 6 .*File too large.*step 3 is intact") as error:
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    trainer(config).fit()
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    other = write_model(tmp_path / "other", layers=3)
+    config = write_config(tmp_path / "run.yaml", model, data)
+    trainer(config).fit()
+    cases = {
+        f"model.path={other}": "of another model: num_layers was 2, is 3",
+        "seed=7": "seed was 42, is 7",
+        "data.batch_size=5": "batch_size was 4, is 5",
+        "checkpoint.resume=false": "already holds a run",
+    }
+    write_tokens(tmp_path / "more.jsonl", [9, 8, 7, 6])
+    cases[f"data.train=[{tmp_path}/more.jsonl]"] = "data was"
+    for override, message in cases.items():
+        with pytest.raises(TrainingError, match=message):
+            trainer(config, override).fit()
+    wrong = json.loads((model / "config.json").read_text()) | {"intermediate_size": 64}
+    (model / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(TrainingError, match=r"gate_proj.weight has shape \(48, 32\), config.json asks for \(64, 32\)"):
+        trainer(config, f"run={tmp_path}/new")
+
+
+def test_eight_bit_adam_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao's optimiser compiles one kernel per shape; here the same code runs uncompiled."""
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    monkeypatch.setattr("torch._dynamo.config.disable", True)
+    model, data = write_model(tmp_path / "model", hidden=64, intermediate=96), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    unbroken = write_config(tmp_path / "unbroken.yaml", model, data, optim={"kind": "adamw8bit"})
+    broken = write_config(tmp_path / "broken.yaml", model, data, optim={"kind": "adamw8bit"})
+    trainer(unbroken).fit()
+    first = trainer(broken)
+    first.stopping = True
+    first.fit()
+    states = [v for s in first.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    assert any("8bit" in type(v).__name__ for v in states), "no state is 8-bit: the tensors are too small to tell"
+    trainer(broken).fit()
+    assert trajectory(tmp_path / "broken") == trajectory(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_rank(long_run: tuple[Path, Path]) -> None:
+    """`torchrun --max-restarts`: one of two ranks is killed; the restarted pair ends like an unbroken pair, bit for bit."""
+    unbroken, broken = long_run
+    subprocess.run(command(unbroken, ranks=2), cwd=ROOT, env=environment(), check=True, capture_output=True)
+    arguments = command(broken, ranks=2)
+    process = start([*arguments[:3], "--max-restarts", "2", *arguments[3:]])
+    run = broken.with_suffix("")
+    while steps_done(run) < 9:
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors[-3000:]
+    assert "resuming after step" in errors
+    assert trajectory(run) == trajectory(unbroken.with_suffix(""))
