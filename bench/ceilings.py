@@ -1,31 +1,38 @@
-"""What the machine can do, measured in the run that is judged by it: copy and read bandwidth, matrix products."""
+"""`python -m bench.ceilings`: what the machine can do; every benchmark measures it in the run that it judges by it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import torch
+import tyro
 
+from bench import record
 from bench.timing import repeat
 from kernels.limits import Device
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """bytes/s and FLOP/s. A copy moves each byte twice (read and written), and both count. None: cannot run here."""
+    """bytes/s and FLOP/s. A copy moves each byte twice (read and written), and both count. None: cannot run here.
+
+    `flops` is of bf16 products; on a CPU of float32 ones where they are faster, as without bf16 instructions.
+    """
 
     copy: float
     read: float
-    bf16_flops: float
+    flops: float
     fp8_flops: float | None = None
 
     def limits_of(self, device: torch.device) -> Device:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
         bandwidth = self.copy if device.type == "cuda" else self.read
-        return Device(device.type, bandwidth, self.bf16_flops, memory_bytes(device))
+        return Device(device.type, bandwidth, self.flops, memory_bytes(device))
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -36,7 +43,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
-    """Measure `device` with buffers far above its caches (CPU: 512 MiB, GPU: 2 GiB) and square bf16 products."""
+    """Measure `device` with buffers far above its caches (CPU: 512 MiB, GPU: 2 GiB) and square products."""
     cuda = device.type == "cuda"
     count = (buffer_bytes or (2**31 if cuda else 2**29)) // 8
     source = torch.zeros(count, dtype=torch.int64, device=device)
@@ -45,7 +52,10 @@ def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: 
     read = 8 * count / repeat(partial(torch.sum, source), device, cold=False).best
     del source, target
     size = matmul_size or (8192 if cuda else 1024)
-    return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), _fp8_matmul(device, size) if cuda else None)
+    flops = _matmul(device, size, torch.bfloat16)
+    if cuda:
+        return Ceilings(copy, read, flops, _fp8_matmul(device, size))
+    return Ceilings(copy, read, max(flops, _matmul(device, size, torch.float32)))
 
 
 def _matmul(device: torch.device, size: int, dtype: torch.dtype) -> float:
@@ -64,3 +74,35 @@ def _fp8_matmul(device: torch.device, size: int) -> float | None:
         lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16), device, cold=False
     ).median
     return 2 * size**3 / seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    threads: int = torch.get_num_threads()
+    output: Path | None = None
+    """A file of JSON lines to append the result to."""
+
+
+def main(options: Options) -> None:
+    """Measure, print, append."""
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    found = measure(device)
+    fp8 = "" if found.fp8_flops is None else f", fp8 {found.fp8_flops / 1e12:.4g} TFLOP/s"
+    print(
+        f"{record.device_name(device)}: copy {found.copy / 1e9:,.4g} GB/s, read {found.read / 1e9:,.4g} GB/s, "
+        f"matmul {found.flops / 1e12:.4g} TFLOP/s{fp8}"
+    )
+    if options.output is not None:
+        figures = {
+            "copy_GBps": found.copy / 1e9,
+            "read_GBps": found.read / 1e9,
+            "matmul_TFLOPs": found.flops / 1e12,
+            "fp8_TFLOPs": None if found.fp8_flops is None else found.fp8_flops / 1e12,
+        }
+        record.append(record.Machine.read(device).record("ceilings", {}, figures), options.output)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.ceilings", description=__doc__))

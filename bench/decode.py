@@ -146,9 +146,18 @@ def measure(case: Case, lanes: list[Lane], ids: list[list[int]], tokens: int, ro
         lane.run(ids, SHORT)
     for turn in range(rounds):
         for lane in lanes if turn % 2 == 0 else reversed(lanes):
-            short = lane.run(ids, SHORT)
-            seconds[lane.label].append(step_seconds(short, lane.run(ids, SHORT + tokens), tokens))
+            seconds[lane.label].append(_one(lane, ids, tokens))
     return Measured(case, seconds)
+
+
+def _one(lane: Lane, ids: list[list[int]], tokens: int, tries: int = 3) -> float:
+    """Seconds per step, once; again where something else on the machine stretched the short run beyond the long."""
+    short = long = 0.0
+    for _ in range(tries):
+        short, long = lane.run(ids, SHORT), lane.run(ids, SHORT + tokens)
+        if long > short:
+            break
+    return step_seconds(short, long, tokens)
 
 
 def figures(case: Case, step: float, limits: Limits, tokens: int) -> dict[str, float | None]:

@@ -95,8 +95,9 @@ class Handle:
 
     def set_budget(self, budget: int | None) -> None:
         """Move the hard maximum of T, below what is written already too; None lifts it."""
-        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
-            raise InputError(f"the budget is {budget!r}; give a whole number of at least 0, or None")
+        whole = isinstance(budget, int) and not isinstance(budget, bool)
+        if budget is not None and not (whole and 0 <= budget <= UNLIMITED):
+            raise InputError(f"the budget is {budget!r}; give a whole number from 0 to {UNLIMITED}, or None")
         self._engine._tell(Tell(self._number, Control.SET_BUDGET, UNLIMITED if budget is None else budget))
 
     def _put(self, delta: Delta) -> None:

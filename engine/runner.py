@@ -50,10 +50,8 @@ class Launched:
         self.rows = rows
         self._result, self._event = result, None
         if result is not None and result.records.is_cuda:
-            r = result
-            self._result = StepResult(
-                _pinned(r.records), *(None if t is None else _pinned(t) for t in (r.logprobs, r.top_ids, r.top_logprobs))
-            )
+            optional = (result.logprobs, result.top_ids, result.top_logprobs)
+            self._result = StepResult(_pinned(result.records), *(None if t is None else _pinned(t) for t in optional))
             self._event = torch.cuda.Event()
             self._event.record()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -121,10 +122,8 @@ def _run_rank(
     try:
         store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=START_TIMEOUT)
         group = Group(rank, size, local_device(device_type, rank), store)
-        try:
+        with contextlib.suppress(InputError):  # rank 0 raises the same, tells the user, and closes the group too
             target(group, *args)
-        except InputError:
-            pass  # rank 0 raises the same error, tells the user, and closes the group too
         group.close()
     except EngineDead as error:
         print(error, file=sys.stderr, flush=True)

@@ -175,7 +175,7 @@ class ThinkingPlan:
     @property
     def loop_run(self) -> int:
         """Tokens in a row that must equal those one loop earlier."""
-        return self.loop_ngram * (self.loop_count - 1) if self.loop_ngram else UNLIMITED
+        return min(self.loop_ngram * (self.loop_count - 1), UNLIMITED) if self.loop_ngram else UNLIMITED
 
 
 def make_plan(
@@ -220,6 +220,7 @@ def make_plan(
                     raise InputError(f"{field} {getattr(params, field)!r} holds a trigger of the thinking format")
     truncate = params.thinking_budget_action == "truncate"
     reserve = 0 if truncate or not format.thinks else 1 + len(budget_end) + params.answer_reserve_tokens
+    reserve = min(reserve, UNLIMITED - len(extension))  # row 5 adds the two, in int32
     phase, thinking, closing_at, match_from = _scan_prompt(format, prompt, eos_ids)
     max_tokens = UNLIMITED if params.max_tokens is None else params.max_tokens
     if phase in (Phase.THINK, Phase.CLOSING):

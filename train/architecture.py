@@ -71,7 +71,7 @@ class Architecture:
 
     @staticmethod
     def load(path: str | Path) -> Architecture:
-        """Reads config.json (or the one in a directory). Raises TrainingError for what this trainer does not implement."""
+        """Reads config.json (or the one in a directory). Raises TrainingError for what is not implemented here."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
         try:

@@ -7,7 +7,8 @@ keys are seen by padded queries only, and their outputs are not taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -97,10 +98,10 @@ class Documents:
         return self.query_lengths[0] if self.query_lengths[0] != self.key_lengths[0] else 0
 
     def to(self, device: torch.device) -> Documents:
-        moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(self).items()
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
-        return Documents(**moved)
+        return replace(self, **tensors)
 
 
 class _Regroup(torch.autograd.Function):
@@ -146,7 +147,7 @@ class _GatherStream(torch.autograd.Function):
 def attend(
     qkv: torch.Tensor, heads: tuple[int, int], documents: Documents, group: dist.ProcessGroup | None = None
 ) -> torch.Tensor:
-    """qkv [tokens, Hq + 2 Hk, D] (rotated) -> [tokens, Hq, D]. `group`: the context-parallel ranks that share a stream."""
+    """qkv [tokens, Hq + 2 Hk, D] (rotated) -> [tokens, Hq, D]. `group`: ranks that share one stream."""
     queries, keys = heads
     if group is None:
         if qkv.is_cuda:
@@ -168,23 +169,31 @@ def attend(
     if len(documents.padded):
         rest = torch.cat([q[cut:], k[ahead:], v[ahead:]], dim=1)
         # Rows of `padded` and `restore` count from the slice's first token; here from behind the partial document.
-        moved = Documents(
-            **{**vars(documents), "padded": (documents.padded - cut).clamp(min=0), "restore": documents.restore[cut:]}
-        )
+        moved = replace(documents, padded=(documents.padded - cut).clamp(min=0), restore=documents.restore[cut:])
         parts.append(_grouped(rest, heads, moved))
     return torch.cat(parts)
 
 
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:
-    """One kernel over all documents; the causal mask is aligned bottom-right (window_size: no limit back, none ahead)."""
-    from torch.nn.attention.varlen import (
-        varlen_attn,
-    )  # Brings the compiler along, 2 s of start-up that CPUs need not pay.
+    """One kernel over all documents, the causal mask aligned bottom-right. Not yet measured on a GPU."""
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    longest = max(documents.query_lengths), max(documents.key_lengths)
+    if find_spec("flash_attn"):
+        from flash_attn import flash_attn_varlen_func
 
-    return varlen_attn(
-        q.contiguous(), k.contiguous(), v.contiguous(), documents.cu_queries, documents.cu_keys,
-        max(documents.query_lengths), max(documents.key_lengths), window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return flash_attn_varlen_func(
+            q, k, v, documents.cu_queries, documents.cu_keys, *longest, causal=True, deterministic=deterministic
+        )
+    # Imported here: it brings the compiler along, 2 s of start-up that CPUs need not pay.
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        q, k, v, documents.cu_queries, documents.cu_keys, *longest,
+        window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 def _grouped(qkv: torch.Tensor, heads: tuple[int, int], documents: Documents) -> torch.Tensor:

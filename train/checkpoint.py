@@ -65,10 +65,12 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         dist.barrier()
-        state = {"model": {}, "optim": {}}
-        state["model"], state["optim"] = get_state_dict(model, optimizer, options=self._options)
+        weights, moments = get_state_dict(model, optimizer, options=self._options)
+        state: dict[str, Any] = {"model": weights, "optim": moments}
         if self._config.checkpoint.asynchronous:
-            self._pending = (step, dcp.async_save(state, checkpoint_id=str(path), process_group=self._group))
+            future = dcp.async_save(state, checkpoint_id=str(path), process_group=self._group)
+            assert isinstance(future, Future)  # the other kind is for staging apart, which was not asked for
+            self._pending = (step, future)
             return
         try:
             dcp.save(state, checkpoint_id=str(path))
@@ -141,7 +143,7 @@ class Checkpoints:
                     f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
                 )
         weights, moments = get_state_dict(model, optimizer, options=self._options)
-        state = {"model": weights, "optim": moments}
+        state: dict[str, Any] = {"model": weights, "optim": moments}
         dcp.load(state, checkpoint_id=str(path))
         set_state_dict(
             model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=self._options

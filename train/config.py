@@ -19,7 +19,7 @@ from train.errors import TrainingError
 
 @dataclass(frozen=True)
 class Model:
-    """Where the weights come from: `path` (Hugging Face directory or hub id) or `init` (a config.json, random weights)."""
+    """Where the weights come from: `path` (directory or hub id), or random ones for `init`, a config.json."""
 
     path: str | None = None
     init: str | None = None
@@ -68,7 +68,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Parallel:
-    """How a step is laid over ranks. FSDP shards over all ranks; the rest are data-parallel groups of `context` ranks."""
+    """How a step is laid over ranks: data-parallel groups of `context` ranks each; FSDP shards over all of them."""
 
     ranks: int = 1
     """GPUs that `train.plan` reckons with; training itself uses the ranks that torchrun starts."""
@@ -189,7 +189,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     return _build(TrainConfig, tree, "", str(path))
 
 
-def _build(cls: type, tree: Any, prefix: str, source: str) -> Any:
+def _build(cls: Any, tree: Any, prefix: str, source: str) -> Any:
     if not isinstance(tree, dict):
         raise TrainingError(f"{source}: {prefix.rstrip('.')} must be a mapping, not {tree!r}")
     hints = get_type_hints(cls)

@@ -184,7 +184,7 @@ def steps_per_epoch(samples: int, config: Data) -> int:
 
 
 def step_samples(seed: int, step: int, samples: int, config: Data) -> np.ndarray:
-    """Indices [batch_size] of the samples of optimiser step `step` (from 0): a pure function, so no loader state exists.
+    """Indices [batch_size] of the samples of optimiser step `step` (from 0): a pure function; there is no loader state.
 
     With `wrap` the last step of an epoch is filled from the epoch's beginning (1,000 samples by 16: 63 steps).
     """

@@ -83,7 +83,7 @@ def load_weights(model: Decoder, folder: Path) -> None:
 
 
 def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: bool = False) -> None:
-    """Random weights, the same for any number of ranks: normal(0, initializer_range), norms 1, biases and LoRA's B 0."""
+    """Random weights, alike for any number of ranks: normal(0, initializer_range), norms 1, biases and LoRA's B 0."""
     for index, (name, parameter) in enumerate(model.named_parameters()):
         if adapters_only and "lora_" not in name:
             continue

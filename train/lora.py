@@ -49,7 +49,7 @@ def add_lora(model: nn.Module, config: Lora, adapter_dtype: torch.dtype) -> None
 
 
 def adapter_bound(parameter: torch.Tensor) -> float:
-    """A starts uniform in +- this (PEFT's Kaiming initialisation with a = sqrt 5), B at zero: the first loss is the base's."""
+    """A starts uniform within this (as in PEFT, Kaiming with a = sqrt 5), B at 0: the first loss is the base's."""
     return 1.0 / math.sqrt(parameter.shape[1])
 
 

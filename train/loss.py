@@ -16,7 +16,7 @@ def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, wei
 def chunked_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, chunk: int
 ) -> torch.Tensor:
-    """Sum of weights * cross entropy: hidden [rows, H], weight [V, H], labels [rows] int64, weights [rows] float32 -> float32.
+    """Sum of weights * cross entropy, float32. hidden [rows, H], weight [V, H], labels [rows] int64, weights [rows].
 
     Each chunk's logits are computed again in the backward pass, unless one chunk holds all rows. No rows: 0, with a
     gradient of zeros (other ranks' collectives still need this rank's backward pass).

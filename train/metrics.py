@@ -19,7 +19,7 @@ from train.errors import TrainingError
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory_gb` in 1e9 bytes as the driver reports it; `flops`: dense bf16 peak per second, by the maker's data sheet."""
+    """`memory_gb`: 1e9 bytes, as the driver reports it; `flops`: dense bf16 peak per second, by the data sheet."""
 
     name: str
     memory_gb: float
@@ -41,7 +41,7 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """One JSON object per line. Opening it at step n drops what a dead run wrote beyond it, a torn last line included."""
+    """One JSON object per line. Opened at step n, it drops what a dead run wrote beyond it, a torn last line too."""
 
     def __init__(self, path: Path, resume_step: int):
         kept = []
@@ -116,7 +116,8 @@ class ProgressSink:
         mfu = f" · MFU {100 * record['mfu']:.1f} %" if record["mfu"] else ""
         left = max(self._total - record["step"], 0) * record["seconds"]
         line = (
-            f"step {record['step']}/{self._total} · loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tok/s{mfu}"
+            f"step {record['step']}/{self._total} · loss {record['loss']:.4f}"
+            f" · {record['tokens_per_second']:,.0f} tok/s{mfu}"
             f" · {record['memory_gb']:.2f} GB · {int(left // 60)}:{int(left % 60):02d} left"
         )
         print(

@@ -42,8 +42,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. `before` and `after` are the dense parts on both sides of attention; they see only [tokens, ...] and are
-    what gets compiled: attention's shapes change with every step's documents."""
+    """One layer.
+
+    `before` and `after` are the dense parts on both sides of attention. They see only [tokens, ...] and are what gets
+    compiled: attention's shapes change with every step's documents.
+    """
 
     def __init__(self, arch: Architecture, checkpointing: str):
         super().__init__()
@@ -153,6 +156,11 @@ class Decoder(nn.Module):
         self.model = Stack(arch, checkpointing)
         if not arch.tied:
             self.lm_head = Head(arch)
+
+    def compile_blocks(self) -> None:
+        for block in self.model.layers:
+            assert isinstance(block, Block)
+            block.compile_dense()
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final normalised hidden states of the rows that predict something, [targets, H]."""

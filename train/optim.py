@@ -33,7 +33,7 @@ def build_optimizer(model: nn.Module, config: Optim, device: torch.device) -> to
 
 
 def lr_at(step: int, total: int, config: Optim) -> float:
-    """Learning rate of optimiser step `step` (from 0) of `total`: linear from 0 over ceil(warmup * total) steps, then cosine.
+    """Learning rate of step `step` (from 0) of `total`: linear from 0 over ceil(warmup * total) steps, then cosine.
 
     The same values as Hugging Face's cosine schedule; with s1's recipe 16 + 299 steps.
     """

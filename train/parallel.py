@@ -65,8 +65,10 @@ def join_world(config: TrainConfig) -> World:
     if not dist.is_initialized():
         # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
-        dist.init_process_group(backend, **alone)
+        if size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
     grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
     context_group = grid["cp"].get_group() if context > 1 else None
     whole = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
@@ -80,14 +82,13 @@ def leave_world() -> None:
 
 
 def shard(model: Decoder, world: World, compute: Compute) -> None:
-    """Compiles and shards in place. One CPU process in one dtype keeps plain tensors: there is nothing to shard or cast."""
+    """Compiles and shards in place. One process in one dtype keeps plain tensors: nothing to shard or cast."""
     if compute.compile:
-        for block in model.model.layers:
-            block.compile_dense()
+        model.compile_blocks()
     model.context_group = world.context_group
     if world.size == 1 and compute.dtype == compute.master_dtype:
         return
-    # Activations are in the compute dtype from the embedding on; casting inputs would only spoil angles and loss weights.
+    # Activations have the compute dtype from the embedding on; casting inputs would spoil angles and loss weights.
     policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[compute.dtype], reduce_dtype=torch.float32, cast_forward_inputs=False
     )

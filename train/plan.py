@@ -31,7 +31,7 @@ OVERHEAD_GB = 1.5
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """`imbalance` [steps]: the slowest rank's tokens over the mean; `largest_slice`: most tokens on one rank at once."""
+    """`imbalance` [steps]: the slowest group's tokens over the mean; `largest_slice`: most tokens on a rank at once."""
 
     per_epoch: int
     total: int
@@ -133,7 +133,7 @@ def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int
 
 
 def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 4096, share: float = 0.26) -> np.ndarray:
-    """s1K as its paper describes it: log-normal lengths with this mean and `share` of them under `below`; quantiles, no dice."""
+    """s1K as its paper describes it: log-normal lengths of this mean, `share` of them under `below`; no dice."""
     # P(n < below) = Phi((ln below - ln mean + s^2 / 2) / s) = share, solved for s.
     z, gap = NormalDist().inv_cdf(share), np.log(mean) - np.log(below)
     sigma = z + np.sqrt(z * z + 2 * gap)
@@ -152,10 +152,12 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
     attention = epoch_attention * tokens / float(lengths.sum())
     total = matmul * tokens + attention
     lines = [
-        f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), {arch.matmul_parameters:,} in matmuls",
+        f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), "
+        f"{arch.matmul_parameters:,} in matmuls",
         f"samples     {len(lengths):,} ({source}), {int(lengths.sum()):,} tokens, mean {lengths.mean():,.0f}, "
         f"longest {int(lengths.max()):,}, {100 * float((lengths < 4096).mean()):.0f} % under 4,096",
-        f"steps       {steps.per_epoch} per epoch, {steps.total} in all, {config.data.batch_size} samples each, {tokens:,} tokens",
+        f"steps       {steps.per_epoch} per epoch, {steps.total} in all, {config.data.batch_size} samples each, "
+        f"{tokens:,} tokens",
         f"layout      {ranks} ranks = {ranks // config.parallel.context} groups x {config.parallel.context}, "
         f"{steps.micro_batches} micro-batch(es), at most {steps.largest_slice:,} tokens on a rank",
         f"imbalance   mean {steps.imbalance.mean():.3f}, worst {steps.imbalance.max():.3f} "

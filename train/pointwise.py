@@ -1,4 +1,4 @@
-"""RMSNorm and rotary embedding with hand-written gradients: about half the passes over memory of what autograd records."""
+"""RMSNorm and rotary embedding with hand-written gradients: fewer passes over memory than what autograd records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class _RmsNorm(torch.autograd.Function):
-    """y = x / rms(x) * weight; statistics in float32. With n = x / rms: dx = (g w - n mean(g w n)) / rms, dw = sum(g n)."""
+    """y = n * weight with n = x / rms(x), in float32; then dx = (g w - n mean(g w n)) / rms and dw = sum(g n)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -43,8 +43,8 @@ class RmsNorm(nn.Module):
 class Rotate(torch.autograd.Function):
     """q [tokens, Hq, D], k and v [tokens, Hk, D], cos and sin [tokens, D/2] float32 -> qkv [tokens, Hq + 2 Hk, D].
 
-    q and k are rotated by their positions (Hugging Face's rotate-half layout) straight into the joint tensor. The gradient
-    is the rotation by the negative angle.
+    q and k are rotated by their positions (Hugging Face's rotate-half layout). The gradient is the rotation by the
+    negative angle.
     """
 
     @staticmethod

@@ -124,7 +124,7 @@ class Trainer:
         return loss
 
     def train_step(self, step: int) -> dict[str, Any]:
-        """Optimiser step `step` (from 0). Raises TrainingError, before any weight changes, when the loss is not finite."""
+        """Optimiser step `step` (from 0). Raises TrainingError, before a weight changes, when it is not finite."""
         started = time.perf_counter()
         samples = step_samples(self.config.seed, step, len(self.data), self.config.data)
         layout = self.lay_out(self.data, samples)
@@ -264,8 +264,8 @@ class Trainer:
         dropped = f", {len(data.dropped)} dropped as longer than {self.config.data.max_tokens}" if data.dropped else ""
         print(
             f"{self.arch.parameters / 1e6:,.1f}M parameters · {len(data):,} samples, {int(data.offsets[-1]):,} tokens "
-            f"({int(data.targets.sum()):,} trained){dropped} · {self.steps_per_epoch} steps per epoch, {self.total_steps} in all"
-            + (f" · resuming after step {start}" if start else ""),
+            f"({int(data.targets.sum()):,} trained){dropped} · {self.steps_per_epoch} steps per epoch, "
+            f"{self.total_steps} in all" + (f" · resuming after step {start}" if start else ""),
             file=sys.stderr,
         )
 

@@ -149,6 +149,7 @@ def marked_text(text: str, name: str) -> Text:
         at = text.find(ASSISTANT, end)
     if not spans:
         raise TrainingError(
-            f"{name}: no {ASSISTANT!r} in the text; render it with the chat template, or set data.loss: all to train on every token"
+            f"{name}: no {ASSISTANT!r} in the text; render it with the chat template, "
+            "or set data.loss: all to train on every token"
         )
     return Text(text, tuple(spans))

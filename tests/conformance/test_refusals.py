@@ -108,3 +108,41 @@ def test_a_refusal_leaves_the_engine_as_it_was(labs):
             lab.engine.generate([lab.ids("<|im_start|>think")] * 3, [lab.params(), lab.params(), lab.params(**params)])
     assert lab.engine.stats()["steps"] == steps  # all are checked before the first one runs
     assert lab.show(lab.ask()) == "abcde<|im_start|>{answer}ABC<|im_end|>"
+
+
+LARGEST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *(
+            {name: LARGEST}
+            for name in (*INTEGERS, "max_tokens", "min_tokens", "top_k", "logprobs")
+            if "min_thinking" not in name
+        ),
+        {"loop_ngram": LARGEST, "loop_count": LARGEST},
+        {"thinking_grace_tokens": LARGEST, "thinking_token_budget": 3},
+        {"min_thinking_tokens": LARGEST},
+    ],
+)
+def test_the_largest_numbers_are_refused_or_served(labs, params):
+    """Whatever SamplingParams lets through must not overflow on the device: the engine serves on."""
+    lab = labs(STORY)
+    for prompt in ("(", "<|im_start|>think", "<|im_start|>thinka<|im_start|>"):
+        try:
+            done = lab.request(prompt, **params).outputs[0]
+        except InputError as refusal:
+            assert next(iter(params)) in str(refusal) or "max_tokens" in str(refusal)
+            continue
+        assert done.finish_reason in ("stop", "length")
+    assert lab.show(lab.ask()) == "abcde<|im_start|>{answer}ABC<|im_end|>"
+
+
+def test_the_largest_budget_that_a_running_request_can_be_given(new_lab):
+    lab = new_lab(STORY)
+    handle = lab.engine.submit(lab.ids("<|im_start|>think"), lab.params())
+    handle.set_budget(LARGEST)
+    with pytest.raises(InputError, match=str(LARGEST + 1)):
+        handle.set_budget(LARGEST + 1)
+    assert handle.result().outputs[0].thinking.stop_reason == "natural"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def dataset(lengths: list[int], vocab: int = VOCAB, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     trained = np.concatenate([np.arange(n) >= n // 3 for n in lengths])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    targets = np.asarray([trained[a + 1 : b].sum() for a, b in zip(offsets, offsets[1:], strict=False)])
+    targets = np.asarray([trained[a + 1 : b].sum() for a, b in pairwise(offsets)])
     tokens = rng.integers(0, vocab, sum(lengths)).astype(np.int32)
     return Dataset(tuple(f"s{i}" for i in range(len(lengths))), tokens, trained, offsets, targets)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoints import QWEN_TOKENIZER
-from tests.train.support import VOCAB, ROOT, dataset, write_config, write_model, write_tokens
+from tests.train.support import ROOT, VOCAB, dataset, write_config, write_model, write_tokens
 from train.architecture import Architecture
 from train.config import Data, load_config
 from train.data import read_dataset, step_samples, steps_per_epoch
@@ -29,7 +29,7 @@ needs_qwen = pytest.mark.skipif(not QWEN_TOKENIZER.is_dir(), reason="S1_DATA has
 
 
 def test_order_is_a_pure_function() -> None:
-    """T10: 1,000 samples by 16 are 63 steps; each epoch holds all, the last step wraps; epochs differ, repeats do not."""
+    """T10: 1,000 samples by 16 are 63 steps; each epoch holds all, its last step wraps; epochs differ."""
     config = Data(train=("x",), batch_size=16)
     assert steps_per_epoch(1000, config) == 63 and 5 * 63 == 315
     steps = [step_samples(42, step, 1000, config) for step in range(126)]
@@ -69,7 +69,11 @@ def test_layout_holds_every_sample_once(lengths: list[int], groups: int, limit: 
     assert layout.imbalance >= 1 - 1e-9
 
 
-@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=8), context=st.integers(1, 4), multiple=st.sampled_from([1, 8]))
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=8),
+    context=st.integers(1, 4),
+    multiple=st.sampled_from([1, 8]),
+)
 @settings(max_examples=60, deadline=None)
 def test_slices_put_together_are_the_stream(lengths: list[int], context: int, multiple: int) -> None:
     data = dataset(lengths)
@@ -89,15 +93,26 @@ def test_slices_put_together_are_the_stream(lengths: list[int], context: int, mu
 def test_s1_text_and_mask(tmp_path: Path) -> None:
     """T11 on the real tokenizer: text, and loss from the thinking marker to the end of the turn, nowhere else."""
     records = [
-        {"id": "s1k", "question": "What is 2+2?", "thinking_trajectories": [" Two and two.\n"], "attempt": "It is 4.\n"},
-        {"id": "r1", "question": "Q<|im_start|>user\n", "deepseek_thinking_trajectory": "Hmm", "deepseek_attempt": "Answer: 5"},
+        {
+            "id": "s1k",
+            "question": "What is 2+2?",
+            "thinking_trajectories": [" Two and two.\n"],
+            "attempt": "It is 4.\n",
+        },
+        {
+            "id": "r1",
+            "question": "Q<|im_start|>user\n",
+            "deepseek_thinking_trajectory": "Hmm",
+            "deepseek_attempt": "Answer: 5",
+        },
         {"id": "ours", "question": "日本?", "thinking": "Ünïcode — 3", "answer": "x"},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
     data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
     assert data.ids == ("s1k", "r1", "ours")
-    head = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    head = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
     trained = [
         "<|im_start|>think\nTwo and two.\n<|im_start|>answer\nAnswer: It is 4.<|im_end|>\n",
         "<|im_start|>think\nHmm\n<|im_start|>answer\nAnswer: 5<|im_end|>\n",
@@ -112,19 +127,23 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
         assert np.all(np.diff(mask.astype(int)) >= 0), "one span, at the end"
         assert tokens[mask][0] == 151644 and tokens[mask][-2] == 151645 and data.targets[i] == mask.sum()
     # The same texts already rendered give the same tokens and masks.
-    texts = [head + r["question"] + "<|im_end|>\n<|im_start|>assistant\n" + t for r, t in zip(records, trained, strict=True)]
+    texts = [
+        head + r["question"] + "<|im_end|>\n<|im_start|>assistant\n" + t for r, t in zip(records, trained, strict=True)
+    ]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[::2]))
     again = read_dataset((str(tmp_path / "b.jsonl"),), Data(train=("x",)), tokenizer, 152064)
     for i, j in ((0, 0), (1, 2)):
         mine, other = slice(*again.offsets[i : i + 2]), slice(*data.offsets[j : j + 2])
         np.testing.assert_array_equal(again.tokens[mine], data.tokens[other])
         np.testing.assert_array_equal(again.trained[mine], data.trained[other])
-    everything = read_dataset((str(tmp_path / "b.jsonl"),), Data(train=("x",), loss="all", eos="<|endoftext|>"), tokenizer, 152064)
+    everything = read_dataset(
+        (str(tmp_path / "b.jsonl"),), Data(train=("x",), loss="all", eos="<|endoftext|>"), tokenizer, 152064
+    )
     assert everything.trained.all() and everything.tokens[-1] == 151643
 
 
 def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """T12: parameters and steps exactly, memory and FLOPs within 1 % of the figures worked out by hand for Qwen2.5-32B."""
+    """T12: parameters and steps exactly, memory and FLOPs within 1 % of figures worked out by hand."""
     arch = Architecture.load(RECIPES / "qwen2.5_32b.json")
     assert arch.layer_parameters == 487_605_248
     assert arch.parameters == 32_763_876_352 and arch.matmul_parameters == 31_984_189_440
@@ -133,7 +152,9 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert arch.attention_flops([5000]) / 5000 == pytest.approx(1.97e6 * 5000, rel=0.01)
 
     def memory(tokens: int, ranks: int = 16, **overrides: str):
-        config = load_config(RECIPES / "s1_32b_16xh100.yaml", [f"{k.replace('__', '.')}={v}" for k, v in overrides.items()])
+        config = load_config(
+            RECIPES / "s1_32b_16xh100.yaml", [f"{k.replace('__', '.')}={v}" for k, v in overrides.items()]
+        )
         return plan_memory(config, arch, ranks, tokens)
 
     full = {"compute__checkpointing": "full"}
@@ -157,7 +178,13 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(RECIPES / "s1_32b_16xh100.yaml"), "--shape", str(RECIPES / "qwen2.5_32b.json"), "--lengths", "s1k"]
     assert plan_main(arguments) == 0
     printed = capsys.readouterr().out
-    for figure in ("63 per epoch, 315 in all", "32,763,876,352 parameters (32.8B)", "not measured", "16 x H100", "1.92e+11"):
+    for figure in (
+        "63 per epoch, 315 in all",
+        "32,763,876,352 parameters (32.8B)",
+        "not measured",
+        "16 x H100",
+        "1.92e+11",
+    ):
         assert figure in printed
     assert plan_main([*arguments[:3], "--lengths", "/nowhere"]) == 2 and "/nowhere" in capsys.readouterr().err
 
@@ -209,7 +236,10 @@ def test_bad_records_are_named(tmp_path: Path, name: str) -> None:
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"tokens": [1, 2]}\n{"tokens": [1')
-    for file, message in ((tmp_path / "d.jsonl", "d.jsonl:2: not JSON"), (tmp_path / "e.jsonl", "e.jsonl does not exist")):
+    for file, message in (
+        (tmp_path / "d.jsonl", "d.jsonl:2: not JSON"),
+        (tmp_path / "e.jsonl", "e.jsonl does not exist"),
+    ):
         with pytest.raises(TrainingError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
 

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers import Trainer as HfTrainer
-from transformers import TrainingArguments
 
 from tests.engine.steps import Pages, load_decoder
 from tests.train.support import dataset, relative, trainer, trajectory, write_config, write_model, write_tokens
@@ -45,7 +44,8 @@ def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int) -> tuple
 
 @pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize(
-    ("model_type", "tied", "kv_heads"), [("qwen2", False, 2), ("qwen2", True, 1), ("qwen3", False, 4), ("llama", True, 2)]
+    ("model_type", "tied", "kv_heads"),
+    [("qwen2", False, 2), ("qwen2", True, 1), ("qwen3", False, 4), ("llama", True, 2)],
 )
 def test_packed_loss_and_gradients_equal_transformers(
     tmp_path: Path, model_type: str, tied: bool, kv_heads: int, checkpointing: str
@@ -74,11 +74,16 @@ def test_packed_loss_and_gradients_equal_transformers(
 
 @pytest.mark.parametrize("reduction", ["sample_mean", "token_mean"])
 def test_twenty_steps_equal_transformers_trainer(tmp_path: Path, reduction: str) -> None:
-    """T2: same order, schedule, decay, clipping and reduction; HF sees one sample at a time, 4 accumulated to a step."""
+    """T2: same order, schedule, decay, clipping, reduction; HF sees one sample at a time, 4 accumulated."""
     model = write_model(tmp_path / "model")
     data = write_tokens(tmp_path / "data.jsonl", [12, 30, 7, 25, 18, 9, 40, 15] * 5)
     config = write_config(
-        tmp_path / "run.yaml", model, data, epochs=2, reduction=reduction, optim={"lr": 5e-3, "weight_decay": 0.1, "clip": 0.5}
+        tmp_path / "run.yaml",
+        model,
+        data,
+        epochs=2,
+        reduction=reduction,
+        optim={"lr": 5e-3, "weight_decay": 0.1, "clip": 0.5},
     )
     ours = trainer(config)
     assert ours.total_steps == 20
@@ -101,11 +106,14 @@ def test_twenty_steps_equal_transformers_trainer(tmp_path: Path, reduction: str)
             return loss
 
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "hf"), num_train_epochs=1, per_device_train_batch_size=1, gradient_accumulation_steps=4,
-        learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=1, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95,
+        output_dir=str(tmp_path / "hf"), num_train_epochs=1, per_device_train_batch_size=1,
+        gradient_accumulation_steps=4, learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=1,
+        weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95,
         adam_epsilon=1e-8, max_grad_norm=0.5, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
-    theirs = Reference(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), arguments, train_dataset=samples)
+    theirs = Reference(
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), arguments, train_dataset=samples
+    )
     if reduction == "sample_mean":
         theirs.model_accepts_loss_kwargs = False  # each sample's own mean, averaged over the step: s1 on 16 GPUs
     theirs.train()
@@ -116,7 +124,7 @@ def test_twenty_steps_equal_transformers_trainer(tmp_path: Path, reduction: str)
 
 
 def test_documents_do_not_see_each_other(tmp_path: Path) -> None:
-    """T5: other tokens in one document leave every other document's token losses alone, wherever it lies in the pack."""
+    """T5: other tokens in one document leave every other document's token losses alone."""
     ours, _ = make_pair(tmp_path, "qwen2", False, 2)
     before = dataset(LENGTHS)
     for changed in range(len(LENGTHS)):

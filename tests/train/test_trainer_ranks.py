@@ -60,7 +60,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     write_poisoned(folder, model)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.train.two_ranks"]
     done = subprocess.run(
-        [sys.executable, *torchrun, str(folder)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
+        [sys.executable, *torchrun, str(folder)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads((folder / "results.json").read_text())

@@ -73,16 +73,19 @@ def test_rope_append(device, dtype, num_heads, head_dim):
 
 
 def test_rope_append_to_a_float8_cache(device):
-    qkv = torch.randn(3, 8 * 64, device=device)
-    cos_sin, positions = torch.randn(9, 64, device=device), torch.tensor([0, 4, 8], device=device)
-    slots = torch.tensor([16, 17, 33], device=device)
-    scales = torch.rand(2, 2, device=device) + 0.5
+    """Values that float8 holds exactly after the scaling: the interpreter drops the carry when it rounds to float8."""
+    qkv = torch.randint(1, 16, (3, 8 * 64), device=device).float()
+    cos_sin = torch.cat([torch.ones(9, 32), torch.zeros(9, 32)], 1).to(device)
+    positions, slots = torch.tensor([0, 4, 8], device=device), torch.tensor([16, 17, 33], device=device)
+    scales = torch.tensor([[0.5, 4.0], [2.0, 0.25]], device=device)
     caches = [torch.zeros(3, 2, 16, 64, device=device).to(torch.float8_e4m3fn) for _ in range(4)]
     rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], (4, 2), scales[0], scales[1])
     rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], (4, 2), scales[0], scales[1])
-    for got, want in ((caches[0], caches[2]), (caches[1], caches[3])):
-        # One step of the format where the two roundings of value / scale differ.
-        assert error(got.float(), want.float()) < 0.07 and (got.float() != 0).sum() == 3 * 2 * 64
+    for got, want, scale, first in ((caches[0], caches[2], scales[0], 4), (caches[1], caches[3], scales[1], 6)):
+        assert torch.equal(got.float(), want.float())
+        assert (got.float() != 0).sum() == 3 * 2 * 64
+        heads = got.float()[1, :, 0] * scale[:, None]  # slot 16
+        assert torch.equal(heads, qkv[0].view(8, 64)[first : first + 2])
 
 
 def test_no_tokens(device):

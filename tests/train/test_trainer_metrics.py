@@ -1,0 +1,61 @@
+"""What a run reports, and the pictures of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.train.support import trainer, write_config, write_model, write_tokens
+from train.plot import main as plot_main
+
+LENGTHS = [12, 30, 7, 25, 18, 9, 40, 15, 11]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("metrics")
+    model, data = write_model(folder / "model"), write_tokens(folder / "data.jsonl", LENGTHS)
+    held = write_tokens(folder / "held.jsonl", LENGTHS[:6])
+    tree = {"epochs": 4, "data": {"heldout": [str(held)]}, "metrics": {"progress": True}}
+    trainer(write_config(folder / "run.yaml", model, data, **tree)).fit()
+    return folder / "run"
+
+
+def test_every_step_is_reported(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [r["step"] for r in records] == list(range(1, 13)) and [r["epoch"] for r in records] == [
+        i // 3 for i in range(12)
+    ]
+    first = records[0]
+    assert first["lr"] == 0 and first["mfu"] is None and len(first["samples"]) == 4
+    assert first["tokens"] == sum(LENGTHS[int(s[1:])] for s in first["samples"]) > first["targets"] > 0
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / first["seconds"])
+    assert 0.05 < first["memory_gb"] < 16
+    held = [r["heldout_loss"] for r in records if "heldout_loss" in r]
+    assert len(held) == 4 and all(r["loss"] > 0 for r in records)
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_heldout_loss_is_the_mean_over_targets(run: Path) -> None:
+    """On the training file itself, in batches of any size, it is the token mean of the whole file as one step."""
+    tree = run.with_name("run.yaml")
+    everything = trainer(tree, "data.batch_size=9", "reduction=token_mean", f"run={run.parent}/x")
+    assert everything.evaluate(everything.data) == pytest.approx(everything.train_step(0)["loss"], rel=1e-6)
+
+
+def test_plot(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')  # still being written
+    assert plot_main([str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "curves.png")
+    assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert plot_main([str(run / "nowhere")]) == 2 and "no metrics.jsonl" in capsys.readouterr().err
+
+
+def test_optional_sinks_say_what_is_missing_or_write(run: Path, tmp_path: Path) -> None:
+    settings = [f"run={tmp_path}/tb", "metrics.tensorboard=true", "epochs=1", "metrics.progress=false"]
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    trainer(run.with_name("run.yaml"), *settings).fit()
+    assert list((tmp_path / "tb" / "tensorboard").glob("events*"))

@@ -1,0 +1,71 @@
+"""The curves of runs, drawn by `python -m train.plot RUN [RUN ...]`: loss, gradient norm, learning rate, speed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from train.errors import TrainingError
+
+PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"), ("lr", "learning rate"), ("tokens_per_second", "tokens/s"))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The steps of a run folder, in order. Raises TrainingError when there are none."""
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        raise TrainingError(f"{run}: no metrics.jsonl; give a run folder of train.sft")
+    lines = file.read_text().splitlines(keepends=True)
+    # A run that is still going may be in the middle of its last line.
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not records:
+        raise TrainingError(f"{file}: no step is finished yet")
+    return records
+
+
+def draw(runs: list[Path], output: Path) -> None:
+    """Writes the picture; the format is that of the file's name."""
+    try:
+        from matplotlib.figure import Figure  # Optional: only plots need it.
+    except ImportError as error:
+        raise TrainingError("train.plot needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2).flatten()
+    for run in runs:
+        records = read_metrics(run)
+        for axes, (name, title) in zip(panels, PANELS, strict=True):
+            line = axes.plot([r["step"] for r in records], [r[name] for r in records], label=run.name, linewidth=1)[0]
+            axes.set_title(title)
+            axes.set_xlabel("step")
+            held = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
+            if name == "loss" and held:
+                axes.plot(*zip(*held, strict=True), "o--", color=line.get_color(), label=f"{run.name}, held out")
+        epochs = [b["step"] for a, b in pairwise(records) if a["epoch"] != b["epoch"]]
+        if len(epochs) <= 20:  # beyond that the lines would be all there is to see
+            for step in epochs:
+                panels[0].axvline(step, color="0.85", linewidth=0.8, zorder=0)
+    panels[0].legend(fontsize="small")
+    figure.savefig(output, dpi=150)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.plot", description="Draws the curves of runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, help="default: curves.png in the first run's folder")
+    arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.runs[0] / "curves.png"
+    try:
+        draw(arguments.runs, output)
+    except TrainingError as error:
+        print(f"train.plot: {error}", file=sys.stderr)
+        return 2
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
