@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -181,11 +182,11 @@ class Run:
         self._options, self._console = options, console
         torch.set_num_threads(options.threads)
         self._device = torch.device(options.device)
+        self._name: str = options.shape if options.model is None else Path(options.model).name
         if options.model is None:
-            self._name = options.shape
             self._folder = checkpoint(options.cache, SHAPES[options.shape], weights=not options.dummy)
         else:
-            self._name, self._folder = Path(options.model).name, Path(options.model)
+            self._folder = Path(options.model)
         self._model = ModelConfig.load(self._folder)
         self._ceilings = ceilings.measure(self._device)
         itemsize = getattr(torch, options.dtype).itemsize
@@ -197,7 +198,9 @@ class Run:
     def all(self) -> list[record.Record]:
         """Every case, in order; a table and a record for each lane as it is done."""
         options = self._options
-        cases = [Case(batch, context) for batch in options.batch for context in options.context]
+        cases = [case for case in _cases(options) if not self._is_known(case)]
+        if not cases:
+            return self.records
         setup = Setup(
             checkpoint=str(self._folder), dtype=options.dtype, device=options.device, threads=options.threads,
             max_model_len=max(options.context) + SHORT + options.tokens + 1, max_num_seqs=max(options.batch),
@@ -208,23 +211,30 @@ class Run:
             lanes = self._start(setup, stack)
             machine = record.Machine.read(self._device, {lane.name: lane.worker.version for lane in lanes})
             for case in cases:
-                if all(_key(self._varied(case, lane)) in self._known for lane in lanes):
-                    self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
-                elif self._limits.resident_sequences(case.context + SHORT + options.tokens) < case.batch:
+                if self._limits.resident_sequences(case.context + SHORT + options.tokens) < case.batch:
                     self._console.print(f"batch {case.batch}, context {case.context:,}: does not fit in memory")
-                    self._write(machine, case, lanes[0], {"step_ms": None})
+                    for lane in lanes:
+                        self._write(machine, case, lane.name, lane.budget, {"step_ms": None})
                 else:
                     ids = prompts(case, self._model.vocab_size - 3, opener)
                     self._report(machine, measure(case, lanes, ids, options.tokens, options.rounds), lanes)
         return self.records
+
+    def _is_known(self, case: Case) -> bool:
+        lanes = [(OURS, None), *((OURS, budget) for budget in self._options.budget)]
+        lanes += [(name, None) for name in self._options.against]
+        known = all(_key(self._varied(case, name, budget)) in self._known for name, budget in lanes)
+        if known:
+            self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
+        return known
 
     def _start(self, setup: Setup, stack: ExitStack) -> list[Lane]:
         options = self._options
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         lanes = []
         for name in ("engine", *options.against):
-            extra = {"python": options.peer_python} if name == "vllm" and options.peer_python else {}
-            worker = stack.enter_context(Worker(f"{name}_worker.py", setup, logs / f"{name}.log", **extra))
+            python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
+            worker = stack.enter_context(Worker(f"{name}_worker.py", setup, logs / f"{name}.log", python))
             lanes.append(Lane(worker))
             if name == "engine":
                 lanes += [Lane(worker, budget) for budget in options.budget]
@@ -246,18 +256,24 @@ class Run:
                 lane.label, f"{step * 1e3:.3g}", f"{1 / step:.1f}", f"{case.batch / step:.1f}",
                 f"{values['GBps']:.2f}", f"{values['bandwidth_share']:.0%}", "" if ratio is None else f"{ratio:.2f}x",
             )  # fmt: skip
-            self._write(machine, case, lane, values if ratio is None else values | {"ratio": ratio})
+            self._write(machine, case, lane.name, lane.budget, values if ratio is None else values | {"ratio": ratio})
         self._console.print(table)
 
-    def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:
+    def _write(
+        self, machine: record.Machine, case: Case, engine: str, budget: int | None, values: Mapping[str, float | None]
+    ) -> None:
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}
-        self.records.append(machine.record("decode", self._varied(case, lane), {**values, **rates}))
+        self.records.append(machine.record("decode", self._varied(case, engine, budget), {**values, **rates}))
         if self._options.output is not None:
             record.append(self.records[-1], self._options.output)
 
-    def _varied(self, case: Case, lane: Lane) -> dict[str, Any]:
-        return {"model": self._name, "engine": lane.name, "dtype": self._options.dtype, "batch": case.batch,
-                "context": case.context, "budget": lane.budget}  # fmt: skip
+    def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
+        return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
+                "context": case.context, "budget": budget}  # fmt: skip
+
+
+def _cases(options: Options) -> list[Case]:
+    return [Case(batch, context) for batch in options.batch for context in options.context]
 
 
 def _known(options: Options) -> set[str]:

@@ -43,7 +43,7 @@ class Part:
     resumes: bool = False
     """Its module takes --resume and leaves out what its output has."""
     peer: bool = False
-    """Its module takes --against vllm --peer-python."""
+    """Its full arguments end with --against, so that vllm --peer-python can follow."""
 
 
 PARTS = (
@@ -62,6 +62,12 @@ PARTS = (
          (*_32B, "--batch", "1", "8", "64", "--context", "1024", "--tokens", "64", "--rounds", "3",
           "--against", "transformers"),
          None, 7, resumes=True, peer=True),
+    Part("training", "bench.train",
+         ("--shape", "qwen2.5-0.5b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "4"),
+         ("--shape", "tiny", "--device", "cpu", "--batch-size", "4", "--steps", "2", "--rounds", "1"), 3),
+    Part("training_32b_slice", "bench.train",
+         ("--shape", "qwen2.5-32b", "--layers", "4", "--device", "cuda", "--mean-tokens", "8192", "--batch-size", "2",
+          "--steps", "3", "--rounds", "2", "--checkpointing", "selective"), None, 3),
     Part("client_loop", "bench.budgets",
          ("--shape", "qwen2.5-0.5b", "--batch", "32", "--context", "256", "--budget", "500", "1000", "2000", "4000",
           "--rounds", "2"),
@@ -72,7 +78,7 @@ PARTS = (
 
 GAPS = (
     "decode with fp8 KV and with 8-bit weights: the engine has neither",
-    "training speed: the trainer has no benchmark of its own; `python -m train.sft` prints tokens/s and MFU",
+    "training of 7B with LoRA: only full fine-tuning is timed",
     "peers with continuous batching of transformers: `generate` with a static cache is what runs",
 )
 """What the day does not measure, said with every table."""
@@ -80,8 +86,8 @@ GAPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "prefill", "load", "peers", "client_loop",
-                        "host"], ...] = ()  # fmt: skip
+    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "prefill", "load", "peers", "training",
+                        "training_32b_slice", "client_loop", "host"], ...] = ()  # fmt: skip
     """Parts to run; without it all, in order."""
     minutes: float = 8.0
     """Most the whole call may take; what does not fit is left for the next call."""
@@ -109,10 +115,9 @@ def command(part: Part, options: Options, output: Path) -> list[str] | None:
     arguments = part.reduced if options.reduced else part.full
     if arguments is None:
         return None
-    full = [sys.executable, "-m", part.module, *arguments, "--output", str(output)]
-    if part.peer and options.peer_python is not None:
-        full += ["vllm", "--peer-python", options.peer_python] if full[-3] == "transformers" else []
-    return full + (["--resume"] if part.resumes else [])
+    peer = ("vllm", "--peer-python", options.peer_python) if part.peer and options.peer_python is not None else ()
+    resume = ("--resume",) if part.resumes else ()
+    return [sys.executable, "-m", part.module, *arguments, *peer, "--output", str(output), *resume]
 
 
 def run_part(part: Part, options: Options, folder: Path, seconds: float) -> Outcome:

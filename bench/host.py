@@ -2,7 +2,8 @@
 
 A null model takes the decoder's place: its logits depend on the position alone, so everything else is real: scheduler,
 page pool, slot tables, sampler, thinking machine, detokenizer. Two questions: does a token cost more at the end of a
-long generation than at its start, and what do budgets in half of a batch cost the whole of it.
+long generation than at its start, and what do budgets in half of a batch cost the whole of it. Times are the process's
+CPU seconds, with one thread: what the host spends, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class HostLoop:
         return self._preparer.prepare(prompt, params)
 
     def run(self, requests: list[Prepared]) -> list[float]:
-        """Run requests to their end; seconds of each step, detokenizing and deltas included."""
+        """Run requests to their end; CPU seconds of each step, detokenizing and deltas included."""
         open_requests = {}
         for prepared in requests:
             number, self._number = self._number, self._number + 1
@@ -87,12 +88,12 @@ class HostLoop:
             self._core.apply(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, number)))
         seconds = []
         while self._core.has_work:
-            start = time.perf_counter()
+            start = time.process_time()
             for event in self._core.step():
                 number, sample = event.sequence.key
                 if open_requests[number].push(event):
                     self._core.apply(End(number, sample))
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         self._core.check()
         return seconds
 
@@ -167,6 +168,7 @@ class Options:
 
 def run(options: Options, console: Console) -> list[record.Record]:
     """Both measurements, printed and appended to `options.output`."""
+    torch.set_num_threads(1)
     folder = checkpoint(options.cache, SHAPES["tiny"])
     machine = record.Machine.read(torch.device("cpu"))
     grown = growth(long_generation(folder, options.tokens), options.window)
@@ -187,8 +189,9 @@ def run(options: Options, console: Console) -> list[record.Record]:
         machine.record("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
                        {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio}),
     ]  # fmt: skip
-    for line in records if options.output is not None else ():
-        record.append(line, options.output)
+    if options.output is not None:
+        for line in records:
+            record.append(line, options.output)
     return records
 
 

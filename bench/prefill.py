@@ -98,8 +98,9 @@ def run(options: Options, console: Console) -> list[record.Record]:
             table.add_row(f"{context:,}", f"{got['seconds']:.3g}", f"{got['tok_s']:,.0f}", f"{got['TFLOPs']:.3g}",
                           f"{got['matmul_share']:.0%}", f"{got['limit_s']:.3g}")  # fmt: skip
     console.print(table)
-    for line in records if options.output is not None else ():
-        record.append(line, options.output)
+    if options.output is not None:
+        for line in records:
+            record.append(line, options.output)
     return records
 
 

@@ -36,9 +36,9 @@ class Arguments:
     work: Path = Path("runs/s1-nano")
     """Directory of corpora and training runs."""
     seed: int = 0
-    problems: int = 24000
-    """Questions of the pretraining mix; about 160 tokens each."""
-    sft: int = 1000
+    problems: int = 70000
+    """Questions of the pretraining mix; about 150 tokens each."""
+    sft: int = 1500
     """Questions of the SFT set."""
 
 

@@ -21,7 +21,7 @@ from curate.nano_tokenizer import SYSTEM
 OPENER = "<|im_start|>think\n"
 FORCED_END = "<|im_start|>answer\nFinal Answer:"
 # "Wait"s after a success, one of these at random.
-CHECKS = (0, 0, 0, 0, 1, 1, 2, 3, 5, 8)
+CHECKS = (0, 0, 0, 0, 0, 1, 1, 2, 3, 8)
 
 
 def head(prompt: str) -> str:

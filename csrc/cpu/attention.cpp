@@ -52,15 +52,20 @@ struct Work {
   }
 };
 
-// Where the CHUNK keys from `first` on lie in the pages of one head; keys past `limit` repeat the last.
+// The keys of one sequence and head.
+struct Keys {
+  const int32_t* table;
+  int64_t head, count;
+};
+
+// Where the CHUNK keys from `first` on lie in the pages; past the end the last is repeated.
 template <class T>
-static inline void locate(const Attention& op, const int32_t* table, int64_t head, int64_t first, int64_t limit,
-                          const T** k, const T** v) {
-  const int count = int(limit - first < CHUNK ? limit - first : CHUNK);
+static inline void locate(const Attention& op, const Keys& keys, int64_t first, const T** k, const T** v) {
+  const int count = int(keys.count - first < CHUNK ? keys.count - first : CHUNK);
   int64_t page = first / op.page_size, offset = first % op.page_size;
   int j = 0;
   for (; j < count; offset = 0, ++page) {
-    int64_t at = ((table[page] * op.num_kv + head) * op.page_size + offset) * op.head_dim;
+    int64_t at = ((keys.table[page] * op.num_kv + keys.head) * op.page_size + offset) * op.head_dim;
     for (; j < count && offset < op.page_size; ++j, ++offset, at += op.head_dim) {
       k[j] = (const T*)op.k_cache + at;
       v[j] = (const T*)op.v_cache + at;
@@ -70,6 +75,20 @@ static inline void locate(const Attention& op, const int32_t* table, int64_t hea
     k[j] = k[count - 1];
     v[j] = v[count - 1];
   }
+}
+
+// The rows of K and V that the next chunk reads, fetched one by one while this one is computed: a core has room for few
+// lines in flight, so they are spread over all the work. Empty where another tile does it.
+struct Ahead {
+  const void* rows[2 * CHUNK];
+  int next, end;
+  int64_t bytes;  // of a row
+};
+
+S1_INLINE void fetch(Ahead& ahead) {
+  if (ahead.next == ahead.end) return;
+  const char* row = (const char*)ahead.rows[ahead.next++];
+  for (int64_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(row + i);
 }
 
 // W keys, as many values of head_dim as fill a vector of bits.
@@ -93,39 +112,30 @@ S1_INLINE void turn_block(const bf16* const* rows, int64_t d, float* keys) {
 
 // K of `count` keys, rounded up to vectors, as [dim, CHUNK] floats.
 template <class T>
-static inline void turn(const T* const* rows, int count, int64_t dim, float* keys) {
+static inline void turn(const T* const* rows, int count, int64_t dim, float* keys, Ahead& ahead) {
   constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
   const int padded = (count + W - 1) / W * W;
   for (int j = 0; j < padded; j += W) {
     int64_t d = 0;
-    for (; d + BLOCK <= dim; d += BLOCK) turn_block(rows + j, d, keys + j);
+    for (; d + BLOCK <= dim; d += BLOCK) {
+      for (int i = 0; i < 5; ++i) fetch(ahead);
+      turn_block(rows + j, d, keys + j);
+    }
     for (; d < dim; ++d)
       for (int i = 0; i < W; ++i) keys[d * CHUNK + j + i] = widen(rows[j + i][d]);
   }
 }
 
-// The rows of K and V that the next chunk reads, fetched in their order while this one is computed: a row is `bytes` long.
-// Spread out like this because a core has room for few lines in flight. Null where another tile does it.
-struct Ahead {
-  const void *const *k, *const *v;
-  int64_t bytes;
-};
-
-S1_INLINE void fetch(const void* row, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)row + i);
-}
-
-// Scores of ROWS query rows against NV vectors of keys. `next`: NV * W rows to fetch meanwhile, or null.
+// Scores of ROWS query rows against NV vectors of keys.
 template <int ROWS>
-static inline void score(const float* q, int64_t dim, const float* keys, float* scores, const void* const* next,
-                         int64_t bytes) {
+static inline void score(const float* q, int64_t dim, const float* keys, float* scores, Ahead& ahead) {
   F acc[ROWS][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[r][v] = zero();
   for (int i = 0; i < NV * W; ++i) {
-    if (next) fetch(next[i], bytes);
+    if (i % 2) fetch(ahead);
     const Range part = share(dim, i, NV * W);
     for (int64_t d = part.begin; d < part.end; ++d) {
       F k[NV];
@@ -145,22 +155,17 @@ static inline void score(const float* q, int64_t dim, const float* keys, float* 
     for (int v = 0; v < NV; ++v) store(scores + r * CHUNK + v * W, acc[r][v]);
 }
 
-// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim. One row of `next`,
-// if there is any, is fetched every `period` keys.
+// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim.
 template <int ROWS, int VECTORS, class T>
 static inline void weigh(const float* weights, const T* const* values, int begin, int end, int64_t d, float* acc,
-                         int64_t dim, const void* const* next, int64_t bytes, int period) {
+                         int64_t dim, Ahead& ahead) {
   F sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
-  int wait = next ? period : CHUNK + 1;
   for (int j = begin; j < end; ++j) {
-    if (--wait == 0) {
-      fetch(*next++, bytes);
-      wait = period;
-    }
+    if (j % 2) fetch(ahead);
     F x[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
@@ -179,17 +184,11 @@ static inline void weigh(const float* weights, const T* const* values, int begin
 
 template <int ROWS, class T>
 static inline void weigh_all(const float* weights, const T* const* values, int begin, int end, float* acc, int64_t dim,
-                             const Ahead& ahead) {
+                             Ahead& ahead) {
   if (begin >= end) return;
-  constexpr int BLOCK = NV * W;
-  const int passes = int((dim + BLOCK - 1) / BLOCK);
-  const void* const* next = ahead.v;
   int64_t d = 0;
-  for (; d + BLOCK <= dim; d += BLOCK) {
-    weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim, next, ahead.bytes, passes);
-    if (next) next += CHUNK / passes;
-  }
-  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim, nullptr, 0, 0);
+  for (; d + NV * W <= dim; d += NV * W) weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim, ahead);
+  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim, ahead);
   for (; d < dim; ++d)
     for (int r = 0; r < ROWS; ++r)
       for (int j = begin; j < end; ++j)
@@ -232,10 +231,10 @@ static inline void soften(float* scores, const int* visible, float* top, float* 
 
 template <int ROWS, class T>
 static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int count, const T* const* values,
-                 const Ahead& ahead) {
+                 Ahead& ahead) {
   float* scores = work.scores + row * CHUNK;
   for (int j = 0; j < count; j += NV * W)
-    score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j, ahead.k ? ahead.k + j : nullptr, ahead.bytes);
+    score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j, ahead);
   int least = count, visible[ROWS];
   for (int r = 0; r < ROWS; ++r) {
     const int64_t left = work.seen[row + r] - first;
@@ -248,44 +247,52 @@ static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int 
   weigh_all<ROWS>(scores, values, 0, least, acc, dim, ahead);
   if constexpr (ROWS > 1)
     for (int r = 0; r < ROWS; ++r)
-      weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim, Ahead{});
+      weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim, ahead);
 }
 
 template <class T>
 static void tiles(const Work& work, int64_t rows, int64_t dim, int64_t first, int count, const T* const* values,
-                  const Ahead& ahead) {
+                  Ahead& ahead) {
   const int64_t parts = (rows + TILE - 1) / TILE;
   for (int64_t t = 0; t < parts; ++t) {
     const Range part = share(rows, int(t), int(parts));
     const int64_t row = part.begin;
     switch (part.end - row) {
-      case 1: tile<1>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 2: tile<2>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 3: tile<3>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 4: tile<4>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 5: tile<5>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 6: tile<6>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      case 7: tile<TILE < 7 ? 6 : 7>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
-      default: tile<TILE>(work, dim, row, first, count, values, t == 0 ? ahead : Ahead{}); break;
+      case 1: tile<1>(work, dim, row, first, count, values, ahead); break;
+      case 2: tile<2>(work, dim, row, first, count, values, ahead); break;
+      case 3: tile<3>(work, dim, row, first, count, values, ahead); break;
+      case 4: tile<4>(work, dim, row, first, count, values, ahead); break;
+      case 5: tile<5>(work, dim, row, first, count, values, ahead); break;
+      case 6: tile<6>(work, dim, row, first, count, values, ahead); break;
+      case 7: tile<TILE < 7 ? 6 : 7>(work, dim, row, first, count, values, ahead); break;
+      default: tile<TILE>(work, dim, row, first, count, values, ahead); break;
     }
   }
 }
 
-// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part; the sequence has
-// `limit` keys.
+// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part. `then` is what this
+// thread reads after the last of `keys`.
 template <class T>
-static void attend(const Attention& op, const Work& work, const int32_t* table, int64_t head, int64_t rows,
-                   int64_t begin, int64_t end, int64_t limit) {
+static void attend(const Attention& op, const Work& work, const Keys& keys, const Keys& then, int64_t rows,
+                   int64_t begin, int64_t end) {
   const int64_t dim = op.head_dim;
   const T *k[2][CHUNK], *v[2][CHUNK];  // this chunk and the next
-  locate(op, table, head, begin, limit, k[0], v[0]);
+  locate(op, keys, begin, k[0], v[0]);
+  Ahead ahead;
+  ahead.end = 2 * CHUNK;
+  ahead.bytes = int64_t(sizeof(T)) * dim;
   for (int64_t r = 0; r < rows; ++r) work.part.top[r] = MINUS_INFINITY, work.part.sum[r] = 0;
   __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
   for (int64_t first = begin; first < end; first += CHUNK) {
     const int count = int(end - first < CHUNK ? end - first : CHUNK), now = int((first - begin) / CHUNK % 2);
-    locate(op, table, head, first + CHUNK < limit ? first + CHUNK : first, limit, k[1 - now], v[1 - now]);
-    turn(k[now], count, dim, work.keys);
-    const Ahead ahead{(const void**)k[1 - now], (const void**)v[1 - now], int64_t(sizeof(T)) * dim};
+    const bool more = first + CHUNK < keys.count;
+    locate(op, more ? keys : then, more ? first + CHUNK : 0, k[1 - now], v[1 - now]);
+    for (int j = 0; j < CHUNK; ++j) {
+      ahead.rows[j] = k[1 - now][j];
+      ahead.rows[CHUNK + j] = v[1 - now][j];
+    }
+    ahead.next = 0;
+    turn(k[now], count, dim, work.keys, ahead);
     if (rows <= TILE) {
       tiles(work, rows, dim, first, count, v[now], ahead);
     } else {
@@ -342,6 +349,13 @@ size_t decode_shared_bytes(const Attention& op) {
   return sizeof(float) * parts * op.num_q * (op.head_dim + 2);
 }
 
+// What comes after the keys of row b and one head.
+static inline Keys following(const Attention& op, const Keys& keys, int64_t b) {
+  if (keys.head + 1 < op.num_kv) return {keys.table, keys.head + 1, keys.count};
+  if (b + 1 < op.rows && op.context_lens[b + 1] > 0) return {keys.table + op.pages, 0, op.context_lens[b + 1]};
+  return keys;
+}
+
 template <class T>
 static void decode(const Attention& op, int id, int threads, float* shared) {
   const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, stride = dim + 2;
@@ -355,6 +369,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
     const int32_t* table = op.block_tables + b * op.pages;
     for (int64_t head = 0; head < op.num_kv; ++head) {
       const int64_t first = b * op.num_q + head * group;
+      const Keys here{table, head, keys}, then = following(op, here, b);
       T* out = (T*)op.out + first * dim;
       bool loaded = false;
       for (int64_t p = 0; p < parts; ++p) {
@@ -368,7 +383,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
             work.seen[g] = keys;
           }
         loaded = true;
-        attend<T>(op, work, table, head, group, begin, end, keys);
+        attend<T>(op, work, here, then, group, begin, end);
         for (int64_t g = 0; g < group; ++g) {
           const float* acc = work.part.acc + g * dim;
           if (parts == 1) {
@@ -430,7 +445,7 @@ static void prefill(const Attention& op, int id, int threads) {
   each([&](int64_t row, int64_t head, int64_t q, int64_t stop, int64_t before) {
     const int64_t keys = before + stop - q, rows = (stop - q) * group;
     if (!shares.mine(keys + 1)) return;
-    const int32_t* table = op.block_tables + row * op.pages;
+    const Keys here{op.block_tables + row * op.pages, head, keys};
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = (q + r / group) * op.num_q + head * group + r % group;
       load_query((const T*)op.q + at * dim, op.scale, work.q + r * dim, dim);
@@ -438,7 +453,7 @@ static void prefill(const Attention& op, int id, int threads) {
       work.total.sum[r] = 0;
     }
     for (int64_t begin = 0; begin < keys; begin += PART) {
-      attend<T>(op, work, table, head, rows, begin, begin + PART < keys ? begin + PART : keys, keys);
+      attend<T>(op, work, here, here, rows, begin, begin + PART < keys ? begin + PART : keys);
       for (int64_t r = 0; r < rows; ++r) {
         if (work.seen[r] <= begin) continue;
         float *into = work.total.acc + r * dim, *from = work.part.acc + r * dim;

@@ -22,13 +22,13 @@ def hasty(a: int, op: str, b: int) -> int:
 
 
 def make(rng: Random) -> Problem | None:
-    """A chain of two or three steps over numbers below 100."""
-    value = start = rng.randint(10, 99)
+    """A chain of two or three steps that stays between 10 and 99."""
+    value = start = rng.randint(10, 79)
     steps = []
     for _ in range(rng.randint(2, 3)):
-        op, n = rng.choice("+-"), rng.randint(11, 89)
+        op, n = rng.choice("+-"), rng.randint(11, 39)
         result = value + n if op == "+" else value - n
-        if not 10 <= result <= 199 or n % 10 == 0:
+        if not 10 <= result <= 99 or n % 10 == 0:
             return None
         steps.append((value, op, n, result))
         value = result

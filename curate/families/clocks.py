@@ -15,8 +15,9 @@ def hours_on(hour: int, by: int) -> tuple[str, int]:
 
 
 def clock(rng: Random) -> Problem | None:
-    """A time plus hours and minutes; the hasty pass forgets that full minutes make an hour."""
-    hour, minute, by_h, by_m = rng.randint(1, 12), rng.randint(10, 59), rng.randint(1, 9), rng.randint(10, 55)
+    """A time plus hours and minutes, in fives; the hasty pass forgets that full minutes make an hour."""
+    hour, by_h = rng.randint(1, 12), rng.randint(1, 9)
+    minute, by_m = rng.randrange(10, 60, 5), rng.randrange(10, 60, 5)
     total = minute + by_m
     minutes = f"minutes {minute}+{by_m}={total}" + (f" {total}-60={total - 60:02d}" if total >= 60 else "")
     hours, late = hours_on(hour, by_h)
@@ -44,14 +45,15 @@ def check_clock(prompt: str, answer: str) -> bool:
 
 def weekday(rng: Random) -> Problem | None:
     """A club that meets every few days: the first meeting on a given weekday, found by walking along."""
-    day, first, step, wanted = rng.randint(1, 20), rng.randrange(7), rng.randint(2, 12), rng.randrange(7)
-    if step % 7 == 0 or wanted == first:
+    day, first, step, wanted = rng.randint(1, 20), rng.randrange(7), rng.randint(2, 6), rng.randrange(7)
+    if wanted == first:
         return None
     tries = []
     for i in range(1, 7):
         number, name = day + i * step, (first + i * step) % 7
         verdict = "yes" if name == wanted else "no"
-        tries.append((f"{number - step}+{step}={number} {DAYS[name]} first {DAYS[wanted]} {verdict}",))
+        before = DAYS[(name - step) % 7]
+        tries.append((f"{before}+{step}={DAYS[name]} {number - step}+{step}={number} first {DAYS[wanted]} {verdict}",))
         if name == wanted:
             break
     return Problem(

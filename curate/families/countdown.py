@@ -41,8 +41,8 @@ GROUPS = (
 
 
 def three(rng: Random) -> Problem | None:
-    """A countdown over three numbers of 1 to 10."""
-    numbers = [rng.randint(1, 10) for _ in range(3)]
+    """A countdown over three numbers of 1 to 9."""
+    numbers = [rng.randint(1, 9) for _ in range(3)]
     wanted = rng.choice([(i, op2) for i, group in enumerate(GROUPS) for op2 in group[4]])
     i, j, k, op, _ = GROUPS[wanted[0]]
     target = apply(apply(numbers[i], op, numbers[j])[1], wanted[1], numbers[k])[1]
@@ -74,9 +74,9 @@ def three(rng: Random) -> Problem | None:
 
 def four(rng: Random) -> Problem | None:
     """A countdown over four numbers with + and - only; the first is at least the sum of the others."""
-    small = [rng.randint(1, 15) for _ in range(3)]
+    small = [rng.randint(1, 9) for _ in range(3)]
     b, c, d = small
-    a = rng.randint(sum(small), 60)
+    a = rng.randint(sum(small), 40)
     signs = list(itertools.product("+-", repeat=3))
     values = [a + sum(n if s == "+" else -n for n, s in zip(small, sign, strict=True)) for sign in signs]
     win = rng.randrange(8)

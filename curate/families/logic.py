@@ -25,10 +25,12 @@ def said(clue: Clue) -> str:
 
 
 def written(clue: Clue, order: tuple[str, ...]) -> str:
-    """The check of one clue, such as "Bob was before Ann second first no": the clue, the places, the verdict."""
+    """The check of one clue, such as "Bob second before Ann first no": each name with its place, then the verdict."""
     name, other = clue
-    places = [PLACES[order.index(n)] for n in ((name,) if isinstance(other, int) else (name, other))]
-    return f"{said(clue)} {' '.join(places)} {'ok' if holds(clue, order) else 'no'}"
+    place, verdict = PLACES[order.index(name)], "ok" if holds(clue, order) else "no"
+    if isinstance(other, int):
+        return f"{name} {place} not {PLACES[other]} {verdict}"
+    return f"{name} {place} before {other} {PLACES[order.index(other)]} {verdict}"
 
 
 def make(rng: Random) -> Problem | None:
@@ -47,7 +49,7 @@ def make(rng: Random) -> Problem | None:
             checks.append(written(clue, order))
             if not holds(clue, order):
                 break
-        places = " ".join(f"{place} {name}" for place, name in zip(PLACES, order, strict=True))
+        places = " ".join(f"{name} {place}" for place, name in zip(PLACES, order, strict=True))
         tries.append((f"try {places}. {'. '.join(checks)}{' yes' if order == truth else ''}",))
     a, b, c = names
     answer = ", ".join(truth)

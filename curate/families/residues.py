@@ -7,12 +7,12 @@ from curate.families.problem import Problem, search_rounds
 
 
 def make(rng: Random) -> Problem | None:
-    """A progression below 100 with a step of 3 to 19, and a remainder modulo 5 or a last digit."""
-    start, step, modulus = rng.randint(1, 60), rng.randint(3, 19), rng.choice((5, 10))
+    """A progression below 100 with a step of 3 to 9, and a remainder modulo 5 or a last digit."""
+    start, step, modulus = rng.randint(1, 40), rng.randint(3, 9), rng.choice((5, 10))
     terms = [start + i * step for i in range(1, modulus + 1)]
     target = rng.randrange(modulus)
     hits = [i for i, t in enumerate(terms) if t % modulus == target]
-    if len(hits) != 1 or terms[hits[0]] > 199:
+    if len(hits) != 1 or terms[hits[0]] > 99:
         return None
     win = hits[0]
     wanted = f"leaves {target}" if modulus == 5 else f"ends in {target}"

@@ -8,7 +8,7 @@ from curate.families.problem import Problem, search_rounds
 
 def terms_of(kind: str, rng: Random) -> list[int]:
     """Six terms under the rule `kind`."""
-    a, d, e = rng.randint(1, 30), rng.randint(1, 12), rng.randint(1, 9)
+    a, d, e = rng.randint(1, 20), rng.randint(1, 9), rng.randint(1, 5)
     t = [a]
     if kind == "add":
         t += [a + d * i for i in range(1, 6)]
@@ -16,7 +16,7 @@ def terms_of(kind: str, rng: Random) -> list[int]:
         for i in range(5):
             t.append(t[-1] + d + e * i)
     elif kind == "sum":
-        t.append(rng.randint(1, 20))
+        t.append(rng.randint(1, 12))
         while len(t) < 6:
             t.append(t[-1] + t[-2])
     elif kind == "double":
@@ -34,7 +34,7 @@ KINDS = ("add", "grow", "sum", "double", "swap")
 def attempt(kind: str, t: list[int]) -> tuple[str, int | None]:
     """The line that tries rule `kind` on the first five of `t`, and the next term where the rule holds."""
     d = [t[i + 1] - t[i] for i in range(4)]
-    steps = [f"{t[i + 1]}-{t[i]}={d[i]}" for i in range(4)]
+    steps = [f"{t[i]} {t[i + 1]} is {d[i]}" for i in range(4)]
     if kind == "add":
         holds, step = len(set(d)) == 1, d[0]
         seen = " ".join(steps if holds else steps[: next(i for i in range(4) if d[i] != d[0]) + 1])
@@ -61,7 +61,7 @@ def make(rng: Random) -> Problem | None:
     """A sequence of five terms whose rules that fit agree on the sixth."""
     t = terms_of(rng.choice(KINDS), rng)
     shown = t[:5]
-    if min(shown[i + 1] - shown[i] for i in range(4)) < 0 or t[5] > 199:
+    if min(shown[i + 1] - shown[i] for i in range(4)) < 0 or t[5] > 99:
         return None
     found = {attempt(kind, shown)[1] for kind in KINDS} - {None}
     if len(found) != 1:

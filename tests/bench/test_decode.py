@@ -1,0 +1,112 @@
+"""The decode benchmark: its arithmetic by hand, and one whole run against transformers on a tiny model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import decode, record
+from bench.checkpoints import checkpoint
+from bench.decode import Case, Measured, Options, figures, prompts, step_seconds
+from bench.peers.worker import Setup, Worker, WorkerFailed
+from bench.shapes import SHAPES
+from engine import Engine, InputError, SamplingParams
+from kernels.limits import Device, Limits
+
+
+def test_a_step_is_the_difference_of_two_runs():
+    assert step_seconds(0.5, 2.5, 100) == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="raise --tokens"):
+        step_seconds(2.0, 1.0, 100)
+
+
+def test_figures_by_hand():
+    # tiny: 2 layers of (64 + 2 x 32) x 64 + 64 x 64 + 3 x 192 x 64, and a head of 1024 x 64, in 2 bytes
+    limits = Limits(SHAPES["tiny"], Device("cpu", 1e9, 1e12, 1e10))
+    weights = 2 * (2 * (8192 + 4096 + 36864) + 65536 + 2 * (2 * 64 + 128) + 64)
+    context = 100 + decode.SHORT + 10
+    needed = weights + 4 * context * (2 * 2 * 2 * 16 * 2)
+    values = figures(Case(batch=4, context=100), 0.01, limits, tokens=20)
+    assert values["step_ms"] == 10 and values["tok_s_user"] == 100 and values["tok_s_total"] == 400
+    assert values["GBps"] == pytest.approx(needed / 0.01 / 1e9)
+    assert values["bandwidth_share"] == pytest.approx(needed / 1e7)
+    assert values["limit_ms"] == pytest.approx(needed / 1e6)
+
+
+def test_ratio_is_the_median_of_paired_rounds():
+    measured = Measured(Case(1, 1), {"s1-engine": [1.0, 2.0, 4.0], "peer": [2.0, 6.0, 4.0]})
+    assert measured.ratio("peer") == 2.0
+    assert measured.median("s1-engine") == 2.0
+
+
+def test_prompts_end_in_the_opener():
+    made = prompts(Case(3, 10), 50, [60, 61])
+    assert [len(ids) for ids in made] == [10, 10, 10] and all(ids[-2:] == [60, 61] for ids in made)
+    assert made == prompts(Case(3, 10), 50, [60, 61]) and made[0] != made[1]
+
+
+@pytest.mark.parametrize("shape", ["tiny", "40m"])
+def test_random_checkpoint_is_what_the_shape_says(tmp_path, shape):
+    folder = checkpoint(tmp_path, SHAPES[shape])
+    assert checkpoint(tmp_path, SHAPES[shape]) == folder
+    with Engine(folder, device="cpu", max_num_seqs=1, max_model_len=64) as engine:
+        assert engine.tokenizer.size == SHAPES[shape].vocab_size
+        text = "<|im_start|>think 2 + 2"
+        assert engine.tokenizer.decode(engine.tokenizer.encode(text, specials=True)) == text
+        done = engine.generate([[1, 2, 3]], SamplingParams(max_tokens=3, thinking_format="none", ignore_eos=True))
+        assert len(done[0].outputs[0].token_ids) == 3
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(InputError, match="--peer-python"):
+        Options(against=("vllm",))
+    with pytest.raises(InputError, match="--output"):
+        Options(resume=True)
+    with pytest.raises(InputError, match="start at 1"):
+        Options(batch=(0,))
+
+
+def test_a_run_against_transformers(tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [
+        sys.executable, "-m", "bench.decode", "--shape", "tiny", "--batch", "2", "--context", "16", "--budget", "8",
+        "--tokens", "24", "--rounds", "1", "--against", "transformers", "--device", "cpu", "--threads", "1",
+        "--cache", str(tmp_path), "--output", str(output),
+    ]  # fmt: skip
+    done = subprocess.run([*command], cwd=record.ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    lines = record.read(output)
+    lanes = [(line.case["engine"], line.case["budget"]) for line in lines]
+    assert lanes == [("s1-engine", None), ("s1-engine", 8), ("transformers", None)]
+    assert "ratio" not in lines[0].figures and lines[2].figures["ratio"] > 0
+    assert lines[0].figures["step_ms"] > 0 and "transformers" in lines[0].versions
+    again = subprocess.run([*command, "--resume"], cwd=record.ROOT, capture_output=True, text=True, timeout=240)
+    assert "in the output already" in again.stdout and len(record.read(output)) == 3
+
+
+def setup_of(folder: Path) -> Setup:
+    return Setup(checkpoint=str(folder), dtype="float32", device="cpu", threads=1, max_model_len=64, max_num_seqs=2,
+                 dummy=False)  # fmt: skip
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(WorkerFailed, match=r"engine ended; its last words: .*absent"):
+        Worker("engine_worker.py", setup_of(tmp_path / "absent"), tmp_path / "log")
+
+
+def test_a_worker_that_does_not_answer_is_killed(tmp_path):
+    folder = checkpoint(tmp_path, SHAPES["tiny"])
+    with Worker("engine_worker.py", setup_of(folder), tmp_path / "log") as worker:
+        with pytest.raises(WorkerFailed, match="no answer within 0 s"):
+            worker.run([[1, 2]], 50, seconds=0)
+        assert worker._process.poll() is not None
+
+
+def test_ceilings_are_positive_and_judge_a_cpu_by_reads():
+    found = decode.ceilings.measure(torch.device("cpu"), buffer_bytes=2**22, matmul_size=64)
+    assert min(found.copy, found.read, found.flops) > 0 and found.fp8_flops is None
+    assert found.limits_of(torch.device("cpu")).bandwidth == found.read

@@ -1,0 +1,71 @@
+"""The host benchmark: its arithmetic, and a null model that drives the real loop."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import budgets
+from bench.budgets import ClientLoop, make_plans
+from bench.checkpoints import checkpoint
+from bench.host import HostLoop, budget_cost, growth
+from bench.shapes import SHAPES
+from bench.timing import median_ratio, paired
+from engine import Engine, SamplingParams
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("checkpoints"), SHAPES["tiny"])
+
+
+def test_growth_compares_the_ends():
+    # 64 slow steps of warm-up, then 1 ms, then 3 ms; one interruption in the last window does not count
+    seconds = [9.0] * 64 + [1e-3] * 512 + [3e-3] * 512
+    seconds[-10] = 5.0
+    assert growth(seconds, 256).ratio == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="fewer than two windows"):
+        growth(seconds[:400], 256)
+
+
+def test_growth_sees_what_happens_once_per_page():
+    seconds = [1e-3] * 64 + [1e-3] * 128 + [1e-3 if i % 16 else 17e-3 for i in range(128)]
+    assert growth(seconds, 128).ratio == pytest.approx(2.0)
+
+
+def test_the_null_model_writes_what_was_asked(folder):
+    loop = HostLoop(folder, 4, 256)
+    opener = loop.tokenizer.encode("<|im_start|>think", specials=True)
+    params = SamplingParams(max_tokens=100, ignore_eos=True, thinking_token_budget=60, thinking_extensions=1)
+    requests = [loop.prepare([5 + i] * 8 + opener, params) for i in range(4)]
+    assert len(loop.run(requests)) == 100  # one step per token, all four together
+
+
+def test_budget_cost_pairs(folder):
+    pairs = budget_cost(folder, batch=4, tokens=64, rounds=2)
+    assert len(pairs) == 2 and all(half > 0 and without > 0 for half, without in pairs)
+
+
+def test_paired_takes_turns():
+    calls = []
+    pairs = paired(lambda: calls.append("a") or 2.0, lambda: calls.append("b") or 1.0, 3)
+    assert calls == ["a", "b", "b", "a", "a", "b"] and pairs == [(2.0, 1.0)] * 3 and median_ratio(pairs) == 2.0
+
+
+def test_the_client_loop_writes_the_native_tokens(folder):
+    """Equal tokens but for two stated deviations: a trigger drawn right after an extension (native masks it) and one
+    drawn exactly at the budget (natural; the client never draws it)."""
+    options = budgets.Options(shape="tiny", batch=8, budget=(32, 64, 128), context=16)
+    with Engine(folder, device="cpu", dtype="float32", max_num_seqs=8, max_model_len=512) as engine:
+        plans = make_plans(engine, options, seed=3)
+        native = engine.generate([plan.prompt for plan in plans], [plan.native() for plan in plans])
+        written = ClientLoop(engine).run(plans)
+        wait = engine.tokenizer.encode("Wait")
+    extended = 0
+    for plan, output, ids in zip(plans, native, written, strict=True):
+        thinking = output.outputs[0].thinking
+        at_the_budget = thinking.tokens == plan.budget and thinking.stop_reason == "natural"
+        if at_the_budget or any(ids[at : at + 2 * len(wait)] == wait + wait for at in range(len(ids))):
+            continue
+        assert output.outputs[0].token_ids == ids
+        extended += thinking.extensions
+    assert extended > 0

@@ -1,0 +1,98 @@
+"""Result lines: written whole, read back, refused where torn; and the table made from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import report
+from bench.record import Machine, append, read
+from bench.report import GAP, GAP_GPU, ROWS, cell, insert, newest, speed_records, table
+
+MACHINE = Machine(command="python -m bench.x", commit="abc1234", device="Some CPU, 2 cores", versions={"torch": "2"})
+CASE = {"model": "40m", "engine": "s1-engine", "dtype": "bfloat16", "batch": 1, "context": 128, "budget": None}
+FIGURES = {"step_ms": 2.123456, "tok_s_user": 471.0, "tok_s_total": 471.0, "GBps": 38.0, "bandwidth_share": 0.987,
+           "limit_ms": 2.1}  # fmt: skip
+
+
+def test_a_record_survives_the_file(tmp_path):
+    file = tmp_path / "a" / "x.jsonl"
+    line = MACHINE.record("decode", CASE, FIGURES | {"nothing": None})
+    append(line, file)
+    append(line, file)
+    assert read(file) == [line, line]
+    assert line.figures["step_ms"] == 2.123 and line.figures["nothing"] is None
+    assert line.threads == torch.get_num_threads() and line.date.endswith("Z")
+
+
+def test_a_torn_line_is_named(tmp_path):
+    file = tmp_path / "x.jsonl"
+    append(MACHINE.record("decode", CASE, FIGURES), file)
+    with file.open("a") as out:
+        out.write('{"benchmark": "dec')
+    with pytest.raises(ValueError, match=r"x\.jsonl:2: .*delete the line"):
+        read(file)
+    file.write_text('{"benchmark": "decode"}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl:1: a result line lacks"):
+        read(file)
+
+
+def test_the_machine_tells_versions_and_hides_paths(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--output", "/some/where/file.jsonl"])
+    machine = Machine.read(torch.device("cpu"), {"peer": "1.0"})
+    assert machine.command.endswith("--output file.jsonl") and machine.versions["peer"] == "1.0"
+    assert machine.versions["torch"] == torch.__version__
+
+
+def test_rows_without_a_record_say_so():
+    assert {cell(row, None) for row in ROWS if row.gpu} == {GAP_GPU}
+    assert {cell(row, None) for row in ROWS if not row.gpu} == {GAP}
+    assert table([]).count(GAP_GPU) == sum(row.gpu for row in ROWS)
+
+
+def test_the_newest_record_answers():
+    row = next(row for row in ROWS if row.on == "CPU, 40M bf16")
+    old = replace(MACHINE.record("decode", CASE, FIGURES), date="2026-01-01T00:00:00Z")
+    new = replace(old, date="2026-02-01T00:00:00Z", figures=FIGURES | {"step_ms": 2.0})
+    assert newest(row, [new, old]) is new
+    assert cell(row, new) == "**2 ms** per step, 471 tok/s, 38 GB/s, 99% of the bandwidth"
+    assert newest(row, [replace(old, case=CASE | {"batch": 2})]) is None
+    gpu = replace(old, device="NVIDIA H200", versions={"torch": "2", "cuda": "13.0"})
+    assert newest(row, [gpu]) is None
+
+
+def test_ratios_and_savings():
+    peer = next(row for row in ROWS if row.what.endswith("against vllm"))
+    line = MACHINE.record("decode", CASE | {"engine": "vllm"}, FIGURES | {"ratio": 1.5})
+    assert cell(peer, line).startswith("**1.50x**")
+    client = next(row for row in ROWS if row.benchmark == "budgets" and not row.gpu)
+    values = {"time_ratio": 1.25, "native_prefill_tokens": 100, "client_prefill_tokens": 400}
+    assert cell(client, MACHINE.record("budgets", client.case, values)) == "**1.25x**, 75% less prefill"
+
+
+def test_insert_replaces_between_the_markers():
+    text = f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest"
+    once = insert(text, "| new |")
+    assert once == f"# Title\n{report.BEGIN}\n| new |\n{report.END}\nrest" and insert(once, "| new |") == once
+    with pytest.raises(ValueError, match="lacks the markers"):
+        insert("# Title", "x")
+
+
+def test_the_plot_is_a_png_with_and_without_figures(tmp_path):
+    small = MACHINE.record("decode", CASE | {"model": "qwen2.5-0.5b"}, FIGURES)
+    for lines in ([], [small]):
+        report.roofline(lines, tmp_path / "r.png")
+        assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_files_of_other_kinds_are_left_alone(tmp_path):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"condition": "budget 8"}) + "\n")
+    assert speed_records(tmp_path / "x.jsonl") == []
+
+
+def test_every_committed_result_is_readable():
+    for file in report.RESULTS.rglob("*.jsonl"):
+        speed_records(file)
