@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import tyro
 
 from bench import record
 from bench.timing import repeat
+from kernels import native
 from kernels.limits import Device
 
 
@@ -49,7 +51,10 @@ def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: 
     source = torch.zeros(count, dtype=torch.int64, device=device)
     target = torch.empty_like(source)
     copy = 2 * 8 * count / repeat(partial(target.copy_, source), device, cold=False).best
-    read = 8 * count / repeat(partial(torch.sum, source), device, cold=False).best
+    reads: list[Callable[[torch.Tensor], object]] = [torch.sum]
+    if native.LOADED and not cuda:
+        reads.append(native.read)
+    read = max(8 * count / repeat(partial(reader, source), device, cold=False).best for reader in reads)
     del source, target
     size = matmul_size or (8192 if cuda else 1024)
     flops = _matmul(device, size, torch.bfloat16)

@@ -77,7 +77,8 @@ def main() -> int:
     for row in rows:
         low, high = wilson(sum(row.right), len(row.right))
         marks = "".join("✓" if right else "·" for right in row.right[:8])
-        shown.add_row(row.condition.label, marks, f"{row.accuracy:.0%}", f"{low:.0%} to {high:.0%}", f"{row.mean_thinking:.0f}")
+        share, interval = f"{row.accuracy:.0%}", f"{low:.0%} to {high:.0%}"
+        shown.add_row(row.condition.label, marks, share, interval, f"{row.mean_thinking:.0f}")
     console.print(shown)
     return 0
 

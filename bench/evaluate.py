@@ -58,7 +58,9 @@ class Condition:
 
     @property
     def label(self) -> str:
-        return f"budget {self.budget}" if self.half == "budget" else f"{self.waits} Wait{'' if self.waits == 1 else 's'}"
+        if self.half == "budget":
+            return f"budget {self.budget}"
+        return f"{self.waits} Wait{'' if self.waits == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Row:
         return {group: sum(found) / len(found) for group, found in members.items()}
 
 
-def run(engine: Engine, questions: Sequence[Question], condition: Condition, answer_tokens: int) -> tuple[Row, list[RequestOutput]]:
+def run(
+    engine: Engine, questions: Sequence[Question], condition: Condition, answer_tokens: int
+) -> tuple[Row, list[RequestOutput]]:
     """Answers every question under `condition`; the row's outcomes and the engine's outputs, in the same order."""
     params = SamplingParams(
         temperature=0.0,
@@ -127,7 +131,9 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     groups = list(rows[0].by_group())
     lines = [
-        "| condition | accuracy | 95 % interval | thinking tokens | T ≤ budget | p (fell) | " + " | ".join(groups) + " |",
+        "| condition | accuracy | 95 % interval | thinking tokens | T ≤ budget | p (fell) | "
+        + " | ".join(groups)
+        + " |",
         "|---|---|---|---|---|---|" + "---|" * len(groups),
     ]
     for before, row in zip([None, *rows], rows, strict=False):
@@ -194,7 +200,8 @@ def main() -> int:
                     "budget": condition.budget, "waits": condition.waits}  # fmt: skip
             figures = {
                 "accuracy": row.accuracy, "low95": low, "high95": high, "thinking_tokens": row.mean_thinking,
-                "max_thinking_tokens": float(max(row.thinking)), "control": row.control, "p_fell": fell(rows[-2] if len(rows) > 1 else None, row),
+                "max_thinking_tokens": float(max(row.thinking)), "control": row.control,
+                "p_fell": fell(rows[-2] if len(rows) > 1 else None, row),
                 "forced_ends": float(row.forced_ends), "seconds": row.seconds,
             } | {f"accuracy_{group}": value for group, value in row.by_group().items()}  # fmt: skip
             if arguments.results is not None:
@@ -203,10 +210,14 @@ def main() -> int:
                 with arguments.samples.open("a", encoding="utf-8") as out:
                     for question, output, right in zip(questions, outputs, row.right, strict=True):
                         sample = output.outputs[0]
-                        out.write(json.dumps({"condition": condition.label, "id": question.id, "prompt": question.prompt,
-                                              "reasoning": sample.reasoning, "answer": sample.answer, "right": right,
-                                              "thinking_tokens": sample.thinking.tokens}) + "\n")  # fmt: skip
-            print(f"{condition.label}: {row.accuracy:.1%} at {row.mean_thinking:.0f} tokens, {row.seconds:.0f} s", file=sys.stderr)
+                        line = {
+                            "condition": condition.label, "id": question.id, "prompt": question.prompt,
+                            "reasoning": sample.reasoning, "answer": sample.answer, "right": right,
+                            "thinking_tokens": sample.thinking.tokens,
+                        }  # fmt: skip
+                        out.write(json.dumps(line) + "\n")
+            progress = f"{row.accuracy:.1%} at {row.mean_thinking:.0f} tokens, {row.seconds:.0f} s"
+            print(f"{condition.label}: {progress}", file=sys.stderr)
     print(f"{Path(model).name}, {count} held-out questions, seed {arguments.seed}, greedy\n\n{table(rows)}")
     if arguments.figure is not None:
         draw(rows, f"{Path(model).name}: {count} held-out questions, greedy", arguments.figure)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,38 +99,28 @@ class HostLoop:
         return seconds
 
 
-@dataclass(frozen=True)
-class Growth:
-    """Seconds per token at the start and at the end of one generation."""
-
-    start: float
-    end: float
-
-    @property
-    def ratio(self) -> float:
-        return self.end / self.start
-
-
-def growth(seconds: list[float], window: int, block: int = 64) -> Growth:
-    """Compare the first and the last `window` steps by the median of their blocks of `block` steps, so that what
-    happens once per page counts and an interruption does not. Steps before the first full block warm up.
+def quiet_mean(seconds: Sequence[float], block: int = 64) -> float:
+    """Seconds per step: the lower quartile over blocks of `block` steps of the block's mean. What happens once per page
+    counts; what else the machine did in some of the blocks does not. Steps beyond the last whole block are left out.
     """
-    steady = seconds[block:]
-    if len(steady) < 2 * window:
-        raise ValueError(f"{len(seconds)} steps are fewer than two windows of {window} and a warm-up of {block}")
-
-    def per_token(part: list[float]) -> float:
-        return statistics.median(sum(part[i : i + block]) / block for i in range(0, len(part) - block + 1, block))
-
-    return Growth(per_token(steady[:window]), per_token(steady[-window:]))
+    if len(seconds) < block:
+        raise ValueError(f"{len(seconds)} steps are fewer than a block of {block}")
+    blocks = sorted(sum(seconds[i : i + block]) / block for i in range(0, len(seconds) - block + 1, block))
+    return blocks[len(blocks) // 4]
 
 
-def long_generation(folder: Path, tokens: int) -> list[float]:
-    """Seconds per step of one request that thinks for `tokens` tokens."""
+def growth(folder: Path, tokens: int, window: int, rounds: int) -> list[tuple[float, float]]:
+    """Pairs of seconds per token: the last `window` of a request of `tokens`, and the first of a fresh one after it,
+    so that both meet the machine in the same state."""
     loop = HostLoop(folder, 1, tokens + 64)
     prompt = [5] * 16 + loop.tokenizer.encode("<|im_start|>think", specials=True)
-    params = SamplingParams(max_tokens=tokens, ignore_eos=True, thinking_extensions=tokens)
-    return loop.run([loop.prepare(prompt, params)])
+
+    def run(length: int) -> list[float]:
+        params = SamplingParams(max_tokens=length, ignore_eos=True, thinking_extensions=length)
+        return loop.run([loop.prepare(prompt, params)])[1:]  # the first step prefills
+
+    run(window)
+    return [(quiet_mean(run(tokens)[-window:]), quiet_mean(run(window + 1))) for _ in range(rounds)]
 
 
 def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tuple[float, float]]:
@@ -145,7 +136,7 @@ def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tupl
     half = [loop.prepare(prompt, forced if i % 2 else plain) for i, prompt in enumerate(prompts)]
 
     def typical(requests: list[Prepared]) -> float:
-        return statistics.fmean(loop.run(requests)[1:])  # the first step prefills
+        return quiet_mean(loop.run(requests)[1:], PAGE_SIZE)
 
     typical(half)
     return paired(lambda: typical(half), lambda: typical(without), rounds)
@@ -160,7 +151,8 @@ class Options:
     batch: int = 128
     batch_tokens: int = 128
     """Tokens of each request of the batch."""
-    rounds: int = 9
+    rounds: int = 15
+    """Pairs of batches; of long generations a third as many."""
     cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
     output: Path | None = None
     """A file of JSON lines to append the results to."""
@@ -171,10 +163,11 @@ def run(options: Options, console: Console) -> list[record.Record]:
     torch.set_num_threads(1)
     folder = checkpoint(options.cache, SHAPES["tiny"])
     machine = record.Machine.read(torch.device("cpu"))
-    grown = growth(long_generation(folder, options.tokens), options.window)
+    grown = growth(folder, options.tokens, options.window, options.rounds // 3 + 1)
+    end, start = (statistics.median(side) for side in zip(*grown, strict=True))
     console.print(
-        f"one request of {options.tokens:,} tokens: {grown.start * 1e6:.1f} us per token at the start, "
-        f"{grown.end * 1e6:.1f} us at the end, ratio {grown.ratio:.3f}"
+        f"one request of {options.tokens:,} tokens: {start * 1e6:.1f} us per token at the start, {end * 1e6:.1f} us "
+        f"at the end, ratio {median_ratio(grown):.3f}"
     )
     pairs = budget_cost(folder, options.batch, options.batch_tokens, options.rounds)
     half, without = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -185,7 +178,7 @@ def run(options: Options, console: Console) -> list[record.Record]:
     )
     records = [
         machine.record("host_growth", {"model": "null", "tokens": options.tokens},
-                       {"start_us": grown.start * 1e6, "end_us": grown.end * 1e6, "ratio": grown.ratio}),
+                       {"start_us": start * 1e6, "end_us": end * 1e6, "ratio": median_ratio(grown)}),
         machine.record("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
                        {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio}),
     ]  # fmt: skip

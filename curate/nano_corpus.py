@@ -1,8 +1,8 @@
 """The two training files of s1-nano: the pretraining mix and the SFT set, both from the families' train side.
 
-Pretraining holds every situation the engine can make: a "Wait" after giving up (search on), after a success (restate it),
-several in a row, and an end of thinking in the middle of a line. What the engine would have written ("Wait", the forced
-closing) carries no loss there, so the model is never taught to write it: when to stop stays certain.
+Pretraining holds every situation the engine can make: a "Wait" after giving up (search on), after a success (restate
+it), several in a row, and an end of thinking in the middle of a line. What the engine would have written ("Wait", the
+forced closing) carries no loss there, so the model is never taught to write it: when to stop stays certain.
 SFT is plain s1 text: question, thinking, answer, with some "Wait"s that the model writes by itself.
 """
 
@@ -75,9 +75,9 @@ def pretraining_records(tokenizer: Tokenizer, count: int, seed: int) -> Iterator
 
 
 def sft_records(count: int, seed: int, own_wait: float = 0.25) -> Iterator[dict]:
-    """`count` problems in s1's columns; after each round the trace goes on with its own "Wait" in `own_wait` of the cases.
+    """`count` problems in s1's columns; after each round the trace goes on with its own "Wait" in `own_wait` of cases.
 
-    A trace that stops too early is marked `slip`; `corrected` is the same thinking gone on after a "Wait", and its answer.
+    A trace that stops too early is marked `slip`; `corrected` is the same thinking gone on after a "Wait".
     """
     rng = Random(f"sft {seed}")
     for number, problem in enumerate(islice(problems("train", seed + 1000), count)):
@@ -102,6 +102,7 @@ def write_jsonl(path: Path, records: Iterator[dict]) -> int:
     """Writes one JSON object a line; returns how many."""
     count = 0
     with path.open("w", encoding="utf-8") as lines:
-        for count, record in enumerate(records, 1):
+        for record in records:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
     return count

@@ -1,7 +1,7 @@
 """The tokenizer of s1-nano: byte-level BPE over its own corpus, with Qwen2.5's special tokens and chat format.
 
-Split rule, special tokens and template follow Qwen2.5 (Apache-2.0): digits stand one by one, a newline never merges with
-the letters around it, so "Wait" is the same token wherever the engine puts it. Tools are left out of the template.
+Split rule, special tokens and template follow Qwen2.5 (Apache-2.0): digits stand one by one, a newline never merges
+with the letters around it, so "Wait" is the same token wherever the engine puts it. Tools are left out of the template.
 """
 
 import json
@@ -45,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         pre_tokenizers.Split(Regex(SPLIT), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
     ])  # fmt: skip
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIALS) - len(PLAIN),
         min_frequency=10,

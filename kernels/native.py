@@ -1,8 +1,8 @@
 """The C++ twins of the operators for CPU tensors (`csrc/cpu`), bound with ctypes.
 
 `LOADED` tells whether the library is there, `REASON` why not, `LEVEL` the instruction set it runs at. `S1_CPU_LEVEL`
-(portable, avx2, avx512 or avx512_bf16) forces a level; without it the best one the processor has is taken. Threads follow
-`torch.get_num_threads()`; no result depends on their number.
+(portable, avx2, avx512 or avx512_bf16) forces a level; without it the best one the processor has is taken. Threads
+follow `torch.get_num_threads()`; no result depends on their number.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 class _Weight(ctypes.Structure):
     """`S1Weight` of csrc/cpu/abi.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("data", _POINTER),
         ("bias", _POINTER),
         ("scale", _POINTER),
@@ -76,6 +76,15 @@ def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
 
 class Operators:
     """The library at one level. Methods take what the public operators in `kernels` take, checked by `supports_*`."""
+
+    _pack: Any
+    _linear: Any
+    _rms_norm: Any
+    _rope_append: Any
+    _attention: Any
+    _silu_mul: Any
+    _embedding: Any
+    _read: Any
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
         self.level = level
@@ -304,7 +313,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     """The library beside this file (or where an editable install put it), or why there is none."""
     spec = importlib.util.find_spec("kernels._cpu")
     if spec is None or spec.origin is None:
-        return None, "the native CPU library was not built (no C++ compiler at install time); torch operators run instead"
+        return None, "the native CPU library was not built (no C++ compiler at install time); torch runs instead"
     try:
         library = ctypes.CDLL(spec.origin)
         found = library.s1_abi()

@@ -25,7 +25,17 @@ class _Machine(ctypes.Structure):
 
 def _machine(tables: MachineTables) -> _Machine:
     t = tables
-    pointers = (t.state, t.params, t.strings, t.trigger_last, t.trigger_lead, t.stop_ids, t.history, t.eos_ids, t.ends_line)
+    pointers = (
+        t.state,
+        t.params,
+        t.strings,
+        t.trigger_last,
+        t.trigger_lead,
+        t.stop_ids,
+        t.history,
+        t.eos_ids,
+        t.ends_line,
+    )
     widths = (t.strings.shape[2], t.trigger_last.shape[1], t.stop_ids.shape[1], t.history.shape[1], len(t.eos_ids))
     return _Machine(*(p.data_ptr() for p in pointers), *widths)
 

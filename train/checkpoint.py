@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from train.architecture import Architecture
 from train.config import TrainConfig
 from train.errors import TrainingError
+from train.huggingface import failure
 from train.parallel import World
 
 MARKER = "complete.json"
@@ -74,9 +75,9 @@ class Checkpoints:
             return
         try:
             dcp.save(state, checkpoint_id=str(path))
+            self._complete(step)
         except (OSError, dcp.api.CheckpointException) as error:
             raise self._failed(step, error) from error
-        self._complete(step)
 
     def poll(self) -> None:
         """Finishes an asynchronous save that is done; raises TrainingError if it failed."""
@@ -91,9 +92,9 @@ class Checkpoints:
         self._pending = None
         try:
             future.result()
+            self._complete(step)
         except (OSError, dcp.api.CheckpointException) as error:
             raise self._failed(step, error) from error
-        self._complete(step)
 
     @property
     def _options(self) -> StateDictOptions:
@@ -115,12 +116,10 @@ class Checkpoints:
     def _failed(self, step: int, error: BaseException) -> TrainingError:
         if self._world.first:
             shutil.rmtree(self.path(step), ignore_errors=True)
-        reasons = getattr(error, "failures", None)
-        cause = next((e for e, _ in reasons.values()), error) if reasons else error
         kept = self.latest()
         last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
         return TrainingError(
-            f"saving step {step} to {self._folder} failed: {cause}; {last}; make room and run the same command"
+            f"saving step {step} to {self._folder} failed: {failure(error)}; {last}; make room and run the same command"
         )
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -164,6 +164,10 @@ def _sample(
         )
     if not everything:
         return marked_text(record["text"], place)
+    if config.eos and tokenizer.tokenizer.token_to_id(config.eos) is None:
+        raise TrainingError(
+            f"data.eos {config.eos!r} is not a token of {tokenizer.folder}; name one of its special tokens"
+        )
     return Text(record["text"] + (config.eos or ""), None)
 
 

@@ -27,6 +27,12 @@ COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "
           "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
 
+def failure(error: BaseException) -> BaseException:
+    """What went wrong on the first rank that failed, out of a distributed checkpoint's collected errors."""
+    failures = getattr(error, "failures", None)
+    return next((cause for cause, _ in failures.values()), error) if failures else error
+
+
 def find_directory(name: str) -> Path:
     """`name` itself when it is a directory, else the hub's snapshot of it (downloaded if needed)."""
     if Path(name).is_dir():
@@ -127,7 +133,13 @@ def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: 
     writer = HuggingFaceStorageWriter(
         str(partial), fqn_to_index_mapping=mapping, save_distributed=True, enable_consolidation=True
     )
-    dcp.save(tensors, storage_writer=writer)
+    try:
+        dcp.save(tensors, storage_writer=writer)
+    except (OSError, dcp.api.CheckpointException) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise TrainingError(
+            f"writing {folder} failed: {failure(error)}; the checkpoint is intact: make room and run the same command"
+        ) from error
     _barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files

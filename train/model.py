@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 def _selective() -> Any:
     """Keeps what is dear to compute again: attention's and every second matmul's output; the rest is recomputed."""
-    matmuls = 0
+    matmuls = {False: 0, True: 0}  # in the first pass and, for PyTorch before 2.13, in the recomputation
     kept = {
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -108,10 +108,10 @@ def _selective() -> Any:
         kept.add(torch.ops.torch_attn._varlen_attn.default)
 
     def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        nonlocal matmuls
         if op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-            matmuls += not context.is_recompute
-            return CheckpointPolicy.MUST_SAVE if matmuls % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+            matmuls[context.is_recompute] += 1
+            odd = matmuls[context.is_recompute] % 2
+            return CheckpointPolicy.MUST_SAVE if odd else CheckpointPolicy.PREFER_RECOMPUTE
         return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

@@ -279,11 +279,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(arguments[0], arguments[1:])
         world = join_world(config)
-        torch.use_deterministic_algorithms(config.compute.deterministic)
+        if config.compute.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
+            torch.use_deterministic_algorithms(True)
         Trainer(config, world).fit()
     except TrainingError as error:
         if speaks:
             print(f"train: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of the run folder: full, read-only, gone
+        print(
+            f"train: {error}; what is checkpointed is intact, run the same command when this is mended", file=sys.stderr
+        )
         return 2
     leave_world()
     return 0

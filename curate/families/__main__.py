@@ -2,8 +2,8 @@
 
     python -m curate.families --split heldout --seed 7 --count 200 --out questions.jsonl
 
-Held-out lines hold id, family, prompt and answer and are valid input of `python -m engine.generate --input`. Train lines
-add difficulty (the "Wait"s it takes) and thinking, the written reasoning with those "Wait"s in it.
+Held-out lines hold id, family, prompt and answer and are valid input of `python -m engine.generate --input`. Train
+lines add difficulty (the "Wait"s it takes) and thinking, the written reasoning with those "Wait"s in it.
 """
 
 import json
@@ -45,9 +45,11 @@ def line(problem: Problem, split: str, name: str) -> dict[str, object]:
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
     unknown = [name for name in arguments.families if name not in FAMILIES]
-    if unknown or arguments.count < 1:
-        wrong = f"family {unknown[0]!r} does not exist; there are {', '.join(FAMILIES)}" if unknown else "--count must be 1 or more"
-        print(wrong, file=sys.stderr)
+    if unknown:
+        print(f"error: family {unknown[0]!r} does not exist; there are {', '.join(FAMILIES)}", file=sys.stderr)
+        return 2
+    if arguments.count < 1:
+        print(f"error: --count is {arguments.count}; give 1 or more", file=sys.stderr)
         return 2
     drawn = islice(problems(arguments.split, arguments.seed, arguments.families), arguments.count)
     with arguments.out.open("w", encoding="utf-8") as out:

@@ -1,7 +1,7 @@
 """Chains of additions and subtractions. The first pass is hasty; a second pass by another route checks it.
 
-The slip is deliberate and systematic: the hasty pass forgets the carry (or the borrow) of the last step. The second pass
-moves by tens first and ones after, and finds it.
+The slip is deliberate and systematic: the hasty pass forgets the carry (or the borrow) of the last step. The second
+pass moves by tens first and ones after, and finds it.
 """
 
 import re
@@ -47,7 +47,9 @@ def make(rng: Random) -> Problem | None:
     return Problem(
         family="chains",
         key=f"{start} {[(op, n) for _, op, n, _ in steps]}",
-        prompt="\n".join([f"Start with {start}.", *(f"{WORDS[op]} {n}." for _, op, n, _ in steps), "What is the result?"]),
+        prompt="\n".join(
+            [f"Start with {start}.", *(f"{WORDS[op]} {n}." for _, op, n, _ in steps), "What is the result?"]
+        ),
         answer=str(value),
         rounds=(Round(tuple(quick), str(slip)), Round(tuple(careful), str(value), "by parts")),
         recheck=f"so {value} yes",

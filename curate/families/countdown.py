@@ -2,8 +2,8 @@
 
 Three numbers: join a pair, then the third, with +, - or *. Four numbers: the first is the largest, + and - only.
 The order of the tries is fixed and the target is restated before every verdict; with tries in random order or a bare
-verdict a small model learns nothing. Numbers are restated in the prompt's own words ("3, 5 and 2", "make 13"): what is to
-be copied always follows the token that it follows in the prompt.
+verdict a small model learns nothing. Numbers are restated in the prompt's own words ("3, 5 and 2", "make 13"): what is
+to be copied always follows the token that it follows in the prompt.
 """
 
 import ast
@@ -25,7 +25,7 @@ def apply(a: int, op: str, b: int) -> tuple[str, int]:
     return f"{a}{op}{b}", OPERATORS[op](a, b)
 
 
-# Every way that matters to join three numbers, in the order in which it is tried: (pair, rest, operator, second operators).
+# Every way that matters to join three numbers, in the order tried: (pair, rest, operator, second operators).
 # Sums and differences of the other pairs would only repeat the first two groups.
 GROUPS = (
     (0, 1, 2, "+", "+-*"),

@@ -38,7 +38,9 @@ def make(rng: Random) -> Problem | None:
     names = tuple(rng.sample(NAMES, 3))
     orders = list(itertools.permutations(names))
     truth = rng.choice(orders)
-    clues: list[Clue] = [(a, b) for a, b in itertools.permutations(names, 2)] + [(a, k) for a in names for k in range(3)]
+    clues: list[Clue] = [(a, b) for a, b in itertools.permutations(names, 2)] + [
+        (a, k) for a in names for k in range(3)
+    ]
     clues = rng.sample([c for c in clues if holds(c, truth)], rng.randint(2, 3))
     if [o for o in orders if all(holds(c, o) for c in clues)] != [truth]:
         return None
@@ -56,7 +58,8 @@ def make(rng: Random) -> Problem | None:
     return Problem(
         family="logic",
         key=f"{sorted(names)} {sorted(map(str, clues))}",
-        prompt=f"Runners {a}, {b} and {c} ran a race. {' '.join(said(clue) + '.' for clue in clues)} In which order did they finish?",
+        prompt=f"Runners {a}, {b} and {c} ran a race. {' '.join(said(clue) + '.' for clue in clues)} "
+        "In which order did they finish?",
         answer=answer,
         rounds=search_rounds((), tries, 2, answer),
         recheck=tries[-1][0],

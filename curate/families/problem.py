@@ -1,6 +1,7 @@
 """What a question family produces: a question, its written reasoning in rounds, and the side of the split it is on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NOT_FOUND = "not found"
@@ -55,7 +56,9 @@ class Problem:
         return "heldout" if int.from_bytes(digest[:8], "big") % HELDOUT_SHARE == 0 else "train"
 
 
-def search_rounds(head: tuple[str, ...], tries: list[tuple[str, ...]], per_round: int, answer: str) -> tuple[Round, ...]:
+def search_rounds(
+    head: tuple[str, ...], tries: Sequence[tuple[str, ...]], per_round: int, answer: str
+) -> tuple[Round, ...]:
     """Rounds of a systematic search that gives up after every `per_round` failed tries; the last try succeeds.
 
     Args:

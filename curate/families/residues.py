@@ -24,7 +24,8 @@ def make(rng: Random) -> Problem | None:
     return Problem(
         family="residues",
         key=f"{start} {step} {modulus} {target}",
-        prompt=f"Count up from {start} in steps of {step}. Which is the first number after {start} that {wanted}{after}?",
+        prompt=f"Count up from {start} in steps of {step}. "
+        f"Which is the first number after {start} that {wanted}{after}?",
         answer=str(terms[win]),
         rounds=search_rounds((f"from {start} in steps of {step}",), tries, 3, str(terms[win])),
         recheck=tries[-1][0],

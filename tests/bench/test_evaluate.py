@@ -83,7 +83,8 @@ def test_command_prints_the_table_and_writes_records(checkpoint, tmp_path):
     results, samples, figure = tmp_path / "results.jsonl", tmp_path / "samples.jsonl", tmp_path / "figure.png"
     command = [
         sys.executable, "-m", "bench.evaluate", "--task", "s1_nano", "--model", str(checkpoint), "--count", "16",
-        "--budgets", "4", "8", "--waits", "1", "--results", str(results), "--samples", str(samples), "--figure", str(figure),
+        "--budgets", "4", "8", "--waits", "1", "--results", str(results), "--samples", str(samples),
+        "--figure", str(figure),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import pytest
 from bench import budgets
 from bench.budgets import ClientLoop, make_plans
 from bench.checkpoints import checkpoint
-from bench.host import HostLoop, budget_cost, growth
+from bench.host import HostLoop, budget_cost, growth, quiet_mean
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
 from engine import Engine, SamplingParams
@@ -18,18 +18,18 @@ def folder(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("checkpoints"), SHAPES["tiny"])
 
 
-def test_growth_compares_the_ends():
-    # 64 slow steps of warm-up, then 1 ms, then 3 ms; one interruption in the last window does not count
-    seconds = [9.0] * 64 + [1e-3] * 512 + [3e-3] * 512
-    seconds[-10] = 5.0
-    assert growth(seconds, 256).ratio == pytest.approx(3.0)
-    with pytest.raises(ValueError, match="fewer than two windows"):
-        growth(seconds[:400], 256)
+def test_a_quiet_mean_counts_pages_and_not_interruptions():
+    steps = [1e-3 if i % 16 else 17e-3 for i in range(512)]  # 16 ms more once per page: 2 ms per step
+    assert quiet_mean(steps) == pytest.approx(2e-3)
+    steps[70] = steps[300] = 5.0
+    assert quiet_mean(steps) == pytest.approx(2e-3)
+    with pytest.raises(ValueError, match="fewer than a block"):
+        quiet_mean(steps[:63])
 
 
-def test_growth_sees_what_happens_once_per_page():
-    seconds = [1e-3] * 64 + [1e-3] * 128 + [1e-3 if i % 16 else 17e-3 for i in range(128)]
-    assert growth(seconds, 128).ratio == pytest.approx(2.0)
+def test_growth_pairs_the_end_with_a_fresh_start(folder):
+    pairs = growth(folder, tokens=400, window=128, rounds=2)
+    assert len(pairs) == 2 and all(end > 0 and start > 0 for end, start in pairs)
 
 
 def test_the_null_model_writes_what_was_asked(folder):

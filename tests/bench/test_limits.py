@@ -7,7 +7,9 @@ import math
 import pytest
 
 from bench.shapes import SHAPES
+from kernels.decode_attention import decode_attention_cost
 from kernels.limits import H100, H200, UNKNOWN, Device, Limits, all_reduce_seconds, known_device, matrices, summary
+from kernels.linear import linear_cost
 
 SHAPE = SHAPES["qwen2.5-32b"]
 
@@ -88,6 +90,17 @@ def test_resident_where_32k_are_reserved():
     assert Limits(SHAPE, H200).resident_sequences(32768) == 7
     assert round(Limits(SHAPE, H200).kv_pool_tokens, -3) == 239_000
     assert Limits(SHAPE, Device("small", 1e12, 1e14, 40e9)).resident_sequences(1) == 0
+
+
+def test_a_step_is_the_sum_of_its_operators_costs():
+    limits, batch, context = Limits(SHAPE, H200), 8, 1024
+    costs = [linear_cost(batch, m.rows, m.cols) for m in matrices(SHAPE) for _ in range(m.count)]
+    attention = decode_attention_cost([context] * batch, (40, 8), 128)
+    flops = sum(flops for _, flops in costs) + 64 * attention[1]
+    assert limits.step_flops(batch, context) == flops
+    moved = sum(moved for moved, _ in costs) + 64 * attention[0]
+    # the operators also move activations, which the limit leaves out: about 1 % at this batch
+    assert limits.step_bytes(batch, context) < moved < 1.01 * limits.step_bytes(batch, context)
 
 
 def test_all_reduce_points():

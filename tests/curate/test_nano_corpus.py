@@ -1,4 +1,4 @@
-"""The training files of s1-nano: nothing held out is in them, and every wrong answer is a marked slip that is corrected."""
+"""The training files of s1-nano: nothing held out is in them; every wrong answer is a marked slip that is corrected."""
 
 import json
 from itertools import islice

@@ -42,7 +42,7 @@ def story(tmp_path_factory) -> Path:
 def endless(tmp_path_factory) -> Path:
     """Thinks until it is told to stop, then answers XY."""
     directory = tmp_path_factory.mktemp("endless")
-    write_scripted_checkpoint(directory, ENDLESS, max_position_embeddings=3000)
+    write_scripted_checkpoint(directory, ENDLESS, max_position_embeddings=2000)
     return directory
 
 
@@ -370,17 +370,18 @@ def test_interrupted_runs_keep_what_is_finished_and_resume(endless, tmp_path, ho
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_ranks_answer_like_one(story, tmp_path, launcher):
+def test_two_ranks_answer_like_one(cli, story, tmp_path, launcher):
     write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "params": {"thinking_token_budget": 2}})
-    python = [sys.executable, "-m"]
-    words = ["engine.generate", "--model", str(story), *SMALL, "--input", str(tmp_path / "in.jsonl"), "--output"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert cli("--input", "in.jsonl", "--output", "one.jsonl")[0] == 0
     ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if launcher == "torchrun" else []
     extra = ["--tensor-parallel-size", "2"] if launcher == "spawn" else []
-    for prefix, suffix, name in (([], [], "one.jsonl"), (ranks, extra, "two.jsonl")):
-        done = subprocess.run([*python, *prefix, *words, str(tmp_path / name), *suffix], cwd=ROOT, env=env,
-                              capture_output=True, text=True, timeout=200)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "2 requests" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", *ranks, "engine.generate", "--model", str(story), *SMALL, *extra,
+         "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "two.jsonl")],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("2 requests") == 1
     one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")
     assert [r["outputs"] for r in one] == [r["outputs"] for r in two]

@@ -51,23 +51,27 @@ def random_case(chance: random.Random) -> tuple[SamplingParams, ThinkingFormat, 
         return SamplingParams(max_tokens=chance.randrange(1, 30), min_tokens=chance.randrange(4)), format, prompt
     budget = chance.choice([None, 0, 1, *range(2, 12)])
     loop = chance.choice([(0, 0), (0, 0), (1, 2), (2, 2)])
-    return SamplingParams(
-        max_tokens=chance.choice([None, *range(12, 40)]),
-        min_tokens=chance.choice([0, 0, 5]),
-        ignore_eos=chance.random() < 0.2,
-        stop_token_ids=tuple(chance.sample(range(12, VOCAB), chance.randrange(3))),
-        thinking_token_budget=budget,
-        min_thinking_tokens=chance.randrange(0, min(4, budget if budget is not None else 4) + 1),
-        thinking_extensions=0 if format.max_lead else chance.randrange(4),
-        thinking_extension_str=chance.choice(["", "q", "qr", "qrs"]),
-        thinking_grace_tokens=chance.choice([0, 0, 3]),
-        thinking_budget_action=chance.choice(["force_end", "force_end", "truncate"]),
-        thinking_eos_policy=chance.choice(["end", "stop"]),
-        min_answer_tokens=chance.randrange(3),
-        answer_reserve_tokens=chance.randrange(4),
-        loop_ngram=loop[0],
-        loop_count=loop[1],
-    ), format, prompt
+    return (
+        SamplingParams(
+            max_tokens=chance.choice([None, *range(12, 40)]),
+            min_tokens=chance.choice([0, 0, 5]),
+            ignore_eos=chance.random() < 0.2,
+            stop_token_ids=tuple(chance.sample(range(12, VOCAB), chance.randrange(3))),
+            thinking_token_budget=budget,
+            min_thinking_tokens=chance.randrange(0, min(4, budget if budget is not None else 4) + 1),
+            thinking_extensions=0 if format.max_lead else chance.randrange(4),
+            thinking_extension_str=chance.choice(["", "q", "qr", "qrs"]),
+            thinking_grace_tokens=chance.choice([0, 0, 3]),
+            thinking_budget_action=chance.choice(["force_end", "force_end", "truncate"]),
+            thinking_eos_policy=chance.choice(["end", "stop"]),
+            min_answer_tokens=chance.randrange(3),
+            answer_reserve_tokens=chance.randrange(4),
+            loop_ngram=loop[0],
+            loop_count=loop[1],
+        ),
+        format,
+        prompt,
+    )
 
 
 def native_or_skip() -> None:
@@ -89,7 +93,9 @@ def test_machine_equals_the_python_machine_over_100_000_transitions(implementati
         for slot in range(slots):
             params, format, prompt = random_case(chance)
             plan = make_plan(params, format, prompt, 60, Letters(), EOS)
-            sequence = Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot)
+            sequence = Sequence(
+                Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot
+            )
             tables.seat(sequence)
             twins.append(Machine(plan, prompt, EOS, ENDS_LINE))
         machine = tables.machine_for(LEAD | OPENER | LOOPS)
@@ -105,8 +111,15 @@ def test_machine_equals_the_python_machine_over_100_000_transitions(implementati
             for slot, (draw, masked, bad), record in zip(rows.tolist(), draws, records, strict=True):
                 transitions += twins[slot].finish is Finish.RUNNING
                 commit = twins[slot].step(draw, masked, bad)
-                expected = [-1 if commit.token is None else commit.token, commit.kind, commit.forced, commit.finish,
-                            commit.stop_reason, commit.thinking, commit.extensions]
+                expected = [
+                    -1 if commit.token is None else commit.token,
+                    commit.kind,
+                    commit.forced,
+                    commit.finish,
+                    commit.stop_reason,
+                    commit.thinking,
+                    commit.extensions,
+                ]
                 if commit.token is None:
                     expected[1] = record[1]  # the kind of nothing
                 assert record == [int(value) for value in expected], (slot, twins[slot].plan, twins[slot].history)
@@ -132,7 +145,9 @@ def test_native_greedy_equals_the_definition() -> None:
         params = SamplingParams(min_tokens=3 * (slot % 2), thinking_extensions=1, ignore_eos=slot == 3)
         prompt = [9, *FORMATS[0].opener]
         plan = make_plan(params, FORMATS[0], prompt, 60, Letters(), EOS)
-        tables.seat(Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot))
+        tables.seat(
+            Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot)
+        )
     machine, slots = tables.machine_for(0), torch.arange(8)
     for trial in range(300):
         logits = torch.randn(8, 80, generator=generator).round(decimals=1)  # ties
@@ -142,7 +157,9 @@ def test_native_greedy_equals_the_definition() -> None:
         if trial % 11 == 0:
             logits[trial % 8] = float("-inf")
         for masked in (False, True):
-            expected = sample_reference(logits.clone(), tables.sampling, machine, slots, 77, SamplingNeeds(masked=masked))
+            expected = sample_reference(
+                logits.clone(), tables.sampling, machine, slots, 77, SamplingNeeds(masked=masked)
+            )
             draw, second, bad = native_step.greedy(logits.clone(), machine, slots, 77, masked)
             assert torch.equal(bad, expected.bad)
             assert torch.equal(draw[~bad], expected.draw[~bad])

@@ -47,10 +47,11 @@ def test_compiles_for_sm_90_in_every_configuration(name):
 
 
 def test_a_kernel_that_spills_is_seen():
-    """The check itself: a tile far too large for its one warp."""
-    case = CASES["rms_norm 5120"]
-    with pytest.raises(AssertionError):
-        check(case, compile_case(Case("spills", case.kernel, case.arguments, {**case.constants, "num_warps": 1})))
+    """The check itself: 32,768 values in the registers of one warp."""
+    case = CASES["silu_mul 27648"]
+    spilling = {**case.constants, "BLOCK": 32768, "num_warps": 1}
+    with pytest.raises(AssertionError, match="stack"):
+        check(case, compile_case(Case("spills", case.kernel, case.arguments, spilling)))
 
 
 def test_compiles_with_the_other_triton():

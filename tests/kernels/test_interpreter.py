@@ -21,7 +21,17 @@ def test_the_kernels_equal_their_definitions_in_the_interpreter(part):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     folder = Path("tests/kernels/interpreter")
     (path,) = [f for f in sorted((ROOT / folder).glob("test_*.py")) if f.name.startswith(f"test_{part}")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder / path.name)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(folder / path.name),
+    ]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert " passed" in run.stdout and "skipped" not in run.stdout

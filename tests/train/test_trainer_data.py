@@ -257,6 +257,7 @@ BAD_SETTINGS = {
     "compute.gpu_gb=0.0001": "the plan needs",
     "data.train=[]": "data.train is empty",
     "epochs": "must look like",
+    "run=/proc/nowhere": "/proc/nowhere",
 }
 
 

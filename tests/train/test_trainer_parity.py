@@ -142,6 +142,14 @@ def test_documents_do_not_see_each_other(tmp_path: Path) -> None:
         assert difference[owner == changed].max() > 1e-3
 
 
+def test_a_rank_without_samples_has_zero_gradients(tmp_path: Path) -> None:
+    """A micro-batch may be empty on some ranks; they take part with a loss and gradients of zero."""
+    ours, _ = make_pair(tmp_path, "qwen2", False, 2)
+    loss = ours(build_batch(dataset(LENGTHS), np.arange(0), np.ones(0)))
+    loss.backward()
+    assert loss == 0 and all(p.grad is not None and not p.grad.any() for p in ours.parameters())
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 24, 100])
 def test_chunked_cross_entropy(chunk: int) -> None:
     """T6: any chunk size gives the full loss and gradients; bfloat16 stays close; no rows is finite, with gradients."""

@@ -155,7 +155,22 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, asynchronous: bool
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
-    trainer(config).fit()
+    last = trainer(config)
+    export = last.export
+
+    def fill_it_again() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        export()
+
+    last.export = fill_it_again  # type: ignore[method-assign]
+    try:
+        with pytest.raises(TrainingError, match=r"writing .*export failed: .*File too large.*make room"):
+            last.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "run").glob("export*"))
+    trainer(config).fit()  # nothing is left to train; the export is made
+    assert (tmp_path / "run" / "export" / "config.json").exists()
     assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
 
 

@@ -1,0 +1,245 @@
+"""`python -m bench.kernels`: each operator alone: us, GB/s or TFLOP/s, and its share of the ceiling of the same run.
+
+On a GPU the L2 cache is flushed before every call. `--against torch` adds torch's own way to do the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bench import record
+from bench.ceilings import Ceilings, measure
+from bench.shapes import SHAPES, Shape
+from bench.timing import repeat
+from kernels.attention import (
+    decode_attention,
+    decode_attention_cost,
+    prefill_attention,
+    prefill_attention_cost,
+)
+from kernels.embedding import embedding, embedding_cost
+from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
+from kernels.rms_norm import rms_norm, rms_norm_cost
+from kernels.rope_append import rope_append, rope_append_cost
+from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
+from kernels.silu_mul import silu_mul, silu_mul_cost
+from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
+
+_PAGE = {"cuda": 64, "cpu": 16}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator at one size: what to call, what it must move and compute, and torch's way, where it has one."""
+
+    name: str
+    size: str
+    call: Callable[[], object]
+    cost: tuple[int, int]
+    torch: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time. Defaults: Qwen2.5-32B in bf16 on a GPU, Qwen2.5-0.5B in float32 on a CPU."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shape: str | None = None
+    """A name of `bench.shapes.SHAPES`."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    batch: tuple[int, ...] = (1, 8, 64)
+    context: tuple[int, ...] = (1024, 8192)
+    """Keys per row in decode attention; a size that does not fit in memory is announced and left out."""
+    against: tuple[Literal["torch"], ...] = ()
+    only: str = ""
+    """Operators whose name contains this."""
+    threads: int = 1
+    output: Path | None = record.RESULTS / "kernels.jsonl"
+
+
+def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+    """The operators whose cost follows the tokens of a step."""
+    hidden, features, heads = shape.hidden_size, shape.intermediate_size, (shape.num_heads, shape.num_kv_heads)
+    item, kv_width = dtype.itemsize, shape.num_kv_heads * shape.head_dim
+    width = shape.num_heads * shape.head_dim + 2 * kv_width
+
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, device=device, dtype=dtype) / sizes[-1] ** 0.5
+
+    x, residual, gain = random(batch, hidden), random(batch, hidden), random(hidden)
+    yield Operation(
+        "rms_norm+add", f"{batch}x{hidden}", lambda: rms_norm(x, gain, 1e-6, residual),
+        rms_norm_cost(batch, hidden, item), lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
+    )  # fmt: skip
+    gate_up = random(batch, 2 * features)
+    yield Operation(
+        "silu_mul", f"{batch}x{features}", lambda: silu_mul(gate_up), silu_mul_cost(batch, features, item),
+        lambda: F.silu(gate_up[:, :features]) * gate_up[:, features:],
+    )  # fmt: skip
+    table, ids = random(shape.vocab_size, hidden), torch.arange(batch, device=device) * 97 % shape.vocab_size
+    yield Operation(
+        "embedding", f"{batch}x{hidden}", lambda: embedding(ids, table), embedding_cost(batch, hidden, item),
+        lambda: F.embedding(ids, table),
+    )  # fmt: skip
+    page = _PAGE[device.type]
+    k_cache, v_cache = random(batch + 1, shape.num_kv_heads, page, shape.head_dim), random(
+        batch + 1, shape.num_kv_heads, page, shape.head_dim
+    )
+    qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * page
+    cos_sin = torch.randn(64, shape.head_dim, device=device)
+    positions = torch.arange(batch, device=device) % 64
+    yield Operation(
+        "rope_append", f"{batch}x{width}",
+        lambda: rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
+        rope_append_cost(batch, heads, shape.head_dim, item, item),
+    )  # fmt: skip
+    matrices = {"qkv": (width, hidden), "o": (hidden, shape.num_heads * shape.head_dim), "down": (hidden, features)}
+    for name, (out, inner) in matrices.items():
+        a, w = random(batch, inner), LinearWeight(random(out, inner))
+        packed = pack(w)
+        yield Operation(
+            f"linear {name}", f"{batch}x{out}x{inner}", lambda a=a, packed=packed: linear(a, packed),
+            linear_cost(batch, out, inner, item), lambda a=a, w=w: F.linear(a, w.weight),
+        )  # fmt: skip
+    up = LinearWeight(random(2 * features, hidden))
+    packed_up = pack(up)
+    yield Operation(
+        "linear_silu_mul", f"{batch}x{2 * features}x{hidden}", lambda: linear_silu_mul(x, packed_up),
+        linear_cost(batch, 2 * features, hidden, item),
+        lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:],
+    )  # fmt: skip
+    last = pack(LinearWeight(table))
+    yield Operation(
+        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, last),
+        linear_cost(batch, shape.vocab_size, hidden, item, 4), lambda: F.linear(x, table).float(),
+    )  # fmt: skip
+    yield from steps(shape.vocab_size, batch, device)
+
+
+def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
+    """Sampling and the thinking machine, in plain states."""
+
+    def zeros(*sizes: int) -> torch.Tensor:
+        return torch.zeros(*sizes, dtype=torch.int32, device=device)
+
+    machine = MachineTables(
+        zeros(batch, len(State)), zeros(batch, len(Param)), zeros(batch, len(Text), 8), zeros(batch, 1) - 1,
+        zeros(batch, 1), zeros(batch, 1) - 1, zeros(batch, 4096), zeros(2) - 1,
+        torch.zeros(vocab, dtype=torch.bool, device=device),
+    )  # fmt: skip
+    machine.params[:, [Param.BUDGET, Param.MAX_TOKENS, Param.MAX_CONTEXT]] = 2**30
+    real = torch.ones(batch, len(Real), device=device)
+    real[:, Real.MIN_P] = 0
+    tables, slots = SamplingTables(real, zeros(batch, len(Whole))), torch.arange(batch, device=device)
+    logits = torch.randn(batch, vocab, device=device) * 4
+    for label, needs, top_p in (
+        ("greedy", SamplingNeeds(masked=True), 1.0),
+        ("gumbel", SamplingNeeds(noise=True, masked=True), 1.0),
+        ("top-p", SamplingNeeds(noise=True, filters=True, masked=True), 0.95),
+    ):
+        chosen = SamplingTables(real.index_fill(1, torch.tensor([Real.TOP_P], device=device), top_p), tables.whole)
+        yield Operation(
+            f"sample {label}", f"{batch}x{vocab}",
+            lambda chosen=chosen, needs=needs: sample(logits, chosen, machine, slots, vocab, needs),
+            sample_cost(batch, vocab), lambda: torch.argmax(logits, 1),
+        )  # fmt: skip
+    draw, bad = torch.ones(batch, dtype=torch.int64, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
+
+    def step() -> None:
+        machine.state[:, State.LENGTH] = 1  # so that the history never fills up
+        thinking_step(machine, slots, draw, draw, bad)
+
+    yield Operation("thinking_step", f"{batch}", step, thinking_step_cost(batch))
+
+
+def attention(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+    """Decode over `batch` rows of `context` keys, and at batch 1 a prefill of 512 tokens at their end."""
+    page, heads, item = _PAGE[device.type], (shape.num_heads, shape.num_kv_heads), dtype.itemsize
+    pages = -(-context // page)
+    sizes = (batch * pages + 1, shape.num_kv_heads, page, shape.head_dim)
+    needed = 2 * sizes[0] * shape.num_kv_heads * page * shape.head_dim * item
+    if needed > (2**31 if device.type == "cpu" else 2**35):
+        print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
+        return
+    k_cache, v_cache = (torch.randn(*sizes, device=device, dtype=dtype) for _ in range(2))
+    tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
+    lens = torch.full((batch,), context, dtype=torch.int32, device=device)
+    scale, group = shape.head_dim**-0.5, shape.num_heads // shape.num_kv_heads
+    q = torch.randn(batch, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
+    dense_k, dense_v = (
+        torch.randn(batch, shape.num_kv_heads, context, shape.head_dim, device=device, dtype=dtype) for _ in range(2)
+    )
+    yield Operation(
+        "decode_attention", f"{batch}x{context}",
+        lambda: decode_attention(q, k_cache, v_cache, tables, lens, scale, context),
+        decode_attention_cost([context] * batch, heads, shape.head_dim, item, item),
+        # SDPA over contiguous K and V: the queries of a KV head stand as rows, which a single query allows.
+        lambda: F.scaled_dot_product_attention(
+            q.view(batch, shape.num_kv_heads, group, shape.head_dim), dense_k, dense_v
+        ),
+    )  # fmt: skip
+    if batch == 1:
+        tokens = min(512, context)
+        queries = torch.randn(tokens, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
+        cu_q = torch.tensor([0, tokens], dtype=torch.int32, device=device)
+        yield Operation(
+            "prefill_attention", f"{tokens}@{context}",
+            lambda: prefill_attention(queries, k_cache, v_cache, tables, lens, cu_q, tokens, scale, context),
+            prefill_attention_cost([(tokens, context)], heads, shape.head_dim, item, item),
+        )  # fmt: skip
+
+
+def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
+    """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds."""
+    seconds = repeat(operation.call, device, min_seconds=0.1).median
+    moved, flops = operation.cost
+    limits = ceilings.limits_of(device)
+    least = max(moved / limits.bandwidth, flops / limits.flops)
+    found: dict[str, float | None] = {
+        "us": seconds * 1e6, "GBps": moved / seconds / 1e9, "TFLOPps": flops / seconds / 1e12, "share": least / seconds,
+    }  # fmt: skip
+    if against and operation.torch is not None:
+        found["torch_us"] = repeat(operation.torch, device, min_seconds=0.1).median * 1e6
+    return found
+
+
+def main(options: Options) -> None:
+    """Measure the ceilings, then every operator; print the table, append the records."""
+    torch.set_num_threads(options.threads)
+    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    shape_name = options.shape or ("qwen2.5-32b" if name == "cuda" else "qwen2.5-0.5b")
+    if shape_name not in SHAPES:
+        raise SystemExit(f"bench.kernels: --shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
+    dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
+    ceilings, machine = measure(device), record.Machine.read(device)
+    table = Table(title=f"{machine.device}, {shape_name}, {dtype}".replace("torch.", ""))
+    for column in ("operator", "size", "us", "GB/s", "TFLOP/s", "share", "torch us"):
+        table.add_column(column, justify="left" if column in ("operator", "size") else "right")
+    shape = SHAPES[shape_name]
+    for batch in options.batch:
+        sources = [rows(shape, batch, device, dtype)]
+        sources += [attention(shape, batch, context, device, dtype) for context in options.context]
+        for operation in (operation for source in sources for operation in source):
+            if options.only not in operation.name:
+                continue
+            found = figures(operation, ceilings, device, "torch" in options.against)
+            shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("torch_us")]
+            table.add_row(operation.name, operation.size, *("" if v is None else f"{v:.3g}" for v in shown))
+            case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
+            if options.output is not None:
+                record.append(machine.record("kernels", case, found), options.output)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.kernels", description=__doc__))
