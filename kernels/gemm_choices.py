@@ -1,7 +1,8 @@
 """Which product runs where: the recorded table of shapes for which `kernels.small_gemm` beat cuBLAS on a device.
 
-`gemm_choices.json` holds one row per (device, product, shape, most tokens), written by `python -m bench.gemm_table`
-on the device itself. A shape without a row goes to cuBLAS. The table is empty: not yet measured on a GPU.
+`gemm_choices.json` holds one row per (device, product, shape, most tokens) with the two times that decided it, written
+by `write_choices` on the device itself. A shape without a row goes to cuBLAS. The table is empty: not yet measured on a
+GPU.
 """
 
 from __future__ import annotations

@@ -180,18 +180,16 @@ def test_rule_25_no_step_waits_for_the_host_to_see_a_token(labs, monkeypatch, ke
         assert tokens[number] == want.outputs[0].token_ids, params
 
 
-def test_rule_25_the_guard_sees_reads(labs, monkeypatch):
+@pytest.mark.parametrize(
+    "read", [lambda t: t.sum().item(), lambda t: t.tolist(), lambda t: t[t > 0], lambda t: bool(t.any())]
+)
+def test_rule_25_the_guard_sees_reads(labs, monkeypatch, read):
     core, add = core_of(labs(STORY), overlap=True)
-    draw = core.runner._draw
-    for read in (lambda t: t.sum().item(), lambda t: t.tolist(), lambda t: t[t > 0], lambda t: bool(t.any())):
-        core.runner._draw = lambda hidden, *rest, read=read, draw=draw: (read(hidden), draw(hidden, *rest))[1]
-        with monkeypatch.context() as patch:
-            forbid_reads(core.runner, patch)
-            add(0, "<|im_start|>think", max_tokens=20)
-            with pytest.raises(AssertionError, match="host"):
-                core.step()
-        core, add = core_of(labs(STORY), overlap=True)
-        draw = core.runner._draw
+    core.runner._draw = lambda hidden, *rest: read(hidden)
+    forbid_reads(core.runner, monkeypatch)
+    add(0, "<|im_start|>think", max_tokens=20)
+    with pytest.raises(AssertionError, match="host"):
+        core.step()
 
 
 def test_rule_25_step_n_plus_1_is_launched_before_step_n_is_read(labs):

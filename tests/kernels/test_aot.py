@@ -58,7 +58,7 @@ def test_compiles_with_the_other_triton():
     """With a second Triton on S1_OTHER_TRITON (a folder made by `pip install --target`), in a process of its own."""
     other = os.environ.get("S1_OTHER_TRITON")
     if not other:
-        pytest.skip("S1_OTHER_TRITON does not name a folder with a second Triton (pip install --target DIR triton==3.6.0)")
+        pytest.skip("S1_OTHER_TRITON names no second Triton (pip install --target DIR triton==3.6.0)")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([other, str(ROOT)])}
     environment.pop("S1_OTHER_TRITON")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_aot.py"]

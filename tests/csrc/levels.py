@@ -1,0 +1,25 @@
+"""The operators of the native library at each instruction set that this processor runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import native
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def operators(level: str) -> native.Operators:
+    """The library at `level`; skips, with the reason, where it or the processor does not have it."""
+    if native.LIBRARY is None:
+        pytest.skip(native.REASON)
+    if native.LEVELS.index(level) > native.LIBRARY.s1_level():
+        pytest.skip(f"this processor does not run {level}")
+    return native.Operators(native.LIBRARY, level)
+
+
+def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Within the rounding of the dtype: 1e-5 in float32, one step of 8 bits in bfloat16; NaN and infinity alike."""
+    bound = 1e-5 if found.dtype == torch.float32 and wanted.dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(found, wanted, rtol=bound, atol=bound, equal_nan=True)

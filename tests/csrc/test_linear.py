@@ -1,0 +1,107 @@
+"""The packed product against its definition, and that a row does not depend on its batch."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kernels import native
+from kernels.linear import LinearWeight, head_reference, linear_reference, linear_silu_mul_reference
+from tests.csrc.levels import FLOATS, assert_near
+
+sweep = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shapes = st.tuples(st.integers(1, 19), st.integers(1, 150), st.integers(1, 90))
+
+
+def weight(rows: int, cols: int, dtype: torch.dtype, bias: bool = True) -> LinearWeight:
+    matrix = torch.randn(rows, cols) / cols**0.5
+    return LinearWeight(matrix.to(dtype), torch.randn(rows).to(dtype) if bias else None)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(shape=shapes, bias=st.booleans(), residual=st.booleans(), seed=st.integers(0, 2**16))
+def test_linear(ops: native.Operators, dtype: torch.dtype, shape, bias, residual, seed):
+    n, rows, cols = shape
+    torch.manual_seed(seed)
+    w, x = weight(rows, cols, dtype, bias), torch.randn(n, cols).to(dtype)
+    r = torch.randn(n, rows).to(dtype) if residual else None
+    assert_near(ops.linear(x, ops.pack(w), r), linear_reference(x, w, r))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(n=st.integers(1, 10), features=st.sampled_from([1, 31, 32, 33, 64, 96]), cols=st.integers(1, 70))
+def test_gated_pair(ops: native.Operators, dtype: torch.dtype, n, features, cols):
+    w, x = weight(2 * features, cols, dtype, bias=False), torch.randn(n, cols).to(dtype)
+    assert_near(ops.linear_silu_mul(x, ops.pack(w)), linear_silu_mul_reference(x, w))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_head_is_float32(ops: native.Operators, dtype: torch.dtype):
+    w, x = weight(131, 64, dtype, bias=False), torch.randn(3, 64).to(dtype)
+    logits = ops.head(x, ops.pack(w))
+    assert logits.dtype == torch.float32
+    exact = x.double() @ w.weight.double().T
+    assert (logits - exact).abs().max() < 1e-5
+    assert_near(logits.to(dtype), head_reference(x, w).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "cols"), [(512, 512), (97, 65)])
+def test_a_row_has_the_same_bits_in_every_batch(ops: native.Operators, dtype: torch.dtype, rows: int, cols: int):
+    w, x = ops.pack(weight(rows, cols, dtype)), torch.randn(70, cols).to(dtype)
+    whole = ops.linear(x, w)
+    for n in (1, 2, 3, 5, 7, 8, 9, 13, 64):
+        assert torch.equal(ops.linear(x[:n], w), whole[:n])
+        assert torch.equal(ops.linear(x[-n:], w), whole[-n:])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_threads_do_not_change_a_bit(ops: native.Operators, dtype: torch.dtype):
+    w, x = ops.pack(weight(500, 300, dtype)), torch.randn(9, 300).to(dtype)
+    alone = ops.linear(x, w)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(ops.linear(x, w), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_views(ops: native.Operators, dtype: torch.dtype):
+    """Rows that start off any alignment, and rows that do not follow each other."""
+    w = weight(40, 33, dtype)
+    packed = ops.pack(w)
+    unaligned = torch.randn(4 * 33 + 1).to(dtype)[1:].view(4, 33)
+    strided = torch.randn(4, 80).to(dtype)[:, 3:36]
+    for x in (unaligned, strided):
+        assert_near(ops.linear(x, packed), linear_reference(x, w))
+    assert_near(ops.linear(unaligned, ops.pack(LinearWeight(w.weight[::2]))), unaligned @ w.weight[::2].T)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_no_rows(ops: native.Operators, dtype: torch.dtype):
+    assert ops.linear(torch.empty(0, 33, dtype=dtype), ops.pack(weight(40, 33, dtype))).shape == (0, 40)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_not_finite(ops: native.Operators, dtype: torch.dtype, value: float):
+    """What is not finite reaches the outputs it belongs to and no other: neither rows of x nor the padding."""
+    w = LinearWeight(torch.rand(37, 33).to(dtype) + 1)
+    x = torch.rand(3, 33).to(dtype)
+    x[1, 32] = value
+    y = ops.linear(x, ops.pack(w))
+    assert y[[0, 2]].isfinite().all()
+    torch.testing.assert_close(y[1].float(), torch.full((37,), value), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_int8_weights(ops: native.Operators, dtype: torch.dtype):
+    w, x = weight(67, 129, dtype), torch.randn(5, 129).to(dtype)
+    scale = w.weight.float().abs().amax(1, keepdim=True) / 127
+    quantized = LinearWeight((w.weight.float() / scale).round() * scale, w.bias.float())
+    found = ops.linear(x, ops.pack_int8(w))
+    assert_near(found.float(), linear_reference(x.float(), quantized).to(dtype).float())
+    assert torch.equal(ops.linear(x[:2], ops.pack_int8(w)), found[:2])

@@ -1,0 +1,56 @@
+"""Finding the library, choosing its instruction set, and doing without it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels import native
+
+ROOT = Path(__file__).parents[2]
+RUN = "from kernels import native; print(native.LOADED and native.LEVEL)"
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_reason_is_given_exactly_where_the_library_is_missing():
+    assert native.LOADED == (native.REASON == "")
+
+
+@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
+@pytest.mark.parametrize("level", native.LEVELS[:2])
+def test_level_from_the_environment(level: str):
+    assert native.LIBRARY is not None
+    if native.LEVELS.index(level) > native.LIBRARY.s1_level():
+        pytest.skip(f"this processor does not run {level}")
+    assert python(RUN, S1_CPU_LEVEL=level).stdout.strip() == level
+
+
+@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
+def test_unknown_level_is_refused():
+    found = python(RUN, S1_CPU_LEVEL="sse9")
+    assert found.returncode != 0
+    assert "S1_CPU_LEVEL is 'sse9'; leave it unset or give one of portable, avx2" in found.stderr
+
+
+def test_operators_without_the_library():
+    """As after an install with no compiler: the definitions run, and the reason is there to be shown."""
+    code = """
+import importlib.util
+import torch
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "kernels._cpu" else found(name, *rest)
+from kernels import native
+from kernels.linear import LinearWeight, linear, pack
+w = pack(LinearWeight(torch.ones(3, 2)))
+print(native.LOADED, w.packed, linear(torch.ones(1, 2), w).tolist())
+print(native.REASON)
+"""
+    lines = python(code).stdout.splitlines()
+    assert lines[0] == "False None [[2.0, 2.0, 2.0]]"
+    assert "was not built" in lines[1]

@@ -1,0 +1,64 @@
+"""RMSNorm, RoPE with the append, SiLU * mul and the embedding against their definitions."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kernels import native
+from kernels.embedding import embedding_reference
+from kernels.rms_norm import rms_norm_reference
+from kernels.rope_append import rope_append_reference
+from kernels.silu_mul import silu_mul_reference
+from tests.csrc.levels import FLOATS, assert_near
+
+sweep = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(n=st.integers(1, 9), hidden=st.integers(1, 140), residual=st.booleans())
+def test_rms_norm(ops: native.Operators, dtype: torch.dtype, n, hidden, residual):
+    x, weight = torch.randn(n, hidden).to(dtype), torch.randn(hidden).to(dtype)
+    r = torch.randn(n, hidden).to(dtype) if residual else None
+    (y, total), (y_wanted, total_wanted) = ops.rms_norm(x, weight, 1e-6, r), rms_norm_reference(x, weight, 1e-6, r)
+    assert torch.equal(total, total_wanted)
+    assert_near(y, y_wanted)
+    assert torch.equal(ops.rms_norm(x[:1], weight, 1e-6, None if r is None else r[:1])[0], y[:1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]), half=st.integers(1, 70))
+def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half):
+    dim, (num_q, num_kv) = 2 * half, heads
+    qkv, cos_sin = torch.randn(n, (num_q + 2 * num_kv) * dim).to(dtype), torch.randn(50, dim)
+    positions, slots = torch.randint(0, 50, (n,)), torch.randperm(30)[:n]
+    slots[0] = -1
+    caches = [torch.zeros(6, num_kv, 5, dim, dtype=dtype) for _ in range(4)]
+    q = ops.rope_append(qkv, cos_sin, positions, slots, caches[0], caches[1], heads)
+    wanted = rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], heads)
+    assert_near(q, wanted)
+    assert_near(caches[0], caches[2])
+    assert torch.equal(caches[1], caches[3])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(n=st.integers(1, 5), features=st.integers(1, 80), scale=st.sampled_from([1.0, 30.0, 200.0]))
+def test_silu_mul(ops: native.Operators, dtype: torch.dtype, n, features, scale):
+    x = (scale * torch.randn(n, 2 * features)).to(dtype)
+    assert_near(ops.silu_mul(x), silu_mul_reference(x))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_silu_mul_of_what_is_not_finite(ops: native.Operators, dtype: torch.dtype):
+    gates = torch.tensor([torch.nan, torch.inf, -torch.inf, -100.0, 88.9, 1.0])
+    x = torch.cat((gates, torch.ones(6)))[None].to(dtype)
+    assert_near(ops.silu_mul(x), silu_mul_reference(x))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16])
+def test_embedding_of_one_rank(ops: native.Operators, dtype: torch.dtype):
+    ids, weight = torch.tensor([0, 4, 5, 24, 25, 7, 99]), torch.randn(20, 33).to(dtype)
+    assert torch.equal(ops.embedding(ids, weight, 5), embedding_reference(ids, weight, 5))
