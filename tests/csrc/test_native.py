@@ -19,7 +19,7 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_reason_is_given_exactly_where_the_library_is_missing():
-    assert native.LOADED == (native.REASON == "")
+    assert (native.REASON == "") == native.LOADED
 
 
 @pytest.mark.skipif(not native.LOADED, reason=native.REASON)
