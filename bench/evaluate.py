@@ -160,8 +160,9 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             continue
         x, y = [row.mean_thinking for row in chosen], [100 * row.accuracy for row in chosen]
         bounds = [wilson(sum(row.right), len(row.right)) for row in chosen]
-        errors = [[v - 100 * low for v, (low, _) in zip(y, bounds, strict=True)],
-                  [100 * high - v for v, (_, high) in zip(y, bounds, strict=True)]]  # fmt: skip
+        # max: at 0 % and 100 % the bound is the value itself but for rounding, and matplotlib refuses -1e-17
+        errors = [[max(0.0, v - 100 * low) for v, (low, _) in zip(y, bounds, strict=True)],
+                  [max(0.0, 100 * high - v) for v, (_, high) in zip(y, bounds, strict=True)]]  # fmt: skip
         axes.errorbar(x, y, yerr=errors, fmt=style, capsize=3, label=label)
         for row, at, value in zip(chosen, x, y, strict=True):
             text = row.condition.budget if half == "budget" else row.condition.waits

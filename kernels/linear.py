@@ -25,7 +25,8 @@ class LinearWeight:
 
 def pack(w: LinearWeight) -> LinearWeight:
     """`w` with the packed form of the C++ twin where it takes this weight, else `w` itself. Once, after loading."""
-    if not REFERENCE and native.LOADED and native.supports_pack(w.weight):
+    # Under the interpreter products take the CUDA path, which reads the weight as it is.
+    if not REFERENCE and not use_triton(w.weight) and native.LOADED and native.supports_pack(w.weight):
         return native.pack(w)
     return w
 

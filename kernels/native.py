@@ -1,7 +1,8 @@
 """The C++ twins of the operators for CPU tensors (`csrc/cpu`), bound with ctypes.
 
 `LOADED` tells whether the library is there, `REASON` why not, `LEVEL` the instruction set it runs at. `S1_CPU_LEVEL`
-(portable, avx2, avx512 or avx512_bf16) forces a level; without it the best one the processor has is taken. Threads
+(portable, avx2, avx512 or avx512_bf16) forces a level; without it the best one the processor has is taken.
+`S1_CPU_LIBRARY` names another build of the library, one with sanitizers for instance. Threads
 follow `torch.get_num_threads()`; no result depends on their number.
 """
 
@@ -312,15 +313,16 @@ class Operators:
 def _open() -> tuple[ctypes.CDLL | None, str]:
     """The library beside this file (or where an editable install put it), or why there is none."""
     spec = importlib.util.find_spec("kernels._cpu")
-    if spec is None or spec.origin is None:
+    path = os.environ.get("S1_CPU_LIBRARY") or (spec and spec.origin)
+    if not path:
         return None, "the native CPU library was not built (no C++ compiler at install time); torch runs instead"
     try:
-        library = ctypes.CDLL(spec.origin)
+        library = ctypes.CDLL(path)
         found = library.s1_abi()
     except (OSError, AttributeError) as error:
-        return None, f"{spec.origin} cannot be loaded ({error}); reinstall with `pip install -e .`"
+        return None, f"{path} cannot be loaded ({error}); reinstall with `pip install -e .`"
     if found != ABI:
-        return None, f"{spec.origin} has interface {found}, this version needs {ABI}; reinstall with `pip install -e .`"
+        return None, f"{path} has interface {found}, this version needs {ABI}; reinstall with `pip install -e .`"
     return library, ""
 
 

@@ -54,6 +54,7 @@ def test_a_kernel_that_spills_is_seen():
         check(case, compile_case(Case("spills", case.kernel, case.arguments, spilling)))
 
 
+@pytest.mark.timeout(900)
 def test_compiles_with_the_other_triton():
     """With a second Triton on S1_OTHER_TRITON (a folder made by `pip install --target`), in a process of its own."""
     other = os.environ.get("S1_OTHER_TRITON")

@@ -35,3 +35,22 @@ def test_the_kernels_equal_their_definitions_in_the_interpreter(part):
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert " passed" in run.stdout and "skipped" not in run.stdout
+
+
+CONFORMANCE = [
+    "test_rules_budget.py::test_rule_05_nothing_adds_to_T_at_the_budget[0-]",
+    "test_rules_budget.py::test_rule_05_nothing_adds_to_T_at_the_budget[2-ab]",
+]
+"""Whole requests through the engine with every kernel interpreted; each token costs a tenth of a second, so few."""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the whole conformance suite can run on it")
+@pytest.mark.timeout(900)
+def test_the_engine_conforms_with_kernels_on():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "S1_KERNELS": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    names = [f"tests/conformance/{name}" for name in CONFORMANCE]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *names]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert f"{len(CONFORMANCE)} passed" in run.stdout
