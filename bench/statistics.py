@@ -14,7 +14,8 @@ def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     share = right / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 at the ends, where rounding would leave the share itself outside.
+    return (0.0 if right == 0 else centre - half), (1.0 if right == count else centre + half)
 
 
 def discordant(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
