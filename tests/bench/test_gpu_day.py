@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,11 @@ def alive(pid: int) -> bool:
 
 
 def test_failures_leave_the_rest_intact(tmp_path, misbehaving):
-    good = next(part for part in PARTS if part.name == "ceilings")
+    # Its own limit suits a free machine; what is tested is that the others' failures leave it alone.
+    good = replace(next(part for part in PARTS if part.name == "ceilings"), minutes=10)
     parts = (misbehaving("raises"), misbehaving("hangs", 0.03), misbehaving("hungry"), misbehaving("missing"), good)
     out = tmp_path / "out"
-    outcomes = run(Options(out=out, reduced=True), QUIET, parts)
+    outcomes = run(Options(out=out, reduced=True, minutes=20), QUIET, parts)
     assert [o.state for o in outcomes] == ["failed", "out of time", "failed", "absent", "done"]
     assert "no such luck" in outcomes[0].why and "MemoryError" in outcomes[2].why
     assert "there is no part_missing" in outcomes[3].why
