@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,12 @@ from engine.model_config import ModelConfig
 from engine.parallel import Group
 from engine.shard import Shard
 from engine.weights import LayerWeights, Weights
+from kernels import REFERENCE
+from kernels import native as native_cpu
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
 from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
+from kernels.native_decoder import Layer, NativeDecoder
 from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 
@@ -26,27 +29,16 @@ KVCache = Sequence[tuple[Tensor, Tensor]]
 """Per layer, keys and values: each [num_pages, Hk, page_size, D]."""
 
 
-@dataclass(frozen=True)
-class DecoderLayer:
+def _layer(weights: LayerWeights) -> Layer:
     """One layer's weights in the form the operators take; see LayerWeights for shapes."""
-
-    input_norm: Tensor
-    qkv: LinearWeight
-    output: LinearWeight
-    mlp_norm: Tensor
-    gate_up: LinearWeight
-    down: LinearWeight
-
-    @classmethod
-    def of(cls, weights: LayerWeights) -> DecoderLayer:
-        return cls(
-            input_norm=weights.input_norm,
-            qkv=_packed(weights.qkv, weights.qkv_bias),
-            output=_packed(weights.output),
-            mlp_norm=weights.mlp_norm,
-            gate_up=_packed(weights.gate_up),
-            down=_packed(weights.down),
-        )
+    return Layer(
+        input_norm=weights.input_norm,
+        qkv=_packed(weights.qkv, weights.qkv_bias),
+        output=_packed(weights.output),
+        mlp_norm=weights.mlp_norm,
+        gate_up=_packed(weights.gate_up),
+        down=_packed(weights.down),
+    )
 
 
 def _packed(weight: Tensor, bias: Tensor | None = None) -> LinearWeight:
@@ -68,9 +60,10 @@ class Decoder:
         self.scale = config.head_dim**-0.5
         self.cos_sin = config.rope.cos_sin(max_positions, config.head_dim, group.device)
         self.embedding = weights.embedding
-        self.layers = tuple(DecoderLayer.of(weights.layers.pop(0)) for _ in range(config.num_layers))
+        self.layers = tuple(_layer(weights.layers.pop(0)) for _ in range(config.num_layers))
         self.norm = weights.norm
         self.head = _packed(weights.head)
+        self._native: tuple[KVCache, NativeDecoder | None] | None = None
 
     @classmethod
     def load(
@@ -118,6 +111,12 @@ class Decoder:
 
         Writes the tokens' keys and values into `kv` where `meta.slot_mapping` says.
         """
+        native = self._native_for(kv)
+        if native is not None:
+            return native.forward(
+                embedding(ids, self.embedding), positions, meta.slot_mapping, meta.block_tables, meta.context_lens,
+                meta.cu_q, meta.num_decodes,
+            )  # fmt: skip
         eps, reduce = self.config.rms_norm_eps, self.group.all_reduce
         x = reduce(embedding(ids, self.embedding, self.shard.vocab_start))
         residual: Tensor | None = None
@@ -128,6 +127,19 @@ class Decoder:
             y, residual = rms_norm(x, layer.mlp_norm, eps, residual)
             x = reduce(linear(linear_silu_mul(y, layer.gate_up), layer.down))
         return rms_norm(x, self.norm, eps, residual)[0]
+
+    def _native_for(self, kv: KVCache) -> NativeDecoder | None:
+        """The layers as one native call, where one rank on the CPU has all it needs; made once for a cache."""
+        if self._native is None or self._native[0] is not kv:
+            heads = self.shard.num_heads, self.shard.num_kv_heads
+            native = None
+            if self.group.size == 1 and not REFERENCE and NativeDecoder.supports(self.layers, self.norm, kv):
+                native = NativeDecoder(
+                    self.layers, self.norm, self.cos_sin, kv, heads, self.config.rms_norm_eps, self.scale,
+                    native_cpu.decoder,
+                )  # fmt: skip
+            self._native = kv, native
+        return self._native[1]
 
     def _attention(
         self, qkv: Tensor, positions: Tensor, meta: AttentionMeta, k_cache: Tensor, v_cache: Tensor

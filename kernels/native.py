@@ -21,12 +21,12 @@ from kernels.errors import KernelError
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 2
+ABI = 3
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _FLOATS = (torch.float32, torch.bfloat16)
 _PLAIN, _SILU_MUL, _HEAD = 0, 1, 2
 _POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
@@ -38,6 +38,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "attention": [_POINTER] * 7 + [_SIZE] * 6 + [_FLOAT] + [_INT] * 2,
     "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
     "embedding": [_POINTER] * 3 + [_SIZE] * 4,
+    "decoder": [_POINTER, _POINTER, _INT],
     "read": [_POINTER, _SIZE, _POINTER, _INT],
 }
 
@@ -85,6 +86,7 @@ class Operators:
     _attention: Any
     _silu_mul: Any
     _embedding: Any
+    _decoder: Any
     _read: Any
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
@@ -125,7 +127,7 @@ class Operators:
             None if scale is None else scale.data_ptr(),
             rows,
             cols,
-            _TYPES[weight.dtype],
+            TYPES[weight.dtype],
         )
         address = ctypes.addressof(struct)
         source = weight.contiguous()
@@ -148,7 +150,7 @@ class Operators:
             None if residual is None else residual.data_ptr(),
             y.data_ptr(),
             x.shape[0],
-            _TYPES[x.dtype],
+            TYPES[x.dtype],
             epilogue,
             torch.get_num_threads(),
         )
@@ -190,7 +192,7 @@ class Operators:
             addend, total = residual.data_ptr(), torch.empty_like(x)
         n, hidden = x.shape
         self._rms_norm(
-            x.data_ptr(), addend, weight.data_ptr(), y.data_ptr(), total.data_ptr(), n, hidden, eps, _TYPES[x.dtype],
+            x.data_ptr(), addend, weight.data_ptr(), y.data_ptr(), total.data_ptr(), n, hidden, eps, TYPES[x.dtype],
             torch.get_num_threads(),
         )  # fmt: skip
         return y, total
@@ -219,7 +221,7 @@ class Operators:
         self._rope_append(
             qkv.data_ptr(), cos_sin.data_ptr(), positions.data_ptr(), slot_mapping.data_ptr(), q.data_ptr(),
             k_cache.data_ptr(), v_cache.data_ptr(), n, num_q, num_kv, head_dim, page_size,
-            _TYPES[qkv.dtype], torch.get_num_threads(),
+            TYPES[qkv.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return q
 
@@ -272,7 +274,7 @@ class Operators:
         self._attention(
             q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), block_tables.data_ptr(), context_lens.data_ptr(),
             None if cu_q is None else cu_q.data_ptr(), out.data_ptr(), rows, pages, q.shape[1], num_kv, head_dim,
-            page_size, scale, _TYPES[q.dtype], torch.get_num_threads(),
+            page_size, scale, TYPES[q.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return out
 
@@ -285,7 +287,7 @@ class Operators:
         x = x.contiguous()
         n, features = x.shape[0], x.shape[1] // 2
         y = x.new_empty((n, features))
-        self._silu_mul(x.data_ptr(), y.data_ptr(), n, features, _TYPES[x.dtype], torch.get_num_threads())
+        self._silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
         return y
 
     def supports_embedding(self, ids: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -301,6 +303,10 @@ class Operators:
             ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], weight.shape[0], width, vocab_start
         )
         return y
+
+    def decoder(self, model: int, tokens: int) -> None:
+        """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native_decoder` makes."""
+        self._decoder(model, tokens, torch.get_num_threads())
 
     def read(self, data: torch.Tensor) -> float:
         """Read all of a contiguous tensor and return a meaningless sum: what the memory gives, for benchmarks."""
@@ -350,4 +356,4 @@ if LIBRARY is not None:
     decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
     supports_silu_mul, silu_mul = _operators.supports_silu_mul, _operators.silu_mul
     supports_embedding, embedding = _operators.supports_embedding, _operators.embedding
-    read = _operators.read
+    decoder, read = _operators.decoder, _operators.read

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 // Bumped with every change of this file; kernels/native.py refuses a library that answers another number.
-#define S1_ABI 2
+#define S1_ABI 3
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
 
@@ -17,6 +17,37 @@ struct S1Weight {
   const float* scale;  // [panels * 32], int8 only
   int64_t rows, cols;
   int32_t type;
+};
+
+// One layer of a Qwen2 decoder: packed products, norms [hidden], and its pages [num_pages, num_kv, page_size, head_dim].
+// Activations, norms and pages hold the type of S1Decoder.
+struct S1Layer {
+  const void* input_norm;
+  const S1Weight *qkv, *output;
+  const void* mlp_norm;
+  const S1Weight *gate_up, *down;
+  void *k_cache, *v_cache;
+};
+
+struct S1Decoder {
+  const S1Layer* layers;
+  const float* cos_sin;  // [max_pos, head_dim], cos | sin
+  const void* norm;      // [hidden]
+  int64_t num_layers, hidden, features, num_q, num_kv, head_dim, page_size;
+  float eps, scale;
+  int32_t type;
+};
+
+// The tokens of one step: `decodes` rows of one token each, then `chunks` rows of several; tables and lengths in that order.
+struct S1Tokens {
+  void* x;                      // [n, hidden]: embeddings in, the sum of all layers out
+  void* y;                      // [n, hidden]: x after the last norm
+  const int64_t* positions;     // [n]
+  const int64_t* slots;         // [n]: page * page_size + offset, negative: write nothing
+  const int32_t* block_tables;  // [decodes + chunks, pages]
+  const int32_t* context_lens;  // [decodes + chunks]
+  const int32_t* cu_q;          // [chunks + 1], from 0
+  int64_t n, decodes, chunks, pages;
 };
 
 #define S1_CONCAT_(a, b, c) a##b##c

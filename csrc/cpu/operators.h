@@ -64,9 +64,17 @@ void decode_attention_part(const Attention& op, int id, int threads, void* share
 size_t decode_shared_bytes(const Attention& op);
 void prefill_attention_part(const Attention& op, int id, int threads);
 
+struct SiluMul {
+  const void* x;  // [n, 2 * features], gate | up, of `type`
+  void* y;        // [n, features]
+  int64_t n, features;
+  int32_t type;
+};
+void silu_mul_part(const SiluMul& op, int id, int threads);
+
 // Scratch of the calling thread, 64-byte aligned, at least `bytes`; grows, never shrinks, lost at the next call for the
 // same slot.
-enum Slot { WIDE, SHARED, ATTENTION, SLOTS };
+enum Slot { WIDE, SHARED, ATTENTION, STEP, SLOTS };
 void* scratch(Slot slot, size_t bytes);
 
 }  // namespace S1_LEVEL

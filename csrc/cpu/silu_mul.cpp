@@ -15,16 +15,19 @@ static void rows(const T* x, T* y, int64_t features, Range part) {
   }
 }
 
+void silu_mul_part(const SiluMul& op, int id, int threads) {
+  const Range part = share(op.n, id, threads);
+  if (op.type == S1_BFLOAT16)
+    rows((const bf16*)op.x, (bf16*)op.y, op.features, part);
+  else
+    rows((const float*)op.x, (float*)op.y, op.features, part);
+}
+
 }  // namespace S1_LEVEL
 
 // x [n, 2 * features] (gate | up) -> y [n, features].
 S1_OP(silu_mul)(const void* x, void* y, int64_t n, int64_t features, int32_t type, int32_t threads) {
   using namespace S1_LEVEL;
-  parallel(n * features < 16384 ? 1 : threads, [&](int id, int count) {
-    const Range part = share(n, id, count);
-    if (type == S1_BFLOAT16)
-      rows((const bf16*)x, (bf16*)y, features, part);
-    else
-      rows((const float*)x, (float*)y, features, part);
-  });
+  const SiluMul op{x, y, n, features, type};
+  parallel(n * features < 16384 ? 1 : threads, [&](int id, int count) { silu_mul_part(op, id, count); });
 }
