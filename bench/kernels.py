@@ -1,12 +1,14 @@
 """`python -m bench.kernels`: each operator alone: us, GB/s or TFLOP/s, and its share of the ceiling of the same run.
 
-On a GPU the L2 cache is flushed before every call. `--against torch` adds torch's own way to do the same work.
+Memory is cold: on a GPU the L2 cache is flushed before every call, on a CPU each call takes the next of as many copies of
+its weight or cache as the ceilings' buffer has bytes. `--against torch` adds torch's own way to do the same work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +37,8 @@ from kernels.silu_mul import silu_mul, silu_mul_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
 
 _PAGE = {"cuda": 64, "cpu": 16}
+_COLD_BYTES = 2**29
+"""What the copies of an input take together on a CPU: more than its caches."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,16 @@ class Options:
     """Operators whose name contains this."""
     threads: int = 1
     output: Path | None = record.RESULTS / "kernels.jsonl"
+
+
+def copies(nbytes: int, device: torch.device) -> int:
+    """How many copies of an input of `nbytes` calls take in turn."""
+    return 1 if device.type == "cuda" else -(-_COLD_BYTES // nbytes)
+
+
+def packed_in_turn(w: LinearWeight) -> Iterator[LinearWeight]:
+    """Packed copies of a weight, round and round."""
+    return cycle([pack(w) for _ in range(copies(w.weight.nbytes, w.weight.device))])
 
 
 def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
@@ -105,21 +119,21 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
     matrices = {"qkv": (width, hidden), "o": (hidden, shape.num_heads * shape.head_dim), "down": (hidden, features)}
     for name, (out, inner) in matrices.items():
         a, w = random(batch, inner), LinearWeight(random(out, inner))
-        packed = pack(w)
+        turn = packed_in_turn(w)
         yield Operation(
-            f"linear {name}", f"{batch}x{out}x{inner}", lambda a=a, packed=packed: linear(a, packed),
+            f"linear {name}", f"{batch}x{out}x{inner}", lambda a=a, turn=turn: linear(a, next(turn)),
             linear_cost(batch, out, inner, item), lambda a=a, w=w: F.linear(a, w.weight),
         )  # fmt: skip
     up = LinearWeight(random(2 * features, hidden))
-    packed_up = pack(up)
+    ups = packed_in_turn(up)
     yield Operation(
-        "linear_silu_mul", f"{batch}x{2 * features}x{hidden}", lambda: linear_silu_mul(x, packed_up),
+        "linear_silu_mul", f"{batch}x{2 * features}x{hidden}", lambda: linear_silu_mul(x, next(ups)),
         linear_cost(batch, 2 * features, hidden, item),
         lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:],
     )  # fmt: skip
-    last = pack(LinearWeight(table))
+    heads_in_turn = packed_in_turn(LinearWeight(table))
     yield Operation(
-        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, last),
+        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, next(heads_in_turn)),
         linear_cost(batch, shape.vocab_size, hidden, item, 4), lambda: F.linear(x, table).float(),
     )  # fmt: skip
     yield from steps(shape.vocab_size, batch, device)
@@ -171,6 +185,7 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
         return
     k_cache, v_cache = (torch.randn(*sizes, device=device, dtype=dtype) for _ in range(2))
+    caches = cycle([(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(copies(needed, device) - 1))])
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
     scale, group = shape.head_dim**-0.5, shape.num_heads // shape.num_kv_heads
@@ -180,7 +195,7 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
     )
     yield Operation(
         "decode_attention", f"{batch}x{context}",
-        lambda: decode_attention(q, k_cache, v_cache, tables, lens, scale, context),
+        lambda: decode_attention(q, *next(caches), tables, lens, scale, context),
         decode_attention_cost([context] * batch, heads, shape.head_dim, item, item),
         # SDPA over contiguous K and V: the queries of a KV head stand as rows, which a single query allows.
         lambda: F.scaled_dot_product_attention(

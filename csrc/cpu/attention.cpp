@@ -88,7 +88,7 @@ struct Ahead {
 S1_INLINE void fetch(Ahead& ahead) {
   if (ahead.next == ahead.end) return;
   const char* row = (const char*)ahead.rows[ahead.next++];
-  for (int64_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(row + i);
+  for (int64_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
 }
 
 // W keys, as many values of head_dim as fill a vector of bits.
@@ -134,19 +134,16 @@ static inline void score(const float* q, int64_t dim, const float* keys, float* 
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[r][v] = zero();
-  for (int i = 0; i < NV * W; ++i) {
-    if (i % 2) fetch(ahead);
-    const Range part = share(dim, i, NV * W);
-    for (int64_t d = part.begin; d < part.end; ++d) {
-      F k[NV];
+  for (int64_t d = 0; d < dim; ++d) {
+    if (d % 4 == 0) fetch(ahead);
+    F k[NV];
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
+    for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
-        const F x = set1(q[r * dim + d]);
+    for (int r = 0; r < ROWS; ++r) {
+      const F x = set1(q[r * dim + d]);
 #pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
-      }
+      for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
     }
   }
 #pragma GCC unroll 8

@@ -20,7 +20,7 @@ namespace S1_LEVEL {
 constexpr int PANEL = 32;
 constexpr int VP = PANEL / W;  // vectors across a panel
 constexpr int GROUP = 4;       // panels that a thread takes at a time
-constexpr int AHEAD = 2048;    // bytes of a panel that are fetched before they are used
+constexpr int AHEAD = 6144;    // bytes of a panel that are fetched, into L2, before they are used
 constexpr int MAX_ROWS = REGISTERS == 32 ? 8 : 6;
 
 // Accumulators are ROWS * vectors; the rest of the registers holds weights and one broadcast.
@@ -86,11 +86,12 @@ static inline void tile(const char* const* panels, int skip, const typename Kind
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[m][v] = zero();
   for (int64_t k = 0; k < cols; k += Kind::STEP) {
-    // The hardware stops at page boundaries and starts late on short streams.
+    // The hardware stops at page boundaries and starts late on short streams. Into L2, not L1: a core has 48 requests
+    // to memory under way from there and 12 to 16 from L1, too few for its share of the bandwidth at 100 ns and more.
 #pragma GCC unroll 8
     for (int i = 0; i < NP; ++i)
 #pragma GCC unroll 2
-      for (int line = 0; line < Kind::STRIDE; line += 64) __builtin_prefetch(p[i] + AHEAD + line);
+      for (int line = 0; line < Kind::STRIDE; line += 64) __builtin_prefetch(p[i] + AHEAD + line, 0, 2);
 #pragma GCC unroll 2
     for (int half = 0; half < Kind::HALVES; ++half) {
       typename Kind::V w[NV];

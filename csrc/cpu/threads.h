@@ -67,14 +67,15 @@ static inline void parallel(int threads, const Work& work) {
 // Every thread of the call has come here, and sees what the others wrote before.
 static inline void barrier() {
 #ifdef _OPENMP
-  if (!team || members == 1) return;
-  const int round = team->round.load(std::memory_order_relaxed);
-  if (team->waiting.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
-    team->waiting.store(0, std::memory_order_relaxed);
-    team->round.store(round + 1, std::memory_order_release);
+  Team* const all = team;
+  if (!all || members == 1) return;
+  const int round = all->round.load(std::memory_order_relaxed);
+  if (all->waiting.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
+    all->waiting.store(0, std::memory_order_relaxed);
+    all->round.store(round + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; team->round.load(std::memory_order_acquire) == round; ++spins) {
+  for (int spins = 0; all->round.load(std::memory_order_acquire) == round; ++spins) {
     if (spins < SPINS)
       pause();
     else
