@@ -166,13 +166,14 @@ def decode_attention_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, i
     }
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def _workspace(
     device: torch.device, programs: int, block_m: int, head_dim: int, items: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Partial sums, their (maximum, weight) and the tickets, made once: the kernel leaves every ticket at zero.
 
-    A captured graph keeps their addresses. Launches that share them must be on one stream.
+    A captured graph keeps their addresses, so they are kept for good: one set for each power of two of rows. Launches
+    that share them must be on one stream.
     """
     partial = torch.empty(2 * programs, block_m, head_dim, dtype=torch.float32, device=device)
     stats = torch.empty(2 * programs, 2, block_m, dtype=torch.float32, device=device)

@@ -1,8 +1,14 @@
-"""Dense products of a decode step: y = x W^T + b, the gated pair silu(x Wg^T) * (x Wu^T), and the vocabulary head."""
+"""Dense products of a decode step: y = x W^T + b, the gated pair silu(x Wg^T) * (x Wu^T), and the vocabulary head.
+
+Weights of 8 bits (`kernels.quantize`) multiply activations of the model's dtype: up to 64 tokens in one Triton kernel
+that widens codes in registers, beyond that (prefill) by widening the matrix first. On the CPU int8 has a C++ twin;
+float8 there is widened once, when it is packed: its rounding is that of the GPU, its speed and size those of no
+quantisation.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +16,9 @@ import torch.nn.functional as F
 
 from kernels import REFERENCE, native, use_triton
 from kernels.gemm_choices import Product, choose
+from kernels.quantize import QuantizedMatrix, decode
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
-from kernels.small_gemm import small_gemm
+from kernels.small_gemm import MOST_TOKENS, GemmConfig, small_gemm
 
 
 @dataclass(frozen=True)
@@ -19,27 +26,80 @@ class LinearWeight:
     """weight [M, K], bias [M] or None. `packed` is a layout private to the C++ twin, made by `pack`."""
 
     weight: torch.Tensor
+    """in the activations' dtype, or codes of 8 bits"""
     bias: torch.Tensor | None = None
     packed: Any = None
+    scale: torch.Tensor | None = None
+    """[M] float32 where `weight` holds codes"""
+    dtype: torch.dtype | None = None
+    """of the activations, where `weight` holds codes"""
+
+    @classmethod
+    def of(cls, matrix: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> LinearWeight:
+        """A weight as it was loaded."""
+        if isinstance(matrix, QuantizedMatrix):
+            return cls(matrix.codes, bias, scale=matrix.scale, dtype=matrix.dtype)
+        return cls(matrix, bias)
 
 
 def pack(w: LinearWeight) -> LinearWeight:
     """`w` with the packed form of the C++ twin where it takes this weight, else `w` itself. Once, after loading."""
     # Under the interpreter products take the CUDA path, which reads the weight as it is.
-    if not REFERENCE and not use_triton(w.weight) and native.LOADED and native.supports_pack(w.weight):
-        return native.pack(w)
-    return w
+    if REFERENCE or use_triton(w.weight) or not native.LOADED:
+        return w
+    if w.scale is not None and w.dtype is not None:
+        dense = decode(w.weight, w.scale).to(w.dtype)
+        if not native.supports_pack(dense):
+            return w
+        if w.weight.dtype is not torch.int8:
+            return replace(w, packed=native.pack(LinearWeight(dense, w.bias)).packed)
+        # From float32 the codes come out as they went in: a row's largest one is what the scale was made of.
+        packed = native.pack_int8(LinearWeight(decode(w.weight, w.scale), w.bias)).packed
+        return replace(w, packed=replace(packed, dtype=w.dtype))
+    return native.pack(w) if native.supports_pack(w.weight) else w
 
 
 def linear_reference(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
     """The definition: x [N, K] -> [N, M], plus the residual [N, M]."""
-    y = F.linear(x, w.weight, w.bias)
+    y = _product(x, w).to(x.dtype)
+    return y if residual is None else y + residual
+
+
+def _product(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
+    """x W^T + bias: in x's dtype, or float32 where the weight holds codes."""
+    if w.scale is None:
+        return F.linear(x, w.weight, w.bias)
+    return F.linear(x.float(), decode(w.weight, w.scale), None if w.bias is None else w.bias.float())
+
+
+def _quantized(
+    x: torch.Tensor, w: LinearWeight, product: Product, residual: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Products with codes on CUDA; float32 for the head, else x's dtype."""
+    assert w.scale is not None
+    gated, head = product is Product.GATED, product is Product.HEAD
+    if x.shape[0] <= MOST_TOKENS:
+        config = choose(x, w.weight, product) or GemmConfig()
+        y, _ = small_gemm(x, w.weight, config, w.bias, residual, gated=gated, maxima=head, scale=w.scale)
+        return y
+    if x.is_cuda and x.dtype != torch.float32:  # codes are exact in 16 bits, and the sums leave cuBLAS unrounded
+        y = torch.mm(x, w.weight.to(x.dtype).t(), out_dtype=torch.float32) * w.scale  # type: ignore[call-overload]
+        y = y if w.bias is None else y + w.bias
+    else:
+        y = _product(x, w)
+    if head:
+        return y
+    y = y.to(x.dtype)
+    if gated:
+        return silu_mul_triton(y)
     return y if residual is None else y + residual
 
 
 def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
     """x [N, K], w.weight [M, K] -> x W^T + bias + residual, [N, M], in x's dtype."""
     if use_triton(x):
+        if w.scale is not None:
+            return _quantized(x, w, Product.PLAIN, residual)
         config = choose(x, w.weight, Product.PLAIN)
         if config is not None:
             return small_gemm(x, w.weight, config, bias=w.bias, residual=residual)[0]
@@ -53,12 +113,14 @@ def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = Non
 
 def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
     """The definition: the product, then silu_mul."""
-    return silu_mul_reference(F.linear(x, gate_up.weight, gate_up.bias))
+    return silu_mul_reference(_product(x, gate_up).to(x.dtype))
 
 
 def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
     """x [N, H], gate_up.weight [2F, H] (gate rows, then up rows) -> silu(gate) * up, [N, F]."""
     if use_triton(x):
+        if gate_up.scale is not None:
+            return _quantized(x, gate_up, Product.GATED)
         config = choose(x, gate_up.weight, Product.GATED)
         if config is not None:
             return small_gemm(x, gate_up.weight, config, bias=gate_up.bias, gated=True)[0]
@@ -70,12 +132,14 @@ def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
 
 def head_reference(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     """The definition. The product is rounded to x's dtype where torch has no float32 output for it."""
-    return F.linear(x, w.weight, w.bias).float()
+    return _product(x, w).float()
 
 
 def head(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     """x [N, H], w.weight [V, H] (this rank's vocabulary rows) -> logits [N, V], float32."""
     if use_triton(x):
+        if w.scale is not None:
+            return _quantized(x, w, Product.HEAD)
         config = choose(x, w.weight, Product.HEAD)
         if config is not None:
             return small_gemm(x, w.weight, config, bias=w.bias, maxima=True)[0]
@@ -88,9 +152,12 @@ def head(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
 
 
 def linear_cost(
-    tokens: int, out_features: int, in_features: int, itemsize: int = 2, out_itemsize: int | None = None
-) -> tuple[int, int]:
-    """(bytes, flops): weight and x read once, y written."""
+    tokens: int, out_features: int, in_features: int, itemsize: int = 2, out_itemsize: int | None = None,
+    weight_itemsize: int | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """(bytes, flops): weight and x read once, y written; 1 for `weight_itemsize` adds a scale per row."""
     out = itemsize if out_itemsize is None else out_itemsize
-    moved = (out_features * in_features + tokens * in_features) * itemsize + tokens * out_features * out
+    stored = itemsize if weight_itemsize is None else weight_itemsize
+    moved = out_features * (in_features * stored + (4 if stored == 1 else 0))
+    moved += tokens * in_features * itemsize + tokens * out_features * out
     return moved, 2 * tokens * out_features * in_features

@@ -21,7 +21,7 @@ from kernels.errors import KernelError
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 3
+ABI = 4
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
@@ -39,6 +39,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
     "embedding": [_POINTER] * 3 + [_SIZE] * 4,
     "decoder": [_POINTER, _POINTER, _INT],
+    "sample": [_POINTER] * 8 + [_SIZE] * 3 + [_INT] * 3,
+    "thinking_step": [_POINTER] * 6 + [_SIZE],
     "read": [_POINTER, _SIZE, _POINTER, _INT],
 }
 
@@ -87,6 +89,8 @@ class Operators:
     _silu_mul: Any
     _embedding: Any
     _decoder: Any
+    _sample: Any
+    _thinking_step: Any
     _read: Any
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
@@ -308,6 +312,14 @@ class Operators:
         """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native_decoder` makes."""
         self._decoder(model, tokens, torch.get_num_threads())
 
+    def sample(self, *arguments: int | None) -> None:
+        """Draws for every row: the arguments of `s1_<level>_sample` but the threads, from `kernels.native_step`."""
+        self._sample(*arguments, torch.get_num_threads())
+
+    def thinking_step(self, *arguments: int) -> None:
+        """One transition for every row: the arguments of `s1_<level>_thinking_step`, from `kernels.native_step`."""
+        self._thinking_step(*arguments)
+
     def read(self, data: torch.Tensor) -> float:
         """Read all of a contiguous tensor and return a meaningless sum: what the memory gives, for benchmarks."""
         total = ctypes.c_float()
@@ -357,3 +369,4 @@ if LIBRARY is not None:
     supports_silu_mul, silu_mul = _operators.supports_silu_mul, _operators.silu_mul
     supports_embedding, embedding = _operators.supports_embedding, _operators.embedding
     decoder, read = _operators.decoder, _operators.read
+    sample, thinking_step = _operators.sample, _operators.thinking_step

@@ -1,20 +1,22 @@
-"""The C++ twins of the thinking machine and of greedy sampling (`csrc/cpu/thinking.cpp`): one call each per step."""
+"""The C++ twins of the sampler and the thinking machine (`csrc/cpu/sampler.cpp`, `thinking.cpp`), a call each."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kernels import native
+from kernels.sampling_tables import Draws, SamplingNeeds, SamplingTables
 
 if TYPE_CHECKING:
     from kernels.thinking import MachineTables
 
 LOADED = native.LOADED
-_POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 
 
 class _Machine(ctypes.Structure):
@@ -48,7 +50,7 @@ def supports(tables: MachineTables) -> bool:
 def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
     """As `kernels.thinking.thinking_step_reference`."""
     records = torch.empty((len(slots), 7), dtype=torch.int32)
-    _thinking_step(
+    native.thinking_step(
         ctypes.addressof(machine := _machine(tables)), slots.data_ptr(), draw.data_ptr(), masked.data_ptr(),
         bad.data_ptr(), records.data_ptr(), len(slots),
     )  # fmt: skip
@@ -56,23 +58,22 @@ def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Te
     return records
 
 
-def greedy(
-    logits: Tensor, tables: MachineTables, slots: Tensor, vocab: int, masked: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """logits [B, V] float32, contiguous -> (draw, masked, bad) as `kernels.sampler.sample_reference` without noise."""
+def sample(
+    logits: Tensor, tables: SamplingTables, machine: MachineTables, slots: Tensor, vocab: int, needs: SamplingNeeds,
+    run: Callable[..., None] | None = None,
+) -> Draws:  # fmt: skip
+    """As `kernels.sampler.sample_reference`, with penalties, biases and bans already in the contiguous logits.
+
+    `run` is the `sample` of a `native.Operators` at another level than the loaded one.
+    """
     rows, columns = logits.shape
     draws = torch.empty((2, rows), dtype=torch.int64)
     bad = torch.empty(rows, dtype=torch.bool)
-    machine = _machine(tables)
-    _greedy(
-        ctypes.addressof(machine), logits.data_ptr(), slots.data_ptr(), draws[0].data_ptr(), draws[1].data_ptr(),
-        bad.data_ptr(), rows, columns, vocab, masked,
+    struct = _machine(machine)
+    (run or native.sample)(
+        ctypes.addressof(struct), logits.data_ptr(), slots.data_ptr(), tables.real.data_ptr() if needs.noise else None,
+        tables.whole.data_ptr(), draws[0].data_ptr(), draws[1].data_ptr(), bad.data_ptr(), rows, columns, vocab,
+        needs.filters, needs.masked,
     )  # fmt: skip
-    return draws[0], draws[1], bad
+    return Draws(draws[0], draws[1], bad)
 
-
-if native.LIBRARY is not None:
-    _thinking_step = getattr(native.LIBRARY, f"s1_{native.LEVEL}_thinking_step")
-    _thinking_step.argtypes, _thinking_step.restype = [_POINTER] * 6 + [_SIZE], None
-    _greedy = getattr(native.LIBRARY, f"s1_{native.LEVEL}_greedy")
-    _greedy.argtypes, _greedy.restype = [_POINTER] * 6 + [_SIZE] * 3 + [_INT], None

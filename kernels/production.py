@@ -109,7 +109,8 @@ def _step_kernels() -> list[Case]:
 
 
 def _gemm_kernels() -> list[Case]:
-    bf16, flags = "*bf16", ("NORM", "BIAS", "RESIDUAL", "GATED", "MAXIMA")
+    bf16, flags = "*bf16", ("NORM", "BIAS", "RESIDUAL", "GATED", "MAXIMA", "QUANTISED")
+    quantised = {"int8": "*i8", "fp8": "*fp8e4nv"}
     pointers = {"NORM": "norm_ptr", "BIAS": "bias_ptr", "RESIDUAL": "residual_ptr", "MAXIMA": "maxima_ptr"}
     products = (  # name, M, K, what is folded in, split_k
         ("qkv", 7168, 5120, ("NORM", "BIAS"), 1), ("o", 5120, 5120, ("RESIDUAL",), 3),
@@ -128,6 +129,13 @@ def _gemm_kernels() -> list[Case]:
             constants = small_gemm_config(GemmConfig(split_k=split), tokens, torch.bfloat16)
             shape = {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
             cases.append(Case(f"gemm {name} {tokens}", _small_gemm_kernel, arguments, {**shape, **constants}, 64))
+            for label, codes in quantised.items() if name in ("gate_up", "down") else ():
+                plain = small_gemm_config(GemmConfig(), tokens, torch.bfloat16)  # as `kernels.linear` launches it
+                given = {"x_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32", "weight_ptr": codes,
+                         "scale_ptr": "*fp32"}  # fmt: skip
+                given |= {"residual_ptr": bf16} if "RESIDUAL" in folded else {}
+                held = {**shape, **plain, "NORM": False, "QUANTISED": True}
+                cases.append(Case(f"gemm {name} {tokens} {label}", _small_gemm_kernel, given, held, 64))
     return cases
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kernels import REFERENCE, native, use_triton
 from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
+from kernels.quantize import to_float8
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -38,7 +39,7 @@ def rope_append_reference(
     page, offset = slots // page_size, slots % page_size
     k, v = rotate(k, cos, sin)[kept], v[kept]
     if k_scale is not None and v_scale is not None:
-        k, v = k.float() / k_scale[:, None], v.float() / v_scale[:, None]
+        k, v = to_float8(k.float() / k_scale[:, None]), to_float8(v.float() / v_scale[:, None])
     k_cache[page, :, offset] = k.to(k_cache.dtype)
     v_cache[page, :, offset] = v.to(v_cache.dtype)
     return rotate(q, cos, sin)
@@ -82,7 +83,9 @@ def _rope_append_kernel(
         is_kv = (head >= NUM_Q) & (head < NUM_Q + 2 * NUM_KV)
         scales = tl.where(head < NUM_Q + NUM_KV, k_scale_ptr + head - NUM_Q, v_scale_ptr + head - NUM_Q - NUM_KV)
         scale = tl.load(scales, mask=is_kv, other=1.0)
-        y1, y2 = y1 / scale, y2 / scale
+        # Saturating, whatever a conversion does beyond the largest code (448); NaN stays NaN.
+        y1 = tl.clamp(y1 / scale, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+        y2 = tl.clamp(y2 / scale, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
     k = k_cache_ptr + ((page * NUM_KV + head - NUM_Q) * PAGE_SIZE + offset) * HEAD_DIM + col
     tl.store(k, y1.to(k_cache_ptr.dtype.element_ty), mask=is_k)
     tl.store(k + HALF, y2.to(k_cache_ptr.dtype.element_ty), mask=is_k)

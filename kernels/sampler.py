@@ -165,10 +165,10 @@ def sample(
     """Draw for every row by the best implementation for the device; as `sample_reference`."""
     if use_triton(logits):
         return sample_triton(logits, tables, machine, slots, vocab, needs)
-    if not REFERENCE and not needs.noise and native_step.supports(machine):
+    if not REFERENCE and native_step.supports(machine):
         logits = logits.contiguous()
         _edit(logits, tables, slots, needs)
-        return Draws(*native_step.greedy(logits, machine, slots, vocab, needs.masked))
+        return native_step.sample(logits, tables, machine, slots, vocab, needs)
     return sample_reference(logits, tables, machine, slots, vocab, needs)
 
 

@@ -2,10 +2,12 @@
 
 A decode step streams every weight once for 1 to 64 tokens, so the rows of W are the tile's M side (64 rows: wgmma) and
 the tokens its N side. Prologue: RMSNorm, whose row factor is taken out of the product and applied at the end, so the
-row is read once. Epilogues: bias, residual, silu(gate) * up, float32 logits with the maximum of each tile. `split_k`
-programs share one block of a narrow output; the last to arrive adds the parts in order.
+row is read once. Weights of 8 bits are widened in registers and scaled at the end. Epilogues: bias, residual,
+silu(gate) * up, float32 logits with the maximum of each tile. `split_k` programs share one block of a narrow output;
+the last to arrive adds the parts in order.
 
-Not yet measured on a GPU: cuBLAS runs wherever `kernels.gemm_choices` has no row for the shape.
+Not yet measured on a GPU: cuBLAS runs wherever `kernels.gemm_choices` has no row for the shape, unless the weight has
+8 bits.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import torch
 
 from kernels.errors import KernelError
 from kernels.language import cdiv, dot_precision, jit, launch, next_power_of_2, require_triton, tl
+
+MOST_TOKENS = 64
+"""More would be a matrix product bound by arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,11 @@ class GemmConfig:
 
 @jit
 def _small_gemm_kernel(
-    x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, maxima_ptr, partial_ptr, tickets_ptr, tokens, eps,
+    x_ptr, weight_ptr, scale_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, maxima_ptr, partial_ptr, tickets_ptr,
+    tokens, eps,
     OUT: tl.constexpr, IN: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
     SPLIT_K: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
-    MAXIMA: tl.constexpr, PRECISION: tl.constexpr,
+    MAXIMA: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (block of outputs, part of K). GATED: rows OUT .. 2 OUT - 1 of the weight are the up projection."""
     block, split = tl.program_id(0), tl.program_id(1)
@@ -52,6 +58,8 @@ def _small_gemm_kernel(
         at = step * BLOCK_IN
         rows = (out[:, None] < OUT) & (at + k[None, :] < IN)
         w = tl.load(weight + at, mask=rows, other=0.0)
+        if QUANTISED:
+            w = w.to(x_ptr.dtype.element_ty)
         x = tl.load(x_rows + at, mask=(token[:, None] < tokens) & (at + k[None, :] < IN), other=0.0)
         if NORM:
             x32 = x.to(tl.float32)
@@ -61,6 +69,8 @@ def _small_gemm_kernel(
         acc = tl.dot(w, tl.trans(x), acc, input_precision=PRECISION)
         if GATED:
             w_up = tl.load(weight + at + OUT * IN, mask=rows, other=0.0)
+            if QUANTISED:
+                w_up = w_up.to(x_ptr.dtype.element_ty)
             up = tl.dot(w_up, tl.trans(x), up, input_precision=PRECISION)
 
     inside = (out[:, None] < OUT) & (token[None, :] < tokens)
@@ -82,6 +92,10 @@ def _small_gemm_kernel(
             factor = 1.0 / tl.sqrt(squares / IN + eps)
             acc = acc * factor[None, :]
             up = up * factor[None, :]
+        if QUANTISED:
+            acc = acc * tl.load(scale_ptr + out, mask=out < OUT, other=0.0)[:, None]
+            if GATED:
+                up = up * tl.load(scale_ptr + OUT + out, mask=out < OUT, other=0.0)[:, None]
         if BIAS:
             acc += tl.load(bias_ptr + out, mask=out < OUT, other=0.0).to(tl.float32)[:, None]
             if GATED:
@@ -97,9 +111,10 @@ def _small_gemm_kernel(
             tl.store(maxima_ptr + token * blocks + block, best, mask=token < tokens)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def _tickets(device: torch.device, blocks: int) -> torch.Tensor:
-    """Tickets of the split-K programs, made once: the kernel leaves them at zero. One stream at a time."""
+    """Tickets of the split-K programs, made once: the kernel leaves them at zero. One stream at a time; kept for good,
+    as captured graphs hold their addresses."""
     return torch.zeros(blocks, dtype=torch.int32, device=device)
 
 
@@ -125,17 +140,19 @@ def small_gemm(
     eps: float = 0.0,
     gated: bool = False,
     maxima: bool = False,
+    scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The launcher. x [N, K] with N <= 64, weight [M, K] -> (y, maxima).
 
     `norm` [K]: x is RMS-normalised first. `gated`: weight [2F, K] -> silu(gate) * up [N, F]. `maxima`: y is float32 and
-    the maximum of every block of `config.block_out` outputs comes with it, [N, blocks]; otherwise None.
+    the maximum of every block of `config.block_out` outputs comes with it, [N, blocks]; otherwise None. `scale` [M]
+    float32: the weight holds codes of 8 bits.
     """
     require_triton()
     tokens, width = x.shape
     out = weight.shape[0] // 2 if gated else weight.shape[0]
-    if not 0 < tokens <= 64:
-        raise KernelError(f"small_gemm takes 1 to 64 tokens, not {tokens}; use linear, which goes to cuBLAS beyond")
+    if not 0 < tokens <= MOST_TOKENS:
+        raise KernelError(f"small_gemm takes 1 to {MOST_TOKENS} tokens, not {tokens}; use linear, which takes more")
     if config.split_k > 1 and (gated or norm is not None):
         raise KernelError("split_k cannot be combined with gated or norm: their sums are not in the partial results")
     y = torch.empty(tokens, out, dtype=torch.float32 if maxima else x.dtype, device=x.device)
@@ -146,8 +163,8 @@ def small_gemm(
         partial = torch.empty(config.split_k, tokens, out, dtype=torch.float32, device=x.device)
         tickets = _tickets(x.device, next_power_of_2(blocks))
     _small_gemm_kernel[(blocks, config.split_k)](
-        x.contiguous(), weight, norm, bias, residual, y, tile_maxima, partial, tickets, tokens, eps,
+        x.contiguous(), weight, scale, norm, bias, residual, y, tile_maxima, partial, tickets, tokens, eps,
         OUT=out, IN=width, NORM=norm is not None, BIAS=bias is not None, RESIDUAL=residual is not None, GATED=gated,
-        MAXIMA=maxima, **small_gemm_config(config, tokens, x.dtype),
+        MAXIMA=maxima, QUANTISED=scale is not None, **small_gemm_config(config, tokens, x.dtype),
     )  # fmt: skip
     return y, tile_maxima

@@ -1,41 +1,20 @@
-// One transition of the thinking machine per row, and the greedy draws that feed it. Twin of kernels/thinking.py and of
-// kernels/sampler.py without noise; the table and its row numbers are explained there.
+// One transition of the thinking machine per row. Twin of kernels/thinking.py; the table and its row numbers are explained
+// there.
 #include <cstring>
 
 #include "abi.h"
-#include "simd.h"
+#include "machine.h"
 
 namespace S1_LEVEL {
 namespace {
 
-enum State { PHASE, FINISH, STOP_REASON, LENGTH, COMMITTED, THINKING, EXTENSIONS_LEFT, EXTENSIONS_USED, FORCED,
-             FORCED_POS, MASK_NEXT, NEWLINE, MATCH_FROM, CLOSED, ANSWERED, LOOP_RUN, END_REQUESTED, STATE };
-enum Param { BUDGET, MIN_THINKING, GRACE, TRUNCATE, EOS_STOPS, IGNORE_EOS, MAX_TOKENS, MAX_CONTEXT, RESERVE, LOOP_NGRAM,
-             LOOP_LIMIT, EXTENSION_LEN, END_LEN, BUDGET_END_LEN, BUDGET_END_AT, OPENER_LEN, NEWLINE_ID, MIN_ANSWER,
-             MIN_TOKENS, PARAMS };
+using namespace machine;
+
 enum Record { TOKEN, KIND, WAS_FORCED, FINISHED, REASON, T, USED, RECORD };
 enum Text { EXTENSION, END, BUDGET_END, OPENER, TEXTS };
-enum Phase { PLAIN, THINK, CLOSING, ANSWER };
 enum Finish { RUNNING, STOP, FULL, ERROR };
 enum Stop { NONE, NATURAL, BY_EOS, BY_BUDGET, BY_MAX_TOKENS, BY_CONTEXT, TRUNCATED, LOOP, CLIENT };
 enum Kind { K_PLAIN, K_OPENER, K_REASONING, K_DELIMITER, K_ANSWER };
-
-}  // namespace
-
-// MachineTables; the strides are the tables' second dimensions.
-struct Machine {
-  int32_t *state, *params, *strings, *trigger_last, *trigger_lead, *stop_ids, *history, *eos_ids;
-  const uint8_t* ends_line;
-  int64_t string_len, triggers, stops, history_len, eos;
-};
-
-namespace {
-
-inline bool contains(const int32_t* ids, int64_t count, int32_t id) {
-  for (int64_t i = 0; i < count; ++i)
-    if (ids[i] == id) return true;
-  return false;
-}
 
 struct Row {
   int32_t *s, *history;
@@ -185,81 +164,21 @@ struct Row {
   }
 };
 
-constexpr float NEVER = -__builtin_inff();
-
-// First index of the largest value of x[0..n); `bad` where a value is NaN or none is above -inf.
-int64_t argmax(const float* x, int64_t n, bool* bad) {
-  constexpr int LANES = 32;
-  float best[LANES];
-  uint32_t nan[LANES];
-  for (int j = 0; j < LANES; ++j) best[j] = NEVER, nan[j] = 0;
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    for (int j = 0; j < LANES; ++j) {
-      const float v = x[i + j];
-      best[j] = v > best[j] ? v : best[j];
-      nan[j] |= v != v;
-    }
-  float top = NEVER;
-  uint32_t any = 0;
-  for (; i < n; ++i) {
-    top = x[i] > top ? x[i] : top;
-    any |= x[i] != x[i];
-  }
-  for (int j = 0; j < LANES; ++j) {
-    top = best[j] > top ? best[j] : top;
-    any |= nan[j];
-  }
-  *bad = any || top == NEVER;
-  if (*bad) return 0;
-  int64_t at = 0;
-  while (x[at] != top) ++at;
-  return at;
-}
-
 }  // namespace
 }  // namespace S1_LEVEL
 
-// `machine`: 9 pointers and 5 sizes of MachineTables, in the order of S1_LEVEL::Machine. slots, draw, masked [rows]
+// `tables`: 9 pointers and 5 sizes of MachineTables, in the order of S1_LEVEL::Machine. slots, draw, masked [rows]
 // int64, bad [rows] bool; records [rows, 7] int32.
 S1_OP(thinking_step)
-(const void* machine, const int64_t* slots, const int64_t* draw, const int64_t* masked, const uint8_t* bad,
+(const void* tables, const int64_t* slots, const int64_t* draw, const int64_t* masked, const uint8_t* bad,
  int32_t* records, int64_t rows) {
   using namespace S1_LEVEL;
-  const Machine& m = *(const Machine*)machine;
+  const Machine& m = *(const Machine*)tables;
   for (int64_t i = 0; i < rows; ++i) {
     Row row(m, slots[i]);
     row.step(int32_t(draw[i]), int32_t(masked[i]), bad[i]);
     int32_t* r = records + i * RECORD;
     r[TOKEN] = row.token, r[KIND] = row.kind, r[WAS_FORCED] = row.forced, r[FINISHED] = row.s[FINISH];
     r[REASON] = row.s[STOP_REASON], r[T] = row.s[THINKING], r[USED] = row.s[EXTENSIONS_USED];
-  }
-}
-
-// Greedy draws of logits [rows, columns] float32 (overwritten where a draw is excluded); columns from `vocab` on are
-// padding. draw, masked [rows] int64, bad [rows] bool.
-S1_OP(greedy)
-(const void* machine, float* logits, const int64_t* slots, int64_t* draw, int64_t* masked, uint8_t* bad, int64_t rows,
- int64_t columns, int64_t vocab, int32_t wants_masked) {
-  using namespace S1_LEVEL;
-  const Machine& m = *(const Machine*)machine;
-  for (int64_t i = 0; i < rows; ++i) {
-    float* x = logits + i * columns;
-    const Row row(m, slots[i]);
-    const bool answers = row.s[PHASE] == ANSWER && row.s[CLOSED] && row.s[ANSWERED] < row.p[MIN_ANSWER];
-    if ((answers || row.s[COMMITTED] < row.p[MIN_TOKENS]) && !row.p[IGNORE_EOS])
-      for (int64_t j = 0; j < m.eos; ++j)
-        if (m.eos_ids[j] >= 0 && m.eos_ids[j] < vocab) x[m.eos_ids[j]] = NEVER;
-    bool failed;
-    draw[i] = masked[i] = argmax(x, vocab, &failed);
-    bad[i] = failed;
-    const bool excluded = contains(row.last, m.triggers, int32_t(draw[i])) || contains(m.eos_ids, m.eos, int32_t(draw[i]));
-    if (!wants_masked || failed || !excluded) continue;
-    for (int64_t j = 0; j < m.triggers; ++j)
-      if (row.last[j] >= 0 && row.last[j] < vocab) x[row.last[j]] = NEVER;
-    for (int64_t j = 0; j < m.eos; ++j)
-      if (m.eos_ids[j] >= 0 && m.eos_ids[j] < vocab) x[m.eos_ids[j]] = NEVER;
-    const int64_t second = argmax(x, vocab, &failed);
-    if (!failed) masked[i] = second;
   }
 }
