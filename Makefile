@@ -13,7 +13,7 @@ WORKERS ?= 2
 # Several processes on few cores: one thread each.
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
 
-.PHONY: setup demo test test-full bench nano clean
+.PHONY: setup demo test test-full sanitize bench nano clean
 
 setup: $(VENV)/.test
 
@@ -25,10 +25,19 @@ test: $(VENV)/.test
 	$(RUN) -m mypy
 	$(TEST) -n $(WORKERS) -m "not slow"
 
-test-full: $(VENV)/.test
+test-full: $(VENV)/.test sanitize
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(TEST) -n $(WORKERS)
+
+# The native library built with AddressSanitizer and UndefinedBehaviorSanitizer, under its own tests.
+ASAN := build/sanitize
+sanitize: $(VENV)/.test
+	$(PIP) cmake ninja
+	$(VENV)/bin/cmake -S . -B $(ASAN) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DS1_SANITIZE=ON
+	$(VENV)/bin/cmake --build $(ASAN)
+	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | tr '\n' ' ')" \
+	ASAN_OPTIONS=detect_leaks=0 S1_CPU_LIBRARY=$(ASAN)/_cpu.so $(TEST) tests/csrc
 
 bench: $(VENV)/.test
 	$(TEST) -o addopts="--strict-markers" --benchmark-only bench/micro
