@@ -7,9 +7,10 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.machine import Machine
 from engine.request import SamplingParams
 from engine.text import Tokenizer
-from engine.thinking import Machine, make_plan, resolve_format
+from engine.thinking import make_plan, resolve_format
 from kernels.thinking import Finish, Stop
 from tests.conformance.cases import ALPHABET, FORMATS, LOUD, SPECIALS, Case, cases, encode_format
 from tests.conformance.scripted import Vocabulary, make_tokenizer, vocabulary_of, write_tokenizer

@@ -8,10 +8,11 @@ from array import array
 import pytest
 import torch
 
+from engine.machine import Machine
 from engine.request import SamplingParams
 from engine.sequence import Admission, Sequence
 from engine.slots import LEAD, LOOPS, OPENER, SlotTables
-from engine.thinking import Machine, ThinkingFormat, make_plan
+from engine.thinking import ThinkingFormat, make_plan
 from kernels import native, native_step
 from kernels.sampler import SamplingNeeds, sample_reference
 from kernels.thinking import Finish, State, thinking_step_reference
