@@ -1,0 +1,100 @@
+"""Two models for the offline run: s1-nano's recipe before fine-tuning, at two smaller sizes, rebuilt in minutes.
+
+    python -m curate.small_models --out runs/small
+
+writes <out>/small-a and <out>/small-b. They are made to be weak: what both fail at is what the pipeline keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from tokenizers import Tokenizer
+
+from curate.nano_build import CONTEXT, VOCABULARY, tokenizer_texts, train
+from curate.nano_corpus import pretraining_records, write_jsonl
+from curate.nano_tokenizer import architecture, save_tokenizer, train_tokenizer
+from curate.progress import Bars
+
+RECIPE = "s1_nano_pretrain.yaml"
+
+
+@dataclass(frozen=True)
+class Size:
+    """One of the models: its shape, the questions it is trained on, and the seed of both."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    problems: int
+    seed: int
+
+
+SIZES = (
+    Size("small-a", hidden=64, layers=4, heads=2, intermediate=192, problems=40_000, seed=101),
+    Size("small-b", hidden=96, layers=3, heads=2, intermediate=256, problems=30_000, seed=102),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    out: Path
+    """Directory of the two checkpoints and, under `work`, of their corpora and runs."""
+    only: tuple[str, ...] = ()
+    """Names of those to build; none: both."""
+
+
+def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
+    """Builds one checkpoint in `out`; returns steps, loss and minutes of wall time. `settings` go to the trainer."""
+    started = time.perf_counter()
+    work = out / "work" / size.name
+    shutil.rmtree(work, ignore_errors=True)
+    base = work / "base"
+    base.mkdir(parents=True)
+    save_tokenizer(train_tokenizer(tokenizer_texts(size.seed), VOCABULARY), base, CONTEXT)
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    shape = architecture(tokenizer, size.hidden, size.layers, size.heads, size.intermediate, VOCABULARY, CONTEXT)
+    (base / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
+    with Bars(Console(stderr=True)).bar(f"{size.name} corpus", size.problems) as advance:
+        records = pretraining_records(tokenizer, size.problems, size.seed)
+        write_jsonl(work / "pretrain.jsonl", _told(records, advance))
+    figures = train(
+        RECIPE, work / "run", size.seed, f"model.init={base / 'config.json'}",
+        f"data.train=[{work / 'pretrain.jsonl'}]", *settings,
+    )  # fmt: skip
+    folder = out / size.name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(work / "run" / "export", folder)
+    report = {**figures, "wall_minutes": round((time.perf_counter() - started) / 60, 2)}
+    (folder / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _told(records: Iterator[dict], advance: Callable[[int], None]) -> Iterator[dict]:
+    for record in records:
+        yield record
+        advance(1)
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    known = [size.name for size in SIZES]
+    for name in arguments.only:
+        if name not in known:
+            raise SystemExit(f"error: no model {name!r}; known: {', '.join(known)}")
+    for size in SIZES:
+        if not arguments.only or size.name in arguments.only:
+            print(json.dumps({"model": size.name, **build(size, arguments.out)}))
+
+
+if __name__ == "__main__":
+    main()

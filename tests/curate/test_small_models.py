@@ -1,0 +1,33 @@
+"""The command that rebuilds the two small models, at a size that takes seconds."""
+
+import json
+import subprocess
+import sys
+
+import polars as pl
+
+from curate.asking import Sampling
+from curate.models import open_model
+from curate.small_models import SIZES, Size, build
+from curate.store import Store
+from curate.tracing import trace
+
+
+def test_a_tiny_build_answers(tmp_path):
+    size = Size("tiny", hidden=32, layers=1, heads=2, intermediate=64, problems=60, seed=7)
+    report = build(size, tmp_path, "compute.compile=false")
+    assert report["steps"] >= 6 and json.loads((tmp_path / "tiny" / "build.json").read_text()) == report
+    values = {"model": f"engine:{tmp_path / 'tiny'}", "device": "cpu", "dtype": "float32", "max_model_len": 256}
+    with Store(tmp_path / "store.sqlite") as store, open_model(values, store) as model:
+        questions = pl.DataFrame({"qid": ["a", "b"], "question": ["What is 3?", "What is 4?"]})
+        traces = trace(questions, model, Sampling(max_tokens=24))
+    assert traces["error"].null_count() == 2 and traces["completion_tokens"].min() > 0
+
+
+def test_the_two_differ_and_unknown_names_are_refused(tmp_path):
+    first, second = SIZES
+    assert (first.hidden, first.layers) != (second.hidden, second.layers) and first.seed != second.seed
+    command = [sys.executable, "-m", "curate.small_models", "--out", str(tmp_path), "--only", "small-z"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and "no model 'small-z'; known: small-a, small-b" in done.stderr
+    assert not list(tmp_path.iterdir())
