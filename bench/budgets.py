@@ -4,6 +4,9 @@ The client loop (s1's README and harness): generate until the model would end it
 whole text again; at the budget append the end of thinking and send it once more for the answer. Both run on this
 engine and write as many tokens; what differs is prefill, repeated by the client with every call, and the wait for the
 slowest of each round. A logit bias makes a random model end its thinking now and then.
+
+A second table has the same batch natively, budget by budget: time to the first answer token, thinking tokens, and
+overshoot, which is zero. `--budget 500 1000 2000 4000 8000 16000` are the paper's, mixed in one batch.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import random
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +31,7 @@ from bench import record
 from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
-from engine import Engine, SamplingParams
+from engine import Engine, Handle, SamplingParams, TokenKind
 from engine.errors import InputError
 
 WAIT, END, BUDGET_END = "Wait", "<|im_start|>answer", "<|im_start|>answer\nFinal Answer:"
@@ -156,6 +160,47 @@ def compare(engine: Engine, options: Options) -> Outcome:
     return Outcome(seconds, list(zip(prefill["native"], prefill["client"], strict=True)), equal)
 
 
+@dataclass(frozen=True)
+class Served:
+    """One request of a mixed batch. Seconds count from its submission."""
+
+    budget: int
+    thinking: int
+    tokens: int
+    first_answer_s: float
+    """To the first token that the model wrote behind the forced end."""
+    total_s: float
+
+    @property
+    def overshoot(self) -> int:
+        """Thinking tokens past the budget."""
+        return max(0, self.thinking - self.budget)
+
+
+def serve(engine: Engine, plans: list[Plan]) -> tuple[list[Served], float]:
+    """All plans at once, natively; what became of each, and the seconds that the batch took."""
+    served: list[Served | None] = [None] * len(plans)
+    start = time.perf_counter()
+    handles = [engine.submit(plan.prompt, plan.native()) for plan in plans]
+
+    def read(at: int, handle: Handle) -> None:
+        answer = 0.0
+        for delta in handle:
+            own = len(delta.token_ids) > len(delta.forced)
+            if not answer and own and delta.kind is TokenKind.ANSWER:
+                answer = time.perf_counter() - start
+        sample = handle.result().outputs[0]
+        total = time.perf_counter() - start
+        served[at] = Served(plans[at].budget, sample.thinking.tokens, len(sample.token_ids), answer, total)
+
+    readers = [threading.Thread(target=read, args=pair) for pair in enumerate(handles)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    return [one for one in served if one is not None], time.perf_counter() - start
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     model: str | None = None
@@ -207,7 +252,37 @@ def run(options: Options, console: Console) -> list[record.Record]:
         if options.output is not None:
             record.append(records[-1], options.output)
     console.print(table)
-    return records
+    return [*records, mixed(options, console, folder, machine, longest)]
+
+
+def mixed(
+    options: Options, console: Console, folder: Path, machine: record.Machine, longest: int
+) -> record.Record:  # fmt: skip
+    """The mixed batch, budget by budget; a table, and one record appended to `options.output`."""
+    with Engine(folder, device=options.device, max_num_seqs=options.batch, max_model_len=longest) as engine:
+        serve(engine, make_plans(engine, options, 1))
+        served, seconds = serve(engine, make_plans(engine, options, 0))
+    rate = sum(one.tokens for one in served) / seconds
+    table = Table("budget", "requests", "thinking tokens", "overshoot", "first answer token, s", "done, s",
+                  title=f"{folder.name}: one batch of {options.batch}, {rate:,.0f} tok/s")  # fmt: skip
+    values: dict[str, float] = {"tokens_per_s": rate, "overshoot_tokens": float(max(one.overshoot for one in served))}
+    for budget in sorted(set(options.budget)):
+        some = [one for one in served if one.budget == budget]
+        if some:
+            first = statistics.mean(one.first_answer_s for one in some)
+            values[f"first_answer_s_{budget}"] = first
+            table.add_row(f"{budget:,}", str(len(some)), f"{statistics.mean(one.thinking for one in some):,.0f}",
+                          str(max(one.overshoot for one in some)), f"{first:.3f}",
+                          f"{statistics.mean(one.total_s for one in some):.3f}")  # fmt: skip
+    varied = {
+        "model": folder.name if options.model else options.shape, "batch": options.batch, "context": options.context,
+        "budgets": list(options.budget), "extensions": options.extensions,
+    }  # fmt: skip
+    found = machine.record("budgets_mixed", varied, values)
+    if options.output is not None:
+        record.append(found, options.output)
+    console.print(table)
+    return found
 
 
 def main() -> None:

@@ -59,6 +59,9 @@ class Options:
     """The interpreter that has vLLM."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """The engine's weights in 8 bits; peers run in `dtype`."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     threads: int = torch.get_num_threads()
     cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
     """Where random checkpoints are kept from run to run."""
@@ -191,7 +194,10 @@ class Run:
         self._ceilings = ceilings.measure(self._device)
         itemsize = getattr(torch, options.dtype).itemsize
         rates = self._ceilings.limits_of(self._device)
-        self._limits = Limits(self._model, rates, weight_bytes=itemsize, kv_bytes=itemsize)
+        self._limits = Limits(
+            self._model, rates, weight_bytes=itemsize if options.quantization == "none" else 1,
+            kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1, head_bytes=itemsize,
+        )  # fmt: skip
         self._known = _known(options)
         self.records: list[record.Record] = []
 
@@ -204,7 +210,7 @@ class Run:
         setup = Setup(
             checkpoint=str(self._folder), dtype=options.dtype, device=options.device, threads=options.threads,
             max_model_len=max(options.context) + SHORT + options.tokens + 1, max_num_seqs=max(options.batch),
-            dummy=options.dummy,
+            dummy=options.dummy, engine=self._eight_bits,
         )  # fmt: skip
         opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
         with ExitStack() as stack:
@@ -219,6 +225,12 @@ class Run:
                     ids = prompts(case, self._model.vocab_size - 3, opener)
                     self._report(machine, measure(case, lanes, ids, options.tokens, options.rounds), lanes)
         return self.records
+
+    @property
+    def _eight_bits(self) -> dict[str, str]:
+        options = self._options
+        chosen = {"quantization": (options.quantization, "none"), "kv_cache_dtype": (options.kv_cache_dtype, "auto")}
+        return {name: value for name, (value, default) in chosen.items() if value != default}
 
     def _is_known(self, case: Case) -> bool:
         lanes = [(OURS, None), *((OURS, budget) for budget in self._options.budget)]
@@ -269,7 +281,8 @@ class Run:
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
         return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
-                "context": case.context, "budget": budget}  # fmt: skip
+                "context": case.context, "budget": budget,
+                **(self._eight_bits if engine == OURS else {})}  # fmt: skip
 
 
 def _cases(options: Options) -> list[Case]:

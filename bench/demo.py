@@ -5,6 +5,7 @@ answered in batches and the accuracies put into a small table. About two minutes
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,21 +13,23 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench.evaluate import Condition, run
+from bench.evaluation.methods import Budget, Condition, Defaults, Extensions
+from bench.evaluation.tasks import Problem, TaskSpec, load
 from bench.statistics import wilson
-from bench.tasks import S1_NANO, Question
-from engine import Engine, InputError, SamplingParams
+from curate.families import check
+from engine import Engine, InputError
 from engine.view import StreamView
 
+DEFAULTS = Defaults(temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None)
 CONDITIONS = (
-    *(Condition("budget", budget, 0) for budget in (16, 64, 256)),
-    *(Condition("waits", S1_NANO.wait_budget, waits) for waits in (0, 2)),
+    *Budget(budgets=(16, 64, 256)).conditions(DEFAULTS),
+    *Extensions(extensions=(0, 2), budget=1024).conditions(DEFAULTS),
 )
 
 
 @dataclass(frozen=True)
 class Arguments:
-    model: str = S1_NANO.model
+    model: str = "models/s1-nano"
     """Checkpoint directory or hub id."""
     seed: int = 7
     """Which held-out questions are drawn."""
@@ -37,48 +40,55 @@ class Arguments:
     device: str = "auto"
 
 
-def show(engine: Engine, console: Console, question: Question) -> None:
+def right(problem: Problem, answer: str) -> bool:
+    """Whether the answer is right, judged from the question alone."""
+    return check(problem.family, problem.question, answer)
+
+
+def show(engine: Engine, console: Console, problem: Problem) -> None:
     """Streams one question under every setting."""
     for condition in CONDITIONS:
-        console.rule(f"{question.group} · {condition.label}", style="dim")
+        console.rule(f"{problem.group} · {condition.label}", style="dim")
         view = StreamView(console, 1)
-        view.question(1, question.prompt)
-        params = SamplingParams(
-            max_tokens=condition.budget + S1_NANO.answer_tokens,
-            thinking_token_budget=condition.budget,
-            thinking_extensions=condition.waits,
-        )
-        for delta in engine.stream(question.prompt, params):
+        view.question(1, problem.question)
+        for delta in engine.stream(problem.question, condition.params):
             view.delta(delta)
             if delta.output is not None:
                 view.end(delta.output)
-                verdict = "right" if question.right(delta.output.outputs[0].answer) else "wrong"
+                verdict = "right" if right(problem, delta.output.outputs[0].answer) else "wrong"
                 console.print(verdict, style="green" if verdict == "right" else "red")
+
+
+def answered(engine: Engine, problems: Sequence[Problem], condition: Condition) -> tuple[list[bool], float]:
+    """Which of the problems are right under the condition, and the average thinking tokens."""
+    outputs = engine.generate([problem.question for problem in problems], condition.params)
+    samples = [output.outputs[0] for output in outputs]
+    found = [right(problem, sample.answer) for problem, sample in zip(problems, samples, strict=True)]
+    return found, sum(sample.thinking.tokens for sample in samples) / len(samples)
 
 
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     console = Console(highlight=False)
-    questions = S1_NANO.draw(max(arguments.count, 8), arguments.seed)
-    eight = questions[:8]
+    problems = load(TaskSpec(name="s1_nano", count=max(arguments.count, 8), seed=arguments.seed)).problems
     try:
         engine = Engine(arguments.model, device=arguments.device)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with engine:
-        for question in eight[: arguments.live]:
-            show(engine, console, question)
-        rows = [run(engine, questions, condition, S1_NANO.answer_tokens)[0] for condition in CONDITIONS]
-    shown = Table(title=f"the eight questions and {len(questions) - 8} more")
+    shown = Table(title=f"the eight questions and {len(problems) - 8} more")
     for name in ("setting", "eight questions", "all", "95 % interval", "thinking tokens"):
         shown.add_column(name, justify="left" if name == "setting" else "right")
-    for row in rows:
-        low, high = wilson(sum(row.right), len(row.right))
-        marks = "".join("✓" if right else "·" for right in row.right[:8])
-        share, interval = f"{row.accuracy:.0%}", f"{low:.0%} to {high:.0%}"
-        shown.add_row(row.condition.label, marks, share, interval, f"{row.mean_thinking:.0f}")
+    with engine:
+        for problem in problems[: arguments.live]:
+            show(engine, console, problem)
+        for condition in CONDITIONS:
+            found, thinking = answered(engine, problems, condition)
+            low, high = wilson(sum(found), len(found))
+            marks = "".join("✓" if one else "·" for one in found[:8])
+            share, interval = f"{sum(found) / len(found):.0%}", f"{low:.0%} to {high:.0%}"
+            shown.add_row(condition.label, marks, share, interval, f"{thinking:.0f}")
     console.print(shown)
     return 0
 

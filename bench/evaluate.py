@@ -1,228 +1,235 @@
-"""Accuracy against thinking tokens: budgets (no "Wait") and "Wait"s (one large budget), greedy, through the engine.
+"""Accuracy against thinking tokens, from a grid to the figure; kill it at any point and run the command again.
 
-    python -m bench.evaluate --task s1_nano --figure accuracy.png
+    python -m bench.evaluate bench/grids/s1_nano.yaml --out runs/s1_nano
+    python -m bench.evaluate --task s1_nano --count 200 --budgets 16 64 256 --waits 0 2
+    python -m bench.evaluate status | grade | report | plot | browse FOLDER
+    python -m bench.evaluate compare FOLDER OTHER
 
-Prints a table with 95 % Wilson intervals and, between neighbouring rows, an exact paired sign test of whether accuracy
-fell; appends one JSON line per row to `--results`.
+The first two run what is missing, grade it, and write report.md, report.json, figures and samples.html into the folder;
+the others do one of these again, without a model. docs/evaluation.md tells the rest.
 """
 
-import json
+from __future__ import annotations
+
+import re
+import shutil
 import sys
+import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
-import torch
+import msgspec
 import tyro
 
-from bench.record import Machine, append
-from bench.statistics import discordant, sign_test, wilson
-from bench.tasks import TASKS, Question
-from engine import Engine, InputError, RequestOutput, SamplingParams
+from bench.evaluation import browse, compare, grade, grid, outcomes, plot, report, run, status, tables
+from bench.evaluation.endpoint import EndpointBackend
+from bench.evaluation.extraction import Mode
+from bench.evaluation.grade import GraderName
+from bench.evaluation.grid import Endpoint, Grid
+from bench.evaluation.judge import Judge
+from bench.evaluation.log import write_atomically
+from bench.evaluation.publish import append_records, insert, write_samples
+from bench.evaluation.tasks import TaskName
+from engine import EngineDead, InputError
+
+NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
+S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
+"""What is run where flags name a task and no limits: goals of s1-nano's card, and the paper's grid."""
 
 
 @dataclass(frozen=True)
-class Arguments:
-    task: Literal["s1_nano"] = "s1_nano"
+class RunOptions:
+    grid: Annotated[Path | None, tyro.conf.Positional] = None
+    """YAML file; without it the flags below make the grid."""
+    task: TaskName = "s1_nano"
     model: str | None = None
-    """Checkpoint directory or hub id; None: the task's."""
+    """Checkpoint directory or hub id; also lays itself over a grid's."""
     count: int | None = None
-    """Questions; None: the task's number."""
     seed: int = 7
-    """Which questions are drawn."""
+    """Which problems are drawn or chosen."""
     budgets: tuple[int, ...] | None = None
     """Thinking budgets to run without a "Wait"; None: the task's."""
     waits: tuple[int, ...] | None = None
     """Numbers of "Wait"s to run; None: the task's."""
-    device: str = "cpu"
-    dtype: str = "float32"
-    max_num_seqs: int = 64
+    harness_arguments: tuple[str, ...] = ()
+    """Conditions in the original harness's words, "max_tokens_thinking=auto,thinking_n_ignore=2,..."."""
+    device: str | None = None
+    dtype: str | None = None
+    max_num_seqs: int | None = None
+    out: Path | None = None
+    """Folder of the run, to go on in or to read later. None: `runs/NAME` for a grid, nothing is kept for flags."""
+    independent: bool = False
+    """Run every condition by itself instead of forking one trace per problem."""
+    workers: int = 1
+    """Grading processes."""
     results: Path | None = None
-    """JSONL file that gets one line per row."""
+    """JSONL file of benchmark records that gets one line per condition."""
     samples: Path | None = None
-    """JSONL file that gets every answer of every row."""
+    """JSONL file that gets every question, response and verdict in the clear (not for private tasks)."""
     figure: Path | None = None
-    """PNG of accuracy against average thinking tokens."""
+    """PNG that gets accuracy against average thinking tokens of the first task."""
+    write: tuple[Path, ...] = ()
+    """Markdown files whose part between the evaluation's marks gets the summary."""
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One row of the table: a budget, or a number of "Wait"s at the task's large budget."""
-
-    half: Literal["budget", "waits"]
-    budget: int
-    waits: int
-
-    @property
-    def label(self) -> str:
-        if self.half == "budget":
-            return f"budget {self.budget}"
-        return f"{self.waits} Wait{'' if self.waits == 1 else 's'}"
+class FolderOptions:
+    folder: Annotated[Path, tyro.conf.Positional]
+    grader: GraderName = "s1-engine"
+    """`s1-grader`: as the original graded, for its published columns only."""
+    mode: Mode = "answer"
+    """Where answers are looked for: `strict`, `answer`, or `lenient` (the reasoning too)."""
+    workers: int = 1
+    """Grading processes."""
+    judge_url: str | None = None
+    """OpenAI-compatible server that judges words unlike the reference, blind; None: no judge."""
+    judge_model: str | None = None
+    write: tuple[Path, ...] = ()
+    """Markdown files whose part between the evaluation's marks gets the report's summary."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """The outcome of a condition; the tuples are in the order of the questions."""
+class CompareOptions:
+    """Two graded runs, condition by condition, on the problems that both have."""
 
-    condition: Condition
-    groups: tuple[str, ...]
-    right: tuple[bool, ...]
-    thinking: tuple[int, ...]
-    forced_ends: int
-    seconds: float
-
-    @property
-    def accuracy(self) -> float:
-        return sum(self.right) / len(self.right)
-
-    @property
-    def mean_thinking(self) -> float:
-        """Average thinking tokens (T of the budget-forcing specification)."""
-        return sum(self.thinking) / len(self.thinking)
-
-    @property
-    def control(self) -> float:
-        """Share of samples within the budget (section 3.2 of the paper)."""
-        return sum(t <= self.condition.budget for t in self.thinking) / len(self.thinking)
-
-    def by_group(self) -> dict[str, float]:
-        """Accuracy of each group of questions."""
-        members: dict[str, list[bool]] = defaultdict(list)
-        for group, right in zip(self.groups, self.right, strict=True):
-            members[group].append(right)
-        return {group: sum(found) / len(found) for group, found in members.items()}
+    folder: Annotated[Path, tyro.conf.Positional]
+    other: Annotated[Path, tyro.conf.Positional]
 
 
-def run(
-    engine: Engine, questions: Sequence[Question], condition: Condition, answer_tokens: int
-) -> tuple[Row, list[RequestOutput]]:
-    """Answers every question under `condition`; the row's outcomes and the engine's outputs, in the same order."""
-    params = SamplingParams(
-        temperature=0.0,
-        max_tokens=condition.budget + answer_tokens,
-        thinking_token_budget=condition.budget,
-        thinking_extensions=condition.waits,
-    )
-    started = time.perf_counter()
-    outputs = engine.generate([question.prompt for question in questions], params)
-    samples = [output.outputs[0] for output in outputs]
-    row = Row(
-        condition=condition,
-        groups=tuple(question.group for question in questions),
-        right=tuple(question.right(sample.answer) for question, sample in zip(questions, samples, strict=True)),
-        thinking=tuple(sample.thinking.tokens for sample in samples),
-        forced_ends=sum(sample.thinking.stop_reason == "budget" for sample in samples),
-        seconds=time.perf_counter() - started,
-    )
-    return row, outputs
-
-
-def fell(before: Row | None, after: Row) -> float | None:
-    """p-value of the paired test that accuracy fell between two rows of one half; None for a half's first row."""
-    if before is None or before.condition.half != after.condition.half:
-        return None
-    return sign_test(*discordant(before.right, after.right))
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-    groups = list(rows[0].by_group())
-    lines = [
-        "| condition | accuracy | 95 % interval | thinking tokens | T ≤ budget | p (fell) | "
-        + " | ".join(groups)
-        + " |",
-        "|---|---|---|---|---|---|" + "---|" * len(groups),
-    ]
-    for before, row in zip([None, *rows], rows, strict=False):
-        low, high = wilson(sum(row.right), len(row.right))
-        p = fell(before, row)
-        cells = [
-            row.condition.label, f"{row.accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{row.mean_thinking:.0f}",
-            f"{row.control:.0%}", "" if p is None else f"{p:.2g}", *(f"{a:.0%}" for a in row.by_group().values()),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Accuracy in percent against average thinking tokens (log scale), both halves, with 95 % intervals, as a PNG."""
-    from matplotlib.figure import Figure  # Optional extra: only the figure needs it.
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    styles = {"budget": ("o-", "budgets, no Wait"), "waits": ("s--", "Waits, budget 1,024")}
-    for half, (style, label) in styles.items():
-        chosen = [row for row in rows if row.condition.half == half]
-        if not chosen:
-            continue
-        x, y = [row.mean_thinking for row in chosen], [100 * row.accuracy for row in chosen]
-        bounds = [wilson(sum(row.right), len(row.right)) for row in chosen]
-        # max: at 0 % and 100 % the bound is the value itself but for rounding, and matplotlib refuses -1e-17
-        errors = [[max(0.0, v - 100 * low) for v, (low, _) in zip(y, bounds, strict=True)],
-                  [max(0.0, 100 * high - v) for v, (_, high) in zip(y, bounds, strict=True)]]  # fmt: skip
-        axes.errorbar(x, y, yerr=errors, fmt=style, capsize=3, label=label)
-        for row, at, value in zip(chosen, x, y, strict=True):
-            text = row.condition.budget if half == "budget" else row.condition.waits
-            axes.annotate(str(text), (at, value), textcoords="offset points", xytext=(6, -12), fontsize=8)
-    axes.set(xscale="log", xlabel="average thinking tokens", ylabel="accuracy (%)", ylim=(0, 100), title=title)
-    ticks = (16, 32, 64, 128, 256)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
-
-
-def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
-    task = TASKS[arguments.task]
-    model, count = arguments.model or task.model, arguments.count or task.count
-    budgets = task.budgets if arguments.budgets is None else arguments.budgets
-    waits = task.waits if arguments.waits is None else arguments.waits
-    conditions = [Condition("budget", budget, 0) for budget in budgets]
-    conditions += [Condition("waits", task.wait_budget, n) for n in waits]
-    questions = task.draw(count, arguments.seed)
-    machine = Machine.read(torch.device(arguments.device))
-    rows: list[Row] = []
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0 done, 1 the engine failed, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parts = {"status": _status, "grade": _grade, "report": _report, "plot": _plot, "browse": _browse}
     try:
-        engine = Engine(model, device=arguments.device, dtype=arguments.dtype, max_num_seqs=arguments.max_num_seqs)
+        if arguments and arguments[0] in parts:
+            prog = f"python -m bench.evaluate {arguments[0]}"
+            options = tyro.cli(FolderOptions, prog=prog, args=arguments[1:], description=__doc__)
+            parts[arguments[0]](options)
+            return 0
+        if arguments and arguments[0] == "compare":
+            pair = tyro.cli(CompareOptions, prog="python -m bench.evaluate compare", args=arguments[1:])
+            print(compare.text(pair.folder, pair.other))
+            return 0
+        run_options = tyro.cli(RunOptions, prog="python -m bench.evaluate", args=arguments, description=__doc__)
+        return _run(run_options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with engine:
-        for condition in conditions:
-            row, outputs = run(engine, questions, condition, task.answer_tokens)
-            rows.append(row)
-            low, high = wilson(sum(row.right), len(row.right))
-            case = {"task": task.name, "model": Path(model).name, "questions": count, "seed": arguments.seed,
-                    "budget": condition.budget, "waits": condition.waits}  # fmt: skip
-            figures = {
-                "accuracy": row.accuracy, "low95": low, "high95": high, "thinking_tokens": row.mean_thinking,
-                "max_thinking_tokens": float(max(row.thinking)), "control": row.control,
-                "p_fell": fell(rows[-2] if len(rows) > 1 else None, row),
-                "forced_ends": float(row.forced_ends), "seconds": row.seconds,
-            } | {f"accuracy_{group}": value for group, value in row.by_group().items()}  # fmt: skip
-            if arguments.results is not None:
-                append(machine.record("evaluate", case, figures), arguments.results)
-            if arguments.samples is not None:
-                with arguments.samples.open("a", encoding="utf-8") as out:
-                    for question, output, right in zip(questions, outputs, row.right, strict=True):
-                        sample = output.outputs[0]
-                        line = {
-                            "condition": condition.label, "id": question.id, "prompt": question.prompt,
-                            "reasoning": sample.reasoning, "answer": sample.answer, "right": right,
-                            "thinking_tokens": sample.thinking.tokens,
-                        }  # fmt: skip
-                        out.write(json.dumps(line) + "\n")
-            progress = f"{row.accuracy:.1%} at {row.mean_thinking:.0f} tokens, {row.seconds:.0f} s"
-            print(f"{condition.label}: {progress}", file=sys.stderr)
-    print(f"{Path(model).name}, {count} held-out questions, seed {arguments.seed}, greedy\n\n{table(rows)}")
-    if arguments.figure is not None:
-        draw(rows, f"{Path(model).name}: {count} held-out questions, greedy", arguments.figure)
-    return 0
+    except (EngineDead, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it ended", file=sys.stderr)
+        return 130
+
+
+def _run(options: RunOptions) -> int:
+    what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
+    folder, keep = options.out, True
+    if folder is None:
+        keep = options.grid is not None
+        name = re.sub(r"[^\w.-]+", "_", what.name)
+        folder = Path("runs") / name if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
+    started = time.perf_counter()
+    try:
+        run.run(what, folder)
+        seconds = time.perf_counter() - started
+        grade.grade(folder, workers=options.workers)
+        found = _write_report(folder, "s1-engine", "answer")
+        files = plot.draw(found, folder / "figures")
+        browse.write_page(folder)
+        if options.results is not None:
+            append_records(found, what, seconds, options.results)
+        if options.samples is not None:
+            write_samples(folder, options.samples)
+        if options.figure is not None:
+            options.figure.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), options.figure)
+        _insert(options.write, found)
+        print(tables.markdown(found), end="")
+        if keep:
+            print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
+        return 0
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+def _grid_of(options: RunOptions) -> Grid:
+    nano = options.task == "s1_nano"
+    budgets = (NANO_BUDGETS if nano else S1_BUDGETS) if options.budgets is None else options.budgets
+    waits = (NANO_WAITS if nano else S1_WAITS) if options.waits is None else options.waits
+    if options.harness_arguments:
+        budgets, waits = options.budgets or (), options.waits or ()
+    methods: list[dict[str, Any]] = [{"method": "harness", "arguments": text} for text in options.harness_arguments]
+    if budgets:
+        methods.append({"method": "budget", "budgets": budgets})
+    if waits:
+        methods.append({"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None})
+    return grid.from_values({
+        "name": options.task, "tasks": [{"name": options.task, "count": options.count, "seed": options.seed}],
+        "methods": methods, "answer_tokens": 48 if nano else 1024,
+        "engine": {"device": "cpu", "dtype": "float32"} if nano else {},
+    })  # fmt: skip
+
+
+def _with_overrides(what: Grid, options: RunOptions) -> Grid:
+    if options.grid is not None:
+        defaults = RunOptions()
+        for name in ("task", "count", "seed", "budgets", "waits", "harness_arguments"):
+            if getattr(options, name) != getattr(defaults, name):
+                raise InputError(f"--{name.replace('_', '-')} is given with {options.grid}; write it into the grid")
+    given = {name: getattr(options, name) for name in ("device", "dtype", "max_num_seqs")}
+    engine = {**what.engine, **{name: value for name, value in given.items() if value is not None}}
+    return msgspec.structs.replace(
+        what, engine=engine, model=options.model or what.model, reuse=what.reuse and not options.independent
+    )
+
+
+def _status(options: FolderOptions) -> None:
+    print(status.text(options.folder))
+
+
+def _grade(options: FolderOptions) -> None:
+    judge = None
+    if options.judge_url is not None:
+        if options.judge_model is None:
+            raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
+        backend = EndpointBackend(Endpoint(url=options.judge_url, model=options.judge_model, thinking_fields=False))
+        judge = Judge(options.judge_model, backend.ask, options.folder / "judge.jsonl")
+    print(grade.grade(options.folder, options.grader, options.mode, options.workers, judge))
+
+
+def _report(options: FolderOptions) -> None:
+    found = _write_report(options.folder, options.grader, options.mode)
+    _insert(options.write, found)
+    print(tables.markdown(found), end="")
+
+
+def _plot(options: FolderOptions) -> None:
+    found = _write_report(options.folder, options.grader, options.mode)
+    for file in plot.draw(found, options.folder / "figures"):
+        print(file)
+
+
+def _browse(options: FolderOptions) -> None:
+    print(browse.write_page(options.folder, options.grader, options.mode))
+
+
+def _write_report(folder: Path, grader: GraderName, mode: Mode) -> dict[str, Any]:
+    found = report.report(outcomes.load(folder, grader, mode), grader, mode)
+    name = grade.grades_file(folder, grader, mode).stem.replace("grades", "report")
+    write_atomically(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
+    write_atomically(folder / f"{name}.md", tables.markdown(found))
+    return found
+
+
+def _insert(files: Sequence[Path], found: dict[str, Any]) -> None:
+    for file in files:
+        write_atomically(file, insert(file, tables.summary(found)))
 
 
 if __name__ == "__main__":

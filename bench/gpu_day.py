@@ -55,6 +55,15 @@ PARTS = (
           "--tokens", "96", "--rounds", "3"),
          (*_TINY, "--batch", "1", "4", "--context", "32", "--budget", "8", "--tokens", "24", "--rounds", "2"),
          7.5, resumes=True),
+    Part("decode_fp8_kv", "bench.decode",
+         (*_32B, "--kv-cache-dtype", "fp8", "--batch", "8", "64", "--context", "1024", "8192", "--tokens", "64",
+          "--rounds", "3"), None, 4, resumes=True),
+    Part("decode_int8", "bench.decode",
+         (*_32B, "--quantization", "int8", "--batch", "1", "8", "64", "--context", "1024", "--tokens", "64",
+          "--rounds", "3"), None, 4, resumes=True),
+    Part("decode_fp8", "bench.decode",
+         (*_32B, "--quantization", "fp8", "--kv-cache-dtype", "fp8", "--batch", "1", "8", "64", "--context", "1024",
+          "--tokens", "64", "--rounds", "3"), None, 4, resumes=True),
     Part("prefill", "bench.prefill", (*_32B, "--context", "1024", "8192", "32768"),
          (*_TINY, "--context", "128", "--rounds", "1"), 2),
     Part("load", "bench.prefill", ("--shape", "qwen2.5-0.5b", "--context", "1024"), None, 2),
@@ -77,7 +86,8 @@ PARTS = (
 )  # fmt: skip
 
 GAPS = (
-    "decode with fp8 KV and with 8-bit weights: the engine has neither",
+    "a profile of ten decode steps: gaps between kernels, and device-to-host synchronisations",
+    "tensor parallelism: NCCL against one-shot all-reduce needs several GPUs",
     "training of 7B with LoRA: only full fine-tuning is timed",
     "peers with continuous batching of transformers: `generate` with a static cache is what runs",
 )
@@ -86,8 +96,9 @@ GAPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "prefill", "load", "peers", "training",
-                        "training_32b_slice", "client_loop", "host"], ...] = ()  # fmt: skip
+    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "decode_fp8_kv", "decode_int8", "decode_fp8",
+                        "prefill", "load", "peers", "training", "training_32b_slice", "client_loop", "host"],
+                ...] = ()  # fmt: skip
     """Parts to run; without it all, in order."""
     minutes: float = 8.0
     """Most the whole call may take; what does not fit is left for the next call."""

@@ -1,9 +1,10 @@
 """`python -m bench.host`: what the engine's loop costs without a decoder.
 
 A null model takes the decoder's place: its logits depend on the position alone, so everything else is real: scheduler,
-page pool, slot tables, sampler, thinking machine, detokenizer. Two questions: does a token cost more at the end of a
-long generation than at its start, and what do budgets in half of a batch cost the whole of it. Times are the process's
-CPU seconds, with one thread: what the host spends, whatever else the machine does.
+page pool, slot tables, sampler, thinking machine, detokenizer. Three questions: does a token cost more at the end of a
+long generation than at its start; what do budgets in half of a batch cost the whole of it; what does a step cost the
+host alone, that is, without what a GPU does by itself (on CUDA one graph launch takes the place of that part). Times
+are the process's CPU seconds, with one thread: what the host spends, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bench import record
 from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
-from engine.batch import AttentionMeta
+from engine.batch import AttentionMeta, StepResult
 from engine.core import Add, Core, End
 from engine.kv_cache import PagePool
 from engine.prepare import Prepared, Preparer
@@ -59,10 +60,39 @@ class NullModel:
         return self._table[hidden[:, 0] % self._every]
 
 
+class TimedRunner(Runner):
+    """A runner that adds up the CPU seconds of what the device does in a decode step: forward, draw, machine."""
+
+    device_seconds = 0.0
+
+    def _decode(self, inputs: Tensor, bits: int, top: int, longest: int) -> StepResult:
+        start = time.process_time()
+        result = super()._decode(inputs, bits, top, longest)
+        self.device_seconds += time.process_time() - start
+        return result
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """CPU seconds of one step. The host's own are `loop` and `output`."""
+
+    loop: float
+    """scheduler, inputs, launch, reading"""
+    output: float
+    """tokens to text, deltas, reports"""
+    device: float
+    """what a GPU does by itself, here by the CPU over a null model"""
+
+    @property
+    def host(self) -> float:
+        return self.loop + self.output
+
+
 class HostLoop:
     """The engine's loop over a null model, in the caller's thread."""
 
-    def __init__(self, folder: Path, max_num_seqs: int, context: int) -> None:
+    def __init__(self, folder: Path, max_num_seqs: int, context: int, step_graphs: bool = False) -> None:
+        """`step_graphs`: with buckets and padding, as on CUDA."""
         self.tokenizer = Tokenizer.load(folder)
         trigger = self.tokenizer.special_id("<|im_start|>")
         assert trigger is not None  # bench.checkpoints writes it
@@ -73,7 +103,8 @@ class HostLoop:
         )
         pool = PagePool(max_num_seqs * -(-context // PAGE_SIZE) + 1, PAGE_SIZE, True)
         scheduler = Scheduler(pool, max_num_seqs, 8192)
-        self._core = Core(scheduler, Runner(NullModel(vocab, trigger), [], tables, PAGE_SIZE), overlap=False)
+        self._runner = TimedRunner(NullModel(vocab, trigger), [], tables, PAGE_SIZE, step_graphs)
+        self._core = Core(scheduler, self._runner, overlap=False)
         self._preparer = Preparer(self.tokenizer, "s1", context)
         self._number = 0
 
@@ -82,21 +113,30 @@ class HostLoop:
 
     def run(self, requests: list[Prepared]) -> list[float]:
         """Run requests to their end; CPU seconds of each step, detokenizing and deltas included."""
+        return [cost.host + cost.device for cost in self.run_apart(requests)]
+
+    def run_apart(self, requests: list[Prepared], streams: bool = False) -> list[StepCost]:
+        """Run requests to their end; each step's parts. `streams`: somebody reads every delta as it comes."""
         open_requests = {}
         for prepared in requests:
             number, self._number = self._number, self._number + 1
             open_requests[number] = Response(str(number), number, prepared, self.tokenizer, lambda delta: None)
+            open_requests[number].streams = streams
             self._core.apply(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, number)))
-        seconds = []
+        costs, clock = [], time.process_time
         while self._core.has_work:
-            start = time.process_time()
-            for event in self._core.step():
+            self._runner.device_seconds = 0.0
+            start = clock()
+            events = self._core.step()
+            middle = clock()
+            for event in events:
                 number, sample = event.sequence.key
                 if open_requests[number].push(event):
                     self._core.apply(End(number, sample))
-            seconds.append(time.process_time() - start)
+            device = self._runner.device_seconds
+            costs.append(StepCost(middle - start - device, clock() - middle, device))
         self._core.check()
-        return seconds
+        return costs
 
 
 def quiet_mean(seconds: Sequence[float], block: int = 64) -> float:
@@ -142,6 +182,20 @@ def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tupl
     return paired(lambda: typical(half), lambda: typical(without), rounds)
 
 
+def step_cost(folder: Path, batch: int, tokens: int, rounds: int, streams: bool = False) -> StepCost:
+    """The typical step (lower quartile of each part) of `batch` requests with budgets and extensions."""
+    loop = HostLoop(folder, batch, tokens + 64, step_graphs=True)
+    opener = loop.tokenizer.encode("<|im_start|>think", specials=True)
+    params = SamplingParams(
+        max_tokens=tokens, ignore_eos=True, thinking_token_budget=tokens // 2, thinking_extensions=2
+    )
+    requests = [loop.prepare([7 + i] * 16 + opener, params) for i in range(batch)]
+    loop.run(requests)
+    costs = [cost for _ in range(rounds) for cost in loop.run_apart(requests, streams)[1:]]
+    parts = ([c.loop for c in costs], [c.output for c in costs], [c.device for c in costs])
+    return StepCost(*(quiet_mean(part, PAGE_SIZE) for part in parts))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     tokens: int = 16384
@@ -149,6 +203,8 @@ class Options:
     window: int = 2048
     """Steps at its start and end that are compared."""
     batch: int = 128
+    step_batch: int = 64
+    """Requests of the step whose host part is measured."""
     batch_tokens: int = 128
     """Tokens of each request of the batch."""
     rounds: int = 15
@@ -159,7 +215,7 @@ class Options:
 
 
 def run(options: Options, console: Console) -> list[record.Record]:
-    """Both measurements, printed and appended to `options.output`."""
+    """All measurements, printed and appended to `options.output`."""
     torch.set_num_threads(1)
     folder = checkpoint(options.cache, SHAPES["tiny"])
     machine = record.Machine.read(torch.device("cpu"))
@@ -176,11 +232,21 @@ def run(options: Options, console: Console) -> list[record.Record]:
         f"{options.batch} requests: {without * 1e6:.0f} us per step without budgets, {half * 1e6:.0f} us with budgets "
         f"and extensions in half of them, ratio {ratio:.3f}"
     )
+    costs = {name: step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
+             for name in ("collected", "streamed")}  # fmt: skip
+    for name, cost in costs.items():
+        console.print(
+            f"{options.step_batch} requests, outputs {name}: the host takes {cost.host * 1e6:.0f} us per step, "
+            f"of it {cost.output * 1e6:.0f} us for text and deltas; the null device takes {cost.device * 1e6:.0f} us"
+        )
     records = [
         machine.record("host_growth", {"model": "null", "tokens": options.tokens},
                        {"start_us": start * 1e6, "end_us": end * 1e6, "ratio": median_ratio(grown)}),
         machine.record("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
                        {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio}),
+        *(machine.record("host_step", {"model": "null", "batch": options.step_batch, "outputs": name},
+                         {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6})
+          for name, cost in costs.items()),
     ]  # fmt: skip
     if options.output is not None:
         for line in records:

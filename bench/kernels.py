@@ -1,7 +1,7 @@
 """`python -m bench.kernels`: each operator alone: us, GB/s or TFLOP/s, and its share of the ceiling of the same run.
 
-Memory is cold: on a GPU the L2 cache is flushed before every call, on a CPU each call takes the next of as many copies of
-its weight or cache as the ceilings' buffer has bytes. `--against torch` adds torch's own way to do the same work.
+Memory is cold: on a GPU the L2 cache is flushed before every call, on a CPU each call takes the next of so many copies
+of its weight or cache that they take 512 MiB. `--against torch` adds torch's own way to do the same work.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
         return
     k_cache, v_cache = (torch.randn(*sizes, device=device, dtype=dtype) for _ in range(2))
-    caches = cycle([(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(copies(needed, device) - 1))])
+    more = copies(needed, device) - 1
+    caches = cycle([(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(more))])
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
     scale, group = shape.head_dim**-0.5, shape.num_heads // shape.num_kv_heads

@@ -1,7 +1,14 @@
-"""Intervals and paired tests for counts of right answers."""
+"""Intervals and paired tests for right answers: of counts, and of problems with several samples each."""
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
+
+BOOTSTRAP_DRAWS = 10_000
+"""As the paper's Table 2."""
+_EXACT_FLIPS = 12
+"""Differences up to which the permutation test counts every flip of signs."""
 
 
 def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -31,3 +38,57 @@ def sign_test(gained: int, lost: int) -> float:
     """
     changes = gained + lost
     return sum(math.comb(changes, k) for k in range(lost, changes + 1)) / 2**changes
+
+
+def bootstrap(
+    values: Sequence[float], draws: int = BOOTSTRAP_DRAWS, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean over clusters (Efron 1979): `values` are one per problem, its mean over samples.
+
+    Problems are drawn with replacement, so the interval speaks of other problems of the same kind. Give differences
+    for a paired interval. The same seed gives the same interval. Raises ValueError for no values.
+    """
+    if not values:
+        raise ValueError("no values to resample; give at least one problem")
+    array = np.asarray(values, dtype=np.float64)
+    random = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for start in range(0, draws, 1000):  # in parts: draws x problems would not fit for many problems
+        stop = min(start + 1000, draws)
+        means[start:stop] = array[random.integers(0, len(array), (stop - start, len(array)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def sampling_interval(
+    samples: Sequence[Sequence[float]], z: float = 1.959964
+) -> tuple[float, float] | None:
+    """Normal interval of the mean of per-problem means with the problems fixed: would this model do so again on these?
+
+    `samples[i]` are the outcomes of problem i; None where a problem has fewer than two, which say nothing of the noise.
+    The variance is the sum over problems of s_i^2 / n_i, over the number of problems squared.
+    """
+    if not samples or any(len(outcomes) < 2 for outcomes in samples):
+        return None
+    means = [sum(outcomes) / len(outcomes) for outcomes in samples]
+    variance = 0.0
+    for outcomes, mean in zip(samples, means, strict=True):
+        variance += sum((x - mean) ** 2 for x in outcomes) / (len(outcomes) - 1) / len(outcomes)
+    centre, half = sum(means) / len(means), z * math.sqrt(variance) / len(means)
+    return centre - half, centre + half
+
+
+def permutation_test(differences: Sequence[float], draws: int = 20_000, seed: int = 0) -> float:
+    """Two-sided p-value that the mean of paired differences is zero, by flipping their signs (Fisher 1935).
+
+    Exact for up to twelve differences that are not zero; otherwise `draws` flips, with the observed one among them.
+    """
+    array = np.asarray([d for d in differences if d != 0], dtype=np.float64)
+    if not len(array):
+        return 1.0
+    observed = abs(array.sum()) - 1e-12  # sums of the same numbers in another order differ in their last bit
+    if len(array) <= _EXACT_FLIPS:
+        signs = 1 - 2 * ((np.arange(2 ** len(array))[:, None] >> np.arange(len(array))) & 1)
+        return float(np.mean(np.abs(signs @ array) >= observed))
+    signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, (draws, len(array)), dtype=np.int8)
+    return float((np.sum(np.abs(signs @ array) >= observed) + 1) / (draws + 1))

@@ -35,9 +35,9 @@ class Arguments:
     """Directory of the finished checkpoint; weights and tokenizer files in it are replaced."""
     work: Path = Path("runs/s1-nano")
     """Directory of corpora and training runs."""
-    seed: int = 0
-    problems: int = 70000
-    """Questions of the pretraining mix; about 150 tokens each."""
+    seed: int = 2
+    problems: int = 75000
+    """Questions of the pretraining mix; about 160 tokens each."""
     sft: int = 1500
     """Questions of the SFT set."""
 

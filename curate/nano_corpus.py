@@ -20,19 +20,23 @@ from curate.nano_tokenizer import SYSTEM
 
 OPENER = "<|im_start|>think\n"
 FORCED_END = "<|im_start|>answer\nFinal Answer:"
+# Families of the pretraining mix in turn: what takes longer to learn comes more often.
+MIX = (
+    "countdown3", "sequences", "chains", "countdown4", "logic", "countdown3", "clocks", "residues", "sequences",
+    "countdown3", "countdown4", "weekdays", "logic",
+)  # fmt: skip
+# Share of the pretraining questions whose difficulty is drawn evenly: later rounds need practice too.
+EVEN = 0.5
 # "Wait"s after a success, one of these at random.
-CHECKS = (0, 0, 0, 0, 0, 1, 1, 2, 3, 8)
+CHECKS, CHECK_WEIGHTS = (0, 1, 2, 3, 4, 8), (60, 15, 10, 7, 5, 3)
 
 
 def head(prompt: str) -> str:
     """The conversation up to the assistant's turn."""
-    return (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def pretraining_records(tokenizer: Tokenizer, count: int, seed: int) -> Iterator[dict]:
+def pretraining_records(tokenizer: Tokenizer, count: int, seed: int, families: tuple[str, ...] = MIX) -> Iterator[dict]:
     """`count` token records, a question each: solved to the end, given up early, or cut by a budget somewhere.
 
     A record whose answer is not right has `slip` true; `corrected` is the same thinking gone on after a "Wait".
@@ -42,11 +46,11 @@ def pretraining_records(tokenizer: Tokenizer, count: int, seed: int) -> Iterator
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     rng = Random(f"pretraining {seed}")
-    for number, problem in enumerate(islice(problems("train", seed), count)):
+    for number, problem in enumerate(islice(problems("train", seed, families, EVEN), count)):
         final = len(problem.rounds) - 1
         kind = rng.random()
         last = rng.randrange(final) if kind < 0.25 and final > 0 else rng.randint(0, final) if kind > 0.65 else final
-        checks = rng.choice(CHECKS) if last == final else 0
+        checks = rng.choices(CHECKS, CHECK_WEIGHTS)[0] if last == final else 0
         answer = problem.rounds[last].answer
         parts = [(encode(text), engine) for text, engine in segments(problem, last, checks)]
         if kind > 0.65:

@@ -25,7 +25,7 @@ def main() -> None:
     config: dict[str, Any] = {
         "device": setup["device"], "dtype": setup["dtype"], "max_model_len": setup["max_model_len"],
         "max_num_seqs": setup["max_num_seqs"], "enable_prefix_caching": False,
-        "load_format": "dummy" if setup["dummy"] else "auto",
+        "load_format": "dummy" if setup["dummy"] else "auto", **setup["engine"],
     }  # fmt: skip
     with Engine(setup["checkpoint"], **config) as engine:
         path = native.LEVEL if native.LOADED else "torch definitions"

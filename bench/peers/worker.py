@@ -1,8 +1,8 @@
 """The parent's side of a timing worker: one engine with one checkpoint in a process of its own, driven over a pipe.
 
 Protocol, one JSON object per line. First line in: {"checkpoint", "dtype", "device", "threads", "max_model_len",
-"max_num_seqs", "dummy"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt is
-continued greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
+"max_num_seqs", "dummy", "engine"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt
+is continued greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Setup:
     max_num_seqs: int
     dummy: bool
     """Random weights made on the device; the checkpoint has none."""
+    engine: Mapping[str, str] = field(default_factory=dict)
+    """More fields of EngineConfig, for this project's engine alone."""
 
 
 class WorkerFailed(RuntimeError):

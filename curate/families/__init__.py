@@ -22,14 +22,14 @@ class Family:
 
 
 FAMILIES = {
-    "countdown3": Family(countdown.three, countdown.check, (0.60, 0.15, 0.10, 0.09, 0.06)),
-    "countdown4": Family(countdown.four, countdown.check, (0.60, 0.16, 0.12, 0.12)),
-    "chains": Family(chains.make, chains.check, (0.64, 0.36)),
-    "residues": Family(residues.make, residues.check, (0.60, 0.20, 0.12, 0.08)),
-    "sequences": Family(sequences.make, sequences.check, (0.60, 0.25, 0.15)),
-    "clocks": Family(clocks.clock, clocks.check_clock, (0.64, 0.36)),
-    "weekdays": Family(clocks.weekday, clocks.check_weekday, (0.60, 0.25, 0.15)),
-    "logic": Family(logic.make, logic.check, (0.60, 0.25, 0.15)),
+    "countdown3": Family(countdown.three, countdown.check, (0.66, 0.13, 0.08, 0.08, 0.05)),
+    "countdown4": Family(countdown.four, countdown.check, (0.66, 0.14, 0.10, 0.10)),
+    "chains": Family(chains.make, chains.check, (0.68, 0.32)),
+    "residues": Family(residues.make, residues.check, (0.66, 0.18, 0.10, 0.06)),
+    "sequences": Family(sequences.make, sequences.check, (0.68, 0.20, 0.12)),
+    "clocks": Family(clocks.clock, clocks.check_clock, (0.68, 0.32)),
+    "weekdays": Family(clocks.weekday, clocks.check_weekday, (0.68, 0.20, 0.12)),
+    "logic": Family(logic.make, logic.check, (0.68, 0.20, 0.12)),
 }
 
 
@@ -43,19 +43,23 @@ def check(family: str, prompt: str, answer_text: str) -> bool:
     return FAMILIES[family].check(prompt, answer)
 
 
-def problems(split: str, seed: int, families: tuple[str, ...] = tuple(FAMILIES)) -> Iterator[Problem]:
+def problems(
+    split: str, seed: int, families: tuple[str, ...] = tuple(FAMILIES), even: float = 0.0
+) -> Iterator[Problem]:
     """Problems without end, families in turn, difficulty drawn by each family's weights.
 
     Args:
         split: "train" or "heldout"; problems of the other side are passed over.
         seed: what is drawn; it never moves a question to the other side.
-        families: names of the families to take turns.
+        families: names of the families to take turns; a name may come more than once.
+        even: share of the problems, 0 to 1, whose difficulty is drawn with equal weights instead.
     """
     rng = Random(f"{split} {seed}")
     while True:
         for name in families:
             family = FAMILIES[name]
-            wanted = rng.choices(range(len(family.difficulty)), family.difficulty)[0]
+            levels = range(len(family.difficulty))
+            wanted = rng.choices(levels, None if even and rng.random() < even else family.difficulty)[0]
             while True:
                 problem = family.make(rng)
                 if problem is not None and problem.split == split and problem.difficulty == wanted:

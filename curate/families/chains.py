@@ -43,7 +43,7 @@ def make(rng: Random) -> Problem | None:
         if middle < 0:
             return None
         careful.append(f"{WORDS[op]} {n}. {a}{op}{tens}={middle} {middle}{op}{ones}={r}")
-    careful.append(f"so {value} yes")
+    careful.append(f"so {value}")
     return Problem(
         family="chains",
         key=f"{start} {[(op, n) for _, op, n, _ in steps]}",
@@ -52,7 +52,6 @@ def make(rng: Random) -> Problem | None:
         ),
         answer=str(value),
         rounds=(Round(tuple(quick), str(slip)), Round(tuple(careful), str(value), "by parts")),
-        recheck=f"so {value} yes",
     )
 
 

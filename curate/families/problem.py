@@ -34,7 +34,6 @@ class Problem:
         prompt: the question in plain English.
         answer: a right answer (countdown has others).
         rounds: the reasoning; the last round reaches `answer`.
-        recheck: the line written when a "Wait" comes after the last round.
     """
 
     family: str
@@ -42,7 +41,6 @@ class Problem:
     prompt: str
     answer: str
     rounds: tuple[Round, ...]
-    recheck: str
 
     @property
     def difficulty(self) -> int:
@@ -62,26 +60,30 @@ def search_rounds(
     """Rounds of a systematic search that gives up after every `per_round` failed tries; the last try succeeds.
 
     Args:
-        head: lines before the first try, such as the question restated.
+        head: lines before the first try of every round, such as the question restated: what a try needs is close by.
         tries: the lines of each try, in order.
         per_round: tries before giving up.
-        answer: the answer once the last try has succeeded.
+        answer: the answer once the last try has succeeded; it is written on a line of its own ("so 12").
     """
     rounds = []
     for start in range(0, len(tries), per_round):
-        lines = tuple(line for t in tries[start : start + per_round] for line in t)
+        lines = head + tuple(line for t in tries[start : start + per_round] for line in t)
         last = start + per_round >= len(tries)
-        rounds.append(Round((head if start == 0 else ()) + lines, answer if last else NOT_FOUND))
+        rounds.append(Round((*lines, f"so {answer}"), answer) if last else Round(lines, NOT_FOUND))
     return tuple(rounds)
 
 
 def segments(problem: Problem, last: int, checks: int = 0) -> list[tuple[str, bool]]:
-    """The thinking up to round `last` and `checks` rechecks after it, as (text, is it a "Wait") pairs."""
+    """The thinking up to round `last` and `checks` rechecks after it, as (text, is it a "Wait") pairs.
+
+    A recheck, what is written when a "Wait" comes after the last round, is that round's last two lines once more.
+    """
     parts = [("\n".join(problem.rounds[0].lines) + "\n", False)]
     for r in problem.rounds[1 : last + 1]:
         parts += [(WAIT, True), (f", {r.lead}.\n" + "\n".join(r.lines) + "\n", False)]
+    recheck = "\n".join(problem.rounds[-1].lines[-2:])
     for _ in range(checks):
-        parts += [(WAIT, True), (f", check.\n{problem.recheck}\n", False)]
+        parts += [(WAIT, True), (f", check.\n{recheck}\n", False)]
     return parts
 
 

@@ -1,75 +1,76 @@
-"""Sequences: find the next term by trying rules in a fixed order, from equal steps to alternating ones."""
+"""Sequences: find the next term by trying rules in a fixed order, from equal steps to growing ones."""
 
 import re
 from random import Random
 
 from curate.families.problem import Problem, search_rounds
 
+KINDS = ("same", "double", "sum", "swap", "grow")
+
 
 def terms_of(kind: str, rng: Random) -> list[int]:
-    """Six terms under the rule `kind`."""
-    a, d, e = rng.randint(1, 20), rng.randint(1, 9), rng.randint(1, 5)
+    """Six terms under the rule `kind`; steps that have to be compared are of one digit."""
+    a, d, e = rng.randint(1, 20), rng.randint(1, 9), rng.randint(1, 9)
     t = [a]
-    if kind == "add":
+    if kind == "same":
         t += [a + d * i for i in range(1, 6)]
-    elif kind == "grow":
-        for i in range(5):
-            t.append(t[-1] + d + e * i)
+    elif kind == "double":
+        t += [a * 2**i for i in range(1, 6)]
     elif kind == "sum":
-        t.append(rng.randint(1, 12))
+        t = [d, d + e]
         while len(t) < 6:
             t.append(t[-1] + t[-2])
-    elif kind == "double":
-        t[0] = a % 9 + 1
-        t += [t[0] * 2**i for i in range(1, 6)]
-    else:
+    elif kind == "swap":
         for i in range(5):
             t.append(t[-1] + (d if i % 2 == 0 else e))
+    else:
+        for i in range(5):
+            t.append(t[-1] + d + e * i)
     return t
 
 
-KINDS = ("add", "grow", "sum", "double", "swap")
-
-
-def attempt(kind: str, t: list[int]) -> tuple[str, int | None]:
-    """The line that tries rule `kind` on the first five of `t`, and the next term where the rule holds."""
-    d = [t[i + 1] - t[i] for i in range(4)]
-    steps = [f"{t[i]} {t[i + 1]} is {d[i]}" for i in range(4)]
-    if kind == "add":
-        holds, step = len(set(d)) == 1, d[0]
-        seen = " ".join(steps if holds else steps[: next(i for i in range(4) if d[i] != d[0]) + 1])
-    elif kind == "grow":
-        e = [d[i + 1] - d[i] for i in range(3)]
-        holds, step = len(set(e)) == 1, d[3] + e[0]
-        seen = " ".join(steps) + f" by {e[0]} {e[1]}" + (f" {e[2]}" if e[0] == e[1] else "")
-    elif kind == "sum":
-        holds, step = all(t[i] + t[i + 1] == t[i + 2] for i in range(3)), t[3]
-        seen = f"{t[0]}+{t[1]}={t[0] + t[1]} is {t[2]}"
+def attempt(kind: str, t: list[int]) -> tuple[tuple[str, ...], int | None]:
+    """The lines that try rule `kind` on the first five of `t`, up to what breaks it; the next term where it holds."""
+    steps = [(f"{t[i + 1]}-{t[i]}={t[i + 1] - t[i]}", t[i + 1] - t[i]) for i in range(4)]
+    if kind == "same":
+        seen = [(text, step == steps[0][1]) for text, step in steps]
+        following = f"{t[4]}+{steps[0][1]}={t[4] + steps[0][1]}"
     elif kind == "double":
-        holds, step = all(t[i + 1] == 2 * t[i] for i in range(4)), t[4]
-        seen = f"{t[0]}+{t[0]}={2 * t[0]} is {t[1]}"
+        seen = [(f"{t[i]}+{t[i]}={2 * t[i]} is {t[i + 1]}", 2 * t[i] == t[i + 1]) for i in range(4)]
+        following = f"{t[4]}+{t[4]}={2 * t[4]}"
+    elif kind == "sum":
+        seen = [(f"{t[i]}+{t[i + 1]}={t[i] + t[i + 1]} is {t[i + 2]}", t[i] + t[i + 1] == t[i + 2]) for i in range(3)]
+        following = f"{t[3]}+{t[4]}={t[3] + t[4]}"
+    elif kind == "swap":
+        seen = [(f"{steps[i][0]} and {steps[i + 2][0]}", steps[i][1] == steps[i + 2][1]) for i in range(2)]
+        following = f"{t[4]}+{steps[0][1]}={t[4] + steps[0][1]}"
     else:
-        holds, step = d[0] == d[2] and d[1] == d[3], d[0]
-        seen = f"{steps[0]} {steps[2]} and {steps[1]} {steps[3]}"
-    if holds:
-        grown = f"{d[3]}+{step - d[3]}={step} " if kind == "grow" else ""
-        return f"{kind} {seen} yes {grown}{t[4]}+{step}={t[4] + step}", t[4] + step
-    return f"{kind} {seen} no", None
+        rise = [steps[i + 1][1] - steps[i][1] for i in range(3)]
+        seen = [(" ".join(text for text, _ in steps), True)]
+        seen += [(f"{steps[i + 1][1]}-{steps[i][1]}={rise[i]}", rise[i] == rise[0]) for i in range(3)]
+        last = steps[3][1] + rise[0]
+        following = f"{steps[3][1]}+{rise[0]}={last} {t[4]}+{last}={t[4] + last}"
+    breaks = next((i for i, (_, holds) in enumerate(seen) if not holds), None)
+    line = f"{kind} " + " ".join(text for text, _ in (seen if breaks is None else seen[: breaks + 1]))
+    if breaks is None:
+        return (f"{line} yes", following), int(following.split("=")[-1])
+    return (f"{line} no",), None
 
 
 def make(rng: Random) -> Problem | None:
     """A sequence of five terms whose rules that fit agree on the sixth."""
-    t = terms_of(rng.choice(KINDS), rng)
+    kind = rng.choice(KINDS)
+    t = terms_of(kind, rng)
     shown = t[:5]
-    if min(shown[i + 1] - shown[i] for i in range(4)) < 0 or t[5] > 99:
+    if t[5] > 99 or (kind == "grow" and shown[4] - shown[3] > 9):
         return None
     found = {attempt(kind, shown)[1] for kind in KINDS} - {None}
     if len(found) != 1:
         return None
-    lines = []
+    tries = []
     for kind in KINDS:
-        line, following = attempt(kind, shown)
-        lines.append((line,))
+        lines, following = attempt(kind, shown)
+        tries.append(lines)
         if following is not None:
             break
     head = ", ".join(map(str, shown))
@@ -78,8 +79,7 @@ def make(rng: Random) -> Problem | None:
         key=head,
         prompt=f"What comes next: {head}?",
         answer=str(following),
-        rounds=search_rounds((head,), lines, 2, str(following)),
-        recheck=lines[-1][0],
+        rounds=search_rounds((head,), tries, 2, str(following)),
     )
 
 

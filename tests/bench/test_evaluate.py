@@ -1,23 +1,25 @@
-"""Statistics against scipy, and the evaluation's rows against the engine's own outputs on a random checkpoint."""
+"""The command `python -m bench.evaluate`: from flags or a grid to tables, figures and a page, on s1-nano."""
 
 import json
+import re
 import subprocess
 import sys
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 from scipy.stats import binomtest
 
-from bench.evaluate import Condition, fell, run, table
+from bench import demo, evaluate
+from bench.evaluation import browse, grade, grid, outcomes, plot, report, run, tables
+from bench.evaluation.log import read_rows, write_atomically
+from bench.evaluation.publish import BEGIN, END
 from bench.record import read
 from bench.statistics import discordant, sign_test, wilson
-from bench.tasks import S1_NANO
 from curate.families import check
-from curate.nano_build import write_base
 from engine import Engine
-from train.architecture import Architecture
-from train.model import Decoder
+
+MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (645, 1000), (1, 3)])
@@ -46,59 +48,219 @@ def test_discordant_pairs():
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Tokenizer and shape of s1-nano, random weights."""
-    folder = tmp_path_factory.mktemp("nano")
-    write_base(folder, seed=0)
-    torch.manual_seed(0)
-    model = Decoder(Architecture.load(folder))
-    weights = {}
-    for name, parameter in model.named_parameters():
-        ones = name.endswith("norm.weight")
-        weights[name] = torch.ones_like(parameter) if ones else torch.randn_like(parameter) * 0.1
-    save_file(weights, str(folder / "model.safetensors"))
+def folder(tmp_path_factory):
+    """A finished run: budgets, Waits, samples in parallel, rejection."""
+    folder = tmp_path_factory.mktemp("run")
+    file = folder.parent / "grid.yaml"
+    file.write_text(f"""
+name: <b>tiny</b>
+model: {MODEL}
+tasks: [{{name: s1_nano, count: 24, seed: 3}}]
+methods:
+  - {{method: budget, budgets: [16, 64]}}
+  - {{method: extensions, extensions: [0, 2], budget: 512}}
+  - {{method: parallel, samples: 4, budgets: [32]}}
+  - {{method: rejection, limits: [40], tries: 3}}
+answer_tokens: 48
+engine: {{device: cpu, dtype: float32, kv_cache_tokens: 32768}}
+""")
+    document = folder.parent / "page.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    figure, samples, records = (folder.parent / name for name in ("figure.png", "samples.jsonl", "records.jsonl"))
+    arguments = [str(file), "--out", str(folder), "--figure", str(figure), "--samples", str(samples), "--results",
+                 str(records), "--write", str(document)]  # fmt: skip
+    assert evaluate.main(arguments) == 0
     return folder
 
 
-def test_rows_are_the_engines_outputs(checkpoint):
-    questions = S1_NANO.draw(24, 7)
-    with Engine(str(checkpoint), device="cpu", dtype="float32", kv_cache_tokens=8192) as engine:
-        conditions = [Condition("budget", 8, 0), Condition("budget", 16, 0), Condition("waits", 32, 2)]
-        results = [run(engine, questions, condition, 16) for condition in conditions]
-    for (row, outputs), condition in zip(results, conditions, strict=True):
-        assert row.control == 1.0 and max(row.thinking) <= condition.budget
-        assert row.thinking == tuple(o.outputs[0].thinking.tokens for o in outputs)
-        assert row.right == tuple(
-            check(q.group, q.prompt, o.outputs[0].answer) for q, o in zip(questions, outputs, strict=True)
-        )
-        assert sum(row.by_group().values()) / len(row.by_group()) == pytest.approx(row.accuracy)
-    rows = [row for row, _ in results]
-    assert fell(None, rows[0]) is None and fell(rows[1], rows[2]) is None
-    assert fell(rows[0], rows[1]) == sign_test(*discordant(rows[0].right, rows[1].right))
-    lines = table(rows).splitlines()
-    assert len(lines) == 5 and lines[2].startswith("| budget 8 |") and lines[4].startswith("| 2 Waits |")
+def test_one_command_leaves_everything(folder):
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    figures = {f"figures/s1_nano-{name}.{suffix}" for name in ("accuracy", "parallel", "rejection")
+               for suffix in ("png", "svg", "json")}  # fmt: skip
+    assert names == figures | {"run.json", "samples.jsonl", "grades.jsonl", "report.json", "report.md", "samples.html"}
+    assert (folder.parent / "figure.png").read_bytes() == (folder / "figures/s1_nano-accuracy.png").read_bytes()
+    about = json.loads((folder / "run.json").read_text())["about"]
+    assert about["versions"]["torch"] and about["device"] and about["commit"]
 
 
-def test_command_prints_the_table_and_writes_records(checkpoint, tmp_path):
-    results, samples, figure = tmp_path / "results.jsonl", tmp_path / "samples.jsonl", tmp_path / "figure.png"
-    command = [
-        sys.executable, "-m", "bench.evaluate", "--task", "s1_nano", "--model", str(checkpoint), "--count", "16",
-        "--budgets", "4", "8", "--waits", "1", "--results", str(results), "--samples", str(samples),
-        "--figure", str(figure),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+def test_the_report_counts_what_the_log_holds(folder):
+    found = json.loads((folder / "report.json").read_text())
+    rows = [row for row in read_rows(folder) if not row["condition"].startswith("trace ")]
+    (task,) = found["tasks"]
+    assert found["missing_samples"] == 0 and task["problems"] == 24
+    problems = {p.id: p for p in grade.load_tasks(folder)["s1_nano"].problems}
+    for condition in task["conditions"]:
+        own = [row for row in rows if row["condition"] == condition["condition"]]
+        assert len(own) == condition["problems"] * condition["samples"]
+        right = [check(problems[r["problem"]].family, problems[r["problem"]].question, r["answer"]) for r in own]
+        assert condition["accuracy"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+        thinking = sum(r["thinking_tokens"] for r in own) / len(own)
+        assert condition["thinking_tokens"] == pytest.approx(thinking, abs=1e-6)
+        assert condition["control"] == 1.0 and condition["overshoot"] == 0
+        assert condition["forced_ends"] == sum(r["stop_reason"] in ("budget", "max_tokens") for r in own)
+        assert sum(condition["rules"].values()) == len(own)
+        groups = condition["groups"]
+        assert sum(groups.values()) / len(groups) == pytest.approx(condition["accuracy"], abs=1e-6)
+    by_label = {condition["condition"]: condition for condition in task["conditions"]}
+    assert by_label["budget 64"]["change"]["of"] == "budget 16"
+    difference = by_label["budget 64"]["accuracy"] - by_label["budget 16"]["accuracy"]
+    assert by_label["budget 64"]["change"]["difference"] == pytest.approx(difference, abs=1e-6)
+    one, *_, four = by_label["4 samples, budget 32"]["at_k"]
+    assert one["majority"] == pytest.approx(one["pass"]) and four["pass"] >= one["pass"]
+    assert four["unique_tokens"] == pytest.approx(4 * one["unique_tokens"], rel=1e-5)
+    assert one["path_tokens"] <= four["path_tokens"] <= four["unique_tokens"]
+    assert {m["method"] for m in task["methods"]} == {"budget", "extensions Wait", "budget forcing"}
+
+
+def test_tables_and_records_say_the_same(folder):
+    text = (folder / "report.md").read_text()
+    found = json.loads((folder / "report.json").read_text())
+    for row in found["tasks"][0]["conditions"]:
+        assert f"| {row['condition']} | {row['accuracy']:.1%} |" in text
+    document = (folder.parent / "page.md").read_text()
+    assert document.startswith("before\n") and document.endswith("after\n") and "old" not in document
+    assert "| budget 64 |" in document and "24 problems of s1_nano" in document and "points per doubling" in document
+    records = read(folder.parent / "records.jsonl")
+    assert [record.case["condition"] for record in records] == [r["condition"] for r in found["tasks"][0]["conditions"]]
+    assert all(record.figures["control"] == 1.0 for record in records)
+    samples = [json.loads(line) for line in (folder.parent / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 24 * 9 and {"prompt", "reasoning", "answer", "right"} <= samples[0].keys()
+
+
+def test_figures_show_the_report_and_are_made_alike(folder, tmp_path):
+    found = json.loads((folder / "report.json").read_text())
+    data = json.loads((folder / "figures/s1_nano-accuracy.json").read_text())
+    curves = {curve["name"]: curve for curve in data["curves"]}
+    rows = [row for row in found["tasks"][0]["conditions"] if row["series"] == "budget"]
+    assert curves["budget"]["accuracy"] == [row["accuracy"] for row in rows]
+    assert curves["budget"]["low"] == [row["interval"]["low"] for row in rows]
+    assert curves["budget"]["labels"] == ["16", "64"] and curves["extensions Wait"]["labels"] == ["0x", "2x"]
+    assert (folder / "figures/s1_nano-accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for file in plot.draw(found, tmp_path):
+        assert file.read_bytes() == (folder / "figures" / file.name).read_bytes(), file.name
+    parallel = json.loads((folder / "figures/s1_nano-parallel.json").read_text())
+    unique, path = parallel["curves"][:2]
+    assert unique["accuracy"] == path["accuracy"] and unique["tokens"][-1] > path["tokens"][-1]
+
+
+def test_points_on_one_spot_share_a_label():
+    curve = plot.Curve("x", [10, 50, 51, 52, 90], [0.1, 0.5, 0.5, 0.5, 0.9], labels=["a", "b", "c", "d", "e"])
+    assert [label for label, *_ in plot._labels(curve, range(5))] == ["a", "b-d", "e"]
+
+
+class Page(HTMLParser):
+    """Text, marked text and tags of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.marked, self.inside = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.inside = tag == "mark"
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.marked.append(data)
+
+
+def test_the_page_marks_forced_tokens_and_escapes_everything(folder):
+    text = (folder / "samples.html").read_text()
+    page = Page(text)
+    assert page.tags.count("details") == 24 * 9 and page.tags.count("script") == 1 and "b" not in page.tags
+    assert "&lt;b&gt;tiny&lt;/b&gt;" in text and "&lt;|im_start|&gt;answer" in text
+    assert "Wait" in page.marked and any("Final Answer:" in piece for piece in page.marked)
+    assert not re.search(r"(src|href)=", text)
+    hostile = browse.marked([0, 1, 2], [1], lambda ids: "".join("<script>&\"'"[i] for i in ids))
+    assert hostile == "&lt;<mark>s</mark>c"
+
+
+def test_a_page_escapes_hostile_text(folder, tmp_path):
+    for name in ("run.json", "samples.jsonl", "grades.jsonl"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    for row in rows:  # as from a server that gives no token ids
+        row |= {"token_ids": [], "forced": [], "reasoning": "</pre><script>alert(1)</script>", "answer": "<img src=x>"}
+    write_atomically(tmp_path / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    text = browse.write_page(tmp_path).read_text()
+    assert "<script>alert" not in text and "<img" not in text and "&lt;img src=x&gt;" in text
+
+
+def test_status_grade_and_report_need_no_model(folder, capsys):
+    assert evaluate.main(["status", str(folder)]) == 0
+    status = capsys.readouterr().out
+    assert re.search(r"budget 16 +24 of 24", status) and re.search(r"all +216 of 216", status)
+    before = (folder / "report.json").read_bytes()
+    assert evaluate.main(["grade", str(folder)]) == 0 and evaluate.main(["report", str(folder)]) == 0
+    assert (folder / "report.json").read_bytes() == before
+    assert evaluate.main(["grade", str(folder), "--mode", "strict"]) == 0
+    assert evaluate.main(["report", str(folder), "--mode", "strict"]) == 0
+    assert "in the mode `strict`" in (folder / "report-strict.md").read_text()
+    capsys.readouterr()
+    assert evaluate.main(["grade", str(folder), "--grader", "s1-grader"]) == 2
+    assert "no reference answers" in capsys.readouterr().err
+    for name in ("grades-strict.jsonl", "report-strict.md", "report-strict.json"):
+        (folder / name).unlink()
+
+
+def test_an_unfinished_run_is_reported_as_such(folder, tmp_path, capsys):
+    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    (tmp_path / "samples.jsonl").write_bytes(b"".join(lines[:90]) + lines[90][:40])
+    assert evaluate.main(["report", str(tmp_path)]) == 2
+    assert "grade the run first" in capsys.readouterr().err
+    assert evaluate.main(["grade", str(tmp_path)]) == 0 and evaluate.main(["report", str(tmp_path)]) == 0
+    assert re.search(r"Incomplete: \d+ samples", capsys.readouterr().out)
+    assert evaluate.main(["status", str(tmp_path)]) == 0
+    assert "left at that rate" in capsys.readouterr().out
+
+
+def test_voting_does_not_count_who_found_nothing(folder):
+    results = outcomes.load(folder)
+    for cell in results.cells:
+        for outcome in cell.outcomes:
+            assert (outcome.graded.vote is None) == (outcome.graded.extracted in (None, "not found"))
+
+
+def test_the_originals_grader_is_a_labelled_column(tmp_path):
+    from bench.evaluation import files
+
+    if not (files.data_folder() / "agieval" / "aqua-rat.jsonl").is_file():
+        pytest.skip("the question files are not there; set S1_DATA")
+    what = grid.from_values({
+        "model": MODEL, "tasks": [{"name": "aqua", "count": 6}, {"name": "gsm8k", "count": 6}],
+        "methods": [{"method": "budget", "budgets": [16]}], "answer_tokens": 32, "engine": {"device": "cpu"},
+    })  # fmt: skip
+    run.run(what, tmp_path)
+    grade.grade(tmp_path)
+    grade.grade(tmp_path, "s1-grader")
+    ours = report.report(outcomes.load(tmp_path), "s1-engine", "answer")
+    theirs = report.report(outcomes.load(tmp_path, "s1-grader"), "s1-grader", "answer")
+    assert "for comparison with its published columns only" in tables.markdown(theirs)
+    aqua = theirs["tasks"][0]["conditions"][0]
+    rules = {f"s1.{rule}/string" for rule in ("default_a", "boxed", "first_answer", "whole")}
+    assert aqua["no_answer"] == 0 and set(aqua["rules"]) <= rules
+    assert [task["task"] for task in ours["tasks"]] == ["aqua", "gsm8k"]
+    assert all(0 <= c["interval"]["low"] <= c["accuracy"] for task in ours["tasks"] for c in task["conditions"])
+
+
+def test_flags_make_a_grid_and_keep_nothing(tmp_path):
+    command = [sys.executable, "-m", "bench.evaluate", "--task", "s1_nano", "--model", MODEL, "--count", "8",
+               "--budgets", "4", "8", "--waits", "1", "--results", str(tmp_path / "r.jsonl"), "--samples",
+               str(tmp_path / "s.jsonl"), "--figure", str(tmp_path / "f.png")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "| budget 4 |" in done.stdout and "| 1 Wait |" in done.stdout and "16 held-out questions" in done.stdout
-    records = read(results)
-    assert [(r.case["budget"], r.case["waits"]) for r in records] == [(4, 0), (8, 0), (1024, 1)]
-    assert all(r.figures["control"] == 1.0 for r in records)
-    lines = [json.loads(line) for line in samples.read_text().splitlines()]
-    assert len(lines) == 48
-    assert sum(line["right"] for line in lines[:16]) / 16 == pytest.approx(records[0].figures["accuracy"], abs=1e-3)
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "| budget 4 |" in done.stdout and "| 1x Wait |" in done.stdout and "8 problems" in done.stdout
+    assert [(r.case["budget"], r.case["waits"]) for r in read(tmp_path / "r.jsonl")] == [(4, 0), (8, 0), (1024, 1)]
+    assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "s.jsonl", "f.png"}
 
 
-def test_command_refuses_a_missing_model(tmp_path):
-    command = [sys.executable, "-m", "bench.evaluate", "--model", str(tmp_path / "nothing"), "--count", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2 and "nothing" in done.stderr and "Traceback" not in done.stderr
+def test_the_demo_answers_its_questions():
+    problems = demo.load(demo.TaskSpec(name="s1_nano", count=8, seed=7)).problems
+    with Engine(MODEL, device="cpu", dtype="float32") as engine:
+        found, thinking = demo.answered(engine, problems, demo.CONDITIONS[0])
+    assert len(found) == 8 and 0 < thinking <= 16

@@ -39,6 +39,15 @@ def test_every_difficulty_is_drawn_by_its_weight(family):
         assert abs(share - weight) < 0.08, f"difficulty {difficulty}: {share:.2f} of the questions, wanted {weight}"
 
 
+def test_even_draws_give_later_rounds_their_share():
+    """Half the questions with even difficulty: each level gets the mean of its weight and of an equal share."""
+    weights = FAMILIES["residues"].difficulty
+    found = [problem.difficulty for problem in islice(problems("train", 2, ("residues",), even=0.5), 600)]
+    for difficulty, weight in enumerate(weights):
+        wanted = (weight + 1 / len(weights)) / 2
+        assert abs(found.count(difficulty) / len(found) - wanted) < 0.08, difficulty
+
+
 def test_the_split_is_decided_by_the_question_and_not_by_the_seed():
     train = {(p.family, p.key) for seed in (0, 1, 2) for p in drawn("train", seed)}
     heldout = {(p.family, p.key) for seed in (0, 1, 2) for p in drawn("heldout", seed)}

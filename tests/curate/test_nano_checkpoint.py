@@ -77,7 +77,7 @@ def test_transformers_renders_the_same_prompt(engine, questions):
 
 def test_budgets_and_waits_change_the_accuracy(engine, questions):
     starved, ample = accuracy(engine, questions, 16, 0), accuracy(engine, questions, 512, 0)
-    assert starved < 0.2 and ample > starved + 0.3, (starved, ample)
+    assert starved < 0.1 and 0.5 < ample < 0.8, (starved, ample)
     waited, often = accuracy(engine, questions, 1024, 4), accuracy(engine, questions, 1024, 8)
-    assert waited > ample + 0.08, (ample, waited)
-    assert often > waited - 0.1, (waited, often)
+    assert waited > ample + 0.15 and waited > 0.8, (ample, waited)
+    assert often > waited - 0.05, (waited, often)

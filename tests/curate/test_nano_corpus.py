@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from curate.families import check, problems
 from curate.nano_build import write_base
-from curate.nano_corpus import pretraining_records, sft_records
+from curate.nano_corpus import EVEN, MIX, pretraining_records, sft_records
 from train.config import Data
 from train.data import read_dataset
 from train.text import ChatTokenizer
@@ -37,7 +37,8 @@ def test_no_heldout_question_is_in_a_training_file(pretraining):
     heldout = list(islice(problems("heldout", 7), 2000))
     trained = {r["question"] for r in pretraining} | {r["question"] for r in sft_records(COUNT, seed=0)}
     assert len(trained) > COUNT and not {p.prompt for p in heldout} & trained
-    drawn = [p for seed in (0, 1000) for p in islice(problems("train", seed), COUNT)]
+    sources = (problems("train", 0, MIX, EVEN), problems("train", 1000))
+    drawn = [p for source in sources for p in islice(source, COUNT)]
     assert {p.prompt for p in drawn} == trained, "a training file holds a question that the train side did not give"
     assert not {(p.family, p.key) for p in heldout} & {(p.family, p.key) for p in drawn}
 

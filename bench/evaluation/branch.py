@@ -1,0 +1,153 @@
+"""Sequence search on the engine: branches that step, fork, are written to and closed, and what it all cost.
+
+A branch is token ids behind a prompt. Its steps go to the engine as prompt + path, so what branches share is computed
+once (the engine's prefix cache) and nothing is tokenized twice. Strategies (best-of-N and majority in
+`bench.evaluation.search`) are loops over this interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from engine import Engine, EngineDead, InputError, SamplingParams
+
+
+class Ledger:
+    """Tokens of one search. `generated` counts what was drawn or forced once, however many branches share it."""
+
+    def __init__(self) -> None:
+        self.generated = 0
+        self._lock = threading.Lock()
+
+    def add(self, tokens: int) -> None:
+        """Count tokens, from any thread."""
+        with self._lock:
+            self.generated += tokens
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step added: ids, the stop kept; their log-probability under the model; whether the branch ended."""
+
+    token_ids: tuple[int, ...]
+    logprob: float
+    finished: bool
+
+
+class Scorer(Protocol):
+    """Scores branches; higher is better. The result does not depend on their order."""
+
+    def score(self, branches: Sequence[Branch]) -> list[float]: ...
+
+
+class Branch:
+    """One growing sequence. Not safe from several threads; different branches are."""
+
+    def __init__(self, engine: Engine, prompt: Sequence[int], params: SamplingParams, ledger: Ledger | None = None):
+        """`params` sample every step; thinking fields apply where the path is inside thinking."""
+        if params.n != 1:
+            raise InputError(f"n is {params.n}; a branch is one sequence, fork it instead")
+        self._engine, self._prompt, self._params = engine, tuple(prompt), params
+        self.ledger = Ledger() if ledger is None else ledger
+        self.token_ids: tuple[int, ...] = ()
+        self.forced: tuple[int, ...] = ()
+        """Positions in `token_ids` that were written, not drawn."""
+        self.logprob = 0.0
+        """Of what was drawn along the path."""
+        self.drawn = 0
+        self.finished = self.closed = False
+        self._forks = 0
+
+    def step(self, stop: Sequence[str] = (), max_tokens: int | None = None) -> Step:
+        """Draw until one of the `stop` strings is complete or `max_tokens` are drawn; without either, to the end.
+
+        A step with `stop` or `max_tokens` is plain text: no thinking field acts on it. The stop's tokens stay in the
+        path. Raises InputError for a branch that is closed or has ended.
+        """
+        self._refuse_if_over()
+        params = replace(self._params, logprobs=0)
+        partial = bool(stop) or max_tokens is not None
+        if partial:
+            plain = SamplingParams(thinking_format="none")
+            fields = {name: getattr(plain, name) for name in _THINKING}
+            params = replace(params, stop=tuple(stop), max_tokens=max_tokens or params.max_tokens, **fields)
+        output = self._engine.generate([[*self._prompt, *self.token_ids]], params)[0].outputs[0]
+        if output.error is not None:
+            raise EngineDead(f"a step failed: {output.error}")
+        at = len(self.token_ids)
+        self.token_ids += tuple(output.token_ids)
+        self.forced += tuple(at + position for position in output.forced)
+        self.logprob += output.cumulative_logprob or 0.0
+        self.drawn += len(output.token_ids) - len(output.forced)
+        self.ledger.add(len(output.token_ids))
+        eos = bool(output.token_ids) and output.token_ids[-1] in self._engine.tokenizer.eos_token_ids
+        self.finished = eos or not partial
+        return Step(tuple(output.token_ids), output.cumulative_logprob or 0.0, self.finished)
+
+    def fork(self, count: int, at: int | None = None) -> list[Branch]:
+        """`count` branches that go on from here, or from the first `at` tokens of the path, each with its own seed.
+
+        Log-probabilities are only known for whole steps, so a fork inside the path starts them anew.
+        """
+        self._refuse_if_closed()
+        if count < 1 or (at is not None and not 0 <= at <= len(self.token_ids)):
+            raise InputError(f"fork of {count} at {at}; give at least 1, at 0 to {len(self.token_ids)} tokens")
+        children = []
+        for _ in range(count):
+            child = Branch(self._engine, self._prompt, replace(self._params, seed=self._child_seed()), self.ledger)
+            cut = len(self.token_ids) if at is None else at
+            child.token_ids, child.forced = self.token_ids[:cut], tuple(p for p in self.forced if p < cut)
+            if cut == len(self.token_ids):
+                child.logprob, child.drawn, child.finished = self.logprob, self.drawn, self.finished
+            children.append(child)
+        return children
+
+    def force(self, ids: Sequence[int]) -> None:
+        """Write `ids` behind the path, such as the end of thinking: every pruned branch can be made to answer."""
+        self._refuse_if_over()
+        at = len(self.token_ids)
+        self.token_ids += tuple(ids)
+        self.forced += tuple(range(at, at + len(ids)))
+        self.ledger.add(len(ids))
+
+    def close(self) -> None:
+        """Drop the branch: nothing can be added any more. Its pages are the cache's, which frees them when needed."""
+        self.closed = True
+
+    @property
+    def text(self) -> str:
+        """The path as text, special tokens shown, the ending EOS not."""
+        eos = self._engine.tokenizer.eos_token_ids
+        ids = self.token_ids[:-1] if self.token_ids and self.token_ids[-1] in eos else self.token_ids
+        return self._engine.tokenizer.decode(ids)
+
+    @property
+    def path_tokens(self) -> int:
+        """Tokens along this path, shared ones included."""
+        return len(self.token_ids)
+
+    def _child_seed(self) -> int:
+        """Children's seeds follow from the parent's and their number, never from when they were made."""
+        self._forks += 1
+        digest = hashlib.sha256(f"{self._params.seed}|{len(self.token_ids)}|{self._forks}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise InputError("the branch is closed; fork before you close it")
+
+    def _refuse_if_over(self) -> None:
+        self._refuse_if_closed()
+        if self.finished:
+            raise InputError("the branch has ended; fork it at an earlier token")
+
+
+_THINKING = (
+    "thinking_format", "thinking_token_budget", "min_thinking_tokens", "thinking_extensions", "thinking_extension_str",
+    "thinking_end_str", "thinking_grace_tokens", "thinking_budget_action", "thinking_eos_policy", "min_answer_tokens",
+    "answer_reserve_tokens", "loop_ngram", "loop_count",
+)  # fmt: skip

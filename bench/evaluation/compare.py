@@ -1,0 +1,33 @@
+"""Two runs of the same conditions against each other, paired by problem: models, prompts, engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.evaluation import outcomes
+from bench.evaluation.report import change
+from engine import InputError
+
+
+def text(folder: Path, other: Path) -> str:
+    """A Markdown table: what `other` differs by from `folder`, with 95 % paired bootstrap intervals and p-values.
+
+    Raises InputError where one is no graded run, or they have no condition of the same task and name.
+    """
+    before, after = outcomes.load(folder), outcomes.load(other)
+    known = {(cell.task, cell.condition.label): cell for cell in before.cells}
+    lines = [f"{after.model} ({other.name}) less {before.model} ({folder.name})", "",
+             "| task | condition | problems | accuracy | points | 95 % interval | p |", "|---|---|---|---|---|---|---|"]
+    for cell in after.cells:
+        old = known.get((cell.task, cell.condition.label))
+        found = None if old is None else change(old, cell)
+        if old is None or found is None or "difference" not in found:
+            continue
+        lines.append(
+            f"| {cell.task} | {cell.condition.label} | {found['problems']} | {old.accuracy:.1%} to {cell.accuracy:.1%} "
+            f"| {100 * found['difference']:+.1f} | {100 * found['low']:+.1f} to {100 * found['high']:+.1f} "
+            f"| {found['p_change']:.2g} |"
+        )
+    if len(lines) == 4:
+        raise InputError(f"{folder} and {other} share no problem of one task and condition; compare runs of one grid")
+    return "\n".join(lines)

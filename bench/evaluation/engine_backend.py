@@ -1,0 +1,61 @@
+"""Samples from the engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from bench.evaluation.samples import Request, Sample
+from engine import Engine, EngineDead, Handle, RequestOutput, SamplingParams
+from engine.prepare import Prepared
+
+
+class EngineBackend:
+    """Requests go to `engine` as token ids; it batches what is open."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the engine runs at once."""
+        return self.engine.config.max_num_seqs
+
+    def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
+        """Chat template and opener as token ids. Raises InputError where the request cannot run."""
+        messages = [{"role": "user", "content": message}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        if opener is None:
+            return Request(tuple(self.engine.prepare({"messages": messages}, params).prompt), params)
+        tokenizer = self.engine.tokenizer
+        return Request(tuple(tokenizer.render(messages) + tokenizer.encode(opener, specials=True)), params)
+
+    def prepare(self, request: Request) -> Prepared:
+        """The request as the engine will run it. Raises InputError where it cannot."""
+        return self.engine.prepare(cast(tuple[int, ...], request.prompt), request.params)
+
+    def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
+        """Queue a request. Raises InputError where it cannot run."""
+
+        def finished(handle: Handle) -> None:
+            try:
+                done(_sample(handle.result()))
+            except EngineDead as error:
+                done(error)
+
+        self.engine.submit_prepared(self.prepare(request)).add_done_callback(finished)
+
+
+def _sample(output: RequestOutput) -> Sample:
+    one = output.outputs[0]
+    chosen = len(one.token_ids) - len(one.forced)
+    logprob = None if one.cumulative_logprob is None else one.cumulative_logprob / max(1, chosen)
+    return Sample(
+        token_ids=tuple(one.token_ids), forced=tuple(one.forced), reasoning=one.reasoning, answer=one.answer,
+        finish_reason=one.finish_reason, thinking_tokens=one.thinking.tokens, extensions=one.thinking.extensions,
+        stop_reason=one.thinking.stop_reason, prompt_tokens=output.usage.prompt_tokens,
+        cached_tokens=output.usage.cached_tokens, completion_tokens=output.usage.completion_tokens,
+        mean_logprob=logprob, error=one.error,
+        timing={"queue_s": output.timing.queue_s, "ttft_s": output.timing.ttft_s, "total_s": output.timing.total_s},
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Question files: found by path or on the hub, counted and checksummed before a row of them is used."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from engine import InputError
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """Rows of one file and what was checked about it."""
+
+    path: Path
+    sha256: str
+    rows: Sequence[Row]
+
+
+def data_folder() -> Path:
+    """Where public question files are: the environment's S1_DATA, otherwise `../shared/data` beside the repository."""
+    return Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+def locate(task: str, given: str | None, revision: str | None, default: str | None) -> Path:
+    """The file of a task.
+
+    Args:
+        given: a path, or `hub:OWNER/NAME/FILE` for a file of a data set on the hub (its cache is used first).
+        revision: of the hub's data set.
+        default: path below `data_folder()` for a task that has its file there.
+
+    Raises InputError naming the task where there is no file.
+    """
+    if given is None:
+        if default is None:
+            raise InputError(f"task {task}: no file; give path: FILE or path: hub:OWNER/NAME/FILE")
+        path = data_folder() / default
+        if not path.is_file():
+            raise InputError(f"task {task}: {path} does not exist; set S1_DATA to the folder that holds {default}, or "
+                             "give path: FILE")
+        return path
+    if given.startswith("hub:"):
+        return _from_hub(task, given, revision)
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise InputError(f"task {task}: {given} is no file; give an existing file or hub:OWNER/NAME/FILE")
+    return path
+
+
+def _from_hub(task: str, given: str, revision: str | None) -> Path:
+    parts = given.removeprefix("hub:").split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise InputError(f"task {task}: path {given!r} is not hub:OWNER/NAME/FILE")
+    repository, name = "/".join(parts[:2]), parts[2]
+    try:
+        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError(f"task {task}: {given} cannot be fetched ({why}); log in with `hf auth login`, or give "
+                         "path: FILE") from error
+
+
+def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | None) -> QuestionFile:
+    """Read and check a file (.jsonl, .json, .csv or .parquet).
+
+    Args:
+        rows: how many it must have.
+        known: SHA-256 values, or beginnings of them, of files that are known to hold the task.
+        sha256: the value that the grid gives, which is then the only one that is right.
+
+    Raises InputError naming the task and both values where the checksum or the number of rows is another.
+    """
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        raise InputError(f"task {task}: {path} has SHA-256 {found} and the grid says {sha256}; fetch the file again or "
+                         "correct the grid")
+    if sha256 is None and not any(found.startswith(value) for value in known):
+        raise InputError(f"task {task}: {path} has SHA-256 {found}, which is none of the known files of this task; "
+                         f"to use it all the same give sha256: {found}")
+    try:
+        read_rows = _parse(path, data)
+    except (ValueError, UnicodeError) as error:
+        raise InputError(f"task {task}: {path} cannot be read: {error}") from error
+    if len(read_rows) != rows:
+        raise InputError(f"task {task}: {path} has {len(read_rows)} rows and the task has {rows}; use the whole file")
+    return QuestionFile(path, found, read_rows)
+
+
+def _parse(path: Path, data: bytes) -> list[Row]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from pyarrow import parquet  # optional: the hub's files are parquet, those in the data folder are not
+
+        return parquet.read_table(io.BytesIO(data)).to_pylist()
+    text = data.decode("utf-8-sig")
+    if suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    if suffix not in (".json", ".jsonl"):
+        raise ValueError(f"unknown kind of file {suffix!r}; give .jsonl, .json, .csv or .parquet")
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def text_field(task: str, path: Path, number: int, row: Row, *names: str) -> str:
+    """The first of `names` that the row has, as stripped text. Raises InputError naming file, row and field."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+            return str(value).strip()
+    raise InputError(f"task {task}: {path}: row {number} has no {' or '.join(names)}; it has {sorted(row)}")

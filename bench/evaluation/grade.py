@@ -1,0 +1,178 @@
+"""Grading as a pass of its own: rows of a run in, `grades*.jsonl` out. Nothing is generated again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.evaluation import tasks
+from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
+from bench.evaluation.grid import Grid, from_values
+from bench.evaluation.judge import Judge
+from bench.evaluation.log import Key, key_of, read_rows, read_run, write_atomically
+from bench.evaluation.prompts import question_text
+from bench.evaluation.tasks import Problem, Task
+from curate.answer_text import plain_number, squeeze
+from curate.families import NOT_FOUND
+from curate.grading import AnswerKind, Grade, Grader, Item
+from engine import InputError
+
+GraderName = Literal["s1-engine", "s1-grader"]
+VERSION = 1
+"""Raised with every change of what is graded right."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The verdict on one row.
+
+    Attributes:
+        correct: None where nothing could grade it.
+        rule: how the answer was found and compared, such as `answer.boxed/number`.
+        vote: the answer in one spelling for majority votes; None: no answer, so no vote.
+    """
+
+    correct: bool | None
+    rule: str
+    extracted: str | None
+    vote: str | None
+    detail: str = ""
+
+
+def grades_file(folder: Path, grader: GraderName, mode: Mode) -> Path:
+    """Where the grades of this grader are: each has a file of its own."""
+    name = "grades" if (grader, mode) == ("s1-engine", "answer") else f"grades-{mode}"
+    return folder / ("grades-s1-grader.jsonl" if grader == "s1-grader" else f"{name}.jsonl")
+
+
+def grade(
+    folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer", workers: int = 1, judge: Judge | None = None
+) -> Path:
+    """Grade every row of a run and write them in the grid's order. Returns the file.
+
+    `s1-grader` reproduces the original's extraction and comparison for its published columns, without a judge.
+
+    Raises InputError where the run, its data or a row's problem is missing or another than when it was run.
+    """
+    problems = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
+    rows = [row for row in read_rows(folder) if not row["condition"].startswith("trace ")]
+    rows.sort(key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
+    if grader == "s1-grader":
+        verdicts = [_as_s1(row, _problem(problems, row)) for row in rows]
+    else:
+        with Grader(workers=workers, judge=None if judge is None else judge.grade) as by_rule:
+            verdicts = _by_rule(rows, [_problem(problems, row) for row in rows], mode, by_rule)
+    head = {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name}
+    lines = [json.dumps(head)]
+    for row, verdict in zip(rows, verdicts, strict=True):
+        lines.append(json.dumps({**key_of(row)._asdict(), **verdict.__dict__}))
+    file = grades_file(folder, grader, mode)
+    write_atomically(file, "\n".join(lines) + "\n")
+    return file
+
+
+def read_grades(file: Path) -> dict[Key, Graded]:
+    """The verdicts of a grades file. Raises InputError where there is none or it cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        values = [json.loads(line) for line in lines[1:]]
+        return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in values}
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; grade the run first: python -m bench.evaluate grade "
+                         f"{file.parent}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); grade the run again") from error
+
+
+def load_tasks(folder: Path) -> dict[str, Task]:
+    """The tasks of a run. Raises InputError where the data is another than when it was run."""
+    identity = read_run(folder)["identity"]
+    loaded = {task.name: task for task in (tasks.load(spec) for spec in load_grid(folder).tasks)}
+    for name, sha256 in identity["tasks"].items():
+        if loaded[name].sha256 != sha256:
+            raise InputError(f"{folder}: task {name} was run on data with SHA-256 {sha256} and is now "
+                             f"{loaded[name].sha256}; put the old file back")
+    return loaded
+
+
+def load_grid(folder: Path) -> Grid:
+    """The grid that a folder was run with."""
+    return from_values(read_run(folder)["identity"]["grid"])
+
+
+def _by_rule(
+    rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader
+) -> list[Graded]:  # fmt: skip
+    found = [_extracted(row, problem, mode) for row, problem in zip(rows, problems, strict=True)]
+    items = [
+        Item(extraction.text or "", problem.reference, problem.kind, question_text(problem), problem.family)
+        for extraction, problem in zip(found, problems, strict=True)
+    ]
+    answered = [i for i, extraction in enumerate(found) if extraction.text is not None and not rows[i]["error"]]
+    grades = dict(zip(answered, by.grade([items[i] for i in answered]), strict=True))
+    return [_verdict(rows[i], extraction, items[i].kind, grades.get(i)) for i, extraction in enumerate(found)]
+
+
+def _verdict(row: Mapping[str, Any], found: Extraction, kind: AnswerKind, given: Grade | None) -> Graded:
+    if row["error"]:
+        return Graded(False, "error", None, None, str(row["error"])[:200])
+    if given is None:
+        return Graded(False, "no_answer" if row["left_thinking"] else "never_left_thinking", None, None)
+    rule = f"{found.rule}/{given.rule.rsplit('/', 1)[-1]}"
+    return Graded(given.correct, rule, found.text, vote(found.text or "", kind, bool(given.correct)), given.detail)
+
+
+def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
+    """An answer in one spelling: what is equal to the reference is equal to each other, the rest goes by its text.
+
+    A family may have several right answers, which do not vote for each other; and who says that nothing was found
+    has no answer to vote for.
+    """
+    if kind is AnswerKind.FAMILY and answer.strip() == NOT_FOUND:
+        return None
+    if correct and kind is not AnswerKind.FAMILY:
+        return "="
+    number = plain_number(answer)
+    return str(number.value) if number is not None else squeeze(answer)[:200]
+
+
+def _extracted(row: Mapping[str, Any], problem: Problem, mode: Mode) -> Extraction:
+    if row["choice"] is not None:
+        return Extraction(row["choice"]["text"], row["choice"]["rule"])
+    return extract(row["answer"], row["reasoning"], problem.kind, mode, problem.options)
+
+
+def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
+    """Integers as integers, choices as letters, the rest as strings, where the original asked its judge."""
+    if row["choice"] is not None:
+        raise InputError(f"task {row['task']} keeps no text of its responses, which s1-grader reads; grade it without")
+    found = extract_as_s1(row["answer"], problem.kind)
+    if problem.kind is AnswerKind.FAMILY:
+        raise InputError(f"task {row['task']} has no reference answers, which s1-grader needs; grade it without")
+    given, reference = (found.text or "").strip(), (problem.reference or "").strip()
+    both = given.isascii() and given.isdigit() and reference.isdigit()
+    correct = int(given) == int(reference) if both else given == reference
+    return Graded(correct, found.rule + ("/integer" if both else "/string"), found.text, given or None)
+
+
+def _problem(problems: Mapping[tuple[str, str], Problem], row: Mapping[str, Any]) -> Problem:
+    problem = problems.get((row["task"], row["problem"]))
+    if problem is None:
+        raise InputError(f"the log has problem {row['problem']!r} of task {row['task']}, which its data does not have")
+    return problem
+
+
+def rows_with_grades(folder: Path, grader: GraderName, mode: Mode) -> Iterator[tuple[dict[str, Any], Graded]]:
+    """Every row of the log that is a condition's sample, with its verdict. Raises InputError where one has none."""
+    grades = read_grades(grades_file(folder, grader, mode))
+    for row in read_rows(folder):
+        if row["condition"].startswith("trace "):
+            continue
+        key = key_of(row)
+        if key not in grades:
+            raise InputError(f"{folder}: {key} has no grade; grade the run again: python -m bench.evaluate grade "
+                             f"{folder}")
+        yield row, grades[key]

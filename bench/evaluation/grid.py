@@ -1,0 +1,119 @@
+"""What an evaluation runs: a frozen, typed grid of tasks and methods, from a YAML file or from flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from bench.evaluation.methods import Condition, Defaults, Method
+from bench.evaluation.prompts import PromptName
+from bench.evaluation.tasks import TaskSpec
+from engine import EngineConfig, InputError
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An OpenAI-compatible server that runs the model instead of this process."""
+
+    url: str
+    """Up to and with /v1."""
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; it need not be set."""
+    concurrency: int = 16
+    thinking_fields: bool = True
+    """Whether the server takes this engine's thinking parameters; without them only method `none` can run."""
+    timeout_s: float = 3600.0
+    retries: int = 4
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tasks x methods x samples on one model. Limits are in tokens."""
+
+    name: str = "evaluation"
+    model: str = "models/s1-nano"
+    """Checkpoint directory or hub id."""
+    endpoint: Endpoint | None = None
+    engine: dict[str, Any] = {}
+    """Fields of EngineConfig, such as device, dtype, tensor_parallel_size, max_num_seqs."""
+    tasks: tuple[TaskSpec, ...]
+    methods: tuple[Method, ...]
+    prompt: PromptName = "s1"
+    system: str | None = None
+    """System message; null: what the chat template writes by itself."""
+    thinking_format: str | None = None
+    samples: int = 1
+    """Samples per problem, for methods that do not say."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int = 32768
+    """Most tokens of a response where no budget bounds it."""
+    answer_tokens: int = 1024
+    """Tokens allowed behind a budget: the forced end and the answer."""
+    reuse: bool = True
+    """Fork one trace per problem at every budget, instead of generating each anew."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_tokens", "answer_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
+        if not self.tasks or not self.methods:
+            raise InputError(f"the grid has no {'methods' if self.tasks else 'tasks'}; give at least one")
+        if self.samples > 1 and self.temperature == 0:
+            raise InputError(f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "
+                             "temperature or lower samples to 1")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise InputError(f"task {next(n for n in names if names.count(n) > 1)} is given twice; use two grids")
+        known = EngineConfig.__dataclass_fields__.keys() - {"model"}
+        unknown = sorted(set(self.engine) - known)
+        if unknown:
+            raise InputError(f"engine: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        self.conditions()
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every point of every curve, in the grid's order. Raises InputError where two have one label."""
+        defaults = Defaults(
+            self.temperature, self.top_p, self.samples, self.max_tokens, self.answer_tokens, self.thinking_format
+        )
+        found = tuple(condition for method in self.methods for condition in method.conditions(defaults))
+        labels = [condition.label for condition in found]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise InputError(f"condition {label!r} stands in the grid twice; leave one out")
+        if not found:
+            raise InputError("the methods come to no condition; give them budgets, limits or extensions")
+        return found
+
+
+def load(path: Path) -> Grid:
+    """Read a grid. Raises InputError naming the file and the field that cannot be used."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise InputError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path}: holds no mapping; a grid has at least tasks and methods")
+    try:
+        return from_values(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def from_values(values: Mapping[str, Any]) -> Grid:
+    """A grid from plain values. Raises InputError naming the field."""
+    try:
+        return msgspec.convert(values, Grid)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from error
+
+
+def values_of(grid: Grid) -> dict[str, Any]:
+    """The grid as plain JSON values; `from_values` of them is the grid."""
+    return msgspec.to_builtins(grid)

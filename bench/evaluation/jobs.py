@@ -1,0 +1,192 @@
+"""The work of a run as generators: each yields requests, gets their samples, and writes rows.
+
+A job is one problem and sample index under one condition, or under all conditions that share a trace. Jobs know
+nothing of threads; `bench.evaluation.run` keeps many of them going.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.evaluation import reuse
+from bench.evaluation.engine_backend import EngineBackend
+from bench.evaluation.extraction import extract
+from bench.evaluation.log import Key, Log
+from bench.evaluation.methods import Condition
+from bench.evaluation.prompts import PromptName, user_message
+from bench.evaluation.reuse import Cut, End, Family
+from bench.evaluation.samples import Backend, Request, Sample, as_values, from_values, prompt_hash, sample_seed
+from bench.evaluation.tasks import Problem, Task
+
+Job = Generator[Sequence[Request], Sequence[Sample], int]
+"""Returns how many samples of conditions it has written."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all jobs of a run have in common."""
+
+    log: Log
+    backend: Backend
+    prompt: PromptName
+    system: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One problem and sample index."""
+
+    task: Task
+    problem: Problem
+    index: int
+
+    def key(self, condition: str) -> Key:
+        return Key(self.task.name, self.problem.id, condition, self.index)
+
+
+def jobs(
+    setting: Setting, tasks: Sequence[Task], conditions: Sequence[Condition], families: Sequence[Family],
+) -> Iterator[Job]:  # fmt: skip
+    """What is not in the log yet: problems in turn, sample after sample. `conditions` are those without a family."""
+    for task in tasks:
+        most = max(c.samples for c in (*conditions, *(c for f in families for c in f.conditions)))
+        for index in range(most):
+            for problem in task.problems:
+                place = Place(task, problem, index)
+                for family in families:
+                    wanted = [c for c in family.conditions if index < c.samples]
+                    if any(place.key(c.label) not in setting.log for c in wanted):
+                        yield shared(setting, place, family)
+                for condition in conditions:
+                    if index < condition.samples and place.key(condition.label) not in setting.log:
+                        yield (rejected if condition.tries else single)(setting, place, condition)
+
+
+def single(setting: Setting, place: Place, condition: Condition) -> Job:
+    """One sample by itself."""
+    request = _request(setting, place, condition, condition.params)
+    (sample,) = yield [request]
+    setting.log.write([_row(setting, place, condition.label, request, sample, "independent", sample.completion_tokens)])
+    return 1
+
+
+def rejected(setting: Setting, place: Place, condition: Condition) -> Job:
+    """Draws until one thinks within the limit; the row is that draw, or the last one, and counts them all."""
+    generated = 0
+    for draw in range(condition.tries):
+        request = _request(setting, place, condition, condition.params, draw)
+        (sample,) = yield [request]
+        generated += sample.completion_tokens
+        if sample.left_thinking:
+            break
+    row = _row(setting, place, condition.label, request, sample, "rejection", generated)
+    row[1]["tries"] = draw + 1
+    setting.log.write([row])
+    return 1
+
+
+def shared(setting: Setting, place: Place, family: Family) -> Job:
+    """One trace, then what each condition of the family makes of it."""
+    backend = setting.backend
+    assert isinstance(backend, EngineBackend)  # only the engine continues token ids
+    start = _request(setting, place, family.conditions[0], family.params)
+    private = place.task.private
+    trace_key = place.key(family.label)
+    rows = []
+    if trace_key in setting.log and not private:
+        trace = from_values(setting.log.row(trace_key))
+    else:
+        (trace,) = yield [start]
+        rows = [_row(setting, place, family.label, start, trace, "trace", trace.completion_tokens)]
+        if not private:  # a private trace cannot be read back, so it is written with what came of it
+            setting.log.write(rows)
+            rows = []
+    if trace.error is not None or trace.stop_reason not in reuse.ENDS:
+        # Nothing can be read off a trace that ended by accident: each condition by itself, as without reuse.
+        alone = [replace(start, params=_seeded(setting, place, c.params)) for c in family.conditions]
+        for condition, request, sample in zip(family.conditions, alone, (yield alone), strict=True):
+            paid = sample.completion_tokens
+            rows.append(_row(setting, place, condition.label, request, sample, "independent", paid))
+        return _write(setting, place, family, rows)
+    plan = backend.prepare(start).plan
+    forks: dict[Any, list[tuple[Condition, Request, Cut]]] = {}
+    for condition in family.conditions:
+        request = replace(start, params=_seeded(setting, place, condition.params))
+        own = backend.prepare(request).plan
+        cut = reuse.cut_of(trace, own, len(plan.extension))
+        cut = _whole_if_same(cut, trace, request, start)
+        reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is End.LIMIT else ()
+        forks.setdefault((cut.at, cut.end, reason), []).append((condition, request, cut))
+    asked: list[tuple[list[tuple[Condition, Request, Cut]], Request | None]] = []
+    for members in forks.values():
+        longest = max(members, key=lambda member: member[1].params.max_tokens or 0)
+        needs = longest[2].end is not End.WHOLE
+        asked.append((members, reuse.fork(start, trace, longest[2], longest[1].params) if needs else None))
+    answers = iter((yield [request for _, request in asked if request is not None]))
+    short: list[tuple[Condition, Request, Cut]] = []
+    for members, fork in asked:
+        rest = None if fork is None else next(answers)
+        paid = 0 if rest is None else rest.completion_tokens
+        for condition, request, cut in members:
+            sample = trace if rest is None else reuse.join(trace, cut, rest, backend.engine.tokenizer)
+            if sample.completion_tokens > (request.params.max_tokens or 0):
+                short.append((condition, request, cut))  # its room ends before this answer does
+                continue
+            source = {"at": cut.at, "end": cut.end.value}
+            rows.append(_row(setting, place, condition.label, request, sample, "trace", paid, source))
+            paid = 0  # what members share is counted once
+    if short:
+        again = yield [reuse.fork(start, trace, cut, request.params) for _, request, cut in short]
+        for (condition, request, cut), rest in zip(short, again, strict=True):
+            sample = reuse.join(trace, cut, rest, backend.engine.tokenizer)
+            source = {"at": cut.at, "end": cut.end.value}
+            rows.append(_row(setting, place, condition.label, request, sample, "trace", rest.completion_tokens, source))
+    return _write(setting, place, family, rows)
+
+
+def _write(setting: Setting, place: Place, family: Family, rows: Sequence[tuple[Key, dict[str, Any]]]) -> int:
+    """Write what is not in the log yet; returns how many samples of conditions that is."""
+    trace = place.key(family.label)
+    wanted = {place.key(c.label) for c in family.conditions if place.index < c.samples} | {trace}
+    new = [row for row in rows if row[0] in wanted and row[0] not in setting.log]
+    setting.log.write(new)
+    return sum(key != trace for key, _ in new)
+
+
+def _whole_if_same(cut: Cut, trace: Sample, request: Request, start: Request) -> Cut:
+    """A trace that its budget cut is the whole response of the condition it was made with."""
+    same = request.params == start.params
+    return replace(cut, end=End.WHOLE) if same and cut.at == trace.thinking_tokens else cut
+
+
+def _request(setting: Setting, place: Place, condition: Condition, params: Any, draw: int = 0) -> Request:
+    message = user_message(place.problem, setting.prompt, condition.suffix)
+    return setting.backend.prompt(message, setting.system, condition.opener, _seeded(setting, place, params, draw))
+
+
+def _seeded(setting: Setting, place: Place, params: Any, draw: int = 0) -> Any:
+    """Further draws of a rejected sample have seeds of their own; the first has the one of every other condition."""
+    name = place.task.name if draw == 0 else f"{place.task.name} draw {draw}"
+    return replace(params, seed=sample_seed(setting.seed, name, place.problem.id, place.index))
+
+
+def _row(
+    setting: Setting, place: Place, condition: str, request: Request, sample: Sample, source: str, generated: int,
+    cut: Mapping[str, Any] | None = None,
+) -> tuple[Key, dict[str, Any]]:  # fmt: skip
+    """A log row. `generated`: tokens that were generated for it and stand in no other row."""
+    problem, values = place.problem, as_values(sample)
+    values["choice"] = None
+    if place.task.private:
+        # Token ids and text would tell the question; the letter is all that grading needs.
+        found = extract(sample.answer, "", problem.kind, "answer", problem.options)
+        values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": ""}
+        values["choice"] = {"text": found.text, "rule": found.rule}
+    return place.key(condition), {
+        "seed": request.params.seed, "prompt_hash": prompt_hash(request), "permutation": list(problem.permutation),
+        "source": source, "cut": None if cut is None else dict(cut), "generated": generated, "tries": 1,
+        "left_thinking": sample.left_thinking, **values,
+    }  # fmt: skip

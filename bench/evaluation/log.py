@@ -1,0 +1,212 @@
+"""The log of a run: a folder with `run.json` (what it was made with) and `samples.jsonl` (a row per finished sample).
+
+Rows are appended, each in one write that is handed to the operating system at once, so a kill at any moment loses only
+samples that had not finished. Opening the folder again goes on where it ended: a torn last line is cut off, and a run
+made with anything else (grid, model, problems) is refused by name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from engine import InputError
+
+_SYNC_S = 5.0
+"""Seconds between two fsyncs: what a power cut can cost."""
+
+
+class Key(NamedTuple):
+    """What a row is of. `condition` is a label, or `trace ...` for a trace that others were forked from."""
+
+    task: str
+    problem: str
+    condition: str
+    sample: int
+
+
+def config_hash(identity: Mapping[str, Any]) -> str:
+    """16 hex digits of everything that decides what a run's tokens are."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Log:
+    """Opened for writing by one process at a time; `close` it, or use it as a context manager."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Start a run in `folder` or go on with the one there.
+
+        Args:
+            identity: what must be equal for two runs to be one; JSON values.
+            about: what is noted besides (versions, commit, device), of the first start.
+
+        Raises InputError where the folder holds another run, a foreign line, or is being written by another process.
+        """
+        self.folder = folder
+        self.config = config_hash(identity)
+        self.warnings: list[str] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = (folder / "samples.jsonl").open("a+b")
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise InputError(f"{folder}: another process is writing this run; wait for it, or choose another "
+                             "folder") from error
+        try:
+            self._check_identity(json.loads(json.dumps(identity)), about)
+            self._offsets = self._scan()
+        except InputError:
+            self._file.close()
+            raise
+        self._synced = time.monotonic()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def row(self, key: Key) -> dict[str, Any]:
+        """The row of `key`. Raises KeyError where there is none."""
+        self._file.seek(self._offsets[key])
+        return json.loads(self._file.readline())
+
+    def write(self, rows: Sequence[tuple[Key, Mapping[str, Any]]]) -> None:
+        """Append rows in one write. Raises ValueError for a key that is there, OSError where the disk is full."""
+        data = bytearray()
+        end = self._file.seek(0, os.SEEK_END)
+        for key, values in rows:
+            if key in self._offsets:
+                raise ValueError(f"{key} is in the log already")
+            self._offsets[key] = end + len(data)
+            row = {**key._asdict(), "config": self.config, **values, "at": round(time.time(), 3)}
+            data += json.dumps(row, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+        self._file.write(data)
+        self._file.flush()
+        if time.monotonic() - self._synced > _SYNC_S:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Ask the disk to keep everything, and let others write."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check_identity(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        file = self.folder / "run.json"
+        if not file.exists():
+            if self._file.seek(0, os.SEEK_END):
+                raise InputError(f"{self.folder}: has samples and no run.json; choose another folder")
+            write_atomically(file, json.dumps({"identity": identity, "about": about}, indent=1) + "\n")
+            return
+        before = read_run(self.folder)["identity"]
+        if before != identity:
+            where, old, new = _first_difference(before, identity)
+            raise InputError(f"{self.folder}: holds a run with {where} {_short(old)}, and this one has {_short(new)}; "
+                             "choose another folder, or go back to what it was made with")
+
+    def _scan(self) -> dict[Key, int]:
+        """Offsets of the whole rows; a torn last one is cut off."""
+        offsets: dict[Key, int] = {}
+        self._file.seek(0)
+        whole = 0
+        for number, raw in enumerate(self._file, 1):
+            row = _parse(raw)
+            if row is None:
+                if self._file.read(1):
+                    raise InputError(f"{self.folder / 'samples.jsonl'}:{number}: is no row of a run; restore the file")
+                self.warnings.append(f"{self.folder / 'samples.jsonl'}:{number}: the last row is torn and runs again")
+                break
+            key = key_of(row)
+            if row.get("config") != self.config or key in offsets:
+                what = "stands there twice" if key in offsets else f"is of another run, {row.get('config')}"
+                raise InputError(f"{self.folder / 'samples.jsonl'}:{number}: {key} {what}; restore the file")
+            offsets[key] = whole
+            whole += len(raw)
+        self._file.truncate(whole)
+        return offsets
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """`run.json` of a folder. Raises InputError where there is none."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder}: no run is there ({error.strerror}); give the folder of `python -m bench.evaluate "
+                         "GRID.yaml --out FOLDER`") from error
+    except ValueError as error:
+        raise InputError(f"{folder / 'run.json'}: no JSON: {error}; restore the file") from error
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a folder, in the order in which they finished; a torn last one is left out."""
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            row = _parse(raw)
+            if row is None:
+                if file.read(1):
+                    raise InputError(f"{path}:{number}: is no row of a run; restore the file")
+                return
+            yield row
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """The key that a row was written under."""
+    return Key(row["task"], row["problem"], row["condition"], row["sample"])
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write `text` so that the file is whole at every moment."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, file)
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(raw)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and Key._fields[0] in row and "sample" in row else None
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any]:
+    """(where, what was, what is) of the first value in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                return _first_difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                return _first_difference(a, b, f"{path}[{i}]")
+    return path, old, new
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,243 @@
+"""Methods of test-time scaling, as a grid names them, and the conditions that they come to.
+
+A condition is one point of a curve: sampling parameters, how many samples, and the limit that Control is measured
+against. The engine does the forcing; nothing here edits text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from bench.evaluation import harness_arguments
+from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN
+from engine import InputError, SamplingParams
+
+# Wording of the paper's Table 14.
+CLASS_WORDING = {
+    "short": "Answer after a short amount of thinking. Do not spend excessive time double-checking your work.",
+    "long": "Answer after a long amount of thinking. If you feel like you are finished early, spend the extra time "
+    "trying to double-check your work until you are absolutely sure that you have the correct answer.",
+}
+STEP_FORMAT = {
+    "opener": TURN + STEP_OPENER,
+    "end": "<|im_start|>answer",
+    "budget_end": "<|im_start|>answer\nFinal Answer:",
+    "triggers": ["<|im_start|>0"],
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a grid says for all its methods. `max_tokens` bounds a response, `answer_tokens` what follows a budget."""
+
+    temperature: float
+    top_p: float
+    samples: int
+    max_tokens: int
+    answer_tokens: int
+    thinking_format: str | None
+
+    def params(self, **fields: Any) -> SamplingParams:
+        """The grid's sampling with `fields` laid over it; `max_tokens` covers the budget and the answer."""
+        budget = fields.get("thinking_token_budget")
+        longest = self.max_tokens if budget is None else min(self.max_tokens, budget + self.answer_tokens)
+        base = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": longest,
+                "thinking_format": self.thinking_format}  # fmt: skip
+        return SamplingParams(**{**base, **fields})
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One point of one curve.
+
+    Attributes:
+        label: its name, unique in the grid.
+        series: the curve that it belongs to.
+        params: how to sample; the seed is set per sample.
+        limit: most thinking tokens that it asks for (None: it asks for no limit); Control holds samples against it.
+        asks_more: Control is met by thinking longer than `limit` instead (class-conditional "long").
+        samples: independent samples per problem.
+        suffix: instruction appended to the question.
+        tries: above 0: rejection sampling, at most this many draws for a sample within `limit`.
+        opener: written after the chat template instead of the format's opener.
+    """
+
+    label: str
+    series: str
+    params: SamplingParams
+    limit: int | None = None
+    asks_more: bool = False
+    samples: int = 1
+    suffix: str = ""
+    tries: int = 0
+    opener: str | None = None
+
+
+class NoForcing(msgspec.Struct, frozen=True, tag_field="method", tag="none", forbid_unknown_fields=True):
+    """Plain generation: no budget and no forced end. With `opener` the thinking is opened, as s1's models need."""
+
+    opener: bool = True
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        if self.opener:
+            params = defaults.params(thinking_budget_action="truncate")
+        else:
+            params = defaults.params(thinking_format="none")
+        yield Condition("no forcing" if self.opener else "no opener", "none", params, samples=defaults.samples)
+
+
+class Budget(msgspec.Struct, frozen=True, tag_field="method", tag="budget", forbid_unknown_fields=True):
+    """Thinking is cut at each of `budgets` tokens and the answer forced."""
+
+    budgets: tuple[int, ...]
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        for budget in self.budgets:
+            params = defaults.params(thinking_token_budget=budget)
+            yield Condition(f"budget {budget}", "budget", params, budget, samples=defaults.samples)
+
+
+class Auto(msgspec.Struct, frozen=True, tag_field="method", tag="auto", forbid_unknown_fields=True):
+    """s1's `auto`: think as long as max_tokens allows, keeping room for the forced end and an answer."""
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        params = defaults.params(answer_reserve_tokens=AUTO_RESERVE)
+        yield Condition("auto", "budget", params, defaults.max_tokens, samples=defaults.samples)
+
+
+class Extensions(msgspec.Struct, frozen=True, tag_field="method", tag="extensions", forbid_unknown_fields=True):
+    """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: s1's `auto`)."""
+
+    extensions: tuple[int, ...] = (0, 1, 2, 4, 6)
+    string: str = "Wait"
+    budget: int | None = None
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        extra: Mapping[str, Any] = (
+            {"answer_reserve_tokens": AUTO_RESERVE} if self.budget is None else {"thinking_token_budget": self.budget}
+        )
+        name = self.string or "no string"
+        for n in self.extensions:
+            params = defaults.params(thinking_extensions=n, thinking_extension_str=self.string, **extra)
+            limit = defaults.max_tokens if self.budget is None else self.budget
+            yield Condition(f"{n}x {name}", f"extensions {name}", params, limit, samples=defaults.samples)
+
+
+class TokenConditional(
+    msgspec.Struct, frozen=True, tag_field="method", tag="token_conditional", forbid_unknown_fields=True
+):
+    """The prompt asks for at most so many tokens; with `forced` the engine sees to it as well."""
+
+    limits: tuple[int, ...]
+    forced: bool = False
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        series = "token-conditional" + (" + budget" if self.forced else "")
+        for limit in self.limits:
+            budget = {"thinking_token_budget": limit} if self.forced else {"answer_reserve_tokens": AUTO_RESERVE}
+            suffix = f"Think for up to {limit} tokens."
+            yield Condition(f"{series} {limit}", series, defaults.params(**budget), limit, samples=defaults.samples,
+                            suffix=suffix)  # fmt: skip
+
+
+class StepConditional(
+    msgspec.Struct, frozen=True, tag_field="method", tag="step_conditional", forbid_unknown_fields=True
+):
+    """The prompt asks for at most so many steps, which the model counts down; with `forced` thinking ends at step 0.
+
+    Control takes a step for `tokens_per_step` tokens, as the paper does.
+    """
+
+    limits: tuple[int, ...]
+    forced: bool = False
+    tokens_per_step: int = 100
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        series = "step-conditional" + (" + stop at 0" if self.forced else "")
+        for limit in self.limits:
+            fields = {"answer_reserve_tokens": AUTO_RESERVE}
+            if self.forced:
+                fields["thinking_format"] = STEP_FORMAT  # type: ignore[assignment]
+            yield Condition(
+                f"{series} {limit}", series, defaults.params(**fields), limit * self.tokens_per_step,
+                samples=defaults.samples, suffix=f"Think for up to {limit} steps.",
+                opener=STEP_OPENER if self.forced else None,
+            )  # fmt: skip
+
+
+class ClassConditional(
+    msgspec.Struct, frozen=True, tag_field="method", tag="class_conditional", forbid_unknown_fields=True
+):
+    """The prompt asks for short or for long thinking. `default_tokens`: what no instruction comes to, for Control."""
+
+    classes: tuple[Literal["short", "long"], ...] = ("short", "long")
+    default_tokens: int | None = None
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        for name in self.classes:
+            params = defaults.params(answer_reserve_tokens=AUTO_RESERVE)
+            yield Condition(
+                f"class-conditional {name}", "class-conditional", params, self.default_tokens, name == "long",
+                defaults.samples, CLASS_WORDING[name],
+            )  # fmt: skip
+
+
+class Rejection(msgspec.Struct, frozen=True, tag_field="method", tag="rejection", forbid_unknown_fields=True):
+    """Samples are drawn until one thinks within the limit; after `tries` draws the problem counts as not answered."""
+
+    limits: tuple[int, ...]
+    tries: int = 64
+    temperature: float = 1.0
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        if self.temperature <= 0 or self.tries < 1:
+            raise InputError("method rejection: temperature and tries must be above 0: greedy draws are all alike")
+        for limit in self.limits:
+            params = defaults.params(
+                temperature=self.temperature, thinking_token_budget=limit, thinking_budget_action="truncate"
+            )
+            yield Condition(f"rejection {limit}", "rejection", params, limit, samples=defaults.samples,
+                            tries=self.tries)  # fmt: skip
+
+
+class Parallel(msgspec.Struct, frozen=True, tag_field="method", tag="parallel", forbid_unknown_fields=True):
+    """`samples` independent samples per problem and budget (null: `auto`), for majority and best-of-N."""
+
+    samples: int
+    budgets: tuple[int | None, ...] = (None,)
+    temperature: float = 1.0
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        if self.temperature <= 0 or self.samples < 2:
+            raise InputError("method parallel: temperature must be above 0 and samples at least 2, or all are alike")
+        for budget in self.budgets:
+            extra = {"thinking_token_budget": budget} if budget is not None else {"answer_reserve_tokens": AUTO_RESERVE}
+            params = defaults.params(temperature=self.temperature, logprobs=0, **extra)
+            name = "auto" if budget is None else f"budget {budget}"
+            name += "" if self.temperature == 1.0 else f", temperature {self.temperature:g}"
+            limit = defaults.max_tokens if budget is None else budget
+            yield Condition(f"{self.samples} samples, {name}", f"parallel {name}", params, limit, samples=self.samples)
+
+
+class Harness(msgspec.Struct, frozen=True, tag_field="method", tag="harness", forbid_unknown_fields=True):
+    """The original harness's keyword arguments, as in its published commands (`docs/evaluation.md` has the table)."""
+
+    arguments: str
+    label: str | None = None
+
+    def conditions(self, defaults: Defaults) -> Iterator[Condition]:
+        parsed = harness_arguments.parse(self.arguments)
+        yield Condition(
+            self.label or self.arguments, "harness", parsed.params(defaults.thinking_format), parsed.limit,
+            samples=defaults.samples, tries=parsed.tries, opener=parsed.opener,
+        )  # fmt: skip
+
+
+Method = (
+    NoForcing | Budget | Auto | Extensions | TokenConditional | StepConditional | ClassConditional | Rejection
+    | Parallel | Harness
+)  # fmt: skip

@@ -1,0 +1,51 @@
+"""How a question is asked: named templates, and the instruction that conditional control appends."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from bench.evaluation.tasks import LETTERS, Problem
+from engine import InputError
+
+PromptName = Literal["s1", "lm_eval", "evalchemy", "boxed", "simple_evals"]
+
+
+def check_prompt(name: str) -> None:
+    """Raises InputError for a name that is no template."""
+    if name not in get_args(PromptName):
+        raise InputError(f"prompt {name!r} is unknown; known: {', '.join(get_args(PromptName))}")
+
+
+def question_text(problem: Problem) -> str:
+    """The question, with options a blank line below it as lines `A) ...`."""
+    if not problem.options:
+        return problem.question
+    lines = [f"{letter}) {text}" for letter, text in zip(LETTERS, problem.options, strict=False)]
+    return problem.question + "\n\n" + "\n".join(lines)
+
+
+def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
+    """What the user says.
+
+    `s1` is the question and nothing else, as the paper's models were trained and evaluated; the other templates have
+    the wording of the harness that they are named after. `suffix` is conditional control's instruction, a blank line
+    below.
+    """
+    text = question_text(problem)
+    letter = bool(problem.options)
+    match prompt:
+        case "s1":
+            pass
+        case "lm_eval":
+            text = f"Question: {text}\nAnswer:"
+        case "evalchemy":
+            text = f"Problem: {text}\nMark your solution with \\boxed\nAnswer:"
+        case "boxed":
+            what = "the letter of your answer" if letter else "your final answer"
+            text = f"{text}\n\nPlease reason step by step, and put {what} within \\boxed{{}}."
+        case "simple_evals":
+            what = "$LETTER, one of the letters of the options" if letter else "$ANSWER, the answer to the problem"
+            name = what.split(",", 1)[0]
+            text = (f"{text}\n\nSolve it step by step. The last line of your response should be of the form "
+                    f"Answer: {name} (without quotes) where {name} is {what.split(', ', 1)[1]}.")
+    return f"{text}\n\n{suffix}" if suffix else text

@@ -1,0 +1,67 @@
+"""What of a run goes elsewhere: benchmark records, samples in the clear, tables inside a document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.evaluation.grade import load_tasks, rows_with_grades
+from bench.evaluation.grid import Grid
+from bench.evaluation.prompts import question_text
+from bench.record import Machine, append
+from engine import InputError
+
+BEGIN, END = "<!-- evaluation: begin (python -m bench.evaluate GRID.yaml --write) -->", "<!-- evaluation: end -->"
+
+
+def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: Path) -> None:
+    """One benchmark record per condition; `seconds` is the whole run's, reuse included."""
+    machine = Machine.read(torch.device("cpu"))
+    seeds = {task.name: task.seed for task in grid.tasks}
+    params = {condition.label: condition.params for condition in grid.conditions()}
+    for task in report["tasks"]:
+        for row in task["conditions"]:
+            asked = params[row["condition"]]
+            case = {
+                "task": task["task"], "model": report["model"], "questions": row["problems"],
+                "seed": seeds[task["task"]], "condition": row["condition"], "samples": row["samples"],
+                "budget": asked.thinking_token_budget, "waits": asked.thinking_extensions,
+            }  # fmt: skip
+            figures = {
+                "accuracy": row["accuracy"], "low95": row["interval"]["low"], "high95": row["interval"]["high"],
+                "thinking_tokens": row["thinking_tokens"], "max_thinking_tokens": float(row["max_thinking_tokens"]),
+                "control": row["control"], "p_fell": (row["change"] or {}).get("p_fell"),
+                "forced_ends": float(row["forced_ends"]), "no_answer": float(row["no_answer"]), "run_seconds": seconds,
+            } | {f"accuracy_{group}": value for group, value in row["groups"].items()}  # fmt: skip
+            append(machine.record("evaluate", case, figures), file)
+
+
+def write_samples(folder: Path, file: Path) -> None:
+    """Every question with what was thought and answered, in one line each. Raises InputError for a private task."""
+    tasks = load_tasks(folder)
+    for task in tasks.values():
+        if task.private:
+            raise InputError(f"task {task.name} may not be written in the clear; leave --samples out")
+    problems = {(task.name, p.id): p for task in tasks.values() for p in task.problems}
+    with file.open("a", encoding="utf-8") as out:
+        for row, graded in rows_with_grades(folder, "s1-engine", "answer"):
+            line = {
+                "task": row["task"], "condition": row["condition"], "id": row["problem"], "sample": row["sample"],
+                "prompt": question_text(problems[row["task"], row["problem"]]), "reasoning": row["reasoning"],
+                "answer": row["answer"], "right": graded.correct, "thinking_tokens": row["thinking_tokens"],
+            }  # fmt: skip
+            out.write(json.dumps(line) + "\n")
+
+
+def insert(file: Path, text: str) -> str:
+    """The document with `text` between the marks. Raises InputError where it has none."""
+    document = file.read_text(encoding="utf-8")
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{file}: has no place for the tables; put the lines {BEGIN} and {END} where they belong")
+    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"

@@ -1,0 +1,192 @@
+"""Running a grid: jobs kept going on a backend, rows into the log as samples finish, and on again after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.evaluation import reuse, tasks
+from bench.evaluation.endpoint import EndpointBackend
+from bench.evaluation.engine_backend import EngineBackend
+from bench.evaluation.grid import Grid, values_of
+from bench.evaluation.jobs import Job, Setting, jobs
+from bench.evaluation.log import Key, Log
+from bench.evaluation.methods import Condition
+from bench.evaluation.reuse import Family
+from bench.evaluation.samples import Backend, Request, Sample
+from bench.evaluation.tasks import Task
+from bench.record import Machine
+from engine import Engine, InputError
+from engine.checkpoint import resolve
+
+RETRIES = 2
+"""Times that a sample is asked for again after an error; then its row says so and counts as wrong."""
+_READ = 1 << 20
+"""Bytes hashed at either end of a weight file."""
+
+
+def run(grid: Grid, folder: Path) -> None:
+    """Run what of the grid is not in `folder` yet. Raises InputError where it cannot, before anything is generated."""
+    check_endpoint(grid)
+    loaded = [tasks.load(spec) for spec in grid.tasks]
+    conditions = grid.conditions()
+    families, alone = sharing(grid)
+    machine = Machine.read(torch.device("cpu"))
+    about = {"name": grid.name, "command": machine.command, "commit": machine.commit, "device": machine.device,
+             "versions": dict(machine.versions)}  # fmt: skip
+    with Log(folder, identity(grid, loaded), about) as log:
+        for warning in log.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        left = missing(loaded, conditions, log)
+        if not left:
+            print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
+            return
+        if grid.endpoint is not None:
+            with EndpointBackend(grid.endpoint) as backend:
+                _drive(grid, log, backend, loaded, alone, families, left)
+            return
+        with Engine(grid.model, **grid.engine) as engine:
+            _drive(grid, log, EngineBackend(engine), loaded, alone, families, left)
+
+
+def sharing(grid: Grid) -> tuple[list[Family], list[Condition]]:
+    """The families of conditions that share a trace, and the conditions that run by themselves."""
+    conditions = grid.conditions()
+    if not grid.reuse or grid.endpoint is not None:
+        return [], list(conditions)
+    return reuse.families(conditions)
+
+
+def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
+    """Everything that decides what a run's tokens are, as JSON values."""
+    return {
+        "grid": {name: value for name, value in values_of(grid).items() if name != "name"},
+        "model": None if grid.endpoint is not None else model_hash(resolve(grid.model)),
+        "tasks": {task.name: task.sha256 for task in loaded},
+    }
+
+
+def model_hash(directory: Path) -> str:
+    """16 hex digits of a checkpoint: its JSON files, and of each weight file the size and both ends."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.json")):
+        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted(directory.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_READ))
+            file.seek(max(0, size - _READ))
+            digest.update(file.read(_READ))
+    return digest.hexdigest()[:16]
+
+
+def wanted(loaded: Sequence[Task], conditions: Sequence[Condition]) -> Iterator[Key]:
+    """The keys of all samples of a grid."""
+    for task in loaded:
+        for condition in conditions:
+            for problem in task.problems:
+                for index in range(condition.samples):
+                    yield Key(task.name, problem.id, condition.label, index)
+
+
+def missing(loaded: Sequence[Task], conditions: Sequence[Condition], log: Log) -> int:
+    """How many samples the log does not have."""
+    return sum(key not in log for key in wanted(loaded, conditions))
+
+
+def _drive(
+    grid: Grid, log: Log, backend: Backend, loaded: Sequence[Task], alone: Sequence[Condition],
+    families: Sequence[Family], left: int,
+) -> None:  # fmt: skip
+    setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
+    total = len(list(wanted(loaded, grid.conditions())))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(grid.name, total=total, completed=total - left)
+        for written in drive(jobs(setting, loaded, alone, families), backend):
+            progress.advance(bar, written)
+
+
+def drive(work: Iterator[Job], backend: Backend) -> Iterator[int]:
+    """Keep enough jobs open that the backend is never idle; yields after each that ends what it returned.
+
+    Raises whatever ended the backend. The first job is started before any other, so what is wrong with all shows at
+    once.
+    """
+    finished: queue.SimpleQueue[tuple[_Open, int, Sample | BaseException]] = queue.SimpleQueue()
+    open_requests, exhausted = 0, False
+    while True:
+        while not exhausted and open_requests < 2 * backend.slots:
+            job = next(work, None)
+            if job is None:
+                exhausted = True
+                break
+            started = _Open(job)
+            open_requests += started.start(next(job, ()), backend, finished)
+            if started.written is not None:
+                yield started.written
+        if exhausted and not open_requests:
+            return
+        entry, at, result = finished.get()
+        if isinstance(result, BaseException):
+            raise result
+        if result.error is not None and entry.tries[at] < RETRIES:
+            entry.tries[at] += 1
+            entry.submit(at, backend, finished)
+            continue
+        open_requests -= 1
+        entry.samples[at] = result
+        if all(sample is not None for sample in entry.samples):
+            open_requests += entry.go_on(backend, finished)
+            if entry.written is not None:
+                yield entry.written
+
+
+class _Open:
+    """A job that waits for samples."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.written: int | None = None
+        self.requests: Sequence[Request] = ()
+        self.samples: list[Sample | None] = []
+        self.tries: list[int] = []
+
+    def start(self, requests: Sequence[Request], backend: Backend, finished: Any) -> int:
+        """Submit what the job asks for; returns how many requests that is."""
+        self.requests, self.samples, self.tries = requests, [None] * len(requests), [0] * len(requests)
+        if not requests:
+            return self.go_on(backend, finished)
+        for at in range(len(requests)):
+            self.submit(at, backend, finished)
+        return len(requests)
+
+    def submit(self, at: int, backend: Backend, finished: Any) -> None:
+        backend.submit(self.requests[at], lambda result: finished.put((self, at, result)))
+
+    def go_on(self, backend: Backend, finished: Any) -> int:
+        """Give the job its samples; returns how many requests it has now."""
+        try:
+            requests = self.job.send([sample for sample in self.samples if sample is not None])
+        except StopIteration as end:
+            self.written = end.value
+            return 0
+        return self.start(requests, backend, finished)
+
+
+def check_endpoint(grid: Grid) -> None:
+    """Raises InputError where the grid asks an endpoint for what only the engine in this process can do."""
+    if grid.endpoint is None or grid.endpoint.thinking_fields:
+        return
+    for condition in grid.conditions():
+        if not condition.label.startswith("no "):
+            raise InputError(f"condition {condition.label!r} forces thinking, and endpoint.thinking_fields is false; "
+                             "use method none, or a server that takes these fields")

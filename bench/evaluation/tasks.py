@@ -1,0 +1,192 @@
+"""Tasks: the problems of an evaluation, each with what decides that an answer to it is right."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, get_args
+
+import msgspec
+
+from bench.evaluation import files
+from bench.evaluation.files import QuestionFile, text_field
+from curate.families import FAMILIES, problems
+from curate.grading import AnswerKind
+from engine import InputError
+
+TaskName = Literal["s1_nano", "gsm8k", "aqua", "aime24", "aime25", "math500", "gpqa_diamond"]
+LETTERS = "ABCDE"
+
+# Beginnings of SHA-256 of public copies: AIME24 as in Qwen2.5-Math, LIMO, evalchemy and rllm (30 equal answers; the
+# first two draw figures only where a problem needs them, as s1's `aime24_nofigures`); AIME25 as in evalchemy; MATH500
+# as in PRM800K's test split, and LIMO's copy.
+_AIME24 = ("af2b8bd2aa911b63", "a0f7eb99", "2dfe4f13", "03fd341f")
+_AIME25 = ("3505b87e",)
+_MATH500 = ("35dc41080a368085", "a2392729")
+_GSM8K = ("3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14", "9f098df7")
+_AQUA = ("cff42e946e6082dacb27285dae19cb4be98408ab760fe43c6c462e543be50572",)
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task as a grid names it."""
+
+    name: TaskName
+    path: str | None = None
+    """A file, or `hub:OWNER/NAME/FILE`; GSM8K and AQuA are found in the data folder."""
+    revision: str | None = None
+    """Of the hub's data set."""
+    sha256: str | None = None
+    """Of the file, where it is not one of the known ones."""
+    count: int | None = None
+    """Problems to use, chosen by `seed`; None: all (s1_nano: 1,000)."""
+    seed: int = 0
+    """Which problems are chosen; of s1_nano, which are drawn."""
+    families: tuple[str, ...] = ()
+    """Of s1_nano: the families to draw from; empty: all."""
+    option_seed: int = 0
+    """Of gpqa_diamond: which order the options are shuffled into."""
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(TaskName):
+            raise InputError(f"task {self.name!r} is unknown; known: {', '.join(get_args(TaskName))}")
+        if self.count is not None and (not isinstance(self.count, int) or self.count < 1):
+            raise InputError(f"task {self.name}: count is {self.count!r}; give a whole number of at least 1")
+        unknown = [name for name in self.families if name not in FAMILIES]
+        if unknown or (self.families and self.name != "s1_nano"):
+            what = f"family {unknown[0]!r} is unknown" if unknown else "families belong to s1_nano"
+            raise InputError(f"task {self.name}: {what}; known families: {', '.join(FAMILIES)}")
+        if self.name == "s1_nano" and (self.path is not None or self.sha256 is not None):
+            raise InputError("task s1_nano draws its problems; leave path and sha256 out")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. `group` is a finer name inside the task: a family, a subject."""
+
+    id: str
+    group: str
+    question: str
+    reference: str | None
+    kind: AnswerKind
+    options: tuple[str, ...] = ()
+    """Texts of the options in the order shown."""
+    permutation: tuple[int, ...] = ()
+    """For each option shown, its place in the file (0: the right one); empty where the file's order is kept."""
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Loaded problems. `private`: neither question nor response may stand in a log."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    sha256: str
+    private: bool = False
+
+
+def load(spec: TaskSpec) -> Task:
+    """The problems of `spec`. Raises InputError naming task and file where something is missing or another."""
+    if spec.name == "s1_nano":
+        return _families(spec)
+    layouts = {
+        "gsm8k": ("gsm8k/test.jsonl", 1319, _GSM8K, _gsm8k),
+        "aqua": ("agieval/aqua-rat.jsonl", 254, _AQUA, _aqua),
+        "aime24": (None, 30, _AIME24, _aime),
+        "aime25": (None, 30, _AIME25, _aime),
+        "math500": (None, 500, _MATH500, _math500),
+        "gpqa_diamond": (None, 198, (), _gpqa),
+    }
+    default, rows, known, parse = layouts[spec.name]
+    path = files.locate(spec.name, spec.path, spec.revision, default)
+    file = files.read(spec.name, path, rows, known, spec.sha256)
+    found = parse(spec, file)
+    if len({problem.id for problem in found}) != len(found):
+        raise InputError(f"task {spec.name}: {path} has two rows of one id; repair the file")
+    return Task(spec.name, tuple(_choose(spec, found)), file.sha256, private=spec.name == "gpqa_diamond")
+
+
+def _choose(spec: TaskSpec, found: Sequence[Problem]) -> list[Problem]:
+    """`count` problems by a hash of seed and id, in the file's order: a larger count holds the smaller one's."""
+    if spec.count is None:
+        return list(found)
+    if spec.count > len(found):
+        raise InputError(f"task {spec.name}: count is {spec.count} and there are {len(found)} problems; lower it")
+    ranked = sorted(found, key=lambda p: hashlib.sha256(f"{spec.seed}|{p.id}".encode()).digest())
+    chosen = {problem.id for problem in ranked[: spec.count]}
+    return [problem for problem in found if problem.id in chosen]
+
+
+def _families(spec: TaskSpec) -> Task:
+    drawn = islice(problems("heldout", spec.seed, spec.families or tuple(FAMILIES)), spec.count or 1000)
+    found = tuple(
+        Problem(f"heldout-{spec.seed}-{i}", p.family, p.prompt, None, AnswerKind.FAMILY, family=p.family)
+        for i, p in enumerate(drawn)
+    )
+    digest = hashlib.sha256("\n".join(problem.question for problem in found).encode()).hexdigest()
+    return Task(spec.name, found, digest)
+
+
+def _gsm8k(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+    found = []
+    for i, row in enumerate(file.rows, 1):
+        solution = text_field(spec.name, file.path, i, row, "answer")
+        if "####" not in solution:
+            raise InputError(f"task {spec.name}: {file.path}: row {i}: the answer has no ####")
+        reference = solution.rsplit("####", 1)[1].strip()
+        question = text_field(spec.name, file.path, i, row, "question")
+        found.append(Problem(f"gsm8k-{i}", "", question, reference, AnswerKind.NUMBER))
+    return found
+
+
+def _aqua(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+    found = []
+    for i, row in enumerate(file.rows, 1):
+        label = text_field(spec.name, file.path, i, row, "label").upper()
+        given = row.get("options")
+        if not isinstance(given, list) or label not in LETTERS[: len(given)]:
+            raise InputError(f"task {spec.name}: {file.path}: row {i}: label {label!r} is none of its options")
+        options = tuple(text.removeprefix(f"({letter})").strip() for letter, text in zip(LETTERS, given, strict=True))
+        question = text_field(spec.name, file.path, i, row, "question")
+        found.append(Problem(f"aqua-{i}", "", question, label, AnswerKind.CHOICE, options))
+    return found
+
+
+def _aime(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+    found = []
+    for i, row in enumerate(file.rows, 1):
+        reference = text_field(spec.name, file.path, i, row, "answer", "expected_answer")
+        if not reference.isdigit() or int(reference) > 999:
+            raise InputError(f"task {spec.name}: {file.path}: row {i}: answer {reference!r} is no integer of 0 to 999")
+        question = text_field(spec.name, file.path, i, row, "problem", "question")
+        found.append(Problem(f"{spec.name}-{i}", "", question, str(int(reference)), AnswerKind.NUMBER))
+    return found
+
+
+def _math500(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+    found = []
+    for i, row in enumerate(file.rows, 1):
+        question = text_field(spec.name, file.path, i, row, "problem")
+        reference = text_field(spec.name, file.path, i, row, "answer")
+        subject = str(row.get("subject", ""))
+        found.append(Problem(str(row.get("unique_id", f"math500-{i}")), subject, question, reference, AnswerKind.LATEX))
+    return found
+
+
+def _gpqa(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+    """The options of each question in an order of its own, drawn from checksum, row and `option_seed`."""
+    found = []
+    names = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+    for i, row in enumerate(file.rows, 1):
+        question = text_field(spec.name, file.path, i, row, "Question")
+        answers = [text_field(spec.name, file.path, i, row, name) for name in names]
+        order = list(range(4))
+        random.Random(f"{file.sha256}|{i}|{spec.option_seed}").shuffle(order)
+        options = tuple(answers[at] for at in order)
+        right = LETTERS[order.index(0)]
+        group = str(row.get("High-level domain", ""))
+        found.append(Problem(f"gpqa-{i}", group, question, right, AnswerKind.CHOICE, options, tuple(order)))
+    return found

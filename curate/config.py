@@ -1,0 +1,242 @@
+"""The configuration of a curation run: one frozen tree, read from YAML, unknown names refused."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from curate.asking import Sampling
+from curate.errors import CurationError
+from curate.models import check_model_config
+from curate.sources import AnySource
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the configuration."""
+
+
+class Collect(Section, frozen=True):
+    sources: tuple[AnySource, ...]
+    """In the order of their priority: of two questions that are the same, the one of the earlier source stays."""
+
+
+class Dedupe(Section, frozen=True):
+    jaccard: float = 0.8
+    """Share of common word shingles from which two questions are near duplicates."""
+    shingle: int = 5
+    permutations: int = 128
+    bands: int = 32
+    """Of the signature; 128 permutations in 32 bands find 99.9 % of the pairs at 0.65 and above."""
+    same_numbers: bool = True
+    """Two questions are near duplicates only if their numbers are the same."""
+
+
+class Evaluation(Section, frozen=True):
+    """A set of evaluation questions: a file, or `heldout` questions of the families (seed 7 is the usual set)."""
+
+    name: str
+    path: str | None = None
+    field: str = "question"
+    heldout: int | None = None
+    seed: int = 7
+    private: bool = False
+    """Its text is never written into the evidence (GPQA)."""
+
+
+class Decontaminate(Section, frozen=True):
+    against: tuple[Evaluation, ...] = ()
+    rule: Literal["s1", "scored"] = "scored"
+    """Which rule drops rows; the evidence of both is kept."""
+    ngram: int = 5
+    """Words of an n-gram of rule `scored`; rule `s1` has 8."""
+    common: int = 5
+    """An n-gram that so many different questions share says nothing."""
+    coverage: float = 0.5
+    """Share of an evaluation question's words inside shared rare n-grams."""
+    least_words: int = 10
+    """Covered words below which coverage does not count."""
+    run: int = 20
+    """Words in a row."""
+    fuzzy: float = 95.0
+    """Similarity, 0 to 100, of whole questions with the same numbers, for evaluation questions up to `short` words."""
+    short: int = 40
+
+
+class Asked(Section, frozen=True):
+    """A model, as `curate.models.open_model` takes it, and how its responses are drawn."""
+
+    model: dict[str, Any]
+    sampling: Sampling = Sampling()
+
+
+class Attempts(Section, frozen=True):
+    models: tuple[Asked, ...]
+    samples: int = 1
+
+
+class Quality(Section, frozen=True):
+    asy_exempt: tuple[str, ...] = ("AIME",)
+    """Sources whose [asy] drawings are let through."""
+    page_reference: Literal["s1", "word"] = "word"
+    """`s1`: any "p1." to "p999.", also inside "exp2."; `word`: only where p begins a word."""
+    finished: bool = True
+    """Drop traces that were cut by length."""
+    reference: bool = False
+    """Drop questions without a reference answer here and not as ungradable at `difficulty`."""
+    longest_question: int = 20_000
+    """Characters."""
+
+
+class Grade(Section, frozen=True):
+    workers: int = 1
+    time_limit_s: float = 5.0
+    memory_limit_mb: int = 1024
+    judge: Asked | None = None
+
+
+class Difficulty(Section, frozen=True):
+    ungradable: Literal["drop", "keep"] = "drop"
+
+
+class Domain(Section, frozen=True):
+    model: dict[str, Any] | None = None
+    """None: TF-IDF against the subjects' descriptions, marked as fallback."""
+    sampling: Sampling = Sampling()
+
+
+class Select(Section, frozen=True):
+    mode: Literal["paper", "notebook", "random", "diverse", "longest", "full"] = "paper"
+    count: int = 1000
+    pool: Literal["hard", "quality"] = "hard"
+    """`hard`: what no model solved; `quality`: what passed `quality` (s1's ablations draw from it)."""
+    seed_sources: tuple[str, ...] = ("GPQA", "AIME")
+    """Taken before any draw where the teacher's answer is right."""
+    long_source: str = "MATH"
+    long_tokens: int = 5600
+    """Taken too: right answers of `long_source` with a longer trace."""
+    uniform_until: int = 700
+    """Mode `notebook`: domains are drawn uniformly until so many are selected, then by benchmark weights."""
+    weight_sources: tuple[str, str] = ("AIME", "GPQA")
+    """Mode `notebook`: domain counts of the first, plus those of the second scaled to half the first's total."""
+    fix_pool: bool = False
+    """Mode `notebook`: take the seed picks out of the pools, so that no draw repeats one."""
+    tokenizer: str | None = None
+    """Directory of the tokenizer that measures traces; None: the counts of the model that wrote them."""
+
+
+class Format(Section, frozen=True):
+    tokenizer: str
+    """Directory of tokenizer.json and the chat template of the model to be trained."""
+    style: Literal["s1", "messages", "text"] = "s1"
+    """`s1`: question, thinking, attempt; `messages`: a chat; `text`: the rendered conversation."""
+    max_tokens: int | None = None
+    """Longer samples are left out and counted; None: none are."""
+
+
+class Report(Section, frozen=True):
+    examples: int = 3
+    """Dropped rows shown per rule."""
+    title: str = "Curation report"
+
+
+class Ray(Section, frozen=True):
+    address: str | None = None
+    """Of the cluster; None: the one that RAY_ADDRESS names, or a new one on this machine."""
+    batch_rows: int = 4096
+
+
+class Config(Section, frozen=True):
+    run: str
+    """Folder of everything the run writes."""
+    collect: Collect
+    seed: int = 42
+    dedupe: Dedupe = Dedupe()
+    decontaminate: Decontaminate = Decontaminate()
+    trace: Asked | None = None
+    """None: no model is asked, and only the stages that need none are run, up to `quality`."""
+    quality: Quality = Quality()
+    attempt: Attempts | None = None
+    """None: the run ends with `quality`."""
+    grade: Grade = Grade()
+    difficulty: Difficulty = Difficulty()
+    domain: Domain = Domain()
+    select: Select = Select()
+    format: Format | None = None
+    """None: the run ends with `select`."""
+    report: Report = Report()
+    ray: Ray | None = None
+    """Run row-wise stages as Ray Data tasks; no result depends on it."""
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads a configuration.
+
+    Raises CurationError, naming file and setting, for an unknown name, a wrong type or a missing file.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise CurationError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise CurationError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise CurationError(f"{path}: the configuration must be a mapping, not {type(tree).__name__}")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise CurationError(f"{path}: {_explained(str(error))}") from error
+    _check(config, str(path))
+    return config
+
+
+def _explained(message: str) -> str:
+    """msgspec's message, with the nearest known name beside an unknown one."""
+    unknown = re.search(r"unknown field `(\w+)`", message)
+    if unknown is None:
+        return message
+    sections = (Config, Collect, Dedupe, Evaluation, Decontaminate, Asked, Sampling, Attempts, Quality, Grade,
+                Difficulty, Domain, Select, Format, Report, Ray, *AnySource.__args__)  # fmt: skip
+    known = sorted({name for section in sections for name in section.__struct_fields__})
+    near = difflib.get_close_matches(unknown[1], known, n=1)
+    return message + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _check(config: Config, path: str) -> None:
+    if (config.attempt is not None and config.trace is None) or (config.format is not None and config.attempt is None):
+        raise CurationError(f"{path}: attempt needs trace, and format needs both; give them, or stop earlier")
+    asked = [config.trace, config.grade.judge, *(config.attempt.models if config.attempt else ())]
+    for model in [a.model for a in asked if a is not None] + [config.domain.model]:
+        try:
+            if model is not None:
+                check_model_config(model)
+        except ValueError as error:
+            raise CurationError(f"{path}: {error}") from error
+    if not config.collect.sources:
+        raise CurationError(f"{path}: collect.sources is empty; name at least one source")
+    labels = [source.label for source in config.collect.sources]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise CurationError(f"{path}: two sources are called {twice[0]!r}; give one of them another name")
+    if config.dedupe.permutations % config.dedupe.bands:
+        raise CurationError(
+            f"{path}: dedupe.permutations is {config.dedupe.permutations}, which {config.dedupe.bands} bands do not "
+            "divide; change either"
+        )
+    positive = {
+        "select.count": config.select.count, "dedupe.shingle": config.dedupe.shingle,
+        "decontaminate.ngram": config.decontaminate.ngram, "decontaminate.common": config.decontaminate.common,
+        "grade.workers": config.grade.workers, "grade.time_limit_s": config.grade.time_limit_s,
+    }  # fmt: skip
+    if config.attempt is not None:
+        positive["attempt.samples"] = config.attempt.samples
+        positive["attempt.models (how many)"] = len(config.attempt.models)
+    for name, value in positive.items():
+        if not value > 0:
+            raise CurationError(f"{path}: {name} is {value}; it must be above 0")
+    if not 0 < config.dedupe.jaccard <= 1:
+        raise CurationError(f"{path}: dedupe.jaccard is {config.dedupe.jaccard}; it is a share, above 0 and at most 1")

@@ -1,0 +1,43 @@
+"""The report's plots, as PNG."""
+
+from __future__ import annotations
+
+import io
+
+import polars as pl
+from matplotlib.figure import Figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def domain_plot(table: pl.DataFrame) -> bytes:
+    """Bars of `table` [title, pool, selected], the largest pool first."""
+    table = table.sort("pool", "title", descending=[False, True])
+    figure = Figure(figsize=(9, max(2.5, 0.2 * table.height)))
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [title.replace("$", r"\$") for title in table["title"]]  # text, not formulas
+    for axes, column, color in ((left, "pool", "#8aa"), (right, "selected", "#c63")):
+        axes.barh(names, table[column].to_list(), color=color)
+        axes.set_title({"pool": "questions in the pool", "selected": "selected"}[column])
+        axes.tick_params(axis="y", labelsize=7)
+        axes.margins(y=0.01)
+    return _png(figure)
+
+
+def length_plot(lengths: dict[str, list[int]]) -> bytes:
+    """Histograms of trace tokens, one line for each name in `lengths`."""
+    figure = Figure(figsize=(8, 3.5))
+    axes = figure.subplots()
+    top = max((max(values) for values in lengths.values() if values), default=1)
+    edges = [top * i / 50 for i in range(51)]
+    for (name, values), color in zip(lengths.items(), ("#888", "#8aa", "#c63"), strict=False):
+        share = [1 / len(values)] * len(values) if values else []
+        axes.hist(values, bins=edges, histtype="step", weights=share, label=f"{name} ({len(values):,})", color=color)
+    axes.set_xlabel("tokens of the trace")
+    axes.set_ylabel("share")
+    axes.legend()
+    return _png(figure)

@@ -1,0 +1,78 @@
+"""The tables of the pipeline. A schema is the contract: what is written is checked against it.
+
+Attempts, grades and domains have their schemas beside the functions that make them (`curate.attempts`,
+`curate.domains`).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from curate.errors import CurationError
+
+QUESTION = pl.Schema({
+    "row_id": pl.String,  # source and row, "MATH/17"; unique
+    "qid": pl.String,  # curate.normalise.question_id; unique once duplicates are marked
+    "s1_hash": pl.String,
+    "source": pl.String,
+    "source_row": pl.Int64,
+    "revision": pl.String,  # of the data set, or SHA-256 of the local file
+    "licence": pl.String,
+    "question": pl.String,
+    "solution": pl.String,  # worked solution, null where there is none
+    "answer": pl.String,  # the reference to grade against, null where there is none
+    "answer_type": pl.String,
+    "family": pl.String,  # key of curate.families.FAMILIES where answer_type is "family"
+    "cot_type": pl.String,
+    "meta": pl.String,  # JSON
+})  # fmt: skip
+ANSWER_TYPES = ("number", "latex", "choice", "text", "code", "none", "family")
+COT_TYPES = ("math", "science", "english", "coding", "health science", "crossword")
+
+DECISION = pl.Schema({
+    "row_id": pl.String,
+    "qid": pl.String,  # null where a row holds no question at all
+    "stage": pl.String,
+    "keep": pl.Boolean,
+    "rule": pl.String,  # what decided, "kept" where nothing spoke against the row
+    "evidence": pl.String,
+})  # fmt: skip
+
+SELECTION = pl.Schema({
+    "qid": pl.String,
+    "mode": pl.String,
+    "seed": pl.Int64,
+    "order": pl.Int64,  # 0 is the first one picked
+    "why": pl.String,  # seed, uniform, benchmark, or the name of the ablation
+    "weight": pl.Float64,  # probability of this draw, 1 where nothing was drawn
+    "domain": pl.String,
+    "trace_tokens": pl.Int64,
+})  # fmt: skip
+
+
+def checked(table: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
+    """`table` with the columns in the schema's order. Raises CurationError where a column or a type differs."""
+    missing = [c for c in schema if c not in table.columns]
+    extra = [c for c in table.columns if c not in schema]
+    if missing or extra:
+        raise CurationError(f"table {name}: missing columns {missing}, unknown columns {extra}")
+    table = table.select(list(schema))
+    for column, wanted in schema.items():
+        if table.schema[column] != wanted:
+            if table.schema[column] != pl.Null:
+                raise CurationError(f"table {name}: column {column} is {table.schema[column]}, it must be {wanted}")
+            table = table.with_columns(pl.col(column).cast(wanted))
+    return table
+
+
+def decisions(
+    table: pl.DataFrame, stage: str, keep: pl.Expr | str = "keep", rule: pl.Expr | str = "rule",
+    evidence: pl.Expr | str = "evidence",
+) -> pl.DataFrame:
+    """DECISION rows from a table with row_id and qid; a string names a column."""
+    return table.select(
+        "row_id", "qid", pl.lit(stage).alias("stage"),
+        (pl.col(keep) if isinstance(keep, str) else keep).alias("keep"),
+        (pl.col(rule) if isinstance(rule, str) else rule).alias("rule"),
+        (pl.col(evidence) if isinstance(evidence, str) else evidence).alias("evidence"),
+    ).cast(DECISION)  # type: ignore[arg-type]

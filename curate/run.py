@@ -1,0 +1,107 @@
+"""From questions to a training file.
+
+    python -m curate.run curate/recipes/offline_2k.yaml
+    python -m curate.run curate/recipes/offline_2k.yaml --stage dedupe --stage decontaminate
+
+Stages in order: collect, dedupe, decontaminate, trace, quality, attempt, grade, difficulty, domain, select, format,
+report. A stage whose key has not changed is not run again; `--stage` runs those named, with what the earlier ones left.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from curate.config import Config, load_config
+from curate.errors import CurationError
+from curate.executor import Local, RayData
+from curate.progress import Bars
+from curate.report import write_report
+from curate.stage import Context, Stage
+from curate.stages import ORDER, stages
+
+
+@dataclass(frozen=True)
+class Arguments:
+    config: tyro.conf.Positional[Path]
+    """Configuration (YAML); see curate/config.py and curate/recipes."""
+    stage: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Run these stages only; may be given several times."""
+    force: bool = False
+    """Run stages although nothing has changed."""
+    retry_errors: bool = False
+    """Ask again for responses that ended in an error; runs trace and attempt anew."""
+
+
+def chosen(config: Config, names: tuple[str, ...]) -> tuple[tuple[Stage, ...], bool]:
+    """The stages to run and whether to write the report. Raises CurationError for a stage there is not."""
+    available = stages(config)
+    if not names:
+        return available, True
+    for name in names:
+        if name not in (*ORDER, "report"):
+            raise CurationError(f"--stage {name}: there is no such stage; there are {', '.join(ORDER)}, report")
+        if name != "report" and name not in {stage.name for stage in available}:
+            raise CurationError(f"--stage {name}: this configuration ends before it; give trace, attempt and format")
+    return tuple(stage for stage in available if stage.name in names), "report" in names
+
+
+def run(config: Config, arguments: Arguments, console: Console) -> None:
+    """Runs the stages. Raises CurationError (a ValueError) for what cannot be used."""
+    executor = Local() if config.ray is None else RayData(config.ray.address, config.ray.batch_rows)
+    context = Context(config, executor, Bars(console), arguments.retry_errors)
+    wanted, report = chosen(config, arguments.stage)
+    for stage in wanted:
+        again = arguments.force or (arguments.retry_errors and stage.name in ("trace", "attempt"))
+        if not again and stage.current(config):
+            console.print(f"{stage.name:>13}  unchanged", highlight=False)
+            continue
+        stage.key(config)  # what it reads must be there before it starts
+        started = time.perf_counter()
+        output = stage.run(context)
+        manifest = stage.write(config, output)
+        seconds = time.perf_counter() - started
+        _note_time(context.folder, stage.name, seconds)
+        console.print(f"{stage.name:>13}  {_line(manifest['counts'])}  {seconds:,.1f} s", highlight=False)
+    if report:
+        started = time.perf_counter()
+        path = write_report(context)
+        console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False)
+
+
+def _line(counts: dict) -> str:
+    if "kept" in counts:
+        return f"{counts['rows']:,} rows, {counts['kept']:,} kept"
+    return f"{counts['rows']:,} rows"
+
+
+def _note_time(folder: Path, stage: str, seconds: float) -> None:
+    """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
+    path = folder / "seconds.json"
+    times = json.loads(path.read_text()) if path.is_file() else {}
+    times[stage] = round(seconds, 1)
+    path.write_text(json.dumps(times, indent=1) + "\n")
+
+
+def main() -> int:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    console = Console(stderr=True)
+    try:
+        run(load_config(arguments.config), arguments, console)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Sources of questions: one adapter for each of s1's sixteen, GSM8K, and sets that are generated."""
+
+from curate.sources.base import Draft, Info, RowError, Skip, Source
+from curate.sources.language import AGIEval, Crossword
+from curate.sources.mathematics import AIME, GSM8K, Math, NuminaMath, OlympiadBench, OmniMath, TheoremQA
+from curate.sources.original import S1Prob, S1Teasers
+from curate.sources.probability import Probability
+from curate.sources.procedural import Procedural
+from curate.sources.programming import USACO, LiveCodeBench
+from curate.sources.science import GPQA, JEEBench, OlympicArena, SciEval
+from curate.sources.teasers import Teasers
+
+PAPER = (
+    NuminaMath, Math, OlympicArena, OmniMath, AGIEval, Crossword, OlympiadBench, AIME, TheoremQA, USACO, JEEBench,
+    GPQA, SciEval, S1Prob, LiveCodeBench, S1Teasers,
+)  # fmt: skip
+"""The sixteen sources of the paper, in the order of its table."""
+
+AnySource = (
+    NuminaMath | Math | OlympicArena | OmniMath | AGIEval | Crossword | OlympiadBench | AIME | TheoremQA | USACO
+    | JEEBench | GPQA | SciEval | S1Prob | LiveCodeBench | S1Teasers | GSM8K | Procedural | Probability | Teasers
+)  # fmt: skip
+"""What a configuration may name under `adapter`."""
+
+__all__ = ["PAPER", "AnySource", "Draft", "Info", "RowError", "Skip", "Source"]

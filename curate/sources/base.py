@@ -1,0 +1,187 @@
+"""What every source has in common: where its rows come from, what is asked of them, what becomes of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from curate.errors import CurationError
+from curate.table_io import BadRow, file_hash, files, read_rows
+
+MISSES = 100_000
+"""Draws in a row without a new question after which a generated source has no more."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a source before it is read (arXiv 2501.19393, table 5, and the s1 repository)."""
+
+    name: str
+    repo: str
+    licence: str
+    columns: tuple[str, ...]
+    """Columns a row must have."""
+    paper: int | None = None
+    """Questions the paper counts, of 59,029."""
+    parts: tuple[tuple[str | None, str], ...] = ((None, "train"),)
+    """(configuration, split) pairs read from the hub."""
+    private: bool = False
+    """Its authors ask that its text be published nowhere: no report and no log shows it."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A question as the adapter reads it. `answer` is what an attempt is graded against; None: it cannot be graded."""
+
+    question: str
+    solution: str | None = None
+    answer: str | None = None
+    answer_type: str = "none"
+    cot_type: str = "math"
+    family: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A row that the source's own filter leaves out."""
+
+    rule: str
+    evidence: str
+
+
+class RowError(ValueError):
+    """A row that does not hold what its columns promise."""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="adapter"):
+    """A source of the configuration: `adapter` names the class, the rest are its fields.
+
+    Rows come from local files (`path`) or, where `hub` is true, from the Hugging Face hub through `datasets`, which
+    must be installed; code from the hub is never run.
+    """
+
+    info: ClassVar[Info]
+
+    name: str | None = None
+    """Name in the tables; None: the adapter's own."""
+    path: str | tuple[str, ...] = ()
+    """JSONL or Parquet files; patterns and $S1_DATA are resolved."""
+    hub: bool = False
+    revision: str | None = None
+    """Commit of the hub's data set."""
+    rename: dict[str, str] = {}
+    """Column of the file -> the name it should have had."""
+    limit: int | None = None
+    """Read no more rows than this."""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.info.name
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    def local_files(self) -> list[Path]:
+        """The files this source depends on. Raises CurationError where one is missing."""
+        return files(self.paths)
+
+    def read(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+        """(row number from 1 over all files or splits, record) pairs."""
+        if self.hub == bool(self.paths):
+            raise CurationError(f"source {self.label}: give either path (local files) or hub: true")
+        rows = self._hub_rows() if self.hub else (r for path in self.local_files() for _, r in read_rows(path))
+        for number, row in enumerate(islice(rows, self.limit), start=1):
+            if isinstance(row, dict) and self.rename:
+                row = {self.rename.get(key, key): value for key, value in row.items()}
+            yield number, row
+
+    def refuse_files(self) -> None:
+        """For sources that are generated: raises CurationError where a setting is given that means nothing there."""
+        names = ("path", "hub", "revision", "rename", "limit")
+        given = [name for name in names if getattr(self, name) not in (None, False, (), {})]
+        if given:
+            raise CurationError(f"source {self.label} is generated: {given[0]} means nothing here; leave it out")
+
+    def version(self) -> str:
+        """The revision of the tables: the hub's commit, or the start of the files' SHA-256."""
+        if self.hub:
+            return self.revision or "hub"
+        return hashlib.sha256("".join(file_hash(p) for p in self.local_files()).encode()).hexdigest()[:16]
+
+    def _hub_rows(self) -> Iterator[dict[str, Any]]:
+        try:
+            import datasets  # optional: only the hub needs it
+        except ImportError as error:
+            raise CurationError(
+                f"source {self.label}: hub: true needs the package datasets; install it or give path"
+            ) from error
+        for configuration, split in self.info.parts:
+            yield from datasets.load_dataset(self.info.repo, configuration, split=split, revision=self.revision)
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raises RowError unless the columns are there."""
+        missing = [c for c in self.info.columns if c not in row]
+        if missing:
+            raise RowError(f"column {missing[0]!r} is missing; the row has {', '.join(map(str, row)) or 'none'}")
+
+    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
+        """The question of a row. Raises RowError where the row does not hold one."""
+        raise NotImplementedError
+
+    def chosen(self, drafts: Sequence[tuple[int, Draft]]) -> set[int]:
+        """Row numbers kept of all that passed `draft`; by default all of them."""
+        return {number for number, _ in drafts}
+
+
+def text(row: Mapping[str, Any], column: str) -> str:
+    """The string in `column`, stripped. Raises RowError where it is none or empty."""
+    value = row.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"column {column!r} is {str(value)[:60]!r}; a text is needed")
+    return value.strip()
+
+
+def optional_text(row: Mapping[str, Any], column: str) -> str | None:
+    """The string in `column`, stripped; None where it is empty, null or missing; other values as str."""
+    value = row.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return str(value).strip()
+
+
+def math_type(answer: str | None) -> str:
+    """"number" for a plain number or fraction, "latex" for other mathematics, "none" without an answer."""
+    if answer is None:
+        return "none"
+    return "number" if re.fullmatch(r"[-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?", answer) else "latex"
+
+
+def options_text(options: Sequence[str]) -> str:
+    """Options one a line, each opened by its letter: "(A) ..."; a letter that is there already is not doubled."""
+    lines = []
+    for letter, option in zip("ABCDEFGHIJ", options, strict=False):
+        body = re.sub(rf"^\(?{letter}[).:]\s*", "", str(option).strip())
+        lines.append(f"({letter}) {body}")
+    return "\n".join(lines)
+
+
+def key_of(seed: int, value: Any) -> int:
+    """A number that depends on `seed` and `value` alone: sorting by it is a shuffle that no order of rows changes."""
+    digest = hashlib.sha256(f"{seed}|{json.dumps(value, sort_keys=True, default=str)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def row_random(seed: int, value: Any) -> random.Random:
+    """A generator of a row's own."""
+    return random.Random(key_of(seed, value))

@@ -1,0 +1,182 @@
+"""The offline pool: sources made from the question families, as many and as large as the paper's.
+
+A source stands in for one of the paper's. Its questions are those of the families' train side with verified answers
+and written reasoning; `theme` puts them in words of a subject, so that domains mean something and a small model finds
+them harder. Every stage gets something to do, on purpose and counted in `meta.seeded`: exact copies, near copies,
+questions of an evaluation set, questions with damaged text, questions without a reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from curate.errors import CurationError
+from curate.families import FAMILIES, Problem, problems
+from curate.families.problem import thinking
+from curate.sources.base import MISSES, Draft, Info, Source, key_of, math_type, options_text
+from curate.sources.themes import THEMES
+
+FACES = (
+    "[asy] draw((0,0)--(1,0)--(0,1)--cycle); [/asy]", "![Image](figure.png)", "The table on p12. may help.",
+    "**Part** 2 of the sheet.",
+)  # fmt: skip
+"""Text that `quality` drops: one for each of its patterns."""
+PLAIN_CHECK = {"countdown3", "countdown4"}
+"""Families with many right answers; their checkers read the numbers of the prompt, whatever words stand around."""
+
+
+class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
+    """`rows` questions of `families` (name -> weight)."""
+
+    info: ClassVar[Info] = Info("procedural", "", "Apache-2.0", ())
+    rows: int
+    families: dict[str, float]
+    style: Literal["plain", "theme", "choice", "program"] = "plain"
+    """`plain`: the family's words; `theme`: opened by a subject; `choice`: a theme and options; `program`: a task to
+    write a program, without a reference."""
+    plain_share: float = 0.0
+    """Share of rows that are plain whatever the style."""
+    least_waits: int = 0
+    """Only questions whose reasoning needs so many "Wait"s."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Part of all plain questions, by their hash: sources with parts that do not meet share no question."""
+    unanswered: int = 0
+    copies: int = 0
+    near_copies: int = 0
+    leaks: int = 0
+    leak_seed: int = 7
+    """Seed of the evaluation set (`curate.families`, held-out side) that leaks come from."""
+    leak_count: int = 1000
+    """Questions of that evaluation set."""
+    damaged: int = 0
+    seed: int = 42
+
+    def local_files(self) -> list[Path]:
+        """The code that makes the questions, in place of files that hold them."""
+        return [Path(__file__), Path(__file__).with_name("themes.py"), *family_files()]
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        return row["draft"]
+
+    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows; special ones are spread among the others by the seed."""
+        self.refuse_files()
+        if self.rows < (seeded := self.copies + self.near_copies + self.leaks + self.damaged + self.unanswered):
+            raise CurationError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
+        unknown = [name for name in self.families if name not in FAMILIES]
+        if unknown or not self.families:
+            known = ", ".join(FAMILIES)
+            raise CurationError(f"source {self.label}: families names {unknown or 'none'}; known: {known}")
+        rng = Random(f"procedural {self.label} {self.seed}")
+        special = ["copy"] * self.copies + ["near copy"] * self.near_copies + ["leak"] * self.leaks
+        special += ["damaged"] * self.damaged + ["unanswered"] * self.unanswered
+        kinds = special + [""] * (self.rows - len(special))
+        rng.shuffle(kinds)
+        fresh = self._fresh(rng)
+        earlier: list[Draft] = []
+        for number, kind in enumerate(kinds, start=1):
+            if kind in ("copy", "near copy") and not earlier:
+                kind = ""  # nothing stands before it that it could copy
+            if kind == "copy":
+                draft = _changed(rng.choice(earlier), kind, lambda text: rng.choice((text.upper(), text + "  ", text)))
+            elif kind == "near copy":
+                draft = _changed(rng.choice(earlier), kind, _nearly(rng))
+            elif kind == "leak":
+                leaked = _plain(rng.choice(heldout(self.leak_seed, self.leak_count)))
+                draft = _changed(leaked, kind, lambda text: rng.choice((text, text.upper(), text.replace(",", ";"))))
+            else:
+                draft = next(fresh)
+                if kind == "damaged":
+                    draft = _changed(draft, kind, _damaged(rng))
+                elif kind == "unanswered":
+                    draft = replace(draft, solution=None, answer=None, answer_type="none", family=None,
+                                    meta={**draft.meta, "seeded": kind})  # fmt: skip
+                else:
+                    earlier.append(draft)
+            yield number, {"draft": draft}
+
+    def _fresh(self, rng: Random) -> Iterator[Draft]:
+        names, weights = list(self.families), list(self.families.values())
+        seen: set[str] = set()
+        misses = 0
+        while True:
+            misses += 1
+            if misses > MISSES:
+                raise CurationError(
+                    f"source {self.label}: {len(seen)} questions are all that these settings allow; ask for fewer "
+                    "rows, or more families, a wider part or a lower least_waits"
+                )
+            family = FAMILIES[rng.choices(names, weights)[0]]
+            problem = family.make(rng)
+            if problem is None or problem.split != "train" or problem.difficulty < self.least_waits:
+                continue
+            if problem.prompt in seen:
+                continue
+            plain = self.style == "plain" or rng.random() < self.plain_share
+            if plain and not self.part[0] <= key_of(0, problem.prompt) / 2**64 < self.part[1]:
+                continue
+            seen.add(problem.prompt)
+            misses = 0
+            yield _plain(problem) if plain else self._styled(problem, rng)
+
+    def _styled(self, problem: Problem, rng: Random) -> Draft:
+        code, opening = rng.choice(THEMES)
+        meta = _meta(problem) | {"theme": code}
+        solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
+        if self.style == "program":
+            question = f"{opening} Write a program that reads the numbers of the following task from standard input " \
+                f"and prints its answer.\n{problem.prompt}"  # fmt: skip
+            return Draft(question, None, None, "none", "coding", None, meta)
+        if self.style == "choice" and problem.answer.isdigit():
+            value = int(problem.answer)
+            options = [str(v) for v in rng.sample([v for v in range(max(0, value - 9), value + 10) if v != value], 3)]
+            options.insert(rng.randrange(4), problem.answer)
+            letter = "ABCD"[options.index(problem.answer)]
+            question = f"{opening} {problem.prompt}\n{options_text(options)}"
+            return Draft(question, f"{thinking(problem)}\nAnswer: {letter}", letter, "choice", "math", None, meta)
+        question = f"{opening} {problem.prompt}"
+        if problem.family in PLAIN_CHECK:
+            return Draft(question, solution, problem.answer, "family", "math", problem.family, meta)
+        answer_type = math_type(problem.answer)
+        return Draft(
+            question, solution, problem.answer, "text" if answer_type == "latex" else answer_type, "math", None, meta
+        )
+
+
+def family_files() -> list[Path]:
+    """The code of the question families."""
+    return sorted((Path(__file__).parents[1] / "families").glob("*.py"))
+
+
+@lru_cache(maxsize=2)
+def heldout(seed: int, count: int) -> tuple[Problem, ...]:
+    """The evaluation set that `python -m curate.families --split heldout --seed S --count N` writes."""
+    return tuple(islice(problems("heldout", seed), count))
+
+
+def _meta(problem: Problem) -> dict[str, Any]:
+    return {"family": problem.family, "waits": problem.difficulty}
+
+
+def _plain(problem: Problem) -> Draft:
+    solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
+    return Draft(problem.prompt, solution, problem.answer, "family", "math", problem.family, _meta(problem))
+
+
+def _changed(draft: Draft, seeded: str, change: Callable[[str], str]) -> Draft:
+    return replace(draft, question=change(draft.question), meta={**draft.meta, "seeded": seeded})
+
+
+def _damaged(rng: Random) -> Callable[[str], str]:
+    return lambda text: f"{text}\n{rng.choice(FACES)}"
+
+
+def _nearly(rng: Random) -> Callable[[str], str]:
+    """A change that leaves nearly all word n-grams as they are."""
+    return lambda text: rng.choice((f"Now: {text}", f"{text} Please!"))

@@ -1,0 +1,143 @@
+"""The sciences: OlympicArena, JEEBench, GPQA and SciEval."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from curate.sources.base import (
+    Draft,
+    Info,
+    RowError,
+    Skip,
+    Source,
+    key_of,
+    math_type,
+    optional_text,
+    options_text,
+    row_random,
+    text,
+)  # fmt: skip
+from curate.table_io import BadRow, files, read_rows
+
+SUBJECTS = ("Astronomy", "Biology", "CS", "Chemistry", "Geography", "Math", "Physics")
+
+
+class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
+    """Seven subjects, test and val, English and text only. Only val holds solutions."""
+
+    info: ClassVar[Info] = Info(
+        "OlympicArena", "GAIR/OlympicArena", "CC-BY-NC-SA-4.0", ("problem", "subject", "language", "modality"), 4_250,
+        tuple((subject, split) for subject in SUBJECTS for split in ("test", "val")),
+    )  # fmt: skip
+    choices: ClassVar[frozenset[str]] = frozenset({"SC", "MC"})
+
+    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
+        if row["language"] != "EN":
+            return Skip("language", str(row["language"]))
+        if row["modality"] != "text-only" or row.get("figure_exists"):
+            return Skip("modality", str(row["modality"]))
+        answer, kind = row.get("answer"), str(row.get("answer_type") or "")
+        if isinstance(answer, (list, tuple)):
+            answer = ", ".join(map(str, answer))
+        answer = optional_text({"answer": answer}, "answer")
+        answer_type = "none" if answer is None else "choice" if kind in self.choices else \
+            "code" if kind == "CODE" else "text" if kind in ("TF", "OT") else math_type(answer)  # fmt: skip
+        subject = str(row["subject"])
+        cot_type = {"Math": "math", "CS": "coding"}.get(subject, "science")
+        return Draft(
+            text(row, "problem"), optional_text(row, "solution"), answer, answer_type, cot_type,
+            meta={"subject": subject, "answer_type": kind, "id": row.get("id")},
+        )  # fmt: skip
+
+
+class JEEBench(Source, frozen=True, kw_only=True, tag="JEEBench"):
+    info: ClassVar[Info] = Info(
+        "JEEBench", "daman1209arora/jeebench", "MIT", ("question", "gold", "type", "subject"), 515, ((None, "test"),)
+    )
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        gold, kind = optional_text(row, "gold"), str(row["type"])
+        answer_type = "none" if gold is None else "choice" if kind.startswith("MCQ") else math_type(gold)
+        subject = str(row["subject"])
+        cot_type = "math" if subject == "math" else "science"
+        return Draft(text(row, "question"), gold, gold, answer_type, cot_type, meta={"subject": subject, "type": kind})
+
+
+class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
+    """The extended set without the questions of the diamond set (files `diamond`, told by "Record ID").
+
+    Options are shuffled with a generator that the seed and the record set, so no order of rows matters; the letter is
+    appended to the explanation. GPQA's authors ask that its text be published nowhere.
+    """
+
+    info: ClassVar[Info] = Info(
+        "GPQA", "Idavidrein/gpqa", "CC-BY-4.0",
+        ("Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Record ID"),
+        348, (("gpqa_extended", "train"),), private=True,
+    )  # fmt: skip
+    diamond: tuple[str, ...] = ()
+    seed: int = 42
+
+    def local_files(self) -> list[Path]:
+        return super().local_files() + files(self.diamond)
+
+    @cached_property
+    def held(self) -> frozenset[str]:
+        rows = (row for path in files(self.diamond) for _, row in read_rows(path))
+        return frozenset(text(row, "Record ID") for row in rows if not isinstance(row, BadRow))
+
+    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
+        record = text(row, "Record ID")
+        if record in self.held:
+            return Skip("diamond", record)
+        correct = text(row, "Correct Answer")
+        options = [correct, *(text(row, f"Incorrect Answer {i}") for i in (1, 2, 3))]
+        row_random(self.seed, record).shuffle(options)
+        letter = "ABCD"[options.index(correct)]
+        question = f"{text(row, 'Question')}\n{options_text(options)}"
+        explanation = optional_text(row, "Explanation") or ""
+        solution = f"{explanation}\nAnswer: {letter}".strip()
+        meta = {"id": record, "subdomain": row.get("Subdomain")}
+        return Draft(question, solution, letter, "choice", "science", meta=meta)
+
+
+class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
+    """Questions with an answer, `sample` of them spread evenly over tasks and topics."""
+
+    info: ClassVar[Info] = Info(
+        "SciEval", "OpenDFM/SciEval", "MIT", ("question", "answer", "task_name", "topic"), 227,
+        ((None, "test"), (None, "validation")),
+    )  # fmt: skip
+    sample: int = 250
+    seed: int = 42
+
+    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
+        answer = row["answer"]
+        if isinstance(answer, (list, tuple)):
+            answer = answer[0] if len(answer) == 1 else ", ".join(map(str, answer)) or None
+        answer = optional_text({"answer": answer}, "answer")
+        if answer is None:
+            return Skip("no_answer", "the split keeps its answers back")
+        if row.get("type") not in (None, "multiple-choice", "filling", "judge"):
+            raise RowError(f"column 'type' is {row['type']!r}; multiple-choice, filling or judge is known")
+        answer_type = {"multiple-choice": "choice", "judge": "text"}.get(str(row.get("type")), math_type(answer))
+        meta = {"task": row["task_name"], "topic": row["topic"], "category": row.get("category")}
+        return Draft(text(row, "question"), answer, answer, answer_type, "science", meta=meta)
+
+    def chosen(self, drafts: Sequence[tuple[int, Draft]]) -> set[int]:
+        """Groups of (task, topic) in turn, within a group in seeded order."""
+        groups: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for number, draft in drafts:
+            groups[str(draft.meta["task"]), str(draft.meta["topic"])].append(
+                (key_of(self.seed, draft.question), number)
+            )
+        turns = sorted(
+            (place, group, number)
+            for group, members in groups.items()
+            for place, (_, number) in enumerate(sorted(members))
+        )
+        return {number for _, _, number in turns[: self.sample]}

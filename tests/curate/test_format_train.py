@@ -1,0 +1,84 @@
+"""The file that `format` writes is what the trainer reads, and both count the same tokens."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from curate.config import Format
+from curate.formatting import formatted
+from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
+from train.config import Data
+from train.data import read_dataset
+from train.text import ChatTokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = pl.DataFrame(
+    [
+        ("a/1", "q1", "MATH", "11", "What is 2+2?", "4", "Two and two.\nThat is four.", "The sum is 4."),
+        ("a/2", "q2", "AIME", "05", "Wie viele Ä-Umlaute?\nZähle: äöü 😀", "1", "  ä, ö, ü: eins.  ", "Answer: 1"),
+        ("a/3", "q3", "GPQA", "81", "Pick (A) x (B) y", "B", "Wait, B. " * 40, "**Final Answer:** B\n"),
+    ],
+    schema=["row_id", "qid", "source", "domain", "question", "answer", "thinking", "attempt"], orient="row",
+)  # fmt: skip
+
+
+@pytest.fixture(params=["small", "qwen2.5"])
+def tokenizer(request, tmp_path):
+    if request.param == "qwen2.5":
+        if not QWEN_TOKENIZER.is_dir():
+            pytest.skip("S1_DATA has no qwen2.5_tokenizer")
+        return QWEN_TOKENIZER
+    write_tokenizer(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("style", ["s1", "messages", "text"])
+def test_the_trainer_reads_it_and_counts_the_same(style, tokenizer, tmp_path):
+    decisions, samples, lines = formatted(ROWS, Format(tokenizer=str(tokenizer), style=style))
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(lines)
+    data = read_dataset((str(path),), Data(train=(str(path),)), ChatTokenizer.load(tokenizer), 10**6)
+    assert list(data.ids) == ["q1", "q2", "q3"] and decisions["keep"].all()
+    assert data.lengths.tolist() == samples["tokens"].to_list()
+    assert data.targets.tolist() == samples["trained"].to_list()
+
+
+def test_the_text_is_s1s(tokenizer):
+    _, _, lines = formatted(ROWS, Format(tokenizer=str(tokenizer), style="text"))
+    texts = [json.loads(line)["text"] for line in lines.decode().splitlines()]
+    assert texts[0].endswith(
+        "<|im_start|>assistant\n<|im_start|>think\nTwo and two.\nThat is four.\n<|im_start|>answer\n"
+        "Answer: The sum is 4.<|im_end|>\n"
+    )
+    assert "<|im_start|>think\nä, ö, ü: eins.\n<|im_start|>answer\nAnswer: 1<|im_end|>" in texts[1]
+    assert texts[2].endswith("<|im_start|>answer\n**Final Answer:** B<|im_end|>\n")
+
+
+def test_samples_that_are_too_long_are_left_out_and_say_so(tokenizer):
+    decisions, samples, lines = formatted(ROWS, Format(tokenizer=str(tokenizer), max_tokens=100))
+    assert decisions["rule"].to_list() == ["kept", "kept", "too_long"]
+    assert decisions["evidence"][2] == f"{samples['tokens'][2]} tokens, more than 100"
+    assert len(lines.decode().splitlines()) == 2 and samples.height == 3
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is missing"):
+        formatted(ROWS, Format(tokenizer=str(tmp_path)))
+
+
+def test_a_training_step_runs_on_it_and_counts_the_same(tmp_path):
+    nano = ROOT / "models" / "s1-nano"
+    _, samples, lines = formatted(ROWS, Format(tokenizer=str(nano)))
+    (tmp_path / "train.jsonl").write_bytes(lines)
+    recipe = ROOT / "train" / "recipes" / "s1_nano_sft.yaml"
+    settings = [f"run={tmp_path / 'run'}", f"model.path={nano}", f"data.train=[{tmp_path / 'train.jsonl'}]",
+                "data.batch_size=3", "epochs=1", "metrics.every=1", "metrics.progress=false"]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "train.sft", str(recipe), *settings], check=True, cwd=ROOT,
+                   capture_output=True)  # fmt: skip
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (step,) = [line for line in steps if "loss" in line]
+    assert step["targets"] == samples["trained"].sum() and step["tokens"] == samples["tokens"].sum()

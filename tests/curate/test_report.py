@@ -1,0 +1,93 @@
+"""The report: what the text of a question may not do to the page, and the numbers beside the paper's."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from curate.config import load_config
+from curate.findings import ledger
+from curate.plots import domain_plot, length_plot
+from curate.report import image, table
+from curate.run import Arguments, run
+
+HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \' </table> ![Image](a)'
+
+
+def made(tmp_path, sources, **changes):
+    """The page of a run over `sources` without models."""
+    tree = {"run": str(tmp_path / "run"), "collect": {"sources": sources}, **changes}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    run(load_config(tmp_path / "config.yaml"), Arguments(Path()), Console(quiet=True))
+    return (tmp_path / "run" / "report" / "report.html").read_text()
+
+
+def rows(tmp_path, *texts):
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"question": texts, "answer": ["#### 1"] * len(texts)}).write_parquet(path)
+    return {"adapter": "GSM8K", "path": str(path), "name": "<b>mine</b>"}
+
+
+def test_everything_is_escaped_and_nothing_is_loaded_from_elsewhere(tmp_path):
+    page = made(tmp_path, [rows(tmp_path, HOSTILE, "Fine?")], report={"title": "<i>" + HOSTILE})
+    known = "html meta title style h1 h2 h3 p table tr th td img"
+    assert set(re.findall(r"<(\w+)", page)) <= set(known.split())
+    assert "&lt;script&gt;alert" in page and "&lt;b&gt;mine" in page
+    assert not re.search(r"<img(?! alt=\"[^\"]*\" src=\"data:image/png;base64,)", page)
+    assert "http" not in page.replace("https://", "")
+
+
+def test_counts_stand_beside_the_papers(tmp_path):
+    page = made(tmp_path, [{"adapter": "probability", "name": "procedural/s1-prob"}])
+    row = re.search(r"<tr><td>procedural/s1-prob</td>(.*?)</tr>", page)[1]
+    assert re.findall(r">([\d,]+)<", row) == ["182"] * 5
+    assert "54,116 without errors, 51,581 well formed" in page
+
+
+def test_private_text_is_not_shown(tmp_path):
+    line = {"Question": "Secret gas? p12. says", "Correct Answer": "He", "Incorrect Answer 1": "Ne",
+            "Incorrect Answer 2": "Ar", "Incorrect Answer 3": "Xe", "Record ID": "r1"}  # fmt: skip
+    path = tmp_path / "gpqa.parquet"
+    pl.DataFrame([line, line | {"Record ID": "r2", "Question": "Other?"}]).write_parquet(path)
+    page = made(tmp_path, [{"adapter": "GPQA", "path": str(path)}])
+    assert "page_reference" in page and "(kept private)" in page and "Secret" not in page
+
+
+def test_seeded_rows_are_followed_to_their_end(tmp_path):
+    source = {"adapter": "procedural", "name": "procedural/AIME", "rows": 80, "families": {"clocks": 1}, "copies": 4,
+              "leaks": 3, "damaged": 2}  # fmt: skip
+    page = made(tmp_path, [source], decontaminate={"against": [{"name": "held out", "heldout": 1000}]})
+    ends = re.findall(r"<tr><td>(copy|leak|damaged)</td><td class=n>(\d+)</td><td>([^<]*)</td><td class=n>(\d+)</td>",
+                      page)  # fmt: skip
+    assert ("copy", "4", "dedupe: exact_duplicate", "4") in ends
+    assert ("leak", "3", "decontaminate: scored:equal", "3") in ends
+    assert sum(int(n) for kind, _, end, n in ends if kind == "damaged" and end.startswith("quality: ")) == 2
+
+
+def test_ledger_names_the_stage_that_took_a_row_out():
+    def decision(row, stage, keep):
+        return {"row_id": row, "qid": row, "stage": stage, "keep": keep, "rule": "kept" if keep else "out",
+                "evidence": ""}  # fmt: skip
+
+    one = pl.DataFrame([decision("a", "one", True), decision("b", "one", False)])
+    two = pl.DataFrame([decision("a", "two", True)])
+    found = ledger({"one": one, "two": two})
+    assert found.select("row_id", "stage", "kept").rows() == [("a", "two", True), ("b", "one", False)]
+
+
+def test_cells():
+    assert table(["a", "b"], [["<x>", 1234], [None, 0.12345]]) == (
+        "<table><tr><th>a</th><th class=n>b</th></tr><tr><td>&lt;x&gt;</td><td class=n>1,234</td></tr>"
+        "<tr><td></td><td class=n>0.123</td></tr></table>"
+    )
+    assert image(b"x", '"') == '<img alt="&quot;" src="data:image/png;base64,eA==">'
+
+
+@pytest.mark.parametrize("lengths", [{"all": [], "selected": []}, {"all": [5, 9, 7], "selected": [9]}])
+def test_plots_are_png_of_something_and_of_nothing(lengths):
+    titles = pl.DataFrame({"title": ["11 Number theory", "60 $Probability_$"], "pool": [5, 3], "selected": [1, 0]})
+    for png in (length_plot(lengths), domain_plot(titles), domain_plot(titles.clear())):
+        assert png.startswith(b"\x89PNG") and len(png) > 2000
