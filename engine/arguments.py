@@ -12,7 +12,8 @@ from engine.config import EngineConfig
 from engine.errors import InputError
 from engine.request import SamplingParams
 
-_EMBEDDED = str(Path(__file__).resolve().parent.parent / "models" / "s1-nano")
+EMBEDDED = str(Path(__file__).resolve().parent.parent / "models" / "s1-nano")
+"""The checkpoint that comes with the repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Arguments(SamplingParams, EngineConfig):
     """Go on with the output file: requests that it holds are not run again."""
     overwrite: bool = False
     """Start the output file anew."""
-    model: str = _EMBEDDED
+    model: str = EMBEDDED
     """Checkpoint directory in the Hugging Face layout, or a hub id."""
     seed: int = 0
     """Seed of the random draws, and of the weights that --load-format dummy makes."""
@@ -47,7 +48,7 @@ class Arguments(SamplingParams, EngineConfig):
     @property
     def model_name(self) -> str:
         """What output lines call the model: as given, without the folder of the embedded one."""
-        return "s1-nano" if self.model == _EMBEDDED else self.model
+        return "s1-nano" if self.model == EMBEDDED else self.model
 
     def sampling_params(self, base: SamplingParams) -> SamplingParams:
         """`base` under the sampling flags that were given. Raises InputError naming the field."""

@@ -20,6 +20,8 @@ from engine.shard import Shard
 from engine.slots import SlotTables
 from engine.text import Tokenizer
 from engine.thinking import resolve_format
+from engine.weights import Precision
+from kernels.quantize import FLOAT8
 
 _CPU_SHARE, _CUDA_SHARE = 0.25, 0.92
 """Of the memory that is free once the weights are loaded, what the page pool may take if nothing else is said."""
@@ -62,12 +64,23 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
     model_length(config, model)
     Shard.of(model, 0, config.tensor_parallel_size)
     resolve_format(config.thinking_format, tokenizer)
-    if config.kv_cache_tokens is not None and config.kv_cache_tokens < _page_size(config, config.device):
+    ranks = max(config.tensor_parallel_size, int(os.environ.get("WORLD_SIZE", "1")))
+    if config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"):
+        raise InputError("one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
+                         "tensor_parallel_size above 1 on CUDA")
+    if config.kv_cache_tokens is not None and config.kv_cache_tokens < page_size(config, config.device):
         raise InputError(f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of "
-                         f"{_page_size(config, config.device)}; raise it")
+                         f"{page_size(config, config.device)}; raise it")
 
 
-def _page_size(config: EngineConfig, device: str) -> int:
+def precision(config: EngineConfig) -> Precision:
+    """The dtypes behind `quantization` and `kv_cache_dtype`."""
+    codes = {"none": None, "int8": torch.int8, "fp8": FLOAT8}[config.quantization]
+    return Precision(codes, FLOAT8 if config.kv_cache_dtype == "fp8" else None)
+
+
+def page_size(config: EngineConfig, device: str) -> int:
+    """Tokens per page."""
     return config.page_size or (16 if resolve_device(device) == "cpu" else 64)
 
 
@@ -75,12 +88,13 @@ def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, grou
     """Load the rank's part of the model and put scheduler, runner and page pool around it."""
     model = ModelConfig.load(directory, config.dtype)
     length = model_length(config, model)
-    decoder = Decoder.load(directory, model, group, length, config.load_format, config.seed)
-    page_size = _page_size(config, group.device.type)
-    pages = _num_pages(config, decoder, group, length, page_size)
-    pool = PagePool(pages + 1, page_size, config.enable_prefix_caching)
+    if config.one_shot_all_reduce:
+        group.use_one_shot(model.dtype)
+    decoder = Decoder.load(directory, model, group, length, config.load_format, config.seed, precision(config))
+    size = page_size(config, group.device.type)
+    pool = PagePool(_num_pages(config, decoder, group, length, size) + 1, size, config.enable_prefix_caching)
     context = min(length, pool.capacity)
-    return assemble(config, decoder, pool, decoder.new_kv_cache(pool.num_pages, page_size), tokenizer, context, group)
+    return assemble(config, decoder, pool, decoder.new_kv_cache(pool.num_pages, size), tokenizer, context, group)
 
 
 def assemble(
@@ -96,27 +110,36 @@ def assemble(
         ends_line,
     )  # fmt: skip
     scheduler = Scheduler(pool, config.max_num_seqs, config.max_num_batched_tokens)
-    overlap = group.device.type == "cuda" if config.overlap is None else config.overlap
-    return Core(scheduler, Runner(model, kv, tables, pool.page_size), overlap)
+    on_cuda = group.device.type == "cuda"
+    graphs = on_cuda if config.step_graphs == "auto" else config.step_graphs == "on"
+    runner = Runner(model, kv, tables, pool.page_size, graphs)
+    if config.capture_at_start:
+        runner.capture_at_start()
+    return Core(scheduler, runner, on_cuda if config.overlap is None else config.overlap)
 
 
-def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, page_size: int) -> int:
+def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, size: int) -> int:
     """Pages of the pool, the dummy page not counted; the same on every rank."""
-    if config.kv_cache_tokens is not None:
-        return config.kv_cache_tokens // page_size
-    page_bytes = decoder.kv_bytes_per_token * page_size
-    fits = torch.tensor([_free_bytes(group) // page_bytes], device=group.device)
-    wanted = config.max_num_seqs * -(-length // page_size)
-    pages = min(wanted, int(group.all_gather_last_dim(fits).min()))
+    page_bytes = decoder.kv_bytes_per_token * size
+    fits = pages_that_fit(config, free_bytes(group.device, group.size), group.device.type, page_bytes, length, size)
+    pages = int(group.all_gather_last_dim(torch.tensor([fits], device=group.device)).min())
     if pages < 1:
         raise InputError(f"no memory is left for the KV cache on {group.device} after the weights; "
                          "use more devices or a smaller model")
     return pages
 
 
-def _free_bytes(group: Group) -> int:
-    if group.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(group.device)
-        return max(0, int(free * _CUDA_SHARE) - _CUDA_SCRATCH_BYTES)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free * _CPU_SHARE / group.size)
+def pages_that_fit(config: EngineConfig, free: int, kind: str, page_bytes: int, length: int, size: int) -> int:
+    """Pages of `page_bytes` in `free` bytes on a device of `kind`: what the configuration says, else what its share of
+    memory holds, at most `max_num_seqs` full lengths."""
+    if config.kv_cache_tokens is not None:
+        return config.kv_cache_tokens // size
+    usable = int(free * _CPU_SHARE) if kind == "cpu" else int(free * _CUDA_SHARE) - _CUDA_SCRATCH_BYTES
+    return min(config.max_num_seqs * -(-length // size), max(0, usable) // page_bytes)
+
+
+def free_bytes(device: torch.device, ranks: int) -> int:
+    """Memory that is free now: of the GPU, or of the machine, shared by the ranks."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks

@@ -17,12 +17,18 @@ class EngineConfig:
     """`auto` (the local CUDA device if there is one, otherwise the CPU), `cpu`, `cuda` or `cuda:N`."""
     dtype: str = "auto"
     """`auto` (the checkpoint's), `float32`, `bfloat16` or `float16`."""
+    quantization: str = "none"
+    """`int8` or `fp8`: the layers' matrices in 8 bits with a scale per output, made while loading; `none`."""
+    kv_cache_dtype: str = "auto"
+    """Of keys and values: `auto` (the model's) or `fp8` (twice the tokens)."""
     load_format: str = "auto"
     """`auto` reads safetensors; `dummy` makes random weights on the device from `config.json` alone."""
     generation_config: str = "none"
     """`auto` takes sampling defaults from generation_config.json; `none` leaves SamplingParams' own."""
     tensor_parallel_size: int = 1
     """Processes, one per device, that share the weights."""
+    one_shot_all_reduce: bool = False
+    """With several CUDA devices: short all-reduces over symmetric memory in place of NCCL."""
     max_model_len: int | None = None
     """Longest prompt + output. None: the checkpoint's max_position_embeddings."""
     max_num_seqs: int = 64
@@ -41,6 +47,11 @@ class EngineConfig:
     """`auto`, `s1`, `qwen3`, `deepseek_r1`, `none`, or a JSON object with opener, end, budget_end, triggers."""
     overlap: bool | None = None
     """Launch step n+1 before the host has read step n. None: on CUDA only."""
+    step_graphs: str = "auto"
+    """Decode steps padded to buckets of rows and captured as CUDA graphs: `auto` (on CUDA), `on` (on the CPU too, where
+    the padded step is called instead), `off`."""
+    capture_at_start: bool = False
+    """Capture the graphs of greedy and sampled steps before the first request, not when a step first needs one."""
     seed: int = 0
     """Seed of requests that bring none, and of `load_format="dummy"`."""
 
@@ -57,6 +68,9 @@ class EngineConfig:
             "dtype": ("auto", "float32", "bfloat16", "float16"),
             "load_format": ("auto", "dummy"),
             "generation_config": ("none", "auto"),
+            "step_graphs": ("auto", "on", "off"),
+            "quantization": ("none", "int8", "fp8"),
+            "kv_cache_dtype": ("auto", "fp8"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -11,7 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.runner import Launched, Read, Runner
+from engine.launched import Launched, Read
+from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.sequence import Admission, Control, Sequence
 from kernels.thinking import UNLIMITED, Finish, Record
@@ -43,20 +44,23 @@ class Tell:
 
 Command = Add | End | Tell
 
+_TOKEN, _FINISH = int(Record.TOKEN), int(Record.FINISH)
+assert Finish.RUNNING == 0, "Core._read asks whether a record's FINISH is set"
+
 
 class Event(NamedTuple):
-    """What one step did to one sequence: a token (-1: none), or its end, or both."""
+    """What one step did to one sequence: a token, or its end, or both."""
 
     sequence: Sequence
-    token: int
-    kind: int
-    forced: bool
-    finish: int
-    stop_reason: int
-    thinking: int
-    extensions: int
+    record: list[int]
+    """fields of kernels.thinking.Record, in its order"""
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def token(self) -> int:
+        """-1: none was committed"""
+        return self.record[_TOKEN]
 
 
 class Core:
@@ -107,27 +111,22 @@ class Core:
 
     def _read(self, keep: int) -> list[Event]:
         events: list[Event] = []
+        commit = self.scheduler.commit
         while len(self._flying) > keep:
             launched = self._flying.popleft()
             read = launched.read()
             if read is None:
                 continue
-            for row, (sequence, record) in enumerate(zip(launched.rows, read.records.tolist(), strict=True)):
-                if not sequence.finished:
-                    events.append(self._commit(sequence, record, read, row))
+            for row, (sequence, record) in enumerate(zip(launched.rows, read.records, strict=True)):
+                if sequence.finished:
+                    continue  # ended by the host, or by the step before, while this one was in flight
+                commit(sequence, record[_TOKEN])
+                if record[_FINISH]:
+                    self._finish(sequence)
+                events.append(
+                    Event(sequence, record) if read.logprobs is None else _with_logprobs(sequence, record, read, row)
+                )
         return events
-
-    def _commit(self, sequence: Sequence, record: list[int], read: Read, row: int) -> Event:
-        token, kind, forced, finish, reason, thinking, extensions = record
-        self.scheduler.commit(sequence, token)
-        if finish != Finish.RUNNING:
-            self._finish(sequence)
-        event = Event(sequence, token, kind, bool(forced), finish, reason, thinking, extensions)
-        wanted = sequence.admission.params.logprobs
-        if wanted is None or read.logprobs is None or read.top_ids is None or read.top_logprobs is None or token < 0:
-            return event
-        top = zip(read.top_ids[row, :wanted].tolist(), read.top_logprobs[row, :wanted].tolist(), strict=True)
-        return event._replace(logprob=float(read.logprobs[row]), top=tuple(top))
 
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
@@ -136,4 +135,9 @@ class Core:
             self._requests.pop(sequence.admission.request_id, None)
 
 
-assert len(Record) == 7, "Core._commit unpacks a record by position"
+def _with_logprobs(sequence: Sequence, record: list[int], read: Read, row: int) -> Event:
+    wanted, token = sequence.admission.params.logprobs, record[Record.TOKEN]
+    if wanted is None or read.logprobs is None or read.top_ids is None or read.top_logprobs is None or token < 0:
+        return Event(sequence, record)
+    top = zip(read.top_ids[row, :wanted].tolist(), read.top_logprobs[row, :wanted].tolist(), strict=True)
+    return Event(sequence, record, float(read.logprobs[row]), tuple(top))

@@ -19,11 +19,13 @@ from typing import Any
 import torch
 
 from engine.build import build_core, check_config, resolve_device
+from engine.capabilities import start_lines
 from engine.checkpoint import resolve
 from engine.config import EngineConfig
 from engine.core import Add, Command, Core, End, Tell
 from engine.errors import EngineDead, InputError
 from engine.generation_config import default_params
+from engine.model_config import ModelConfig
 from engine.parallel import Group, from_env
 from engine.prepare import Prepared, Preparer
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
@@ -45,6 +47,7 @@ class Handle:
         self._callbacks: list[Callable[[Handle], None]] = []
         self._output: RequestOutput | None = None
         self._error: EngineDead | None = None
+        self._response: Response | None = None
 
     def result(self, timeout: float | None = None) -> RequestOutput:
         """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
@@ -57,6 +60,8 @@ class Handle:
 
     def __iter__(self) -> Iterator[Delta]:
         """Deltas as they come; the last one brings the output."""
+        if self._response is not None:
+            self._response.streams = True
         while True:
             delta = self._deltas.get()
             if isinstance(delta, EngineDead):
@@ -139,6 +144,7 @@ class Engine:
         self._submitted, self._closing, self._dead = 0, False, False
         # Whatever needs no weights is refused before a process is started.
         check_config(self.config, directory, self.tokenizer)
+        self._model = ModelConfig.load(directory, self.config.dtype)
         self.default_params = default_params(directory, self.config.generation_config)
         """What a request without parameters gets."""
         self._group = self._join(directory)
@@ -207,7 +213,7 @@ class Engine:
             if seed is None:  # requests without one differ from each other, and not from run to run
                 seed = (self.config.seed << 32 ^ number * 0x9E3779B97F4A7C15) % 2**63
             handle = Handle(self, number)
-            response = Response(str(number), number, prepared, self.tokenizer, handle._put)
+            response = handle._response = Response(str(number), number, prepared, self.tokenizer, handle._put)
             self._open[number] = handle, response, prepared
             self._commands.append(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, seed)))
             self._lock.notify()
@@ -221,7 +227,18 @@ class Engine:
             "pages_free": scheduler.pool.available,
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
+            "graphs": self._core.runner.capture_report.graphs,
         }
+
+    def start_lines(self) -> list[str]:
+        """What to tell when the engine starts: the pool and the predicted limit, what capturing took, slow paths."""
+        pool = self._core.scheduler.pool
+        lines = start_lines(self.config, self._model, self._group.device, self._group.size, pool.capacity)
+        report = self._core.runner.capture_report
+        if report.graphs:
+            taken = f"{report.bytes / 2**20:,.0f} MiB, {report.seconds:.1f} s"
+            lines.insert(1, f"{report.graphs} decode steps captured: {taken}")
+        return lines
 
     def check(self) -> None:
         """Raises EngineDead unless every page and slot is accounted for. Call it while nothing runs."""
@@ -271,6 +288,8 @@ class Engine:
 
     def _run(self) -> None:
         """The loop of rank 0."""
+        if self._group.device.type == "cuda" and self._group.device.index is not None:
+            torch.cuda.set_device(self._group.device)  # the current device is each thread's own
         try:
             while True:
                 with self._lock:
@@ -304,9 +323,10 @@ class Engine:
             found = self._open.get(number)
             if found is None:
                 continue
-            if found[1].push(event):
+            response = found[1]
+            if response.push(event):
                 self._tell(End(number, sample))
-            if found[1].done:
+            if response.done:
                 self._forget(number)
 
     def _forget(self, number: int) -> None:

@@ -80,6 +80,7 @@ def _run(arguments: Arguments) -> int:
             results.close(order=True)
             return 0
     with Engine(config=config) as engine:
+        print(*engine.start_lines(), sep="\n", file=sys.stderr)
         if engine.context != context:  # memory holds less than the model's length
             prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, engine.context))
         if results is None:

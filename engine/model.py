@@ -15,7 +15,7 @@ from engine.errors import InputError
 from engine.model_config import ModelConfig
 from engine.parallel import Group
 from engine.shard import Shard
-from engine.weights import LayerWeights, Weights
+from engine.weights import LayerWeights, Matrix, Precision, Weights
 from kernels import REFERENCE
 from kernels import native as native_cpu
 from kernels.attention import decode_attention, prefill_attention
@@ -41,17 +41,21 @@ def _layer(weights: LayerWeights) -> Layer:
     )
 
 
-def _packed(weight: Tensor, bias: Tensor | None = None) -> LinearWeight:
+def _packed(matrix: Matrix, bias: Tensor | None = None) -> LinearWeight:
     """In the operator's own layout where it has one; the matrix, which nothing reads then, keeps only its shape."""
-    packed = pack(LinearWeight(weight, bias))
-    return packed if packed.packed is None else replace(packed, weight=weight.to("meta"))
+    packed = pack(LinearWeight.of(matrix, bias))
+    return packed if packed.packed is None else replace(packed, weight=packed.weight.to("meta"))
 
 
 class Decoder:
     """A rank's part of the model. H is the hidden size, Hq and Hk the rank's query and KV heads, D a head's width."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, group: Group, max_positions: int) -> None:
-        """`max_positions` bounds the positions that `forward` can take: the rows of the RoPE table.
+    def __init__(
+        self, config: ModelConfig, weights: Weights, group: Group, max_positions: int,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        """`max_positions` bounds the positions that `forward` can take: the rows of the RoPE table. `kv_dtype`: that of
+        the cache where it is not the model's (float8).
 
         Takes `weights` over and leaves it without layers, so that each is freed as soon as it is packed.
         """
@@ -59,6 +63,11 @@ class Decoder:
         self.shard = Shard.of(config, group.rank, group.size)
         self.scale = config.head_dim**-0.5
         self.cos_sin = config.rope.cos_sin(max_positions, config.head_dim, group.device)
+        self.kv_dtype = kv_dtype or config.dtype
+        self.kv_scales: list[tuple[Tensor, Tensor] | tuple[None, None]] = [
+            (None, None) if kv_dtype is None else layer.kv_scales(self.shard, config.head_dim)
+            for layer in weights.layers
+        ]
         self.embedding = weights.embedding
         self.layers = tuple(_layer(weights.layers.pop(0)) for _ in range(config.num_layers))
         self.norm = weights.norm
@@ -68,16 +77,16 @@ class Decoder:
     @classmethod
     def load(
         cls, directory: Path, config: ModelConfig, group: Group, max_positions: int,
-        load_format: str = "auto", seed: int = 0,
+        load_format: str = "auto", seed: int = 0, precision: Precision | None = None,
     ) -> Decoder:  # fmt: skip
         """Every rank calls it. Where any of them cannot load, all raise the same InputError."""
-        error, weights = None, None
+        error, weights, precision = None, None, precision or Precision()
         try:
             shard = Shard.of(config, group.rank, group.size)
             if load_format == "dummy":
-                weights = weights_io.random(config, shard, group.device, seed)
+                weights = weights_io.random(config, shard, group.device, seed, precision.weights)
             else:
-                weights = weights_io.load(directory, config, shard, group.device)
+                weights = weights_io.load(directory, config, shard, group.device, precision.weights)
         except InputError as caught:
             error = caught
         except torch.OutOfMemoryError:
@@ -85,25 +94,25 @@ class Decoder:
             error = InputError(f"{gib:.1f} GiB of weights do not fit on {group.device}; raise tensor_parallel_size")
         group.agree(error)
         assert weights is not None  # agree() has raised otherwise
-        return cls(config, weights, group, max_positions)
+        return cls(config, weights, group, max_positions, precision.kv)
 
     def kv_shape(self, num_pages: int, page_size: int) -> tuple[int, int, int, int]:
         """Shape of one layer's key (or value) cache on this rank: [num_pages, Hk, page_size, D]."""
         return num_pages, self.shard.num_kv_heads, page_size, self.config.head_dim
 
     def new_kv_cache(self, num_pages: int, page_size: int) -> list[tuple[Tensor, Tensor]]:
-        """A zeroed cache for every layer, in the model's dtype."""
+        """A zeroed cache for every layer."""
         shape = self.kv_shape(num_pages, page_size)
 
         def zeros() -> Tensor:
-            return torch.zeros(shape, dtype=self.config.dtype, device=self.group.device)
+            return torch.zeros(shape, dtype=self.kv_dtype, device=self.group.device)
 
         return [(zeros(), zeros()) for _ in range(self.config.num_layers)]
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV cache that one token takes on this rank."""
-        return 2 * self.config.num_layers * self.shard.num_kv_heads * self.config.head_dim * self.config.dtype.itemsize
+        return 2 * self.config.num_layers * self.shard.num_kv_heads * self.config.head_dim * self.kv_dtype.itemsize
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: KVCache) -> Tensor:
@@ -120,9 +129,9 @@ class Decoder:
         eps, reduce = self.config.rms_norm_eps, self.group.all_reduce
         x = reduce(embedding(ids, self.embedding, self.shard.vocab_start))
         residual: Tensor | None = None
-        for layer, (k_cache, v_cache) in zip(self.layers, kv, strict=True):
+        for layer, scales, (k_cache, v_cache) in zip(self.layers, self.kv_scales, kv, strict=True):
             y, residual = rms_norm(x, layer.input_norm, eps, residual)
-            attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache)
+            attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache, scales)
             x = reduce(linear(attended, layer.output))
             y, residual = rms_norm(x, layer.mlp_norm, eps, residual)
             x = reduce(linear(linear_silu_mul(y, layer.gate_up), layer.down))
@@ -142,24 +151,25 @@ class Decoder:
         return self._native[1]
 
     def _attention(
-        self, qkv: Tensor, positions: Tensor, meta: AttentionMeta, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
-        """qkv [N, (Hq + 2 Hk) D] -> [N, Hq D]."""
+        self, qkv: Tensor, positions: Tensor, meta: AttentionMeta, k_cache: Tensor, v_cache: Tensor,
+        scales: tuple[Tensor, Tensor] | tuple[None, None],
+    ) -> Tensor:  # fmt: skip
+        """qkv [N, (Hq + 2 Hk) D] -> [N, Hq D]; scales [Hk] float32 of a float8 cache's keys and values."""
         heads = self.shard.num_heads, self.shard.num_kv_heads
-        q = rope_append(qkv, self.cos_sin, positions, meta.slot_mapping, k_cache, v_cache, heads)
+        q = rope_append(qkv, self.cos_sin, positions, meta.slot_mapping, k_cache, v_cache, heads, *scales)
         decodes, parts = meta.num_decodes, []
         if decodes:
             parts.append(
                 decode_attention(
                     q[:decodes], k_cache, v_cache, meta.block_tables[:decodes], meta.context_lens[:decodes],
-                    self.scale, meta.max_context,
+                    self.scale, meta.max_context, *scales,
                 )
             )  # fmt: skip
         if decodes < len(q):
             parts.append(
                 prefill_attention(
                     q[decodes:], k_cache, v_cache, meta.block_tables[decodes:], meta.context_lens[decodes:],
-                    meta.cu_q, meta.max_q, self.scale, meta.max_context,
+                    meta.cu_q, meta.max_q, self.scale, meta.max_context, *scales,
                 )
             )  # fmt: skip
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)

@@ -15,8 +15,13 @@ from engine.request import TokenKind
 from engine.text import IncrementalDecoder, Tokenizer
 from engine.thinking import ThinkingFormat
 
+KINDS = tuple(TokenKind)
+"""By value: an index is cheaper than a call of the enumeration."""
 _BOUNDARY = {TokenKind.PLAIN: TokenKind.OPENER, TokenKind.REASONING: TokenKind.DELIMITER}
 """Which delimiter may follow each kind of free text."""
+
+
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Piece(NamedTuple):
@@ -88,7 +93,7 @@ class OutputStream:
             for kind, patterns in self._delimiters.items()
         }
         """Tokens worth a closer look: those that can be part of a delimiter's proper prefix."""
-        longest = max((len(p) for p in (*openers, *triggers, *self._ends)), default=1)
+        self._longest = longest = max((len(p) for p in (*openers, *triggers, *self._ends)), default=1)
         self._recent: deque[int] = deque(prompt_ids[-longest:], maxlen=longest)
         """The last tokens, prompt included: a delimiter may begin in the prompt."""
         self._held: deque[tuple[int, bool]] = deque()
@@ -97,15 +102,31 @@ class OutputStream:
         self._matcher = StopMatcher(stop) if stop else None
         self._pending = ""
         """Text that may begin a stop string."""
+        self._plain = self._matcher is None
+        """Whether text goes out as it comes."""
         self._kind = TokenKind.PLAIN
+        self._special = self._hidden | self._starts.get(self._kind, _NOTHING)
+        """Tokens that may not go out at once: hidden ones, and those near a delimiter of this kind."""
         self._count, self._min_tokens = 0, min_tokens
         self._opened = False
         self._parts: list[Piece] = []
+        self._reach: list[int] = []
+        """tokens read by the end of each piece"""
         self.stop_hit: str | None = None
         """The stop string that ended the text."""
 
     def push(self, token_id: int, kind: TokenKind, forced: bool = False) -> list[Piece]:
         """Add one committed token. Returns what can be shown now, each piece of one kind."""
+        if kind is self._kind and self._plain and token_id not in self._special and not self._held:
+            self._count += 1
+            self._recent.append(token_id)
+            text = self._decoder.push(self._tokenizer.token_bytes(token_id))
+            if not text:
+                return []
+            piece = Piece(text, kind, forced)
+            self._parts.append(piece)
+            self._reach.append(self._count)
+            return [piece]
         if self.stop_hit is not None:
             return []
         self._count += 1
@@ -117,13 +138,42 @@ class OutputStream:
                 absorbed = self._absorb(token_id)
             self._end_kind()
             self._kind = kind
+            self._special = self._hidden | self._starts.get(kind, _NOTHING)
         self._recent.append(token_id)
         for held_id, held_forced in absorbed:
             self._decode(held_id, held_forced)
         if token_id not in self._hidden or forced:
             self._held.append((token_id, forced))
             self._release(self._prefix_length())
+        self._end_pieces(self._count - 1)
+        if len(self._parts) > start:
+            self._reach[-1] = self._count  # before the last piece came what earlier tokens had held back
         return self._parts[start:]
+
+    def push_all(self, token_ids: Sequence[int], kinds: Sequence[int], forced: Sequence[bool]) -> list[Piece]:
+        """As `push` of one token after the other, with text of one kind in fewer pieces: what is neither a delimiter
+        nor near one is decoded in one go."""
+        start = len(self._parts)
+        at, end = 0, len(token_ids)
+        while at < end:
+            first = at
+            if self._plain and not self._held:
+                kind, was_forced, special = self._kind, forced[at], self._special
+                while at < end and kinds[at] == kind and forced[at] == was_forced and token_ids[at] not in special:
+                    at += 1
+            if at - first > 1:
+                self._count += at - first
+                self._recent.extend(token_ids[max(first, at - self._longest) : at])
+                self._emit(self._decoder.push(self._tokenizer.bytes_of(token_ids[first:at])), was_forced)
+                self._end_pieces(self._count)
+                continue
+            at = first + 1
+            self.push(token_ids[first], KINDS[kinds[first]], forced[first])
+        return self._parts[start:]
+
+    def pieces_from(self, first: int) -> list[tuple[Piece, int]]:
+        """The pieces returned so far, from the `first`-th on; each with how many tokens have been read by its end."""
+        return list(zip(self._parts[first:], self._reach[first:], strict=True))
 
     def finish(self) -> list[Piece]:
         """The sequence has ended: what was held back is shown after all."""
@@ -131,6 +181,7 @@ class OutputStream:
             return []
         start = len(self._parts)
         self._end_kind()
+        self._end_pieces(self._count)
         return self._parts[start:]
 
     @property
@@ -211,6 +262,10 @@ class OutputStream:
         self._show(self._decoder.flush(), False)
         if self.stop_hit is None:
             self._flush_pending()
+
+    def _end_pieces(self, tokens: int) -> None:
+        """Pieces that have no end yet end at `tokens`."""
+        self._reach += [tokens] * (len(self._parts) - len(self._reach))
 
     def _emit(self, text: str, forced: bool) -> None:
         if text:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.errors import EngineDead, InputError
+from engine.one_shot import OneShotAllReduce
 
 DATA_TIMEOUT = timedelta(minutes=10)
 """Longest wait of one collective on weights or activations; long enough for another rank's kernels to compile."""
@@ -37,8 +38,9 @@ class Companions(Protocol):
 class Group:
     """The ranks that share one model. With one rank every method is the identity and nothing is initialised.
 
-    Tensors travel over NCCL on CUDA and Gloo on the CPU; bytes always over a Gloo group of their own.
-    Collectives raise EngineDead where another rank has gone.
+    Tensors travel over NCCL on CUDA and Gloo on the CPU; bytes always over a Gloo group of their own. With
+    `use_one_shot`, short sums on CUDA go through symmetric memory instead. Collectives raise EngineDead where another
+    rank has gone.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device, store: dist.Store | None = None) -> None:
@@ -47,8 +49,10 @@ class Group:
         self.companions: Companions | None = None
         self._store = store
         self._control: dist.ProcessGroup | None = None
+        self._one_shot: OneShotAllReduce | None = None
         if size == 1:
             return
+        refuse_second_group()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -63,8 +67,22 @@ class Group:
         """The group of one."""
         return cls(0, 1, device)
 
+    def use_one_shot(self, dtype: torch.dtype) -> None:
+        """Collective: from now on short sums of `dtype` are one kernel over NVLink. Raises InputError, on every rank,
+        where that cannot be."""
+        error = None
+        try:
+            if self.size == 1 or self.device.type != "cuda":
+                raise InputError("one_shot_all_reduce needs several CUDA devices (tensor_parallel_size); leave it off")
+            self._one_shot = OneShotAllReduce(dtype, self.device)
+        except InputError as caught:
+            error = caught
+        self.agree(error)
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sums over the ranks, in place; any shape, on `device`."""
+        """The sum over the ranks; any shape, on `device`. What is returned may be `tensor` itself, overwritten."""
+        if self._one_shot is not None and self._one_shot.takes(tensor):
+            return self._one_shot(tensor)
         if self.size > 1:
             try:
                 dist.all_reduce(tensor)
@@ -161,6 +179,16 @@ class Group:
         )
 
 
+def refuse_second_group() -> None:
+    """Raises InputError where this process belongs to a group of ranks already: torch.distributed has one per process.
+    """
+    if dist.is_initialized():
+        raise InputError(
+            "this process already belongs to a group of ranks (an open engine with tensor_parallel_size above 1, or "
+            "torch.distributed itself); close that first, or run this engine in a process of its own"
+        )
+
+
 def from_env(device_type: str) -> Group:
     """The group that `torchrun` describes by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
@@ -174,6 +202,7 @@ def from_env(device_type: str) -> Group:
     device = local_device(device_type, local)
     if size == 1:
         return Group.single(device)
+    refuse_second_group()
     # torchrun's agent holds the store itself (TORCHELASTIC_USE_AGENT_STORE); env:// knows when.
     store, rank, size = next(iter(dist.rendezvous("env://", rank, size, timeout=DATA_TIMEOUT)))
     return Group(rank, size, device, dist.PrefixStore("s1-engine", store))

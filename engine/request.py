@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from engine.errors import InputError
 
@@ -274,8 +274,7 @@ class RequestOutput:
     input: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """One piece of a stream. `text` never mixes kinds: `kind` says what it is (delimiters come as DELIMITER/OPENER).
 
     `token_ids` and `forced` (positions in the completion's `token_ids`) are those committed since the last delta of
@@ -283,7 +282,7 @@ class Delta:
     `finish_reason` is set on the sample's last delta, `output` on the request's last.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # instead of tuple's method
     text: str
     kind: TokenKind
     token_ids: tuple[int, ...] = ()

@@ -1,13 +1,18 @@
-"""What becomes of a request on rank 0: tokens to text, deltas for whoever streams, the finished output."""
+"""What becomes of a request on rank 0: tokens to text, deltas for whoever streams, the finished output.
+
+A token costs the loop a few appends. Text is made of them right away where somebody reads the deltas or a stop string
+may come up, otherwise for a run of tokens at once.
+"""
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import cast
 
 from engine.core import Event
-from engine.output import OutputStream, Piece
+from engine.output import KINDS, OutputStream, Piece
 from engine.prepare import Prepared
 from engine.request import (
     Completion,
@@ -21,24 +26,33 @@ from engine.request import (
     TokenKind,
     Usage,
 )
+from engine.sequence import Sequence
 from engine.text import Tokenizer
 from kernels.thinking import Finish, Stop
 
 _FINISH_REASON: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
+_RUN = 64
+"""Tokens that wait to become text while nobody looks: many share one call, and no step pays for many at once."""
+_NO_TEXT = Piece("", TokenKind.PLAIN, False)
 _NO_TOKEN = "no token could be drawn: the logits are NaN, or every token is banned; check the weights and the bans"
 
 
 class _Sample:
     """One sample as it grows."""
 
-    def __init__(self, index: int, stream: OutputStream) -> None:
+    def __init__(self, index: int, stream: OutputStream, run: int) -> None:
         self.index, self.stream = index, stream
         self.token_ids: list[int] = []
         self.forced: list[int] = []
         self.logprobs: list[Logprob] = []
-        self.thinking, self.extensions, self.stop_reason = 0, 0, int(Stop.NONE)
-        self.shown = 0
-        """token ids that went out with a delta"""
+        self.kinds: list[int] = []
+        """of the tokens that are not text yet, the last ones"""
+        self.run = run
+        """how many of them there may be"""
+        self.state = [int(Stop.NONE), 0, 0]
+        """(stop reason, T, extensions) of the last record"""
+        self.shown_ids, self.shown_parts, self.shown_forced = 0, 0, 0
+        """what went out with a delta"""
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
 
@@ -51,6 +65,8 @@ class Response:
     ) -> None:
         params, plan = prepared.params, prepared.plan
         self.id, self.index, self._prepared, self._emit = request_id, index, prepared, emit
+        self.streams = False
+        """Somebody reads deltas as they come: set it from any thread. Until then they are kept together."""
         self._samples = [
             _Sample(
                 i,
@@ -58,9 +74,11 @@ class Response:
                     tokenizer, prepared.prompt, plan.format, params.stop, tokenizer.eos_token_ids, params.ignore_eos,
                     params.min_tokens,
                 ),
+                1 if params.stop else 2 + (index + i) % (_RUN - 1),  # requests that start together take turns
             )
             for i in range(params.n)
         ]  # fmt: skip
+        self._open = params.n
         self._cached = 0
         self._submitted = time.monotonic()
         self._seated: float | None = None
@@ -69,65 +87,82 @@ class Response:
     @property
     def done(self) -> bool:
         """Whether every sample has ended."""
-        return all(s.finish_reason is not None for s in self._samples)
+        return self._open == 0
 
     def push(self, event: Event) -> bool:
         """Take one event of the core. True: a stop string was hit, so the core must be told to end the sample."""
         sample = self._samples[event.sequence.sample]
         if sample.finish_reason is not None:
             return False  # a step that was in flight when the host ended the sample
-        self._note(event)
-        sample.thinking, sample.extensions = event.thinking, event.extensions
-        sample.stop_reason = event.stop_reason
-        pieces: list[Piece] = []
-        if event.token >= 0:
-            if event.forced:
+        if self._first is None:
+            self._note(event.sequence)
+        token, kind, forced, finish, *sample.state = event.record
+        kinds = sample.kinds
+        if token >= 0:
+            if forced:
                 sample.forced.append(len(sample.token_ids))
-            sample.token_ids.append(event.token)
+            sample.token_ids.append(token)
+            kinds.append(kind)
             if event.logprob is not None:
-                sample.logprobs.append(Logprob(event.token, event.logprob, event.top, event.forced))
-            pieces = sample.stream.push(event.token, TokenKind(event.kind), event.forced)
-        if event.finish == Finish.ERROR:
+                sample.logprobs.append(Logprob(token, event.logprob, event.top, bool(forced)))
+        if not finish and len(kinds) < sample.run and not self.streams:
+            return False
+        if finish == Finish.ERROR:
             sample.error = _NO_TOKEN
-        reason = "stop" if sample.stream.stop_hit is not None else _FINISH_REASON.get(event.finish)
-        self._show(sample, pieces, reason)
-        return sample.stream.stop_hit is not None and event.finish == Finish.RUNNING
+        self._write(sample)
+        hit = sample.stream.stop_hit is not None
+        self._show(sample, "stop" if hit else _FINISH_REASON.get(finish))
+        return hit and not finish
 
     def abort(self) -> None:
         """End what has not ended, keeping what was written."""
         for sample in self._samples:
             if sample.finish_reason is None:
-                self._show(sample, [], "abort")
+                self._write(sample)
+                self._show(sample, "abort")
 
-    def _note(self, event: Event) -> None:
-        if self._first is None:
-            self._first = time.monotonic()
-            self._seated = event.sequence.seated_at
-            self._cached = event.sequence.cached
+    def _note(self, sequence: Sequence) -> None:
+        self._first = time.monotonic()
+        self._seated, self._cached = sequence.seated_at, sequence.cached
 
-    def _show(self, sample: _Sample, pieces: list[Piece], reason: FinishReason | None) -> None:
+    def _write(self, sample: _Sample) -> None:
+        """Make text of the tokens that wait."""
+        kinds = sample.kinds
+        if len(kinds) > 1:
+            start = len(sample.token_ids) - len(kinds)
+            forced = set(sample.forced[bisect_left(sample.forced, start) :])
+            written = [at in forced for at in range(start, start + len(kinds))]
+            sample.stream.push_all(sample.token_ids[start:], kinds, written)
+        elif kinds:
+            last = len(sample.token_ids) - 1
+            sample.stream.push(sample.token_ids[last], KINDS[kinds[0]], sample.forced[-1:] == [last])
+        kinds.clear()
+        sample.run = 1 if sample.run == 1 else _RUN
+
+    def _show(self, sample: _Sample, reason: FinishReason | None) -> None:
+        """Deltas for the text that has not gone out; the sample's last one where it ends."""
+        if reason is None and not self.streams:
+            return
         if reason is not None:
-            pieces = pieces + sample.stream.finish()
+            sample.stream.finish()
             sample.finish_reason = reason
-        last = len(sample.token_ids)
-        for at, piece in enumerate(pieces):
-            # Text that was held back goes out with the tokens before this one, the rest with this one.
-            upto = last if at == len(pieces) - 1 else max(sample.shown, last - 1)
-            self._emit(self._delta(sample, piece.text, piece.kind, upto, None))
+            self._open -= 1
+        pieces = sample.stream.pieces_from(sample.shown_parts)
+        sample.shown_parts += len(pieces)
+        for piece, upto in pieces:
+            self._emit(self._delta(sample, piece, max(sample.shown_ids, upto)))
         if reason is not None:
-            self._emit(self._delta(sample, "", TokenKind.PLAIN, last, reason))
+            end = self._delta(sample, _NO_TEXT, len(sample.token_ids))
+            self._emit(end._replace(finish_reason=reason, output=self._output() if self.done else None))
 
-    def _delta(self, sample: _Sample, text: str, kind: TokenKind, upto: int, reason: FinishReason | None) -> Delta:
-        ids = tuple(sample.token_ids[sample.shown : upto])
-        forced = []
-        for position in reversed(sample.forced):
-            if position < sample.shown:
-                break
-            if position < upto:
-                forced.append(position)
-        sample.shown = upto
-        output = self._output() if reason is not None and self.done else None
-        return Delta(sample.index, text, kind, ids, tuple(reversed(forced)), reason, output)
+    def _delta(self, sample: _Sample, piece: Piece, upto: int) -> Delta:
+        """A delta of `piece` and of the token ids before `upto` that have not gone out."""
+        shown, sample.shown_ids = sample.shown_ids, upto
+        forced: list[int] = sample.forced[sample.shown_forced :]
+        if forced and forced[-1] >= upto:
+            forced = forced[: bisect_left(forced, upto)]
+        sample.shown_forced += len(forced)
+        return Delta(sample.index, piece.text, piece.kind, tuple(sample.token_ids[shown:upto]), tuple(forced))
 
     def _output(self) -> RequestOutput:
         now = time.monotonic()
@@ -137,7 +172,7 @@ class Response:
             prompt_tokens=len(self._prepared.prompt),
             cached_tokens=self._cached,
             completion_tokens=sum(len(s.token_ids) for s in self._samples),
-            reasoning_tokens=sum(max(0, s.thinking - prompt_reasoning) for s in self._samples),
+            reasoning_tokens=sum(max(0, s.state[1] - prompt_reasoning) for s in self._samples),
             forced_tokens=sum(len(s.forced) for s in self._samples),
         )
         timing = Timing(
@@ -149,11 +184,12 @@ class Response:
 
     def _completion(self, sample: _Sample) -> Completion:
         wants_logprobs = self._prepared.params.logprobs is not None
-        reason = Stop(sample.stop_reason)
+        code, tokens, extensions = sample.state
+        reason = Stop(code)
         report = ThinkingReport(
-            tokens=sample.thinking,
+            tokens=tokens,
             forced_tokens=len(sample.forced),
-            extensions=sample.extensions,
+            extensions=extensions,
             stop_reason=None if reason is Stop.NONE else cast(StopReason, reason.name.lower()),
         )
         return Completion(

@@ -2,13 +2,13 @@
 
 Launch and read are two calls: `launch` queues a step and returns at once on CUDA, `Launched.read` waits for that step
 alone. So the loop may launch step n+1 before it has read step n; the next input of a decoding sequence is taken from
-its `history` row on the device, and its position from the machine's state.
+its `history` row on the device, and its position from the machine's state. A step without prompts is one call of
+`_decode` on persistent inputs, which `StepGraphs` captures; one with prompts (`_mixed`) has tensors of its own.
+docs/captured_step.md has the drawing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from engine.batch import AttentionMeta, Batch, StepResult
+from engine.launched import Launched, ResultBuffers
 from engine.scheduler import Chunk, Step
 from engine.sequence import Control, Sequence
-from engine.slots import MASKED, SlotTables, needs_of, sampling_needs
+from engine.slots import LOGPROBS, MASKED, NOISE, SlotTables, needs_of, sampling_needs, to_device
+from engine.step_graphs import CaptureReport, StepGraphs, StepKey
+from engine.step_inputs import StepInputs
 from kernels.pages import copy_pages
 from kernels.sampler import sample
 from kernels.thinking import Param, Record, State, thinking_step
@@ -33,49 +36,33 @@ class Model(Protocol):
     def logits(self, hidden: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Read:
-    """A step's result on the host; arrays as in StepResult."""
-
-    records: np.ndarray
-    logprobs: np.ndarray | None
-    top_ids: np.ndarray | None
-    top_logprobs: np.ndarray | None
-
-
-class Launched:
-    """A step in flight."""
-
-    def __init__(self, rows: list[Sequence], result: StepResult | None) -> None:
-        self.rows = rows
-        self._result, self._event = result, None
-        if result is not None and result.records.is_cuda:
-            optional = (result.logprobs, result.top_ids, result.top_logprobs)
-            self._result = StepResult(_pinned(result.records), *(None if t is None else _pinned(t) for t in optional))
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def read(self) -> Read | None:
-        """Wait for the step and return what it drew; None where no row drew."""
-        if self._event is not None:
-            self._event.synchronize()
-        if self._result is None:
-            return None
-        r = self._result
-        optional = (None if t is None else t.numpy() for t in (r.logprobs, r.top_ids, r.top_logprobs))
-        return Read(r.records.numpy(), *optional)
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-
-
 class Runner:
     """Owns the KV cache and the slot tables of one rank."""
 
-    def __init__(self, model: Model, kv: list[tuple[Tensor, Tensor]], tables: SlotTables, page_size: int) -> None:
+    def __init__(self, model: Model, kv: list[tuple[Tensor, Tensor]], tables: SlotTables, page_size: int,
+                 step_graphs: bool = False) -> None:
+        """`step_graphs`: decode steps are padded to buckets and, on CUDA, captured."""
         self.model, self.kv, self.tables, self.page_size = model, kv, tables, page_size
-        self._device = tables.device
+        self._device = device = tables.device
+        sequences, width = tables.num_slots - 1, tables.blocks.shape[1]
+        self._graphs = StepGraphs(self._captured, self._clear, sequences, device) if step_graphs else None
+        rows = max(sequences, self._graphs.buckets[-1] if self._graphs is not None else 0)
+        self._inputs = StepInputs(rows, tables.dummy, tables.dummy * width, device)
+        self._results = ResultBuffers(sequences, device)
+        self._no_chunks = torch.zeros(1, dtype=torch.int32, device=device)
+
+    @property
+    def capture_report(self) -> CaptureReport:
+        """What capturing has taken so far."""
+        return self._graphs.report if self._graphs is not None else CaptureReport()
+
+    @torch.inference_mode()
+    def capture_at_start(self) -> CaptureReport:
+        """Capture all buckets for greedy and for sampled requests; what else a request may need is captured when one
+        comes that needs it. Nothing to do without graphs."""
+        if self._graphs is None:
+            return CaptureReport()
+        return self._graphs.capture_all((MASKED, MASKED | NOISE), self.tables.generation)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -87,12 +74,17 @@ class Runner:
         if step.copies:
             source, target = self._ids([pair[0] for pair in step.copies]), self._ids([pair[1] for pair in step.copies])
             copy_pages([cache for layer in self.kv for cache in layer], source, target)
-        if not step.tokens:
-            return Launched([], None)
-        batch = self._batch(step)
-        hidden = self.model.forward(batch.ids, batch.positions, batch.meta, self.kv)
+        for sequence in step.grown:
+            if sequence.slot >= 0:  # else it was preempted or ended, and its pages are others'
+                self.tables.write_pages(sequence)
         rows = step.rows
-        return Launched(rows, self._draw(hidden, batch, rows) if rows else None)
+        if step.chunks:
+            result = self._mixed(step, rows)
+        elif rows:
+            result = self._decodes(step)
+        else:
+            return Launched([])
+        return Launched([]) if result is None else self._results.copy_out(rows, result)
 
     def control(self, sequence: Sequence, control: Control) -> None:
         """Live control: changes what the sequence's next draw meets. A new budget is `sequence.budget`."""
@@ -115,46 +107,89 @@ class Runner:
         for control in (*controls, Control.SET_BUDGET):  # the plan's own budget was just written
             self.control(sequence, control)
 
-    def _batch(self, step: Step) -> Batch:
-        decodes, tables = step.decodes, self.tables
-        for sequence in decodes:
-            tables.write_pages(sequence)
-        for chunk in step.chunks:
-            tables.write_pages(chunk.sequence)
-        tables.flush_pages()
-        rows = self._ids([s.slot for s in decodes] + [c.sequence.slot for c in step.chunks])
-        slots = rows[: len(decodes)]
-        # Where each decoding sequence stands is the machine's state: the host may not know yet what was committed.
+    def _decodes(self, step: Step) -> StepResult:
+        """A step of decodes alone, through a graph where there is one for so many."""
+        rows = step.decodes
+        slots = [s.slot for s in rows]
+        bits, top = _needs(rows)
+        pages = self.tables.new_pages()
+        bucket = self._graphs.bucket(len(rows)) if self._graphs is not None else None
+        if self._graphs is None or bucket is None:
+            return self._decode(self._inputs.write(slots, pages, len(rows)), bits, top, step.longest)
+        # Always with the masked draw, and a power of two of log-probabilities: fewer kinds of graphs.
+        key = StepKey(bucket, bits | MASKED, 1 << (top - 1).bit_length() if top else 0)
+        capture = self._graphs.get(key, self.tables.generation)
+        self._inputs.write(slots, pages, bucket)
+        capture.replay()
+        return capture.result
+
+    def _captured(self, key: StepKey) -> StepResult:
+        """What a graph holds: nothing in it depends on the host, and the context is bounded by its largest value."""
+        context = self.tables.blocks.shape[1] * self.page_size
+        return self._decode(self._inputs.device[:, : key.bucket], key.needs, key.top, context)
+
+    def _clear(self) -> None:
+        self._inputs.clear()
+
+    def _decode(self, inputs: Tensor, bits: int, top: int, longest: int) -> StepResult:
+        """inputs [3, B]: see engine.step_inputs. Where each sequence stands is the machine's state: the host may not
+        know yet what was committed."""
+        tables = self.tables
+        slots, places, pages = inputs
+        tables.blocks.view(-1)[places] = pages.int()
         last = tables.machine.state[slots, State.LENGTH].long() - 1
-        ids, positions = tables.machine.history[slots, last].long(), last
         page = tables.blocks[slots, last // self.page_size].long()
-        mapping, context = page * self.page_size + last % self.page_size, (last + 1).int()
-        longest = max((s.length for s in decodes), default=0)
-        cu_q, max_q = [0], 0
-        if step.chunks:
-            host = [self._chunk_inputs(chunk) for chunk in step.chunks]
-            chunk_ids, chunk_positions, chunk_mapping = (
-                torch.from_numpy(np.concatenate(part)).to(self._device, non_blocking=True)
-                for part in zip(*host, strict=True)
-            )
-            ends = [chunk.start + chunk.count for chunk in step.chunks]
-            ids, positions = torch.cat([ids, chunk_ids]), torch.cat([positions, chunk_positions])
-            mapping, context = torch.cat([mapping, chunk_mapping]), torch.cat([context, self._ids(ends).int()])
-            cu_q = [0, *np.cumsum([chunk.count for chunk in step.chunks]).tolist()]
-            max_q, longest = max(chunk.count for chunk in step.chunks), max(longest, *ends)
         meta = AttentionMeta(
-            slot_mapping=mapping,
-            block_tables=tables.blocks[rows, : -(-longest // self.page_size)],
-            context_lens=context,
+            slot_mapping=page * self.page_size + last % self.page_size,
+            block_tables=tables.blocks[slots, : -(-longest // self.page_size)],
+            context_lens=(last + 1).int(),
+            num_decodes=len(slots),
+            cu_q=self._no_chunks,
+            max_q=0,
+            max_context=longest,
+        )
+        hidden = self.model.forward(tables.machine.history[slots, last].long(), last, meta, self.kv)
+        return self._draw(hidden, slots, bits, top)
+
+    def _mixed(self, step: Step, rows: list[Sequence]) -> StepResult | None:
+        """A step with prompts in it; None where none of them is complete and nothing decodes."""
+        self.tables.flush_pages()
+        batch = self._batch(step, rows)
+        hidden = self.model.forward(batch.ids, batch.positions, batch.meta, self.kv)
+        return self._draw(hidden[batch.sampled], batch.slots, *_needs(rows)) if rows else None
+
+    def _batch(self, step: Step, rows: list[Sequence]) -> Batch:
+        decodes, tables = step.decodes, self.tables
+        seated = self._ids([s.slot for s in decodes] + [c.sequence.slot for c in step.chunks])
+        slots = seated[: len(decodes)]
+        last = tables.machine.state[slots, State.LENGTH].long() - 1
+        page = tables.blocks[slots, last // self.page_size].long()
+        chunk_ids, chunk_positions, chunk_mapping = (
+            self._ids(np.concatenate(part))
+            for part in zip(*(self._chunk_inputs(chunk) for chunk in step.chunks), strict=True)
+        )
+        ends = [chunk.start + chunk.count for chunk in step.chunks]
+        longest = max(step.longest, *ends)
+        cu_q = [0, *np.cumsum([chunk.count for chunk in step.chunks]).tolist()]
+        meta = AttentionMeta(
+            slot_mapping=torch.cat([page * self.page_size + last % self.page_size, chunk_mapping]),
+            block_tables=tables.blocks[seated, : -(-longest // self.page_size)],
+            context_lens=torch.cat([last + 1, self._ids(ends)]).int(),
             num_decodes=len(decodes),
             cu_q=self._ids(cu_q).int(),
-            max_q=max_q,
+            max_q=max(chunk.count for chunk in step.chunks),
             max_context=longest,
         )
         sampled = list(range(len(decodes)))
         for end, chunk in zip(cu_q[1:], step.chunks, strict=True):
             sampled += [len(decodes) + end - 1] * len(chunk.samples)
-        return Batch(ids, positions, meta, self._ids(sampled), self._ids([s.slot for s in step.rows]))
+        return Batch(
+            ids=torch.cat([tables.machine.history[slots, last].long(), chunk_ids]),
+            positions=torch.cat([last, chunk_positions]),
+            meta=meta,
+            sampled=self._ids(sampled),
+            slots=self._ids([s.slot for s in rows]),
+        )
 
     def _chunk_inputs(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, positions, slot mapping) of one chunk, int64."""
@@ -163,24 +198,30 @@ class Runner:
         pages = self.tables.host_pages(chunk.sequence.slot)[positions // self.page_size].astype(np.int64)
         return ids, positions, pages * self.page_size + positions % self.page_size
 
-    def _draw(self, hidden: Tensor, batch: Batch, rows: list[Sequence]) -> StepResult:
-        bits = 0
-        for sequence in rows:
-            bits |= sequence.needs
+    def _draw(self, hidden: Tensor, slots: Tensor, bits: int, top: int) -> StepResult:
+        """hidden [B, H] of the rows that draw, slots [B] int64; `top` best log-probabilities where bits ask for any."""
         tables, needs = self.tables, sampling_needs(bits)
         machine = tables.machine_for(bits)
-        logits = self.model.logits(hidden[batch.sampled])
+        logits = self.model.logits(hidden)
         own = torch.log_softmax(logits[:, : tables.vocab], 1) if needs.logprobs else None
-        draws = sample(logits, tables.sampling, machine, batch.slots, tables.vocab, needs)
-        records = thinking_step(machine, batch.slots, draws.draw, draws.masked, draws.bad)
+        draws = sample(logits, tables.sampling, machine, slots, tables.vocab, needs)
+        records = thinking_step(machine, slots, draws.draw, draws.masked, draws.bad)
         token = records[:, Record.TOKEN]
-        tables.count(batch.slots, token)
+        tables.count(slots, token)
         if own is None:
             return StepResult(records)
-        most = max(s.admission.params.logprobs or 0 for s in rows)
         chosen = own.gather(1, token.clamp(min=0).long()[:, None])[:, 0]
-        top = own.topk(min(most, tables.vocab), 1)
-        return StepResult(records, chosen, top.indices, top.values)
+        best = own.topk(min(top, tables.vocab), 1)
+        return StepResult(records, chosen, best.indices, best.values)
 
-    def _ids(self, values: Iterable[int]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.int64).to(self._device, non_blocking=True)
+    def _ids(self, values: list[int] | np.ndarray) -> Tensor:
+        return to_device(values, torch.int64, self._device)
+
+
+def _needs(rows: list[Sequence]) -> tuple[int, int]:
+    """(bits of engine.slots that any row needs, most log-probabilities that one asks for)."""
+    bits = 0
+    for sequence in rows:
+        bits |= sequence.needs
+    top = max(s.admission.params.logprobs or 0 for s in rows) if bits & LOGPROBS else 0
+    return bits, top

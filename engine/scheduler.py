@@ -39,6 +39,10 @@ class Step:
     """Sequences that got a slot: their tables must be written."""
     copies: list[tuple[int, int]] = field(default_factory=list)
     """(from page, to page), before the forward pass: what forks of the step before write on."""
+    grown: list[Sequence] = field(default_factory=list)
+    """Decoding sequences that got pages since the last step."""
+    longest: int = 0
+    """Keys that the longest decoding sequence sees."""
 
     @property
     def rows(self) -> list[Sequence]:
@@ -75,6 +79,7 @@ class Scheduler:
         self._slots = list(range(max_num_seqs))
         self._blocked: tuple[Sequence, int] | None = None
         self._copies: list[tuple[int, int]] = []
+        self._grown: list[Sequence] = []
         self._arrivals = 0
 
     @property
@@ -107,28 +112,42 @@ class Scheduler:
         (`drained` says there are none), since a preempted sequence needs all its tokens on the host.
         """
         step = Step(copies=self._copies)
+        decodes, filling, size, longest = step.decodes, [], self.pool.page_size, 0
         for sequence in list(self.running.values()):
-            if sequence.slot < 0 or not sequence.decoding or sequence.length >= sequence.limit:
-                continue  # preempted just now, still in its prompt, or over once its last token is read
-            if not self._grow(sequence, step, drained):
-                return None
-            if sequence.slot >= 0:
-                step.decodes.append(sequence)
-        step.decodes = [s for s in step.decodes if s.slot >= 0]
+            if not sequence.decoding:
+                filling.append(sequence)  # still in its prompt, or preempted just now
+                continue
+            length = len(sequence.tokens) + sequence.inflight
+            if length >= sequence.limit:
+                continue  # over once its last token is read
+            if length > len(sequence.pages) * size:
+                if not self._grow(sequence, step, drained):
+                    return None
+                if sequence.slot < 0:
+                    continue
+            if length > longest:
+                longest = length
+            decodes.append(sequence)
+        if step.preempted:
+            decodes = step.decodes = [s for s in decodes if s.slot >= 0]
+            filling = [s for s in filling if s.slot >= 0]
+        step.longest = longest
         budget = self.max_num_batched_tokens - len(step.decodes)
-        for sequence in list(self.running.values()):
-            if not sequence.decoding and budget > 0:
+        for sequence in filling:
+            if budget > 0:
                 budget -= self._chunk(sequence, budget, step)
         while budget > 0 and not step.preempted and (admitted := self._admit()) is not None:
             step.admitted.append(admitted)
             budget -= self._chunk(admitted, budget, step)
-        for sequence in step.decodes:
-            sequence.computed = sequence.length
+        for sequence in decodes:
+            sequence.computed = len(sequence.tokens) + sequence.inflight
             sequence.inflight += 1
         self._copies = self._copies if self._copies is not step.copies else []
-        self.counters.steps += bool(step.tokens)
-        self.counters.decode_tokens += len(step.decodes)
-        self.counters.prefill_tokens += step.tokens - len(step.decodes)
+        step.grown, self._grown = self._grown, []
+        tokens = step.tokens
+        self.counters.steps += bool(tokens)
+        self.counters.decode_tokens += len(decodes)
+        self.counters.prefill_tokens += tokens - len(decodes)
         return step
 
     def commit(self, sequence: Sequence, token: int) -> None:
@@ -136,7 +155,8 @@ class Scheduler:
         sequence.inflight -= 1
         if token >= 0:
             sequence.tokens.append(token)
-        self._publish(sequence)
+            if len(sequence.tokens) >= sequence.publish_at:
+                self._publish(sequence)
 
     def check(self) -> None:
         """Raises EngineDead unless pages, slots and sequences account for each other."""
@@ -147,10 +167,11 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, step: Step, drained: bool) -> bool:
         """A page for the next input's keys and values; the youngest give up theirs. False: read what is in flight."""
-        while (sequence.length - 1) // self.pool.page_size >= len(sequence.pages):
+        while sequence.length > len(sequence.pages) * self.pool.page_size:
             pages = self.pool.allocate(1)
             if pages is not None:
                 sequence.pages += pages
+                self._grown.append(sequence)
                 continue
             if not drained:
                 return False
@@ -258,3 +279,4 @@ class Scheduler:
             page = sequence.pages[sequence.published]
             sequence.chain = self.pool.publish(page, sequence.chain, sequence.tokens[start : start + size])
             sequence.published += 1
+        sequence.publish_at = (sequence.published + 1) * size

@@ -32,7 +32,7 @@ class Control(Enum):
     SET_BUDGET = "set_budget"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """Tokens, pages and slot of one sample. `tokens` is what the host has seen; `inflight` steps may add to it."""
 
@@ -49,6 +49,8 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     published: int = 0
     """Leading pages that the prefix cache knows."""
+    publish_at: int = 0
+    """Length from which another page may be full: before it, a new token has nothing to publish."""
     chain: int = ROOT
     """Uid to publish the next page under."""
     decoding: bool = False
@@ -68,19 +70,17 @@ class Sequence:
     """The machine's state row (a device tensor) while the sequence is preempted."""
     siblings: list[Sequence] = field(default_factory=list)
     """Other samples of the request, which fork when this one's prompt is computed."""
+    key: tuple[int, int] = field(init=False)
+    """(request id, sample index)"""
+    limit: int = field(init=False)
+    """Length at which the device ends the sequence by itself."""
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """(request id, sample index)"""
-        return self.admission.request_id, self.sample
+    def __post_init__(self) -> None:
+        plan = self.admission.plan
+        self.key = self.admission.request_id, self.sample
+        self.limit = plan.prompt_len + min(plan.max_tokens, plan.max_context)
 
     @property
     def length(self) -> int:
         """Tokens once the steps in flight are done, if none of them ends the sequence."""
         return len(self.tokens) + self.inflight
-
-    @property
-    def limit(self) -> int:
-        """Length at which the device ends the sequence by itself."""
-        plan = self.admission.plan
-        return plan.prompt_len + min(plan.max_tokens, plan.max_context)

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor
 from engine.sequence import Sequence
 from engine.thinking import ThinkingPlan
 from kernels.sampler import NEVER, Real, SamplingNeeds, SamplingTables, Whole
-from kernels.thinking import MachineTables, Param, Phase, State, Stop, Text
+from kernels.thinking import Finish, MachineTables, Param, Phase, State, Stop, Text
 
 NOISE, FILTERS, PENALTIES, BIAS, MASKED, LOGPROBS, OPENER, LEAD, LOOPS = (1 << i for i in range(9))
 """What a sequence needs of a step beyond a greedy draw; bits of `Sequence.needs`."""
+
+
+_WIDTHS = {"strings": 32, "triggers": 1, "stop_ids": 4}
+"""Widths that most requests keep to: a table that must be widened costs all captured steps."""
 
 
 def needs_of(sequence: Sequence) -> int:
@@ -55,38 +60,51 @@ def sampling_needs(bits: int) -> SamplingNeeds:
 
 class SlotTables:
     """Rows are written when a sequence gets its slot and changed by the device alone after that; the block table
-    gets the new page's number, once per page. S slots, C context, P pages per context, V vocabulary."""
+    gets the new page's number, once per page. S - 1 slots for sequences, C context, P pages per context, V vocabulary.
+
+    The last row is the dummy request: finished, one token long, on the dummy page 0. Steps are padded with it: it
+    writes where nobody reads, commits nothing, and needs no mask in any kernel.
+    """
 
     def __init__(
         self, device: torch.device, num_slots: int, context: int, page_size: int, columns: int,
         eos_ids: Seq[int], ends_line: Tensor,
     ) -> None:  # fmt: skip
         """`columns` of the logits, of which the first V exist; `ends_line` [V] bool: tokens whose text ends a line."""
+        self.num_slots = rows = num_slots + 1
+
         def table(*shape: int, fill: int = -1) -> Tensor:
-            return torch.full(shape, fill, dtype=torch.int32, device=device)
+            return torch.full((rows, *shape), fill, dtype=torch.int32, device=device)
 
         self.device, self.vocab, self._columns = device, len(ends_line), columns
+        self.dummy = num_slots
+        """The dummy request's slot."""
+        self.generation = 0
+        """Goes up whenever a table is replaced by another tensor: captured steps hold the addresses of the old one."""
         pages = -(-context // page_size) + 1
-        self._host_blocks = np.zeros((num_slots, pages), dtype=np.int32)
-        on_host = torch.from_numpy(self._host_blocks)
-        self.blocks = on_host if device.type == "cpu" else on_host.to(device)
-        """[S, P] int32; on the CPU it is the host's own table"""
-        self._pages_written = [0] * num_slots
-        self._new_pages: list[tuple[int, int, int]] = []
+        self._host_blocks = np.zeros((rows, pages), dtype=np.int32)
+        self.blocks = table(pages, fill=0)
+        """[S, P] int32"""
+        self._longest_lead = self._longest_opener = 0
+        self._pages_written = [0] * rows
+        self._new_pages: list[tuple[int, int]] = []
         self.machine = MachineTables(
-            state=table(num_slots, len(State), fill=0),
-            params=table(num_slots, len(Param), fill=0),
-            strings=table(num_slots, len(Text), 8),
-            trigger_last=table(num_slots, 1),
-            trigger_lead=table(num_slots, 1, fill=0),
-            stop_ids=table(num_slots, 1),
-            history=table(num_slots, context + 1),
+            state=table(len(State), fill=0),
+            params=table(len(Param), fill=0),
+            strings=table(len(Text), _WIDTHS["strings"]),
+            trigger_last=table(_WIDTHS["triggers"]),
+            trigger_lead=table(_WIDTHS["triggers"], fill=0),
+            stop_ids=table(_WIDTHS["stop_ids"]),
+            history=table(context + 1),
             eos_ids=torch.tensor(list(eos_ids) or [-1], dtype=torch.int32, device=device),
             ends_line=ends_line.to(device),
         )
         self.sampling = SamplingTables(
-            real=torch.zeros(num_slots, len(Real), device=device), whole=table(num_slots, len(Whole), fill=0)
+            real=torch.zeros(rows, len(Real), device=device), whole=table(len(Whole), fill=0)
         )
+        self.machine.state[self.dummy, State.FINISH] = Finish.STOP
+        self.machine.state[self.dummy, State.LENGTH] = 1
+        self.machine.history[self.dummy, 0] = 0
 
     def seat(self, sequence: Sequence) -> None:
         """Write every row of the sequence's slot. A preempted sequence gets back the machine state it had."""
@@ -102,19 +120,23 @@ class SlotTables:
         self._seat_sampling(sequence)
 
     def write_pages(self, sequence: Sequence) -> None:
-        """Enter the pages that the sequence got since the last call."""
+        """Enter the pages that the sequence got since the last call; `new_pages` then brings them to the device."""
         slot, pages = sequence.slot, sequence.pages
         for at in range(self._pages_written[slot], len(pages)):
             self._host_blocks[slot, at] = pages[at]
-            self._new_pages.append((slot, at, pages[at]))
+            self._new_pages.append((slot * self._host_blocks.shape[1] + at, pages[at]))
         self._pages_written[slot] = len(pages)
 
+    def new_pages(self) -> list[tuple[int, int]]:
+        """(place in the flat block table, page) of what `write_pages` entered since the last call."""
+        new, self._new_pages = self._new_pages, []
+        return new
+
     def flush_pages(self) -> None:
-        """Bring new pages to the device in one copy; nothing to do on the CPU."""
-        if self._new_pages and self.device.type != "cpu":
-            slot, at, page = torch.tensor(self._new_pages, dtype=torch.int64).T.to(self.device, non_blocking=True)
-            self.blocks[slot, at] = page.to(torch.int32)
-        self._new_pages.clear()
+        """Bring new pages to the device in one copy of their own: for steps that do not bring them as an input."""
+        if self._new_pages:
+            place, page = self._to_device(self.new_pages(), torch.int64).T
+            self.blocks.view(-1)[place] = page.int()
 
     def host_pages(self, slot: int) -> np.ndarray:
         """[P] int32, the slot's block table on the host."""
@@ -126,10 +148,8 @@ class SlotTables:
 
     def machine_for(self, bits: int) -> MachineTables:
         """The machine's tables, told what it may skip for these sequences."""
-        machine = self.machine
-        lead = machine.strings.shape[2] if bits & LEAD else 0
-        opener = machine.strings.shape[2] if bits & OPENER else 0
-        return replace(machine, max_lead=lead, max_opener=opener, loops=bool(bits & LOOPS))
+        lead, opener = self._longest_lead if bits & LEAD else 0, self._longest_opener if bits & OPENER else 0
+        return replace(self.machine, max_lead=lead, max_opener=opener, loops=bool(bits & LOOPS))
 
     def count(self, slots: Tensor, tokens: Tensor) -> None:
         """Add committed tokens [B] (-1: none) to the counts that penalties read."""
@@ -141,14 +161,20 @@ class SlotTables:
     def _seat_machine(self, slot: int, plan: ThinkingPlan) -> None:
         format = plan.format
         strings = (plan.extension, format.end, plan.budget_end, format.opener)
-        longest = max(map(len, strings))
-        self.machine = replace(
-            self.machine,
-            strings=_widen(self.machine.strings, longest),
-            trigger_last=_widen(self.machine.trigger_last, len(format.triggers)),
-            trigger_lead=_widen(self.machine.trigger_lead, len(format.triggers), fill=0),
-            stop_ids=_widen(self.machine.stop_ids, len(plan.stop_ids)),
+        old, triggers = self.machine, len(format.triggers)
+        wide = replace(
+            old,
+            strings=_widen(old.strings, max(map(len, strings))),
+            trigger_last=_widen(old.trigger_last, triggers),
+            trigger_lead=_widen(old.trigger_lead, triggers, fill=0),
+            stop_ids=_widen(old.stop_ids, len(plan.stop_ids)),
         )
+        kept = wide.strings is old.strings and wide.trigger_last is old.trigger_last and wide.stop_ids is old.stop_ids
+        self.machine, self.generation = wide, self.generation + (not kept)
+        lead, opener = max(self._longest_lead, format.max_lead), max(self._longest_opener, len(format.opener))
+        # Steps captured with a shorter match would overlook the longer delimiter; those with none have no such rows.
+        self.generation += (lead > self._longest_lead > 0) + (opener > self._longest_opener > 0)
+        self._longest_lead, self._longest_opener = lead, opener
         machine = self.machine
         self._write(machine.params[slot], _params_row(plan))
         for row, ids in zip(machine.strings[slot], strings, strict=True):
@@ -164,7 +190,7 @@ class SlotTables:
             Real.REPETITION: params.repetition_penalty, Real.PRESENCE: params.presence_penalty,
             Real.FREQUENCY: params.frequency_penalty,
         }  # fmt: skip
-        self.sampling.real[slot] = torch.tensor([real[c] for c in Real]).to(self.device)
+        self.sampling.real[slot] = self._to_device([real[c] for c in Real], torch.float32)
         low, high = seed & 0xFFFFFFFF, seed >> 32
         whole = {
             Whole.TOP_K: max(params.top_k, 0), Whole.SEED_LOW: low - (low >> 31 << 32), Whole.SEED_HIGH: high,
@@ -173,11 +199,15 @@ class SlotTables:
         self._write(self.sampling.whole[slot], [whole[c] for c in Whole])
         rows, biased = len(self.machine.state), bool(needs_of(sequence) & BIAS)
         if biased and self.sampling.bias is None:
+            self.generation += 1
             self.sampling = replace(self.sampling, bias=torch.zeros(rows, self._columns, device=self.device))
         if self.sampling.bias is not None:
-            self.sampling.bias[slot] = _bias_row(sequence, self._columns).to(self.device) if biased else 0.0
+            self.sampling.bias[slot] = (
+                self._to_device(_bias_row(sequence, self._columns).numpy(), torch.float32) if biased else 0.0
+            )
         if penalised(sequence) and self.sampling.counts is None:
             shape = (rows, self._columns)
+            self.generation += 1
             self.sampling = replace(
                 self.sampling,
                 counts=torch.zeros(shape, dtype=torch.int32, device=self.device),
@@ -188,15 +218,25 @@ class SlotTables:
             prompt, response = np.split(tokens, [sequence.admission.plan.prompt_len])
             counts = np.bincount(response, minlength=self._columns).astype(np.int32)
             present = np.bincount(prompt, minlength=self._columns) > 0
-            self.sampling.counts[slot] = torch.from_numpy(counts).to(self.device)
-            self.sampling.in_prompt[slot] = torch.from_numpy(present).to(self.device)
+            self.sampling.counts[slot] = self._to_device(counts, torch.int32)
+            self.sampling.in_prompt[slot] = self._to_device(present, torch.bool)
 
     def _write(self, row: Tensor, values: Seq[int] | array, pad: int | None = None) -> None:
         """The first columns of a row; the rest becomes `pad` unless it is None."""
         if len(values):
-            row[: len(values)] = torch.tensor(values, dtype=torch.int32).to(self.device, non_blocking=True)
+            row[: len(values)] = self._to_device(values, torch.int32)
         if pad is not None:
             row[len(values) :] = pad
+
+    def _to_device(self, values: Seq[Any] | array | np.ndarray, dtype: torch.dtype) -> Tensor:
+        return to_device(values, dtype, self.device)
+
+
+def to_device(values: Seq[Any] | array | np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of host values, brought over without waiting: on CUDA through pinned memory, which the caching
+    host allocator does not hand out again before the copy is done."""
+    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return on_host if device.type == "cpu" else on_host.to(device, non_blocking=True)
 
 
 def _params_row(plan: ThinkingPlan) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from engine.errors import EngineDead, InputError
-from engine.parallel import START_TIMEOUT, Group, local_device
+from engine.parallel import START_TIMEOUT, Group, local_device, refuse_second_group
 
 _GRACE_S = 5.0
 """How long a rank may take to end by itself before it is killed."""
@@ -49,6 +49,7 @@ def spawn_ranks(
     if size == 1:
         return Group.single(device)
     local_device(device_type, size - 1)  # refuse before anything is started
+    refuse_second_group()
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // size))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=START_TIMEOUT)

@@ -49,7 +49,8 @@ class Tokenizer:
         self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if added else None
         self.size: int = max(self._encoder.get_vocab_size(), 1 + max(self._added, default=-1))
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
-        self._bytes: list[bytes | None] = [None] * self.size
+        self._known: dict[int, bytes] = {}
+        """Bytes of the tokens asked for so far."""
         for token_id in eos_token_ids:
             self._check_id(token_id)
         self.eos_token_ids = eos_token_ids
@@ -91,14 +92,18 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, specials shown; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+        return self.bytes_of(ids).decode("utf-8", "replace")
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """The bytes that tokens stand for, joined. Raises InputError for an id out of range."""
+        return b"".join(map(self.token_bytes, ids))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; of an added token, its text. Raises InputError for an id out of range."""
-        self._check_id(token_id)
-        known = self._bytes[token_id]
+        known = self._known.get(token_id)
         if known is None:
-            known = self._bytes[token_id] = self._token_bytes(token_id)
+            self._check_id(token_id)
+            known = self._known[token_id] = self._token_bytes(token_id)
         return known
 
     def special_id(self, text: str) -> int | None:

@@ -17,10 +17,23 @@ from engine.checkpoint import StoredTensor, read_tensors
 from engine.errors import InputError
 from engine.model_config import ModelConfig
 from engine.shard import Shard
+from kernels.quantize import QuantizedMatrix, decode, kv_scales
 
+Matrix = Tensor | QuantizedMatrix
+"""A projection [M, K]: of the model's dtype, or codes of 8 bits with a scale per row."""
 _RANDOM_STD = 0.02
 _RANDOM_BLOCK = 1 << 24
 """Elements drawn at a time for random weights: bounds the scratch memory to 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What is kept in 8 bits; None: the model's dtype."""
+
+    weights: torch.dtype | None = None
+    """of the layers' matrices: int8 or float8_e4m3fn"""
+    kv: torch.dtype | None = None
+    """of keys and values: float8_e4m3fn"""
 
 
 @dataclass(frozen=True)
@@ -29,23 +42,36 @@ class LayerWeights:
 
     input_norm: Tensor
     """[H]"""
-    qkv: Tensor
+    qkv: Matrix
     """[(Hq + 2 Hk) D, H]: query rows, key rows, value rows."""
     qkv_bias: Tensor | None
     """[(Hq + 2 Hk) D]"""
-    output: Tensor
+    output: Matrix
     """[H, Hq D]"""
     mlp_norm: Tensor
     """[H]"""
-    gate_up: Tensor
+    gate_up: Matrix
     """[2 F, H]: gate rows, then up rows."""
-    down: Tensor
+    down: Matrix
     """[H, F]"""
+
+    def kv_scales(self, shard: Shard, head_dim: int) -> tuple[Tensor, Tensor]:
+        """(k_scale, v_scale) of a float8 cache, each [Hk] float32: see kernels.quantize."""
+        kv_rows = shard.num_kv_heads * head_dim
+        sizes = (shard.num_heads * head_dim, kv_rows, kv_rows)
+        _, key, value = (_dense(part) for part in self.qkv.split(sizes))
+        k_bias, v_bias = self.qkv_bias.split(sizes)[1:] if self.qkv_bias is not None else (None, None)
+        return kv_scales(key, value, k_bias, v_bias, self.input_norm, shard.num_kv_heads)
+
+
+def _dense(matrix: Matrix) -> Tensor:
+    """In float32."""
+    return decode(matrix.codes, matrix.scale) if isinstance(matrix, QuantizedMatrix) else matrix.float()
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Everything a rank holds, on its device, in one dtype."""
+    """Everything a rank holds, on its device, in one dtype; with `codes`, the layers' matrices in 8 bits."""
 
     embedding: Tensor
     """[V, H]: this rank's vocabulary rows; rows past the checkpoint's are zero."""
@@ -56,11 +82,19 @@ class Weights:
     """[V, H]; the same tensor as `embedding` where they are tied."""
 
     @classmethod
-    def allocate(cls, config: ModelConfig, shard: Shard, device: torch.device) -> Weights:
-        """Uninitialised tensors in `config.dtype`, but for the vocabulary's padding rows, which are zero."""
+    def allocate(
+        cls, config: ModelConfig, shard: Shard, device: torch.device, codes: torch.dtype | None = None
+    ) -> Weights:
+        """Uninitialised tensors in `config.dtype`, but for the vocabulary's padding rows, which are zero. `codes`
+        (int8, float8_e4m3fn): the type of the layers' matrices; embedding, head, norms and biases keep their own."""
 
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=config.dtype, device=device)
+
+        def matrix(rows: int, cols: int) -> Matrix:
+            if codes is None:
+                return empty(rows, cols)
+            return QuantizedMatrix.empty(rows, cols, codes, config.dtype, device)
 
         def vocabulary() -> Tensor:
             rows = empty(shard.vocab_size, config.hidden_size)
@@ -74,12 +108,12 @@ class Weights:
         layers = [
             LayerWeights(
                 input_norm=empty(hidden),
-                qkv=empty(qkv_rows, hidden),
+                qkv=matrix(qkv_rows, hidden),
                 qkv_bias=empty(qkv_rows) if config.attention_bias else None,
-                output=empty(hidden, q_rows),
+                output=matrix(hidden, q_rows),
                 mlp_norm=empty(hidden),
-                gate_up=empty(2 * width, hidden),
-                down=empty(hidden, width),
+                gate_up=matrix(2 * width, hidden),
+                down=matrix(hidden, width),
             )
             for _ in range(config.num_layers)
         ]
@@ -94,13 +128,18 @@ class Placement:
     name: str
     shape: tuple[int, ...]
     """The whole tensor's, as the checkpoint holds it."""
-    target: Tensor
+    target: Matrix
     dim: int = 0
     start: int = 0
 
     @property
     def stop(self) -> int:
         return self.start + self.target.shape[self.dim]
+
+    @property
+    def columns(self) -> slice | None:
+        """The columns that are kept, where they are not all."""
+        return slice(self.start, self.stop) if self.dim else None
 
 
 def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[Placement]:
@@ -121,42 +160,54 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
         prefix = f"model.layers.{index}."
         yield Placement(prefix + "input_layernorm.weight", (hidden,), layer.input_norm)
         yield Placement(prefix + "post_attention_layernorm.weight", (hidden,), layer.mlp_norm)
-        rows = layer.qkv.split((q_rows, kv_rows, kv_rows))
-        for (letter, size, start), target in zip(projections, rows, strict=True):
+        for (letter, size, start), target in zip(projections, layer.qkv.split((q_rows, kv_rows, kv_rows)), strict=True):
             yield Placement(f"{prefix}self_attn.{letter}_proj.weight", (size, hidden), target, start=start)
         if layer.qkv_bias is not None:
-            rows = layer.qkv_bias.split((q_rows, kv_rows, kv_rows))
-            for (letter, size, start), target in zip(projections, rows, strict=True):
-                yield Placement(f"{prefix}self_attn.{letter}_proj.bias", (size,), target, start=start)
+            biases = layer.qkv_bias.split((q_rows, kv_rows, kv_rows))
+            for (letter, size, start), bias in zip(projections, biases, strict=True):
+                yield Placement(f"{prefix}self_attn.{letter}_proj.bias", (size,), bias, start=start)
         yield Placement(prefix + "self_attn.o_proj.weight", (hidden, config.q_size), layer.output, 1, q_start)
-        for letter, target in zip(("gate", "up"), layer.gate_up.chunk(2), strict=True):
+        half = layer.gate_up.shape[0] // 2
+        for letter, target in zip(("gate", "up"), layer.gate_up.split((half, half)), strict=True):
             shape = (config.intermediate_size, hidden)
             yield Placement(f"{prefix}mlp.{letter}_proj.weight", shape, target, start=column)
         yield Placement(prefix + "mlp.down_proj.weight", (hidden, config.intermediate_size), layer.down, 1, column)
 
 
-def load(directory: Path, config: ModelConfig, shard: Shard, device: torch.device) -> Weights:
+def load(
+    directory: Path, config: ModelConfig, shard: Shard, device: torch.device, codes: torch.dtype | None = None
+) -> Weights:
     """This rank's weights from the safetensors in `directory`.
 
     Each tensor's slice goes from the mapped file straight to its place on `device`, converted to `config.dtype` on
-    the way: no second copy on the host. Everything is checked against the headers before memory is allocated.
-    Raises InputError naming file and tensor.
+    the way, or quantised one tensor at a time (`codes`): no second copy on the host. Everything is checked against the
+    headers before memory is allocated. Raises InputError naming file and tensor.
     """
     stored = read_tensors(directory)
-    shapes_only = Weights.allocate(config, shard, torch.device("meta"))
+    shapes_only = Weights.allocate(config, shard, torch.device("meta"), codes)
     _check(stored, list(placements(shapes_only, config, shard)), directory)
-    weights = Weights.allocate(config, shard, device)
+    weights = Weights.allocate(config, shard, device, codes)
     wanted = sorted(((stored[p.name].file, p) for p in placements(weights, config, shard)), key=itemgetter(0))
     for file, group in groupby(wanted, key=itemgetter(0)):
         try:
             with safe_open(file, framework="pt", device="cpu") as tensors:
                 for _, placement in group:
-                    placement.target.copy_(_slice(tensors, placement))
+                    _fill(placement, tensors)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file} cannot be read ({error}); copy it again") from None
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(stored["lm_head.weight"], weights, config, shard)
     return weights
+
+
+def _fill(placement: Placement, tensors: safe_open) -> None:
+    target = placement.target
+    if not isinstance(target, QuantizedMatrix):
+        target.copy_(_slice(tensors, placement))
+    elif placement.columns is None:
+        target.fill(_slice(tensors, placement))
+    else:
+        target.fill(tensors.get_slice(placement.name)[:], columns=placement.columns)
 
 
 def _slice(tensors: safe_open, placement: Placement) -> Tensor:
@@ -190,8 +241,8 @@ def _check_tied(head: StoredTensor, weights: Weights, config: ModelConfig, shard
     )  # fmt: skip
     with safe_open(head.file, framework="pt", device="cpu") as tensors:
         if head.shape == placement.shape:
-            stored = _slice(tensors, placement).to(placement.target)
-            if torch.equal(stored, placement.target):
+            target = weights.head[: shard.vocab_rows]
+            if torch.equal(_slice(tensors, placement).to(target), target):
                 return
     raise InputError(
         f"{head.file}: lm_head.weight differs from model.embed_tokens.weight, and config.json says "
@@ -199,17 +250,20 @@ def _check_tied(head: StoredTensor, weights: Weights, config: ModelConfig, shard
     )
 
 
-def random(config: ModelConfig, shard: Shard, device: torch.device, seed: int) -> Weights:
+def random(
+    config: ModelConfig, shard: Shard, device: torch.device, seed: int, codes: torch.dtype | None = None
+) -> Weights:
     """Weights drawn on `device`: norms one, the rest normal with deviation 0.02.
 
     The same `seed` gives the same model whatever the number of ranks (on one kind of device): every rank draws whole
     tensors, in blocks of rows, and keeps its part.
     """
-    weights = Weights.allocate(config, shard, device)
+    weights = Weights.allocate(config, shard, device, codes)
     generator = torch.Generator(device)
     for placement in placements(weights, config, shard):
-        if placement.name.endswith("norm.weight"):
-            placement.target.fill_(1)
+        target = placement.target
+        if isinstance(target, Tensor) and placement.name.endswith("norm.weight"):
+            target.fill_(1)
             continue
         # One hash of both: the CPU's generator looks at the low 32 bits of a seed only.
         generator.manual_seed(zlib.crc32(f"{seed} {placement.name}".encode()))
@@ -221,9 +275,14 @@ def random(config: ModelConfig, shard: Shard, device: torch.device, seed: int) -
             block = torch.empty(shape, dtype=torch.float32, device=device)
             block.normal_(0, _RANDOM_STD, generator=generator)
             if placement.dim:
-                placement.target[first : first + step] = block[:, placement.start : placement.stop]
+                part, at = block, first
+            else:
+                low, high = max(first, placement.start), min(first + step, placement.stop)
+                part, at = block[low - first : max(low, high) - first], low - placement.start
+            if not len(part):
                 continue
-            low, high = max(first, placement.start), min(first + step, placement.stop)
-            if low < high:
-                placement.target[low - placement.start : high - placement.start] = block[low - first : high - first]
+            if isinstance(target, QuantizedMatrix):
+                target.fill(part, at, placement.columns)
+            else:
+                target[at : at + len(part)] = part if placement.columns is None else part[:, placement.columns]
     return weights

@@ -8,6 +8,8 @@ import torch
 def copy_pages_reference(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
     """The definition: every source page is read before any page is written."""
     for cache in caches:
+        if cache.element_size() == 1:
+            cache = cache.view(torch.uint8)  # float8 pages are bytes here: not every version indexes the type
         cache[dst] = cache[src]
 
 

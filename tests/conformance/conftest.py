@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +29,12 @@ Labs = Callable[..., Lab]
 
 
 def make_lab(directory: Path, script: Script, checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> Lab:
-    """Write the scripted checkpoint and start an engine on it."""
+    """Write the scripted checkpoint and start an engine on it. `S1_TEST_ENGINE` (JSON) changes its configuration
+    where a test leaves it open: how the suite runs through other paths of the engine."""
     vocabulary = write_scripted_checkpoint(directory, script, **checkpoint)
-    defaults = {"max_num_seqs": 16, "max_model_len": 256, "kv_cache_tokens": 4096}
-    engine = Engine(str(directory), device="cpu", dtype="float32", **{**defaults, **config})
+    defaults = {"device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 256, "kv_cache_tokens": 4096}
+    path = json.loads(os.environ.get("S1_TEST_ENGINE", "{}"))
+    engine = Engine(str(directory), **{**defaults, **path, **config})
     return Lab(engine, vocabulary, config.get("max_model_len", 256), directory)
 
 

@@ -71,7 +71,9 @@ SCHEDULES = {
     "overlap and small pool": {"overlap": True, "kv_cache_tokens": 512, "max_num_batched_tokens": 24},
     "no prefix cache": {"enable_prefix_caching": False},
     "page of 5": {"page_size": 5, "kv_cache_tokens": 600},
-    "two ranks": {"tensor_parallel_size": 2},
+    "two ranks": {"tensor_parallel_size": 2, "step_graphs": "on"},
+    "captured": {"step_graphs": "on", "overlap": True},
+    "captured and small pool": {"step_graphs": "on", "overlap": True, "kv_cache_tokens": 512},
 }
 
 
@@ -179,6 +181,20 @@ def test_handles_stream_abort_and_take_control(checkpoint: Path) -> None:
         engine.check()
 
 
+def test_deltas_read_late_say_what_was_forced(checkpoint: Path) -> None:
+    """Text is made in runs while nobody looks; each piece still comes with its own tokens."""
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        handle = engine.submit("why", SamplingParams(max_tokens=60, thinking_token_budget=20, thinking_extensions=1))
+        done = handle.result(timeout=60).outputs[0]
+        deltas = list(handle)
+        tokenizer = engine.tokenizer
+    assert [t for d in deltas for t in d.token_ids] == done.token_ids and len(deltas) < len(done.token_ids)
+    assert [f for d in deltas for f in d.forced] == done.forced
+    all_forced = [d for d in deltas if d.text and len(d.forced) == len(d.token_ids) > 0]
+    assert all_forced and all(d.text == tokenizer.decode(d.token_ids) for d in all_forced)
+    assert sum(len(d.forced) for d in all_forced) == len(done.forced)
+
+
 def test_requests_from_many_threads(checkpoint: Path) -> None:
     with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400, max_num_seqs=8) as engine:
         params = SamplingParams(max_tokens=30, thinking_token_budget=8)
@@ -206,6 +222,16 @@ def test_closing_ends_what_runs_and_refuses_what_comes(checkpoint: Path) -> None
     engine.close()
 
 
+def test_a_second_group_of_ranks_in_one_process_is_refused(checkpoint: Path) -> None:
+    options = {"device": "cpu", "dtype": "float32", "max_model_len": 400, "tensor_parallel_size": 2}
+    params = SamplingParams(max_tokens=20)
+    with Engine(checkpoint, **options) as engine:
+        with pytest.raises(InputError, match=r"already belongs to a group of ranks .*; close that first"):
+            Engine(checkpoint, **options)
+        with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as single:
+            assert tokens(single.generate(["q"], params)) == tokens(engine.generate(["q"], params))
+
+
 def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
     directory = write_random_checkpoint(tmp_path)
     with Engine(directory, device="cpu", dtype="float32", max_model_len=400) as engine:
@@ -231,6 +257,10 @@ def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
         ({"thinking_format": "s2"}, "thinking_format is"),
         ({"thinking_format": "qwen3"}, "does not begin with a special token"),
         ({"tensor_parallel_size": 3}, "tensor_parallel_size 3 does not split this model"),
+        ({"step_graphs": "yes"}, "step_graphs is 'yes'; give one of auto, on, off"),
+        ({"kv_cache_dtype": "int8"}, "kv_cache_dtype is 'int8'"),
+        ({"quantization": "int4"}, "quantization is 'int4'"),
+        ({"one_shot_all_reduce": True}, "one_shot_all_reduce is set and there is one rank, or the device is the CPU"),
     ],
 )  # fmt: skip
 def test_bad_options_are_named(options: dict[str, object], message: str, checkpoint: Path) -> None:

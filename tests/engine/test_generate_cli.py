@@ -116,6 +116,7 @@ def test_plain_text_view(cli):
     code, out, err = cli("--prompt", "hi", "--thinking-extensions", 1)
     assert (code, out) == (0, "abcdeWaitpq<|im_start|>answerABC\n")
     assert re.fullmatch(
+        r"[\d.]+ MB of weights per step, [\d.]+ KiB of KV per token, room for 4,096 tokens\n"
         r"1 request · \d+ prompt \+ 14 generated tokens · 8 thinking · 2 forced · [\d.]+ s · [\d,]+ tok/s · "
         r"thinking ended: 1 natural\n", err,
     )  # fmt: skip
@@ -173,7 +174,7 @@ def test_jsonl_in_and_out(cli, tmp_path):
     )
     code, out, err = cli("--input", "in.jsonl", "--output", "out.jsonl")
     assert (code, out) == (0, "")
-    assert err.startswith("3 requests · ")
+    assert err.splitlines()[-1].startswith("3 requests · ")
     one, two, three = read_lines(tmp_path / "out.jsonl")
     assert (one["id"], one["index"], one["input"]) == ("q1", 0, {"prompt": "a", "answer": 42})
     assert one["outputs"][0]["reasoning"] == "abcde"

@@ -283,3 +283,31 @@ def test_push_costs_the_same_at_any_length(tokenizer):
     shown = sum(len(p.text) for _ in range(20_000) for p in stream.push(token, PLAIN))
     assert shown == 20_000 - 7
     assert stream.finish()[0].text == "a" * 7
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_tokens_in_runs_become_the_text_of_tokens_one_by_one(tokenizer, data):
+    """Delimiters, halves of delimiters and characters, EOS, forced text; cut into runs anywhere."""
+    form = data.draw(st.sampled_from(["s1", "qwen3", STEPS]))
+    texts = ["a", "b c", "\n", "<|im_start|>", "think", "answer", "0", "<think>", "</think>", "<|im_end|>", "é", "漢"]
+    ids: list[int] = []
+    for text in data.draw(st.lists(st.sampled_from(texts), max_size=40)):
+        ids += tokenizer.encode(text, specials=True)
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=len(ids), max_size=len(ids)))
+    order = sorted(data.draw(st.lists(st.sampled_from([*TokenKind]), min_size=len(ids), max_size=len(ids))))
+    forced = data.draw(st.lists(st.booleans() | st.just(False), min_size=len(ids), max_size=len(ids)))
+    prompt = data.draw(st.sampled_from(["", "<|im_start|>", "<|im_start|>think"]))
+    one, many = (Driver(tokenizer, form, prompt).stream for _ in range(2))
+    for token, kind, was_forced in zip(ids, order, forced, strict=True):
+        one.push(token, kind, was_forced)
+    at = 0
+    for size in sizes:
+        many.push_all(ids[at : at + size], [int(kind) for kind in order[at : at + size]], forced[at : at + size])
+        at += size
+    one.finish(), many.finish()
+    single, runs = one.pieces_from(0), many.pieces_from(0)
+    assert joined([piece for piece, _ in runs]) == joined([piece for piece, _ in single])
+    ends = [end for _, end in runs]
+    assert ends == sorted(ends) and all(0 < end <= len(ids) for end in ends)
+    assert (many.text, many.reasoning, many.answer) == (one.text, one.reasoning, one.answer)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels.errors import KernelError
+from kernels.linear import LinearWeight, head, linear
+from kernels.quantize import FLOAT8, QuantizedMatrix, decode
 from kernels.small_gemm import GemmConfig, small_gemm
 from tests.kernels.paged_cases import DTYPES, TOLERANCE, error
 
@@ -60,3 +62,24 @@ def test_what_it_does_not_take_is_refused(device):
         small_gemm(torch.randn(65, 64, device=device), w, GemmConfig())
     with pytest.raises(KernelError, match="split_k"):
         small_gemm(torch.randn(1, 64, device=device), w, GemmConfig(split_k=2), gated=True)
+
+
+@pytest.mark.parametrize("codes", [torch.int8, FLOAT8])
+@pytest.mark.parametrize("gated", [False, True])
+def test_codes_of_8_bits_are_widened_and_scaled(device, codes, gated):
+    matrix = QuantizedMatrix.empty(180, 136, codes, torch.float32, device)
+    matrix.fill(torch.randn(180, 136, device=device) / 12)
+    x, bias = torch.randn(5, 136, device=device), torch.randn(180, device=device)
+    want = x.double() @ decode(matrix.codes, matrix.scale).double().T + bias.double()
+    if gated:
+        want = F.silu(want[:, :90]) * want[:, 90:]
+    config = GemmConfig(block_in=64, split_k=1 if gated else 3)
+    y, _ = small_gemm(x, matrix.codes, config, bias=bias, gated=gated, scale=matrix.scale)
+    assert error(y, want) < TOLERANCE[torch.float32]
+    if not gated:  # the public operators take the same way, and widen the matrix first beyond 64 tokens
+        w = LinearWeight.of(matrix, bias)
+        wide = torch.randn(70, 136, device=device)
+        exact = wide.double() @ decode(matrix.codes, matrix.scale).double().T + bias.double()
+        assert error(linear(x, w), want) < TOLERANCE[torch.float32]
+        assert error(linear(wide, w), exact) < TOLERANCE[torch.float32]
+        assert error(head(wide[:3], w), exact[:3]) < TOLERANCE[torch.float32]

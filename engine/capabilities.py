@@ -1,0 +1,181 @@
+"""What a configuration means on this machine: which kernels run and why, what fits, and the least time of a step.
+
+`python -m engine.doctor` prints all of it, the engine's start what matters: the pool, the limit, and every slow path.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.build import free_bytes, model_length, page_size, pages_that_fit
+from engine.config import EngineConfig
+from engine.model_config import ModelConfig
+from engine.shard import Shard
+from engine.step_graphs import BUCKETS
+from kernels import REFERENCE, native
+from kernels.gemm_choices import read_choices
+from kernels.language import triton
+from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
+
+_CACHE_SIZE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+_READ_BYTES, _LEAST_CACHE = 256 << 20, 32 << 20
+
+
+@dataclass(frozen=True)
+class Route:
+    """What runs an operator, and why. `slow`: there is a faster way, and `why` names it."""
+
+    operator: str
+    runs: str
+    why: str
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What memory holds of one model. Tokens and sequences are of the KV cache."""
+
+    weight_bytes: int
+    """per rank"""
+    kv_bytes_per_token: int
+    """per rank"""
+    pages: int
+    page_size: int
+    context: int
+    """most tokens of one request"""
+    sequences: int
+    """of that many tokens, at once"""
+
+    @property
+    def tokens(self) -> int:
+        return self.pages * self.page_size
+
+
+def routes(config: EngineConfig, dtype: torch.dtype, device: torch.device) -> list[Route]:
+    """Which implementation runs what, for a model of `dtype` on `device`."""
+    if REFERENCE:
+        why = "S1_KERNELS=reference asks for the torch definitions; unset it"
+        return [Route("all", "torch definitions", why, slow=True)]
+    return _cuda_routes(config, device) if device.type == "cuda" else _cpu_routes(config, dtype)
+
+
+def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
+    if not native.LOADED:
+        return [Route("all", "torch definitions", native.REASON, slow=True)]
+    library = f"native library, {native.LEVEL}"
+    found = []
+    if native.LEVEL == "portable":
+        found.append(Route("all", library, "the processor has no AVX2, or S1_CPU_LEVEL says so", slow=True))
+    if dtype is torch.float16:
+        why = "the native library takes float32 and bfloat16; give --dtype bfloat16"
+        return [*found, Route("layers and head", "torch definitions", why, slow=True)]
+    products = Route("products", library, "weights are packed once, after loading")
+    if config.quantization == "int8":
+        products = Route("products", f"{library}, int8 weights", "codes are widened in registers")
+    elif config.quantization == "fp8":
+        why = "there are no float8 products for CPUs: weights are rounded to float8 and kept in the model's dtype, " \
+              "so nothing is faster or smaller; give --quantization int8"  # fmt: skip
+        products = Route("products", library, why, slow=True)
+    attention = Route("attention", library, "float32 and bfloat16 caches")
+    if config.kv_cache_dtype == "fp8":
+        why = "there is no native attention over a float8 cache; leave --kv-cache-dtype at auto on a CPU"
+        attention = Route("attention", "torch definitions", why, slow=True)
+    draws = Route("draws and thinking machine", library, "one call for all rows")
+    return [*found, products, attention, draws]
+
+
+def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
+    name = torch.cuda.get_device_name(device)
+    if triton is None:
+        return [Route("all", "nothing", "CUDA needs Triton, and it is not installed; pip install triton", slow=True)]
+    kernels = f"Triton {triton.__version__}"
+    major, minor = torch.cuda.get_device_capability(device)
+    found = [Route("attention, norms, draws, thinking machine", kernels, f"{name} (sm_{major}{minor})")]
+    if (major, minor) != (9, 0):
+        why = "tile sizes were chosen for sm_90 (H100, H200); other GPUs run them as they are"
+        found.append(Route("tiles", kernels, why, slow=True))
+    rows = [choice for choice in read_choices() if choice.device == name]
+    why = f"{len(rows)} shapes where Triton was measured to be faster" if rows else "no shape was measured on this GPU"
+    found.append(Route("products", "cuBLAS" + (f" and {kernels}" if rows else ""), why))
+    if config.quantization != "none":
+        found.append(Route(f"{config.quantization} products", kernels, "up to 64 tokens, widened in registers"))
+        if config.max_num_seqs > 64:
+            why = "larger steps widen whole matrices first and are no faster than 16 bits; --max-num-seqs 64 avoids it"
+            found.append(Route(f"{config.quantization} products beyond 64 tokens", "cuBLAS", why, slow=True))
+    if config.step_graphs == "off":
+        found.append(Route("decode steps", "operator by operator", "--step-graphs off", slow=True))
+    else:
+        found.append(Route("decode steps", "CUDA graphs", f"padded to {len(BUCKETS)} sizes up to {BUCKETS[-1]} rows"))
+        if config.max_num_seqs > BUCKETS[-1]:
+            why = f"steps of more than {BUCKETS[-1]} rows are not captured; lower --max-num-seqs"
+            found.append(Route("larger decode steps", "operator by operator", why, slow=True))
+    return found
+
+
+def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: int) -> Limits:
+    """The limits of the model as it is configured."""
+    size = model.dtype.itemsize
+    return Limits(
+        shape=model, device=device, tensor_parallel_size=ranks,
+        weight_bytes=size if config.quantization == "none" else 1,
+        kv_bytes=1 if config.kv_cache_dtype == "fp8" else size,
+        head_bytes=size,
+    )  # fmt: skip
+
+
+def fit(config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int) -> Fit:
+    """What would fit beside the weights in the memory that is free now. Raises InputError as the engine would."""
+    shard = Shard.of(model, 0, ranks)
+    limits = limits_of(config, model, UNKNOWN, ranks)
+    weights = int(limits.resident_bytes / ranks)
+    kv_bytes = 2 * model.num_layers * shard.num_kv_heads * model.head_dim * int(limits.kv_bytes)
+    size, length = page_size(config, device.type), model_length(config, model)
+    left = max(0, free_bytes(device, ranks) - weights)
+    pages = pages_that_fit(config, left, device.type, kv_bytes * size, length, size)
+    context = min(length, pages * size)
+    sequences = min(config.max_num_seqs, pages // max(1, -(-context // size))) if pages else 0
+    return Fit(weights, kv_bytes, pages, size, context, sequences)
+
+
+def limiting_device(device: torch.device, step_bytes: float) -> Device:
+    """What bounds a step that reads `step_bytes`: published rates of a known GPU; of a CPU, how fast it reads memory
+    now (a tenth of a second). `UNKNOWN` for other GPUs, and for a model that a CPU's caches hold."""
+    if device.type == "cuda":
+        return known_device(torch.cuda.get_device_name(device)) or UNKNOWN
+    if not native.LOADED or step_bytes < max(_cache_bytes(), _LEAST_CACHE):
+        return UNKNOWN
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    buffer = torch.zeros(max(_READ_BYTES, 2 * _cache_bytes()), dtype=torch.int8)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        native.read(buffer)
+        seconds.append(time.perf_counter() - start)
+    rate = len(buffer) / min(seconds)
+    return Device(f"this CPU, which reads {rate / 1e9:.3g} GB/s now", rate, float("inf"), float(memory))
+
+
+def _cache_bytes() -> int:
+    """The last cache's size; 0 where the system does not tell."""
+    text = _CACHE_SIZE.read_text().strip() if _CACHE_SIZE.exists() else ""
+    return int(text[:-1]) << 10 if text.endswith("K") and text[:-1].isdigit() else 0
+
+
+def start_lines(
+    config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int, pool_tokens: int
+) -> list[str]:
+    """What is told when an engine starts: one line with pool and limit, and one for each slow path."""
+    limits = predicted(config, model, device, ranks)
+    slow = [route for route in routes(config, model.dtype, device) if route.slow]
+    return [summary(limits, pool_tokens), *(f"slow: {route.operator} by {route.runs}: {route.why}" for route in slow)]
+
+
+def predicted(config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int) -> Limits:
+    """The limits on this very device."""
+    streamed = limits_of(config, model, UNKNOWN, ranks).streamed_bytes
+    return limits_of(config, model, limiting_device(device, streamed), ranks)

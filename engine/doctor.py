@@ -1,0 +1,149 @@
+"""`python -m engine.doctor [MODEL]`: what this machine can do, what fits, and which kernels run and why.
+
+Takes the engine's own flags and answers for exactly that configuration; loads no weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.arguments import EMBEDDED
+from engine.build import check_config, resolve_device
+from engine.capabilities import fit, predicted, routes
+from engine.checkpoint import resolve
+from engine.config import EngineConfig
+from engine.errors import InputError
+from engine.model_config import ModelConfig
+from engine.text import Tokenizer
+from kernels import native
+from kernels.language import triton
+from kernels.limits import UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(EngineConfig):
+    """What this machine can do with a model: memory, kernels, limits."""
+
+    model: Annotated[str, tyro.conf.Positional] = EMBEDDED
+    """Checkpoint directory in the Hugging Face layout, or a hub id."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        """EngineConfig checks the fields when it is made of them."""
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory, GPUs and versions."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        major, minor = torch.cuda.get_device_capability(index)
+        gpus.append({"name": torch.cuda.get_device_name(index), "capability": f"sm_{major}{minor}",
+                     "memory_bytes": total, "free_bytes": free})  # fmt: skip
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * page,
+        "free_bytes": os.sysconf("SC_AVPHYS_PAGES") * page,
+        "gpus": gpus,
+        "native_library": native.LEVEL if native.LOADED else native.REASON,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": None if triton is None else triton.__version__,
+    }
+
+
+def examine(config: EngineConfig) -> dict[str, Any]:
+    """Everything, as plain values. Raises InputError for a configuration that the engine would refuse."""
+    directory = resolve(config.model)
+    check_config(config, directory, Tokenizer.load(directory))
+    model = ModelConfig.load(directory, config.dtype)
+    device, ranks = torch.device(resolve_device(config.device)), config.tensor_parallel_size
+    room = fit(config, model, device, ranks)
+    limits = predicted(config, model, device, ranks)
+    context = min(1024, max(1, room.context))
+    steps = {} if limits.device is UNKNOWN else {
+        batch: limits.step_seconds(batch, context) for batch in (1, 8, 64) if batch <= max(1, room.tokens // context)
+    }  # fmt: skip
+    return {
+        "machine": machine(),
+        "model": {"path": config.model, "parameters": model.num_parameters, "dtype": str(model.dtype)[6:],
+                  "quantization": config.quantization, "kv_cache_dtype": config.kv_cache_dtype},
+        "device": str(device),
+        "ranks": ranks,
+        "fits": asdict(room) | {"tokens": room.tokens},
+        "limit": {"of": limits.device.name, "bytes_per_step": limits.streamed_bytes, "context": context,
+                  "step_seconds": steps},
+        "kernels": [asdict(route) for route in routes(config, model.dtype, device)],
+    }  # fmt: skip
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """For a person."""
+    host, model, room, limit = found["machine"], found["model"], found["fits"], found["limit"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    gib = 2**30
+    table.add_row("processor", f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads")
+    table.add_row("memory", f"{host['free_bytes'] / gib:.1f} of {host['memory_bytes'] / gib:.1f} GiB free")
+    for gpu in host["gpus"]:
+        free, total = gpu["free_bytes"] / gib, gpu["memory_bytes"] / gib
+        table.add_row("GPU", f"{gpu['name']} ({gpu['capability']}), {free:.1f} of {total:.1f} GiB free")
+    if not host["gpus"]:
+        table.add_row("GPU", "none")
+    cuda = f"CUDA {host['cuda']}" if host["cuda"] else "CPU build"
+    software = f"Python {host['python']}, torch {host['torch']} ({cuda}), Triton {host['triton'] or 'none'}"
+    table.add_row("software", software)
+    table.add_row("native CPU library", host["native_library"])
+    kinds = f"{model['dtype']}, quantization {model['quantization']}, KV cache {model['kv_cache_dtype']}"
+    table.add_row("model", f"{Path(model['path']).name}: {model['parameters'] / 1e6:,.1f} M parameters; {kinds}")
+    weights = f"{room['weight_bytes'] / 2**20:,.1f} MiB of weights each"
+    table.add_row("ranks", f"{found['ranks']} on {found['device']}, {weights}")
+    table.add_row("pages", f"{room['pages']:,} of {room['page_size']} tokens: {room['tokens']:,} tokens of "
+                  f"{room['kv_bytes_per_token'] / 1024:.4g} KiB")  # fmt: skip
+    table.add_row("context", f"{room['context']:,} tokens; {room['sequences']:,} sequences of that length at once")
+    steps = ", ".join(f"{seconds * 1e3:.3g} ms at batch {batch} ({batch / seconds:,.0f} tok/s)"
+                      for batch, seconds in limit["step_seconds"].items())  # fmt: skip
+    table.add_row("least time of a step", f"{steps}, context {limit['context']:,}; {limit['of']}" if steps else
+                  "not told: the GPU's rates are not known, or the CPU's caches hold the model")  # fmt: skip
+    for route in found["kernels"]:
+        table.add_row(route["operator"], ("slow: " if route["slow"] else "") + f"{route['runs']}: {route['why']}")
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0, or 2 for a configuration that the engine would refuse."""
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m engine.doctor")
+    try:
+        config = EngineConfig(**{f.name: getattr(arguments, f.name) for f in fields(EngineConfig)})
+        found = examine(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        show(found, Console(highlight=False, soft_wrap=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

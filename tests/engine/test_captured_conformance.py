@@ -1,0 +1,34 @@
+"""Rules of budget forcing through the captured step: padded buckets, persistent inputs, the loop one step behind.
+
+The whole conformance suite passes this way (S1_TEST_ENGINE='{"step_graphs": "on", "overlap": true}'); these are the
+parts where the bookkeeping of a step matters most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("budget", "extension", "control", "limits", "schedule")
+
+
+@pytest.mark.timeout(900)
+def test_rules_hold_in_captured_steps() -> None:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "S1_TEST_ENGINE": json.dumps({"step_graphs": "on", "overlap": True}),
+    }
+    files = [f"tests/conformance/test_rules_{name}.py" for name in FILES]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "not test_rule_28"]  # ranks: test_engine.py
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout and "skipped" not in run.stdout

@@ -1,0 +1,259 @@
+"""The captured step on the CPU: buckets, padding, persistent inputs and results, and the loop that is one step behind.
+
+Capture is replaced by plain calls through the same code; tokens must be those of the plain, synchronous loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine import Engine, SamplingParams
+from engine.batch import StepResult
+from engine.build import assemble
+from engine.config import EngineConfig
+from engine.core import Add, Core, End, Event, Tell
+from engine.errors import EngineDead
+from engine.kv_cache import PagePool
+from engine.launched import ResultBuffers
+from engine.model import Decoder
+from engine.model_config import ModelConfig
+from engine.parallel import Group
+from engine.prepare import Preparer
+from engine.sequence import Admission, Control
+from engine.step_graphs import BUCKETS, buckets_for
+from engine.step_inputs import PAGE, PLACE, SLOT, StepInputs
+from engine.text import Tokenizer
+from kernels.thinking import Finish, Record, State, Stop
+from tests.checkpoints import write_random_checkpoint
+
+CPU = torch.device("cpu")
+CONTEXT, PAGE_SIZE = 96, 4
+
+
+def test_buckets() -> None:
+    assert BUCKETS == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
+    assert buckets_for(1) == (1,) and buckets_for(3) == (1, 2, 4) and buckets_for(64)[-1] == 64
+    assert buckets_for(65)[-1] == 80 and buckets_for(1000)[-1] == 256
+
+
+def test_inputs_take_turns_and_are_padded() -> None:
+    inputs = StepInputs(8, dummy_slot=30, dummy_place=600, device=CPU)
+    first = inputs.write([4, 2, 9], [(17, 5)], 4)
+    assert first[SLOT].tolist() == [4, 2, 9, 30]
+    assert first[PLACE].tolist() == [17, 600, 600, 600] and first[PAGE].tolist() == [5, 0, 0, 0]
+    hosts = list(inputs._hosts)
+    second = inputs.write([1], [], 1)
+    assert second.data_ptr() == first.data_ptr(), "a captured step reads one address"
+    assert inputs._hosts == hosts[::-1], "the buffer of a copy under way is not written"
+    assert second[SLOT].tolist() == [1]
+
+
+def test_a_third_step_in_flight_is_refused() -> None:
+    buffers = ResultBuffers(2, CPU)
+    result = StepResult(torch.arange(28, dtype=torch.int32).view(4, 7))
+    one = buffers.copy_out([], result)
+    two = buffers.copy_out([], result)
+    with pytest.raises(EngineDead, match="third step"):
+        buffers.copy_out([], result)
+    one.read(), two.read()
+    buffers.copy_out([], result)
+
+
+@dataclass(frozen=True)
+class World:
+    """A tiny decoder that is loaded once; every run gets fresh tables and pages around it."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    preparer: Preparer
+    opener: list[int]
+
+    def core(self, pages: int, overlap: bool, graphs: bool, seqs: int = 5) -> Core:
+        config = EngineConfig(
+            max_num_seqs=seqs, max_num_batched_tokens=13, overlap=overlap, step_graphs="on" if graphs else "off"
+        )
+        pool = PagePool(pages + 1, PAGE_SIZE)
+        kv = self.decoder.new_kv_cache(pages + 1, PAGE_SIZE)
+        return assemble(config, self.decoder, pool, kv, self.tokenizer, CONTEXT, Group.single(CPU))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("tiny"), hidden=32, layers=1, heads=2, kv_heads=1)
+    decoder = Decoder.load(folder, ModelConfig.load(folder), Group.single(CPU), CONTEXT)
+    tokenizer = Tokenizer.load(folder)
+    opener = tokenizer.encode("<|im_start|>think", specials=True)
+    return World(decoder, tokenizer, Preparer(tokenizer, "s1", CONTEXT), opener)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request of random traffic: when it comes, and what happens to it."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    start: int
+    abort: int | None = None
+    control: tuple[int, Control] | None = None
+    """(steps after the start, what it is told)"""
+
+
+@dataclass
+class Got:
+    """What one sample committed."""
+
+    tokens: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+    finish: int = Finish.RUNNING
+    reason: int = Stop.NONE
+
+    def take(self, event: Event) -> None:
+        record = event.record
+        if record[Record.TOKEN] >= 0:
+            if record[Record.FORCED]:
+                self.forced.append(len(self.tokens))
+            self.tokens.append(record[Record.TOKEN])
+        self.finish, self.reason = record[Record.FINISH], record[Record.STOP_REASON]
+
+
+def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict[tuple[int, int], Got]:
+    """Run the traffic to its end, checking pages and slots after every step. `calm`: nobody aborts or is told
+    anything."""
+    got = {(i, s): Got() for i, ask in enumerate(asks) for s in range(ask.params.n)}
+    for step in range(4000):
+        for i, ask in enumerate(asks):
+            if ask.start == step:
+                prepared = world.preparer.prepare([*ask.prompt, *world.opener], ask.params)
+                core.apply(Add(Admission(i, prepared.prompt, prepared.params, prepared.plan, 7 + i)))
+            if not calm and ask.abort is not None and ask.start + ask.abort == step:
+                core.apply(End(i))
+            if not calm and ask.control is not None and ask.start + ask.control[0] == step:
+                core.apply(Tell(i, ask.control[1]))
+        if core.has_work:
+            for event in core.step():
+                got[event.sequence.key].take(event)
+            core.check()
+        elif step > max(ask.start for ask in asks):
+            break
+    assert not core.has_work
+    return got
+
+
+def traffic() -> st.SearchStrategy[list[Ask]]:
+    params = st.builds(
+        lambda limit, budget, waits, hot, n, top: SamplingParams(
+            max_tokens=limit, thinking_token_budget=budget, thinking_extensions=waits, temperature=0.9 * hot, n=n,
+            logprobs=top, repetition_penalty=1.2 if hot and budget else 1.0,
+        ),
+        st.integers(12, 40), st.none() | st.integers(0, 20), st.integers(0, 2), st.booleans(), st.integers(1, 2),
+        st.none() | st.integers(1, 3),
+    )  # fmt: skip
+    asks = st.builds(
+        lambda prompt, params, start, abort, control, when: Ask(
+            tuple(prompt), params, start, abort, None if control is None else (when, control)
+        ),
+        st.lists(st.integers(3, 60), min_size=1, max_size=20), params, st.integers(0, 12),
+        st.none() | st.integers(0, 25), st.none() | st.sampled_from([Control.END_THINKING, Control.EXTEND]),
+        st.integers(0, 15),
+    )  # fmt: skip
+    return st.lists(asks, min_size=1, max_size=7)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(asks=traffic(), overlap=st.booleans(), pages=st.sampled_from([24, 30, 200]))
+def test_random_traffic_commits_what_the_plain_loop_commits(
+    world: World, asks: list[Ask], overlap: bool, pages: int
+) -> None:
+    """Padded, one step behind, preempted, aborted and told things in flight, against one calm synchronous run."""
+    want = drive(world, world.core(200, overlap=False, graphs=False), asks, calm=True)
+    got = drive(world, world.core(pages, overlap=overlap, graphs=True), asks)
+    for key, sample in got.items():
+        ask, ours, theirs = asks[key[0]], sample.tokens, want[key].tokens
+        if ask.abort is None and ask.control is None:
+            assert sample == want[key], ask
+            continue
+        same = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        if same is not None:  # only what it was told can have changed it, and that shows in a forced token first
+            assert ask.control is not None and (same in sample.forced or same in want[key].forced), ask
+        if ask.abort is None and ask.control == (0, Control.END_THINKING):
+            assert sample.reason == Stop.CLIENT and sample.forced, ask
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_late_eos_costs_one_row_and_no_token(world: World, overlap: bool) -> None:
+    """The host reads the end of a request one step late: the step in flight commits nothing for it, and the next
+    request gets its slot and pages unharmed."""
+    params = SamplingParams(max_tokens=6, thinking_format="none", ignore_eos=True)
+    asks = [Ask((5, 6, 7, i), params, 2 * i) for i in range(6)]
+    plain = world.core(200, overlap=False, graphs=False, seqs=2)
+    core = world.core(200, overlap=overlap, graphs=True, seqs=2)
+    assert drive(world, core, asks) == drive(world, plain, asks)
+    assert all(len(got.tokens) == 6 for got in drive(world, core, asks).values())
+    assert core.scheduler.pool.available == 200
+
+
+def test_the_dummy_request_stays_as_it_is(world: World) -> None:
+    core = world.core(200, overlap=True, graphs=True, seqs=16)
+    tables = core.runner.tables
+    before = tables.machine.state[tables.dummy].clone()
+    drive(world, core, [Ask((5, 6, i), SamplingParams(max_tokens=20 + i, temperature=0.5), i) for i in range(11)])
+    assert torch.equal(tables.machine.state[tables.dummy], before)
+    assert before[State.FINISH] == Finish.STOP and not tables.blocks[tables.dummy].any()
+    for keys, values in core.runner.kv:
+        assert torch.isfinite(keys[0]).all() and torch.isfinite(values[0]).all()
+
+
+def test_graphs_are_kept_by_bucket_and_need_and_dropped_with_the_tables(world: World) -> None:
+    core = world.core(200, overlap=True, graphs=True, seqs=5)
+    report = core.runner.capture_report
+    assert report.graphs == 0, "lazy"
+    drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20), 0)])
+    assert report.graphs == 1
+    drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20, thinking_extensions=2), 0)])
+    assert report.graphs == 1, "the masked draw is always there"
+    drive(world, core, [Ask((5, 6, i), SamplingParams(max_tokens=20), 0) for i in range(3)])
+    assert report.graphs == 2, "a bucket of four"
+    drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20, temperature=1.0), 0)])
+    assert report.graphs == 3
+    generation = core.runner.tables.generation
+    drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20, logit_bias={9: 1.0}), 0)])
+    assert core.runner.tables.generation > generation, "the first bias makes a table"
+    drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20), 0)])
+    assert report.graphs == 5, "one for biases, and the first one again"
+
+
+def test_capture_at_start_covers_greedy_and_sampled(tmp_path: Path) -> None:
+    folder = write_random_checkpoint(tmp_path, hidden=32, layers=1, heads=2, kv_heads=1)
+    options = {"device": "cpu", "max_model_len": 128, "max_num_seqs": 9, "step_graphs": "on"}
+    with Engine(folder, capture_at_start=True, overlap=True, **options) as engine:
+        report = engine._core.runner.capture_report
+        assert report.graphs == 2 * len(buckets_for(9)) == 10
+        params = [SamplingParams(max_tokens=20, temperature=0.5 * (i % 2), seed=i) for i in range(9)]
+        outputs = engine.generate([f"q{i}" for i in range(9)], params)
+        assert report.graphs == 10 and engine.stats()["graphs"] == 10
+    with Engine(folder, **{**options, "step_graphs": "off"}) as engine:
+        plain = engine.generate([f"q{i}" for i in range(9)], params)
+        assert engine.stats()["graphs"] == 0
+    assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in plain]
+
+
+def test_what_a_step_may_do_beyond_its_needs_changes_nothing(world: World) -> None:
+    """Graphs round needs up: the masked draw, more log-probabilities."""
+    params = [SamplingParams(max_tokens=25, logprobs=3 if i else None, thinking_token_budget=8) for i in range(3)]
+    asks = [Ask((9, i), params[i], 0) for i in range(3)]
+    events: dict[bool, list[tuple[float | None, int]]] = {}
+    for graphs in (False, True):
+        core = world.core(200, overlap=False, graphs=graphs)
+        seen = events[graphs] = []
+        for i, ask in enumerate(asks):
+            prepared = world.preparer.prepare([*ask.prompt, *world.opener], ask.params)
+            core.apply(Add(Admission(i, prepared.prompt, prepared.params, prepared.plan, i)))
+        while core.has_work:
+            seen += [(event.logprob, len(event.top)) for event in core.step()]
+    assert events[True] == events[False] and {top for _, top in events[True]} == {0, 3}

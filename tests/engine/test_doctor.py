@@ -1,0 +1,120 @@
+"""`python -m engine.doctor` and the engine's first lines: what fits is what the engine makes, slow paths are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from engine import Engine
+from engine import capabilities as capabilities_of
+from engine.capabilities import limits_of, routes
+from engine.config import EngineConfig
+from engine.doctor import main
+from engine.model_config import ModelConfig
+from kernels import native
+from kernels.limits import H200, matrices
+from tests.checkpoints import write_random_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("doctor"))
+
+
+def slow(dtype: torch.dtype = torch.bfloat16, **fields: Any) -> list[str]:
+    return [f"{r.operator}: {r.why}" for r in routes(EngineConfig(**fields), dtype, CPU) if r.slow]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kv_cache_dtype": "fp8", "max_num_seqs": 7}, {"kv_cache_tokens": 100, "max_model_len": 64},
+     {"quantization": "int8", "dtype": "bfloat16", "page_size": 5}],
+)  # fmt: skip
+def test_what_fits_is_what_the_engine_makes(options: dict[str, Any], checkpoint: Path, capsys: Any) -> None:
+    flags = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    assert main([str(checkpoint), "--device", "cpu", "--json", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    with Engine(checkpoint, device="cpu", **options) as engine:
+        assert found["fits"]["pages"] == engine.stats()["pages_total"]
+        assert found["fits"]["context"] == engine.context
+        decoder = engine._core.runner.model
+        assert found["fits"]["kv_bytes_per_token"] == decoder.kv_bytes_per_token
+    assert found["model"]["parameters"] == decoder.config.num_parameters
+
+
+def test_the_report_for_a_person(checkpoint: Path, capsys: Any) -> None:
+    assert main([str(checkpoint), "--device", "cpu"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("processor", "GPU", "native CPU library", "pages", "context", "least time of a step", "products"):
+        assert part in text
+    assert checkpoint.name in text
+
+
+def test_bad_configurations_are_one_line(checkpoint: Path, capsys: Any) -> None:
+    for flags, message in (
+        (["--tensor-parallel-size", "3"], "does not split"), (["--quantization", "int4"], "quantization is 'int4'"),
+        (["--one-shot-all-reduce"], "one_shot_all_reduce is set"),
+    ):  # fmt: skip
+        assert main([str(checkpoint), "--device", "cpu", *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
+def test_slow_paths_of_a_cpu_are_named() -> None:
+    assert slow() == [] or native.LEVEL == "portable"
+    assert any("float16" in line or "--dtype bfloat16" in line for line in slow(torch.float16))
+    assert any("float8 cache" in line for line in slow(kv_cache_dtype="fp8"))
+    assert any("--quantization int8" in line for line in slow(quantization="fp8"))
+
+
+def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "LOADED", False)
+    monkeypatch.setattr(native, "REASON", "the native CPU library was not built (no C++ compiler at install time)")
+    assert slow() == ["all: the native CPU library was not built (no C++ compiler at install time)"]
+
+
+def test_slow_paths_of_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decisions alone, on a described GPU; nothing runs on it."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda = SimpleNamespace(type="cuda")
+
+    def lines(**fields: Any) -> list[str]:
+        return [r.operator for r in routes(EngineConfig(**fields), torch.bfloat16, cuda) if r.slow]
+
+    assert lines() == [] and lines(quantization="fp8") == []
+    assert lines(quantization="int8", max_num_seqs=65) == ["int8 products beyond 64 tokens"]
+    assert lines(step_graphs="off") == ["decode steps"]
+    assert lines(max_num_seqs=300) == ["larger decode steps"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert lines() == ["tiles"]
+
+
+def test_limits_of_8_bit_modes(checkpoint: Path) -> None:
+    model = ModelConfig.load(checkpoint, "bfloat16")
+    own = limits_of(EngineConfig(), model, H200, 1)
+    half = limits_of(EngineConfig(quantization="int8", kv_cache_dtype="fp8"), model, H200, 1)
+    *layers, head = matrices(model)
+    assert own.streamed_bytes - half.streamed_bytes == sum(m.params for m in layers)
+    assert half.streamed_bytes > 2 * head.params, "the head stays in 16 bits"
+    assert half.kv_bytes_per_token * 2 == own.kv_bytes_per_token
+
+
+def test_a_model_in_the_caches_has_no_predicted_limit(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"step_graphs": "on", "capture_at_start": True, "max_num_seqs": 2}
+    with Engine(checkpoint, device="cpu", dtype="float32", **options) as engine:
+        lines = engine.start_lines()
+        assert "of weights per step" in lines[0] and "limit" not in lines[0]
+        assert lines[1].startswith("4 decode steps captured")
+        if native.LOADED:
+            monkeypatch.setattr(capabilities_of, "_LEAST_CACHE", 0)
+            monkeypatch.setattr(capabilities_of, "_cache_bytes", lambda: 0)
+            assert "limit at batch 1" in engine.start_lines()[0] and "this CPU, which reads" in engine.start_lines()[0]

@@ -1,0 +1,107 @@
+"""Models in 8 bits: how far their logits are from the model's own, on random checkpoints, and that engines run them.
+
+Random weights are the hard case: no direction is learnt, so every error shows in the logits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import Engine, SamplingParams, weights
+from engine.build import precision
+from engine.config import EngineConfig
+from engine.model import Decoder
+from engine.model_config import ModelConfig
+from engine.parallel import Group
+from engine.shard import Shard
+from engine.weights import Precision, Weights
+from kernels.quantize import FLOAT8, QuantizedMatrix
+from tests.checkpoints import write_random_checkpoint
+from tests.engine.steps import random_sequences, run_mixed
+
+CPU = torch.device("cpu")
+SHAPES: dict[str, dict[str, Any]] = {
+    "small": {"layers": 2},
+    "wide": {"hidden": 256, "heads": 4, "kv_heads": 2, "intermediate": 512, "layers": 4},
+    "gqa7": {"hidden": 112, "heads": 14, "kv_heads": 2, "tied": True, "layers": 3},
+}
+BOUNDS: dict[str, tuple[Precision, float, float]] = {
+    "int8": (Precision(torch.int8), 0.04, 0.0008),
+    "fp8": (Precision(FLOAT8), 0.12, 0.008),
+    "fp8 KV": (Precision(None, FLOAT8), 0.08, 0.003),
+    "int8, fp8 KV": (Precision(torch.int8, FLOAT8), 0.085, 0.0035),
+}
+"""(what is in 8 bits, bound of the logits' relative error, of the mean Kullback-Leibler divergence in nats)"""
+
+
+def logits_of(directory: Path, dtype: str, what: Precision) -> torch.Tensor:
+    config = ModelConfig.load(directory, dtype)
+    decoder = Decoder.load(directory, config, Group.single(CPU), 512, precision=what)
+    assert decoder.kv_dtype is (what.kv or config.dtype)
+    return torch.cat(run_mixed(decoder, random_sequences(config.vocab_size, [40, 57, 80])))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_stay_within_their_bounds(shape: str, dtype: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, **SHAPES[shape])
+    own = logits_of(directory, dtype, Precision())
+    for name, (what, most, divergence) in BOUNDS.items():
+        found = logits_of(directory, dtype, what)
+        relative = float((found - own).norm() / own.norm())
+        log_p, log_q = torch.log_softmax(own, 1), torch.log_softmax(found, 1)
+        kl = float((log_p.exp() * (log_p - log_q)).sum(1).mean())
+        assert 0.002 < relative < most and kl < divergence, (name, relative, kl)
+
+
+@pytest.mark.parametrize("codes", [torch.int8, FLOAT8])
+def test_ranks_hold_slices_of_one_rounding(codes: torch.dtype, tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, heads=4, kv_heads=2)
+    config = ModelConfig.load(directory)
+
+    def load(rank: int, size: int, dummy: bool) -> Weights:
+        shard = Shard.of(config, rank, size)
+        if dummy:
+            return weights.random(config, shard, CPU, 3, codes)
+        return weights.load(directory, config, shard, CPU, codes)
+
+    for dummy in (False, True):
+        (whole,), (first, second) = ([load(rank, size, dummy).layers[1] for rank in range(size)] for size in (1, 2))
+        for matrix, parts in ((whole.down, (first.down, second.down)), (whole.output, (first.output, second.output))):
+            assert isinstance(matrix, QuantizedMatrix)
+            assert torch.equal(torch.cat([p.codes for p in parts], 1).float(), matrix.codes.float())
+            assert all(torch.equal(p.scale, matrix.scale) for p in parts)
+        gate, up = whole.gate_up.split((96, 96))
+        ours = [part for rank in (first, second) for part in rank.gate_up.split((48, 48))]
+        assert torch.equal(torch.cat([ours[0].codes, ours[2].codes]).float(), gate.codes.float())
+        assert torch.equal(torch.cat([ours[1].scale, ours[3].scale]), up.scale)
+
+
+@pytest.mark.parametrize("options", [{"quantization": "int8"}, {"kv_cache_dtype": "fp8", "quantization": "fp8"}])
+def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path)
+    config = EngineConfig(model=str(directory), **options)
+    own = Decoder.load(directory, ModelConfig.load(directory), Group.single(CPU), 64)
+    with Engine(config=config, device="cpu", kv_cache_tokens=320, max_num_batched_tokens=16, overlap=True,
+                step_graphs="on") as engine:  # fmt: skip
+        params = SamplingParams(max_tokens=60, thinking_token_budget=20, thinking_extensions=1, n=2)
+        outputs = engine.generate([f"question {i} " * (1 + i % 3) for i in range(8)], params)
+        engine.check()
+        assert engine.stats()["preemptions"] > 0 and engine.stats()["forks"] > 0
+        decoder = engine._core.runner.model
+        factor = 4 if options.get("kv_cache_dtype") == "fp8" else 1
+        assert own.kv_bytes_per_token == factor * decoder.kv_bytes_per_token
+    samples = [sample for output in outputs for sample in output.outputs]
+    assert all(sample.thinking.tokens <= 20 and sample.token_ids for sample in samples)
+    if factor == 1:  # the native path: a row's bits do not depend on batch, chunks or preemption
+        assert all(output.outputs[0].token_ids == output.outputs[1].token_ids for output in outputs)
+
+
+def test_the_names_of_8_bits() -> None:
+    assert precision(EngineConfig()) == Precision()
+    assert precision(EngineConfig(quantization="int8", kv_cache_dtype="fp8")) == Precision(torch.int8, FLOAT8)
+    assert precision(EngineConfig(quantization="fp8")) == Precision(FLOAT8)
