@@ -48,9 +48,13 @@ class Row:
         )  # fmt: skip
 
 
+_WHOLE = {"quantization": None, "kv_cache_dtype": None}
+"""Weights and cache in the model's own type: records name only what differs from that."""
+
+
 def _decode(on: str, model: str, batch: int, context: int, gpu: bool, goal: str, engine: str = "s1-engine") -> Row:
     what = f"decode, batch {batch}, context {context:,}" + ("" if engine == "s1-engine" else f": against {engine}")
-    case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": None}
+    case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": None, **_WHOLE}
     return Row(on, what, "decode", case, gpu, goal)
 
 
@@ -65,6 +69,9 @@ ROWS: tuple[Row, ...] = (
     *(_decode("CPU, 0.5B bf16", "qwen2.5-0.5b", batch, 128, False, goal, engine) for batch in (1, 8)
       for engine, goal in (("s1-engine", "the read bandwidth"), ("vllm", "> 1x"),
                            ("transformers", "≥ 1.2x" if batch == 1 else "≥ 1.3x"))),
+    Row("CPU, 0.5B int8 weights", "decode, batch 1, context 128", "decode",
+        {"model": "qwen2.5-0.5b", "engine": "s1-engine", "batch": 1, "context": 128, "budget": None,
+         "quantization": "int8"}, False, "≥ 1.7x bf16"),
     Row("CPU, null model", "host time per token, end of 16k tokens over start", "host_growth", {}, False, "≤ 1.1"),
     Row("CPU, null model", "batch of 128, budgets in half of it over none", "host_budgets", {}, False, "≤ 1.02"),
     Row("CPU, 40M bf16", "native forcing against a client loop, no prefix cache", "budgets",
@@ -142,7 +149,8 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
 
 
 def _points(axes: Any, lines: Iterable[Record]) -> None:
-    decodes = [line for line in lines if line.benchmark == "decode" and line.figures.get("tok_s_total")]
+    decodes = [line for line in lines if line.benchmark == "decode" and line.figures.get("tok_s_total")
+               and all(line.case.get(key) == value for key, value in _WHOLE.items())]  # fmt: skip
     for engine in dict.fromkeys(line.case["engine"] for line in decodes):
         latest = {line.case["batch"]: line.figures["tok_s_total"]
                   for line in sorted(decodes, key=lambda line: line.date)

@@ -167,8 +167,9 @@ def test_leaving_early_cancels_and_keeps_what_came(endpoint, tmp_path):
         first = next(iterator)
         iterator.close()
         assert store.get(first.key) is not None
+        time.sleep(0.3)  # what was under way when it was cancelled may still arrive
         asked = len(endpoint.calls("flaky"))
-        time.sleep(0.3)
+        time.sleep(0.5)
         assert asked < 50 and len(endpoint.calls("flaky")) == asked
 
 
