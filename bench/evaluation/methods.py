@@ -16,7 +16,7 @@ from bench.evaluation import harness_arguments
 from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN
 from engine import InputError, SamplingParams
 
-# Wording of the paper's Table 14.
+# After the class-conditional prompts of the paper; not checked word for word against its table.
 CLASS_WORDING = {
     "short": "Answer after a short amount of thinking. Do not spend excessive time double-checking your work.",
     "long": "Answer after a long amount of thinking. If you feel like you are finished early, spend the extra time "
