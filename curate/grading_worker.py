@@ -27,6 +27,8 @@ def main() -> None:
     # After the limits: SymPy takes a second to import and must not be able to exceed them either.
     from curate.grading_rules import equal
 
+    # What is imported and built at the first comparison must not be charged to whichever answer comes first.
+    equal("x^2+x", "x(x+1)")
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
         gold, given = json.loads(line)

@@ -17,7 +17,9 @@ class Endpoint:
         self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1"
 
     def calls(self, model: str) -> list[dict]:
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        text = self.log.read_text() if self.log.exists() else ""
+        # What follows the last newline is a line that is being written.
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in lines if line["model"] == model]
 
     def stop(self) -> None:

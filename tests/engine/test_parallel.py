@@ -100,7 +100,7 @@ TORCHRUN = """
 import os, sys, time
 from engine.parallel import from_env
 group = from_env("cpu")
-print(group.rank, os.getpid(), flush=True)
+os.write(1, f"{group.rank} {os.getpid()}\\n".encode())  # at once: both ranks write to one pipe
 time.sleep(60) if group.rank == 0 else group.broadcast_bytes(None)
 """
 
