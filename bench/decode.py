@@ -196,7 +196,8 @@ class Run:
         rates = self._ceilings.limits_of(self._device)
         self._limits = Limits(
             self._model, rates, weight_bytes=itemsize if options.quantization == "none" else 1,
-            kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1, head_bytes=itemsize,
+            kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
+            head_bytes=1 if options.quantization == "int8" else itemsize,
         )  # fmt: skip
         self._known = _known(options)
         self.records: list[record.Record] = []

@@ -4,16 +4,13 @@
 // forward stream of memory:
 //   float32   for each column:          32 floats
 //   bfloat16  for each pair of columns: 32 pairs (the operand of vdpbf16ps; a shift or a mask makes floats of it)
-//   int8      for each column:          32 bytes, with a float32 scale per output
+//   int8      for each column:          32 bytes, with a float32 scale per output; in pairs of columns, as bfloat16 is,
+//             where there is vdpbf16ps, which takes codes as the bfloat16 numbers that they are
 // Outputs past the end and the odd last column are zeros.
 //
 // Order of summation: each output is one chain of fused multiply-adds over the columns in order, whatever the number of
 // rows, panels or threads. So a row of y has the same bits in every batch.
 #include "operators.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace S1_LEVEL {
 
@@ -64,6 +61,29 @@ struct Bfloat16Dot {
 };
 #endif
 
+#if defined(S1_LEVEL_avx512_bf16)
+struct Int8 {
+  using X = float;
+  using V = F;
+  static constexpr int STEP = 2, HALVES = 2, VECTOR = 2 * W, STRIDE = 2 * PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int half) {
+    const __m512i pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, half ? 16 : 24), 24));
+  }
+  S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
+};
+
+struct Int8Dot {
+  using X = bf16;
+  using V = __m512bh;
+  static constexpr int STEP = 2, HALVES = 1, VECTOR = 2 * W, STRIDE = 2 * PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int) {
+    return _mm512_cvtne2ps_pbh(load((const int8_t*)p + W), load((const int8_t*)p));
+  }
+  S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) { return Bfloat16Dot::times(x, w, acc); }
+};
+constexpr int INT8_STEP = Int8Dot::STEP;
+#else
 struct Int8 {
   using X = float;
   using V = F;
@@ -71,6 +91,8 @@ struct Int8 {
   S1_INLINE_MEMBER static V weights(const char* p, int) { return load((const int8_t*)p); }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
+constexpr int INT8_STEP = Int8::STEP;
+#endif
 
 // ROWS rows of x against NV vectors of outputs that start `skip` bytes into the first panel -> out [ROWS, GROUP * PANEL].
 template <class Kind, int ROWS, int NV>
@@ -271,14 +293,13 @@ static void run(const Linear& op, int id, int threads, void* shared) {
 size_t linear_shared_bytes(const Linear& op) { return op.n * (op.w->cols + 1) * sizeof(float); }
 
 void linear_part(const Linear& op, int id, int threads, void* shared) {
-  switch (op.w->type) {
-    case S1_FLOAT32: return run<Float32>(op, id, threads, shared);
-    case S1_INT8: return run<Int8>(op, id, threads, shared);
-    default: break;
-  }
+  const bool codes = op.w->type == S1_INT8;
+  if (op.w->type == S1_FLOAT32) return run<Float32>(op, id, threads, shared);
 #if defined(S1_LEVEL_avx512_bf16)
+  if (op.type == S1_BFLOAT16 && codes) return run<Int8Dot>(op, id, threads, shared);
   if (op.type == S1_BFLOAT16) return run<Bfloat16Dot>(op, id, threads, shared);
 #endif
+  if (codes) return run<Int8>(op, id, threads, shared);
   return run<Bfloat16>(op, id, threads, shared);
 }
 
@@ -302,13 +323,8 @@ static void pack_panels(const T* from, int64_t rows, int64_t cols, T* to, Range 
 S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
   using namespace S1_LEVEL;
   const int64_t panels = (w->rows + PANEL - 1) / PANEL;
-#if defined(__linux__)
-  // Weights are read front to back once a step; 2 MiB pages save the walks of the page table.
-  const int64_t steps = w->type == S1_BFLOAT16 ? (w->cols + 1) / 2 : w->cols;
-  const uintptr_t huge = uintptr_t(1) << 21, start = ((uintptr_t)w->data + huge - 1) / huge * huge;
-  const uintptr_t end = ((uintptr_t)w->data + panels * steps * PANEL * (w->type == S1_INT8 ? 1 : 4)) / huge * huge;
-  if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);
-#endif
+  const int64_t size = w->type == S1_FLOAT32 ? 4 : w->type == S1_BFLOAT16 ? 2 : 1;
+  s1_huge_pages(w->data, panels * PANEL * w->cols * size);
   parallel(threads, [&](int id, int count) {
     const Range part = share(panels, id, count);
     if (w->type == S1_FLOAT32)
@@ -316,7 +332,7 @@ S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
     else if (w->type == S1_BFLOAT16)
       pack_panels<uint16_t, 2>((const uint16_t*)from, w->rows, w->cols, (uint16_t*)w->data, part);
     else
-      pack_panels<int8_t, 1>((const int8_t*)from, w->rows, w->cols, (int8_t*)w->data, part);
+      pack_panels<int8_t, INT8_STEP>((const int8_t*)from, w->rows, w->cols, (int8_t*)w->data, part);
   });
 }
 
