@@ -32,7 +32,7 @@ GRADING_BATCH = 2000
 
 KINDS = {
     "number": AnswerKind.NUMBER, "latex": AnswerKind.LATEX, "choice": AnswerKind.CHOICE, "text": AnswerKind.TEXT,
-    "family": AnswerKind.FAMILY,
+    "exact": AnswerKind.EXACT, "family": AnswerKind.FAMILY,
 }  # fmt: skip
 """Grading by a question's `answer_type`; "code" and "none" have no rule and are ungradable."""
 

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -165,6 +166,11 @@ def math_type(answer: str | None) -> str:
     if answer is None:
         return "none"
     return "number" if re.fullmatch(r"[-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?", answer) else "latex"
+
+
+def latex(value: Fraction) -> str:
+    """A whole number, or a fraction in LaTeX."""
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def options_text(options: Sequence[str]) -> str:
