@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from curate.errors import CurationError
-from curate.table_io import BadRow, file_hash, files, read_rows
+from curate.table_io import BadRow, file_hash, files, read_rows, row_count
 
 MISSES = 100_000
 """Draws in a row without a new question after which a generated source has no more."""
@@ -106,6 +106,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if isinstance(row, dict) and self.rename:
                 row = {self.rename.get(key, key): value for key, value in row.items()}
             yield number, row
+
+    def expected(self) -> int | None:
+        """About how many rows `read` will give, for progress; None where only reading tells (the hub)."""
+        if self.hub:
+            return self.limit
+        count = sum(row_count(path) for path in files(self.paths))
+        return count if self.limit is None else min(count, self.limit)
 
     def refuse_files(self) -> None:
         """For sources that are generated: raises CurationError where a setting is given that means nothing there."""

@@ -42,6 +42,9 @@ class Generated(Source, frozen=True, kw_only=True):
                     seen.add(draft.question)
                     yield len(seen), {"draft": draft}
 
+    def expected(self) -> int:
+        return self.rows
+
     def local_files(self) -> list[Path]:
         """The code that makes the questions, in place of files that hold them."""
         return [Path(__file__), Path(inspect.getfile(type(self)))]

@@ -61,6 +61,9 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         """The code that makes the questions, in place of files that hold them."""
         return [Path(__file__), Path(__file__).with_name("themes.py"), *family_files()]
 
+    def expected(self) -> int:
+        return self.rows
+
     def draft(self, row: Mapping[str, Any]) -> Draft:
         return row["draft"]
 
