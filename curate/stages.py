@@ -51,7 +51,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage("grade", 1, (*before, "trace", "quality", "attempt"), lambda c: c.grade, model_stages.run_grade,
               lambda c: model_files([c.grade.judge])),
         Stage("difficulty", 1, (*before, "quality", "grade"), lambda c: c.difficulty, model_stages.run_difficulty),
-        Stage("domain", 1, (*before, "quality", "difficulty"), lambda c: [c.domain, c.select.pool],
+        Stage("domain", 2, (*before, "quality", "difficulty"), lambda c: [c.domain, c.select.pool],
               model_stages.run_domain),
         Stage("select", 1, (*before, "trace", "quality", "grade", "difficulty", "domain"),
               lambda c: [c.select, c.seed], run_select, tokenizer_files),

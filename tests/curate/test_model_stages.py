@@ -204,6 +204,7 @@ EXAMPLES = {
     "51": "A triangle has sides 3, 4 and 5. What is the radius of its circumscribed circle?",
     "60": "A fair coin is tossed ten times. What is the probability of exactly three heads?",
     "15": "Compute the determinant of the matrix and its eigenvalues.",
+    "20": "From a course on group theory and permutations: which elements have order 2?",
     "92": "Which enzyme unwinds DNA in the cell?",
 }
 
