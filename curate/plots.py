@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -40,7 +41,9 @@ def length_plot(lengths: dict[str, list[int]]) -> bytes:
     axes = figure.subplots()
     top = max((max(values) for values in lengths.values() if values), default=1)
     edges = [top * i / 50 for i in range(51)]
-    styles = ({"histtype": "stepfilled", "color": POOL}, {"histtype": "step", "color": SELECTED, "linewidth": 1.6})
+    styles: tuple[dict[str, Any], ...] = (
+        {"histtype": "stepfilled", "color": POOL}, {"histtype": "step", "color": SELECTED, "linewidth": 1.6},
+    )  # fmt: skip
     for (name, values), style in zip(lengths.items(), styles, strict=True):
         share = [1 / len(values)] * len(values) if values else []
         axes.hist(values, bins=edges, weights=share, label=f"{name} ({len(values):,})", **style)
