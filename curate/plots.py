@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 POOL, SELECTED = "#8aa", "#c63"
 """Colours: of everything, and of what was picked."""
@@ -31,6 +31,7 @@ def domain_plot(table: pl.DataFrame) -> bytes:
         axes.tick_params(axis="y", labelsize=7)
         axes.margins(y=0.01)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return _png(figure)
 
