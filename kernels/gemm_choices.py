@@ -77,6 +77,16 @@ def pick(
     return min(fits, key=lambda c: c.tokens).config if fits else None
 
 
+@functools.cache
+def _dependents(device: str) -> bool:
+    return any(choice.device == device and choice.config.prefetch > 0 for choice in _rows())
+
+
+def has_dependents(x: torch.Tensor) -> bool:
+    """Whether x's device has products that start before the kernel in front of them ends, which must then let them."""
+    return x.is_cuda and _dependents(torch.cuda.get_device_name(x.device))
+
+
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:
     """The recorded configuration for x [N, K] and weight [M, K] on x's device; None: cuBLAS."""
     if not x.is_cuda or x.shape[0] > 64:
