@@ -22,7 +22,6 @@ from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
 from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
 from kernels.native_decoder import Layer, NativeDecoder
-from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 
 KVCache = Sequence[tuple[Tensor, Tensor]]
@@ -127,16 +126,15 @@ class Decoder:
                 embedding(ids, self.embedding), positions, meta.slot_mapping, meta.block_tables, meta.context_lens,
                 meta.cu_q, meta.num_decodes,
             )  # fmt: skip
-        eps, reduce = self.config.rms_norm_eps, self.group.all_reduce
-        x = reduce(embedding(ids, self.embedding, self.shard.vocab_start))
+        eps, reduce_norm = self.config.rms_norm_eps, self.group.all_reduce_norm
+        part = embedding(ids, self.embedding, self.shard.vocab_start)
         residual: Tensor | None = None
         for layer, scales, (k_cache, v_cache) in zip(self.layers, self.kv_scales, kv, strict=True):
-            y, residual = rms_norm(x, layer.input_norm, eps, residual)
+            y, residual = reduce_norm(part, layer.input_norm, eps, residual)
             attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache, scales)
-            x = reduce(linear(attended, layer.output))
-            y, residual = rms_norm(x, layer.mlp_norm, eps, residual)
-            x = reduce(linear(linear_silu_mul(y, layer.gate_up), layer.down))
-        return rms_norm(x, self.norm, eps, residual)[0]
+            y, residual = reduce_norm(linear(attended, layer.output), layer.mlp_norm, eps, residual)
+            part = linear(linear_silu_mul(y, layer.gate_up), layer.down)
+        return reduce_norm(part, self.norm, eps, residual)[0]
 
     def _native_for(self, kv: KVCache) -> NativeDecoder | None:
         """The layers as one native call, where one rank on the CPU has all it needs; made once for a cache."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from engine.request import TokenKind
@@ -19,7 +20,8 @@ KINDS = tuple(TokenKind)
 """By value: an index is cheaper than a call of the enumeration."""
 _BOUNDARY = {TokenKind.PLAIN: TokenKind.OPENER, TokenKind.REASONING: TokenKind.DELIMITER}
 """Which delimiter may follow each kind of free text."""
-
+_STOPPABLE = (TokenKind.PLAIN, TokenKind.ANSWER)
+"""Where stop strings are looked for."""
 
 _NOTHING: frozenset[int] = frozenset()
 
@@ -30,6 +32,8 @@ class Piece(NamedTuple):
     text: str
     kind: TokenKind
     forced: bool
+    end: int
+    """tokens read by the end of it"""
 
 
 class StopMatcher:
@@ -102,58 +106,65 @@ class OutputStream:
         self._matcher = StopMatcher(stop) if stop else None
         self._pending = ""
         """Text that may begin a stop string."""
-        self._plain = self._matcher is None
-        """Whether text goes out as it comes."""
         self._kind = TokenKind.PLAIN
+        self._plain = self._matcher is None
+        """Whether text of this kind goes out as it comes: no stop string is looked for in it, or has ended it."""
         self._special = self._hidden | self._starts.get(self._kind, _NOTHING)
         """Tokens that may not go out at once: hidden ones, and those near a delimiter of this kind."""
         self._count, self._min_tokens = 0, min_tokens
         self._opened = False
-        self._parts: list[Piece] = []
-        self._reach: list[int] = []
-        """tokens read by the end of each piece"""
+        self._texts: list[str] = []
+        self._runs = [(0, self._kind)]
+        """where in `_texts` each run of one kind begins"""
+        self._new: list[Piece] = []
+        """what the call under way has made certain"""
         self.stop_hit: str | None = None
         """The stop string that ended the text."""
 
+    def push_ordinary(self, token_id: int, kind: int) -> str | None:
+        """The short way for almost every token: its text, "" where that is half a character. None, and nothing is read,
+        where the token is hidden or near a delimiter, a stop string may come up, or the kind changes: then `push` it.
+        """
+        if kind != self._kind or not self._plain or self._held or token_id in self._special:
+            return None
+        self._count += 1
+        self._recent.append(token_id)
+        text = None if self._decoder.waits else self._tokenizer.whole_text(token_id)
+        if text is None:
+            text = self._decoder.push(self._tokenizer.token_bytes(token_id))
+        if text:
+            self._texts.append(text)
+        return text
+
     def push(self, token_id: int, kind: TokenKind, forced: bool = False) -> list[Piece]:
         """Add one committed token. Returns what can be shown now, each piece of one kind."""
-        if kind is self._kind and self._plain and token_id not in self._special and not self._held:
-            self._count += 1
-            self._recent.append(token_id)
-            text = self._decoder.push(self._tokenizer.token_bytes(token_id))
-            if not text:
-                return []
-            piece = Piece(text, kind, forced)
-            self._parts.append(piece)
-            self._reach.append(self._count)
-            return [piece]
+        text = self.push_ordinary(token_id, kind)
+        if text is not None:
+            return [Piece(text, kind, forced, self._count)] if text else []
         if self.stop_hit is not None:
             return []
         self._count += 1
         self._opened |= kind is not TokenKind.PLAIN
-        start = len(self._parts)
         absorbed: list[tuple[int, bool]] = []
         if kind is not self._kind:
             if _BOUNDARY.get(self._kind) is kind:
                 absorbed = self._absorb(token_id)
             self._end_kind()
-            self._kind = kind
-            self._special = self._hidden | self._starts.get(kind, _NOTHING)
+            self._begin_kind(kind)
         self._recent.append(token_id)
         for held_id, held_forced in absorbed:
             self._decode(held_id, held_forced)
         if token_id not in self._hidden or forced:
             self._held.append((token_id, forced))
             self._release(self._prefix_length())
-        self._end_pieces(self._count - 1)
-        if len(self._parts) > start:
-            self._reach[-1] = self._count  # before the last piece came what earlier tokens had held back
-        return self._parts[start:]
+        new = self._take_new()
+        # Before the last piece came what earlier tokens had held back.
+        return [piece._replace(end=self._count - 1) for piece in new[:-1]] + new[-1:]
 
     def push_all(self, token_ids: Sequence[int], kinds: Sequence[int], forced: Sequence[bool]) -> list[Piece]:
         """As `push` of one token after the other, with text of one kind in fewer pieces: what is neither a delimiter
         nor near one is decoded in one go."""
-        start = len(self._parts)
+        pieces: list[Piece] = []
         at, end = 0, len(token_ids)
         while at < end:
             first = at
@@ -165,29 +176,22 @@ class OutputStream:
                 self._count += at - first
                 self._recent.extend(token_ids[max(first, at - self._longest) : at])
                 self._emit(self._decoder.push(self._tokenizer.bytes_of(token_ids[first:at])), was_forced)
-                self._end_pieces(self._count)
+                pieces += self._take_new()
                 continue
             at = first + 1
-            self.push(token_ids[first], KINDS[kinds[first]], forced[first])
-        return self._parts[start:]
-
-    def pieces_from(self, first: int) -> list[tuple[Piece, int]]:
-        """The pieces returned so far, from the `first`-th on; each with how many tokens have been read by its end."""
-        return list(zip(self._parts[first:], self._reach[first:], strict=True))
+            pieces += self.push(token_ids[first], KINDS[kinds[first]], forced[first])
+        return pieces
 
     def finish(self) -> list[Piece]:
         """The sequence has ended: what was held back is shown after all."""
-        if self.stop_hit is not None:
-            return []
-        start = len(self._parts)
-        self._end_kind()
-        self._end_pieces(self._count)
-        return self._parts[start:]
+        if self.stop_hit is None:
+            self._end_kind()
+        return self._take_new()
 
     @property
     def text(self) -> str:
         """Everything shown."""
-        return "".join(piece.text for piece in self._parts)
+        return "".join(self._texts)
 
     @property
     def reasoning(self) -> str:
@@ -200,7 +204,8 @@ class OutputStream:
         return self._of(TokenKind.ANSWER if self._opened else TokenKind.PLAIN)
 
     def _of(self, kind: TokenKind) -> str:
-        return "".join(piece.text for piece in self._parts if piece.kind is kind).strip()
+        bounds = [*self._runs, (len(self._texts), None)]
+        return "".join(t for (a, k), (b, _) in pairwise(bounds) if k is kind for t in self._texts[a:b]).strip()
 
     def _prefix_length(self) -> int:
         """How many of the last generated tokens may begin a delimiter."""
@@ -233,7 +238,7 @@ class OutputStream:
         """Emit `text`, or keep back what may begin a stop string."""
         if not text or self.stop_hit is not None:
             return
-        sampled = self._kind in (TokenKind.PLAIN, TokenKind.ANSWER) and not forced and self._count > self._min_tokens
+        sampled = self._kind in _STOPPABLE and not forced and self._count > self._min_tokens
         if self._matcher is None or not sampled:
             self._flush_pending()
             self._emit(text, forced)
@@ -263,13 +268,20 @@ class OutputStream:
         if self.stop_hit is None:
             self._flush_pending()
 
-    def _end_pieces(self, tokens: int) -> None:
-        """Pieces that have no end yet end at `tokens`."""
-        self._reach += [tokens] * (len(self._parts) - len(self._reach))
+    def _begin_kind(self, kind: TokenKind) -> None:
+        self._kind = kind
+        self._runs.append((len(self._texts), kind))
+        self._special = self._hidden | self._starts.get(kind, _NOTHING)
+        self._plain = self._matcher is None or (kind not in _STOPPABLE and self.stop_hit is None)
 
     def _emit(self, text: str, forced: bool) -> None:
         if text:
-            self._parts.append(Piece(text, self._kind, forced))
+            self._texts.append(text)
+            self._new.append(Piece(text, self._kind, forced, self._count))
+
+    def _take_new(self) -> list[Piece]:
+        new, self._new = self._new, []
+        return new
 
 
 def _failure_table(pattern: str) -> list[int]:

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.errors import EngineDead, InputError
-from engine.one_shot import OneShotAllReduce
+from engine.one_shot import OneShotAllReduce, OneShotAllReduceNorm
+from kernels.rms_norm import rms_norm
 
 DATA_TIMEOUT = timedelta(minutes=10)
 """Longest wait of one collective on weights or activations; long enough for another rank's kernels to compile."""
@@ -50,6 +51,7 @@ class Group:
         self._store = store
         self._control: dist.ProcessGroup | None = None
         self._one_shot: OneShotAllReduce | None = None
+        self._one_shot_norm: OneShotAllReduceNorm | None = None
         if size == 1:
             return
         refuse_second_group()
@@ -75,6 +77,7 @@ class Group:
             if self.size == 1 or self.device.type != "cuda":
                 raise InputError("one_shot_all_reduce needs several CUDA devices (tensor_parallel_size); leave it off")
             self._one_shot = OneShotAllReduce(dtype, self.device)
+            self._one_shot_norm = OneShotAllReduceNorm.make(dtype, self.device)
         except InputError as caught:
             error = caught
         self.agree(error)
@@ -89,6 +92,16 @@ class Group:
             except RuntimeError as error:
                 raise self._dead(error) from error
         return tensor
+
+    def all_reduce_norm(
+        self, part: Tensor, weight: Tensor, eps: float, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of all ranks' `part` [N, H], plus `residual` [N, H]; normalised, and as it is: see kernels.rms_norm.
+        `part` may be overwritten."""
+        if self._one_shot is not None and self._one_shot_norm is not None and residual is not None \
+                and self._one_shot.takes(part):
+            return self._one_shot_norm(part, weight, eps, residual)
+        return rms_norm(self.all_reduce(part), weight, eps, residual)
 
     def all_gather_last_dim(self, tensor: Tensor) -> Tensor:
         """[..., n] of every rank, in rank order, to [..., size * n]."""

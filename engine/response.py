@@ -28,12 +28,11 @@ from engine.request import (
 )
 from engine.sequence import Sequence
 from engine.text import Tokenizer
-from kernels.thinking import Finish, Stop
+from kernels.thinking import Finish, Record, Stop
 
 _FINISH_REASON: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
 _RUN = 64
 """Tokens that wait to become text while nobody looks: many share one call, and no step pays for many at once."""
-_NO_TEXT = Piece("", TokenKind.PLAIN, False)
 _NO_TOKEN = "no token could be drawn: the logits are NaN, or every token is banned; check the weights and the bans"
 
 
@@ -49,9 +48,11 @@ class _Sample:
         """of the tokens that are not text yet, the last ones"""
         self.run = run
         """how many of them there may be"""
-        self.state = [int(Stop.NONE), 0, 0]
-        """(stop reason, T, extensions) of the last record"""
-        self.shown_ids, self.shown_parts, self.shown_forced = 0, 0, 0
+        self.record = [-1, 0, 0, 0, int(Stop.NONE), 0, 0]
+        """the last one: fields of kernels.thinking.Record"""
+        self.pieces: list[Piece] = []
+        """text that has not gone out"""
+        self.shown_ids, self.shown_forced = 0, 0
         """what went out with a delta"""
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
@@ -96,16 +97,25 @@ class Response:
             return False  # a step that was in flight when the host ended the sample
         if self._first is None:
             self._note(event.sequence)
-        token, kind, forced, finish, *sample.state = event.record
-        kinds = sample.kinds
+        sample.record = event.record
+        token, kind, forced, finish, _, _, _ = event.record
         if token >= 0:
+            at = len(sample.token_ids)
             if forced:
-                sample.forced.append(len(sample.token_ids))
+                sample.forced.append(at)
             sample.token_ids.append(token)
-            kinds.append(kind)
             if event.logprob is not None:
                 sample.logprobs.append(Logprob(token, event.logprob, event.top, bool(forced)))
-        if not finish and len(kinds) < sample.run and not self.streams:
+            if self.streams and sample.shown_ids == at and not finish:  # somebody waits for just this token
+                text = sample.stream.push_ordinary(token, kind)
+                if text:
+                    sample.shown_ids = at + 1
+                    sample.shown_forced += forced
+                    self._emit(Delta(sample.index, text, KINDS[kind], (token,), (at,) if forced else ()))
+                if text is not None:
+                    return False
+            sample.kinds.append(kind)
+        if not finish and len(sample.kinds) < sample.run and not self.streams:
             return False
         if finish == Finish.ERROR:
             sample.error = _NO_TOKEN
@@ -128,14 +138,11 @@ class Response:
     def _write(self, sample: _Sample) -> None:
         """Make text of the tokens that wait."""
         kinds = sample.kinds
-        if len(kinds) > 1:
+        if kinds:
             start = len(sample.token_ids) - len(kinds)
             forced = set(sample.forced[bisect_left(sample.forced, start) :])
             written = [at in forced for at in range(start, start + len(kinds))]
-            sample.stream.push_all(sample.token_ids[start:], kinds, written)
-        elif kinds:
-            last = len(sample.token_ids) - 1
-            sample.stream.push(sample.token_ids[last], KINDS[kinds[0]], sample.forced[-1:] == [last])
+            sample.pieces += sample.stream.push_all(sample.token_ids[start:], kinds, written)
         kinds.clear()
         sample.run = 1 if sample.run == 1 else _RUN
 
@@ -144,25 +151,24 @@ class Response:
         if reason is None and not self.streams:
             return
         if reason is not None:
-            sample.stream.finish()
+            sample.pieces += sample.stream.finish()
             sample.finish_reason = reason
             self._open -= 1
-        pieces = sample.stream.pieces_from(sample.shown_parts)
-        sample.shown_parts += len(pieces)
-        for piece, upto in pieces:
-            self._emit(self._delta(sample, piece, max(sample.shown_ids, upto)))
+        for piece in sample.pieces:
+            self._emit(self._delta(sample, piece.text, piece.kind, max(sample.shown_ids, piece.end)))
+        sample.pieces.clear()
         if reason is not None:
-            end = self._delta(sample, _NO_TEXT, len(sample.token_ids))
+            end = self._delta(sample, "", TokenKind.PLAIN, len(sample.token_ids))
             self._emit(end._replace(finish_reason=reason, output=self._output() if self.done else None))
 
-    def _delta(self, sample: _Sample, piece: Piece, upto: int) -> Delta:
-        """A delta of `piece` and of the token ids before `upto` that have not gone out."""
+    def _delta(self, sample: _Sample, text: str, kind: TokenKind, upto: int) -> Delta:
+        """A delta of `text` and of the token ids before `upto` that have not gone out."""
         shown, sample.shown_ids = sample.shown_ids, upto
         forced: list[int] = sample.forced[sample.shown_forced :]
         if forced and forced[-1] >= upto:
             forced = forced[: bisect_left(forced, upto)]
         sample.shown_forced += len(forced)
-        return Delta(sample.index, piece.text, piece.kind, tuple(sample.token_ids[shown:upto]), tuple(forced))
+        return Delta(sample.index, text, kind, tuple(sample.token_ids[shown:upto]), tuple(forced))
 
     def _output(self) -> RequestOutput:
         now = time.monotonic()
@@ -172,7 +178,7 @@ class Response:
             prompt_tokens=len(self._prepared.prompt),
             cached_tokens=self._cached,
             completion_tokens=sum(len(s.token_ids) for s in self._samples),
-            reasoning_tokens=sum(max(0, s.state[1] - prompt_reasoning) for s in self._samples),
+            reasoning_tokens=sum(max(0, s.record[Record.THINKING] - prompt_reasoning) for s in self._samples),
             forced_tokens=sum(len(s.forced) for s in self._samples),
         )
         timing = Timing(
@@ -184,12 +190,12 @@ class Response:
 
     def _completion(self, sample: _Sample) -> Completion:
         wants_logprobs = self._prepared.params.logprobs is not None
-        code, tokens, extensions = sample.state
-        reason = Stop(code)
+        record = sample.record
+        reason = Stop(record[Record.STOP_REASON])
         report = ThinkingReport(
-            tokens=tokens,
+            tokens=record[Record.THINKING],
             forced_tokens=len(sample.forced),
-            extensions=extensions,
+            extensions=record[Record.EXTENSIONS_USED],
             stop_reason=None if reason is Stop.NONE else cast(StopReason, reason.name.lower()),
         )
         return Completion(

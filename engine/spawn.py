@@ -40,7 +40,7 @@ def spawn_ranks(
 
     `target` and `args` are pickled (processes are spawned, not forked: CUDA does not survive a fork), so a script
     needs the usual `if __name__ == "__main__"`. The ranks meet on a port that the system chooses. On the CPU each of
-    them, this one included, takes its share of torch's threads.
+    them, this one included, takes its share of torch's threads, until the group is closed.
 
     A rank that ends before `Group.close()` is noticed within a second: the remaining ones are killed and
     `on_death(message)` runs, on a thread of its own. The others end by themselves when this process is gone.
@@ -50,8 +50,9 @@ def spawn_ranks(
         return Group.single(device)
     local_device(device_type, size - 1)  # refuse before anything is started
     refuse_second_group()
+    threads = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // size))
+        torch.set_num_threads(max(1, threads // size))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=START_TIMEOUT)
     context = multiprocessing.get_context("spawn")
     processes = [
@@ -65,7 +66,7 @@ def spawn_ranks(
     ]
     for process in processes:
         process.start()
-    ranks = SpawnedRanks(processes, on_death)
+    ranks = SpawnedRanks(processes, on_death, threads)
     group = Group(0, size, device, store)
     group.companions = ranks
     return group
@@ -74,8 +75,9 @@ def spawn_ranks(
 class SpawnedRanks:
     """The processes of ranks 1 and up, watched by a thread until `close`."""
 
-    def __init__(self, processes: Sequence[SpawnProcess], on_death: Callable[[str], None]) -> None:
-        self._processes, self._on_death = processes, on_death
+    def __init__(self, processes: Sequence[SpawnProcess], on_death: Callable[[str], None], threads: int) -> None:
+        """`threads`: torch's in this process before it shared them."""
+        self._processes, self._on_death, self._threads = processes, on_death, threads
         self._closing, self._wake = os.pipe()
         self._watcher = threading.Thread(target=self._watch, name="rank watcher", daemon=True)
         self._watcher.start()
@@ -111,6 +113,7 @@ class SpawnedRanks:
             process.join()
         os.close(self._closing)
         os.close(self._wake)
+        torch.set_num_threads(self._threads)
 
 
 def _run_rank(

@@ -51,6 +51,8 @@ class Tokenizer:
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
         self._known: dict[int, bytes] = {}
         """Bytes of the tokens asked for so far."""
+        self._whole: dict[int, str | None] = {}
+        """The same as text, None where they are not whole characters."""
         for token_id in eos_token_ids:
             self._check_id(token_id)
         self.eos_token_ids = eos_token_ids
@@ -105,6 +107,20 @@ class Tokenizer:
             self._check_id(token_id)
             known = self._known[token_id] = self._token_bytes(token_id)
         return known
+
+    def whole_text(self, token_id: int) -> str | None:
+        """The text that a token is by itself; None where its bytes are not whole characters. Raises InputError for an
+        id out of range."""
+        try:
+            return self._whole[token_id]
+        except KeyError:
+            data = self.token_bytes(token_id)
+        try:
+            whole: str | None = data.decode("utf-8")
+        except UnicodeDecodeError:
+            whole = None
+        self._whole[token_id] = whole
+        return whole
 
     def special_id(self, text: str) -> int | None:
         """Id of the added token whose text is exactly `text`."""
@@ -174,14 +190,21 @@ class IncrementalDecoder:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+        self.waits = False
+        """Whether a character is not complete. While none is, text that is whole by itself need not come through here.
+        """
+
     def push(self, data: bytes) -> str:
         """The text that `data` completes."""
-        return self._decoder.decode(data)
+        text = self._decoder.decode(data)
+        self.waits = bool(self._decoder.getstate()[0])
+        return text
 
     def flush(self) -> str:
         """What is left of a character that was cut; the decoder is then as new."""
         text = self._decoder.decode(b"", True)
         self._decoder.reset()
+        self.waits = False
         return text
 
 

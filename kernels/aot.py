@@ -76,8 +76,8 @@ def compile_case(case: Case) -> Compiled:
         listing = subprocess.run([_tool("nvdisasm"), "-c", cubin], capture_output=True, text=True, check=True)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage.stdout)}
     counts: dict[str, int] = {}
-    for name in ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL"):
-        counts[name] = len(re.findall(rf"\b{name}\b", listing.stdout))
+    for name in ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128"):
+        counts[name] = len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout))
     return Compiled(
         case.name, found["REG"], found["STACK"] + found["LOCAL"], binary.metadata.shared,
         case.constants.get("num_warps", 4), counts,

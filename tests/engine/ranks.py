@@ -43,6 +43,25 @@ def collectives_worker(group: Group, output: Path) -> None:
     torch.save(results, output / f"rank{group.rank}.pt")
 
 
+def one_shot_worker(group: Group, output: Path) -> None:
+    """Sums with residual and norm over NCCL, then the same through symmetric memory, one of them in a CUDA graph."""
+    group.use_one_shot(torch.bfloat16)
+    generator = torch.Generator(group.device).manual_seed(group.rank)
+    parts = torch.randn(6, 9, 5120, device=group.device, generator=generator).bfloat16()
+    weight, residual = torch.ones(5120, device=group.device).bfloat16(), torch.ones_like(parts[0])
+    one_shot = [group.all_reduce_norm(part.clone(), weight, 1e-6, residual) for part in parts]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = [group.all_reduce_norm(part, weight, 1e-6, residual) for part in parts]
+    graph.replay()
+    group._one_shot = None
+    nccl = [group.all_reduce_norm(part.clone(), weight, 1e-6, residual) for part in parts]
+    torch.cuda.synchronize()
+    results = {"one_shot": one_shot, "captured": captured, "nccl": nccl}
+    torch.save({name: torch.stack([h for _, h in pairs]).cpu() for name, pairs in results.items()},
+               output / f"rank{group.rank}.pt")  # fmt: skip
+
+
 def waiting_worker(group: Group) -> None:
     group.broadcast_bytes(None)
 

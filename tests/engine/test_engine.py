@@ -232,6 +232,25 @@ def test_a_second_group_of_ranks_in_one_process_is_refused(checkpoint: Path) -> 
             assert tokens(single.generate(["q"], params)) == tokens(engine.generate(["q"], params))
 
 
+def test_a_group_of_ranks_can_follow_another_one(checkpoint: Path) -> None:
+    """Closed is closed: the next group starts as the first did, with as many threads to share."""
+    options = {"device": "cpu", "dtype": "float32", "max_model_len": 400}
+    params = SamplingParams(max_tokens=30, thinking_token_budget=8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Engine(checkpoint, **options) as single:
+            want = tokens(single.generate(["q"], params))
+        for _ in range(2):
+            with Engine(checkpoint, tensor_parallel_size=2, **options) as engine:
+                assert torch.get_num_threads() == 1
+                assert tokens(engine.generate(["q"], params)) == want
+            assert torch.get_num_threads() == 2
+            assert not torch.distributed.is_initialized()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
     directory = write_random_checkpoint(tmp_path)
     with Engine(directory, device="cpu", dtype="float32", max_model_len=400) as engine:

@@ -217,6 +217,15 @@ def test_stop_strings_do_not_match_inside_or_across_forced_text(tokenizer):
     assert (run.stream.stop_hit, run.stream.answer) == ("Answer", "Final Answer:17:")
 
 
+def test_nothing_follows_a_stop_string_that_is_found_when_its_kind_ends(tokenizer):
+    run = Driver(tokenizer, stop=["_start|"])
+    assert run.push("a<|im_start|>", PLAIN) == [("a", PLAIN)]
+    assert run.push("b", REASONING) == [("<|im", PLAIN)], "held back as a possible opener, and then it was none"
+    assert run.stream.stop_hit == "_start|"
+    assert run.push("c", REASONING) == run.push("d", ANSWER) == run.finish() == []
+    assert run.stream.text == "a<|im"
+
+
 def test_stop_string_before_a_model_written_opener_is_released(tokenizer):
     run = Driver(tokenizer, stop=["ab"])
     assert run.push("a<|im_start|>", PLAIN) == []
@@ -298,16 +307,19 @@ def test_tokens_in_runs_become_the_text_of_tokens_one_by_one(tokenizer, data):
     order = sorted(data.draw(st.lists(st.sampled_from([*TokenKind]), min_size=len(ids), max_size=len(ids))))
     forced = data.draw(st.lists(st.booleans() | st.just(False), min_size=len(ids), max_size=len(ids)))
     prompt = data.draw(st.sampled_from(["", "<|im_start|>", "<|im_start|>think"]))
-    one, many = (Driver(tokenizer, form, prompt).stream for _ in range(2))
+    stop = data.draw(st.sampled_from([(), ("b c", "aa", "<|im_start|>"), ("\n", "éa")]))
+    one, many = (Driver(tokenizer, form, prompt, stop=stop).stream for _ in range(2))
+    single: list[Piece] = []
+    runs: list[Piece] = []
     for token, kind, was_forced in zip(ids, order, forced, strict=True):
-        one.push(token, kind, was_forced)
+        single += one.push(token, kind, was_forced)
     at = 0
     for size in sizes:
-        many.push_all(ids[at : at + size], [int(kind) for kind in order[at : at + size]], forced[at : at + size])
+        run = slice(at, at + size)
+        runs += many.push_all(ids[run], [int(kind) for kind in order[run]], forced[run])
         at += size
-    one.finish(), many.finish()
-    single, runs = one.pieces_from(0), many.pieces_from(0)
-    assert joined([piece for piece, _ in runs]) == joined([piece for piece, _ in single])
-    ends = [end for _, end in runs]
+    single, runs = single + one.finish(), runs + many.finish()
+    assert joined(runs) == joined(single)
+    ends = [piece.end for piece in runs]
     assert ends == sorted(ends) and all(0 < end <= len(ids) for end in ends)
     assert (many.text, many.reasoning, many.answer) == (one.text, one.reasoning, one.answer)

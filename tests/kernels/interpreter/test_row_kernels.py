@@ -1,10 +1,11 @@
-"""RMSNorm, SiLU * mul, embedding, RoPE + append: kernels against definitions."""
+"""RMSNorm, the same behind a sum over ranks, SiLU * mul, embedding, RoPE + append: kernels against definitions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from kernels.all_reduce_norm import Parts, all_reduce_norm_reference, all_reduce_norm_triton
 from kernels.embedding import embedding_reference, embedding_triton
 from kernels.rms_norm import rms_norm_reference, rms_norm_triton
 from kernels.rope_append import rope_append_reference, rope_append_triton
@@ -31,6 +32,38 @@ def test_rms_norm_of_a_zero_row_and_a_nan_row(device):
     y, _ = rms_norm_triton(x, torch.ones(96, device=device), 1e-6)
     assert (y[1] == 0).all() and y[2].isnan().all()
     assert torch.isfinite(y[[0, 3]]).all()
+
+
+def parts_of(ranks: int, capacity: int, message: torch.Tensor) -> Parts:
+    """Buffers of `ranks` ranks that begin with message[rank] and are NaN behind it."""
+    buffers = [message.new_full((capacity,), torch.nan) for _ in range(ranks)]
+    for buffer, part in zip(buffers, message, strict=True):
+        buffer[: part.numel()] = part.flatten()
+    return Parts.of(buffers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ranks, tokens, hidden", [(2, 1, 64), (3, 7, 896), (2, 64, 100), (8, 3, 5120)])
+def test_all_reduce_norm(device, dtype, ranks, tokens, hidden):
+    message = torch.randn(ranks, tokens, hidden, device=device).to(dtype)
+    parts = parts_of(ranks, 2 * tokens * hidden, message)
+    residual = torch.randn(tokens, hidden, device=device).to(dtype)
+    weight = torch.randn(hidden, device=device).to(dtype)
+    y, h = all_reduce_norm_triton(parts, weight, 1e-6, residual)
+    _, want_h = all_reduce_norm_reference(parts, weight, 1e-6, residual)
+    assert torch.equal(h, want_h), "the sum is in rank order, so its bits are known"
+    want = message.double().sum(0) + residual.double()
+    assert error(h, want) < TOLERANCE[dtype]
+    assert error(y, rms_norm_reference(h.float(), weight.float(), 1e-6)[0]) < TOLERANCE[dtype]
+
+
+def test_all_reduce_norm_adds_in_rank_order(device):
+    """1e8 + 1 is 1e8 in float32: what is left of the 1 tells the order."""
+    values, ones = torch.tensor([1e8, 1.0, -1e8], device=device), torch.ones(64, device=device)
+    for order, left in (((0, 1, 2), 0.0), ((0, 2, 1), 1.0)):
+        parts = parts_of(3, 64, (values[list(order), None] * ones)[:, None])
+        _, h = all_reduce_norm_triton(parts, ones, 1e-6, torch.full((1, 64), 0.5, device=device))
+        assert torch.equal(h, torch.full((1, 64), left + 0.5, device=device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,5 +125,7 @@ def test_no_tokens(device):
     empty = torch.empty(0, 64, device=device)
     ids = torch.empty(0, dtype=torch.int64, device=device)
     assert rms_norm_triton(empty, empty.new_ones(64), 1e-6)[0].shape == (0, 64)
+    parts = parts_of(2, 8, empty.new_empty(2, 0))
+    assert all_reduce_norm_triton(parts, empty.new_ones(64), 1e-6, empty)[0].shape == (0, 64)
     assert silu_mul_triton(empty).shape == (0, 32)
     assert embedding_triton(ids, empty.new_ones(5, 64)).shape == (0, 64)
