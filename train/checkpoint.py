@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -43,7 +44,7 @@ class Checkpoints:
             "batch_size": config.data.batch_size,
             "last_batch": config.data.last_batch,
             "reduction": config.reduction,
-            "lora": asdict(config.lora) if config.lora else None,
+            "lora": msgspec.to_builtins(config.lora),
             "optimizer": config.optim.kind,
         }
         self._pending: tuple[int, Future[Any]] | None = None

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from train.architecture import Architecture
+from train.config import Model
 from train.errors import TrainingError
 from train.lora import adapter_bound
 from train.model import Decoder
@@ -33,18 +34,22 @@ def failure(error: BaseException) -> BaseException:
     return next((cause for cause, _ in failures.values()), error) if failures else error
 
 
-def find_directory(name: str) -> Path:
-    """`name` itself when it is a directory, else the hub's snapshot of it (downloaded if needed)."""
+def find_config(model: Model) -> Path:
+    """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`."""
+    if model.path is None:
+        return Path(model.init or "")
+    name = model.path
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name, "config.json")
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise TrainingError(f"model.path {name} is neither a directory nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download  # Slow to import; a local directory does not need it.
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
     except Exception as error:
         raise TrainingError(f"model.path {name}: cannot be downloaded: {error}; give a local directory") from error
+    return Path(folder, "config.json")
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -57,13 +62,11 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise TrainingError(f"{folder}: no .safetensors file{pickled}")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with file.open("rb") as stream:
-            try:
-                (size,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(size))
-            except (struct.error, ValueError) as error:
-                raise TrainingError(f"{file}: not a safetensors file: {error}; fetch it again") from error
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        try:
+            with safe_open(file, framework="pt") as stored:
+                shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TrainingError(f"{file}: not a whole safetensors file: {error}; fetch it again") from error
     return shapes
 
 
@@ -110,11 +113,13 @@ def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: b
             parameter.copy_(whole)
 
 
-def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: torch.dtype, tokenizer: Path) -> None:
+def export(
+    tensors: dict[str, torch.Tensor], folder: Path, config_file: Path, dtype: torch.dtype, tokenizer: Path
+) -> None:
     """Writes `tensors` (sharded or not) as a Hugging Face directory that transformers, vLLM and the engine load.
 
-    `source`: the directory or config.json the model came from. Written beside `folder` and renamed at the end, so a
-    directory of this name is always whole.
+    `config_file`: the model's config.json; the files beside it and in the `tokenizer` directory are copied. Written
+    beside `folder` and renamed at the end, so a directory of this name is always whole.
     """
     partial = folder.with_name(folder.name + ".partial")
     first = not dist.is_initialized() or dist.get_rank() == 0
@@ -143,9 +148,9 @@ def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: 
     _barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
-        _write_config(partial, source, dtype)
+        _write_config(partial, config_file, dtype)
         for name in COPIED:
-            for place in (tokenizer, source if source.is_dir() else source.parent):
+            for place in (tokenizer, config_file.parent):
                 if (place / name).is_file():
                     shutil.copyfile(place / name, partial / name)
                     break
@@ -154,15 +159,11 @@ def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: 
     _barrier()
 
 
-def _write_config(folder: Path, source: Path, dtype: torch.dtype) -> None:
-    config: dict[str, Any] = json.loads((source / "config.json" if source.is_dir() else source).read_text())
-    name = str(dtype).removeprefix("torch.")
-    config.pop("torch_dtype", None)
-    config["dtype"] = config["torch_dtype"] = name  # transformers 5 and before read different names
-    if config["model_type"] in ("qwen2", "qwen3"):
-        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
-    else:
-        config.setdefault("architectures", ["LlamaForCausalLM"])
+def _write_config(folder: Path, config_file: Path, dtype: torch.dtype) -> None:
+    config: dict[str, Any] = json.loads(config_file.read_text())
+    # transformers 5 and before read different names
+    config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -119,7 +119,7 @@ def test_asynchronous_saves_resume_alike(tmp_path: Path) -> None:
     late = write_config(tmp_path / "late.yaml", model, data, epochs=2, checkpoint={"asynchronous": True, "every": 2})
     trainer(plain).fit()
     first = trainer(late)
-    first.stopping = True
+    first.told_to_stop = True
     first.fit()
     trainer(late).fit()
     assert trajectory(tmp_path / "late") == trajectory(tmp_path / "plain")
@@ -208,7 +208,7 @@ def test_eight_bit_adam_resumes_bit_for_bit(tmp_path: Path) -> None:
     broken = write_config(tmp_path / "broken.yaml", model, data, optim={"kind": "adamw8bit"})
     trainer(unbroken).fit()
     first = trainer(broken)
-    first.stopping = True
+    first.told_to_stop = True
     first.fit()
     states = [v for s in first.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
     assert any("8bit" in type(v).__name__ for v in states), "no state is 8-bit: the tensors are too small to tell"
