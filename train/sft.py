@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -198,7 +197,7 @@ class Trainer:
         sinks: list[Sink] = []
         if world.first:
             config.save(self.run / "config.yaml")
-            sinks = open_sinks(config, self.run, start, self.total_steps, msgspec.to_builtins(config))
+            sinks = open_sinks(config, self.run, start, self.total_steps)
             self.announce(start)
         before = signal.signal(signal.SIGTERM, self.stop)
         try:

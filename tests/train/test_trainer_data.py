@@ -143,6 +143,18 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
     assert everything.trained.all() and everything.tokens[-1] == 151643
 
 
+@needs_qwen
+def test_a_token_across_the_border_is_trained(tmp_path: Path) -> None:
+    """The template's line break and the turn's own first one are one token; searching for the header would miss it."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "\nYes"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
+    data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
+    trained = tokenizer.tokenizer.decode(data.tokens[data.trained].tolist(), skip_special_tokens=False)
+    other = tokenizer.tokenizer.decode(data.tokens[~data.trained].tolist(), skip_special_tokens=False)
+    assert trained == "\n\nYes<|im_end|>\n" and other.endswith("<|im_start|>assistant")
+
+
 def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
     """T12: parameters and steps exactly, memory and FLOPs within 1 % of figures worked out by hand."""
     arch = Architecture.load(RECIPES / "qwen2.5_32b.json")
@@ -166,11 +178,13 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert small == pytest.approx(gb * 6 / 16, rel=0.01)
     for tokens, boundaries, layer in ((5_300, 3.5, 1.8), (10_600, 6.9, 3.5), (32_768, 21.5, 10.9)):
         plan = memory(tokens, **full)
-        assert plan.boundaries == pytest.approx(boundaries, abs=0.06) and plan.layer == pytest.approx(layer, abs=0.06)
+        assert (round(plan.boundaries, 1), round(plan.layer, 1)) == (boundaries, layer)
     assert 32_768 * layer_values(arch) * 2 / 1e9 == pytest.approx(10.9, rel=0.01)
     lora = load_config(RECIPES / "s1_32b_lora_1xh200.yaml")
     assert adapter_parameters(lora, arch) == pytest.approx(134e6, rel=0.01)
-    assert plan_memory(lora, arch, 1, 32_768).total == pytest.approx(102, rel=0.06)
+    plan = plan_memory(lora, arch, 1, 32_768)
+    assert plan.state == pytest.approx(65.5 + 2.1, rel=0.01)
+    assert plan.state + plan.boundaries + plan.layer + plan.overhead == pytest.approx(102, rel=0.01)
     assert state_bytes(lora) == 16
 
     lengths = published_lengths()
@@ -185,6 +199,7 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
         "not measured",
         "16 x H100",
         "1.92e+11",
+        "all logits at once would be 4.9",
     ):
         assert figure in printed
     assert plan_main([*arguments[:3], "--lengths", "/nowhere"]) == 2 and "/nowhere" in capsys.readouterr().err
