@@ -115,12 +115,13 @@ class Checkpoints:
             shutil.rmtree(old.parent)
 
     def _failed(self, step: int, error: BaseException) -> TrainingError:
+        reason = failure(error, self._folder)
         if self._world.first:
             shutil.rmtree(self.path(step), ignore_errors=True)
         kept = self.latest()
         last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
         return TrainingError(
-            f"saving step {step} to {self._folder} failed: {failure(error)}; {last}; make room and run the same command"
+            f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
         )
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -28,10 +28,14 @@ COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "
           "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
 
-def failure(error: BaseException) -> BaseException:
-    """What went wrong on the first rank that failed, out of a distributed checkpoint's collected errors."""
+def failure(error: BaseException, folder: Path) -> str:
+    """What went wrong on the first rank that failed to write to `folder`, out of DCP's collected errors.
+
+    A full disk reaches us as "unexpected pos" of torch's zip writer, so the room that is left is told too.
+    """
     failures = getattr(error, "failures", None)
-    return next((cause for cause, _ in failures.values()), error) if failures else error
+    cause = next((cause for cause, _ in failures.values()), error) if failures else error
+    return f"{' '.join(str(cause).split())} ({shutil.disk_usage(folder).free / 1e9:.3f} GB are free there)"
 
 
 def find_config(model: Model) -> Path:
@@ -141,10 +145,9 @@ def export(
     try:
         dcp.save(tensors, storage_writer=writer)
     except (OSError, dcp.api.CheckpointException) as error:
+        message = f"writing {folder} failed: {failure(error, folder.parent)}"
         shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(
-            f"writing {folder} failed: {failure(error)}; the checkpoint is intact: make room and run the same command"
-        ) from error
+        raise TrainingError(f"{message}; the checkpoint is intact: make room and run the same command") from error
     _barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files

@@ -207,6 +207,29 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, asynchronous: bool
     assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_disk_without_room_for_a_second_checkpoint(tmp_path: Path, asynchronous: bool) -> None:
+    """A real full disk: a file system of 6 MB, checkpoints of 4 MB. With more room the same command ends the run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a tmpfs")
+    try:
+        model = write_model(tmp_path / "model", hidden=96, intermediate=256, layers=3)
+        data = write_tokens(tmp_path / "data.jsonl", LENGTHS)
+        checkpoint = {"every": 2, "asynchronous": asynchronous}
+        config = write_config(tmp_path / "run.yaml", model, data, run=str(disk / "run"), checkpoint=checkpoint)
+        with pytest.raises(TrainingError, match=r"saving step 4 .*GB are free there\); .*step 2 is intact") as error:
+            trainer(config).fit()
+        assert "\n" not in str(error.value) and not unfinished(disk / "run")
+        subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
+        trainer(config).fit()
+        assert len(trajectory(disk / "run")) == 5 and (disk / "run" / "export" / "config.json").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
     other = write_model(tmp_path / "other", layers=3)
