@@ -60,28 +60,15 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: ChatTokenizer 
     Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
     """
     names: list[str] = []
-    encoded: list[tuple[np.ndarray, np.ndarray]] = []
-    pending: list[Text] = []
-    places: list[int] = []
+    samples: list[Text | tuple[np.ndarray, np.ndarray]] = []
     for file in files:
         for number, record in _records(Path(file)):
             place = f"{file}:{number}"
-            names.append(f"{record['id']}" if "id" in record else place)
-            sample = _sample(record, place, config, tokenizer)
-            if isinstance(sample, Text):
-                places.append(len(encoded))
-                pending.append(sample)
-                encoded.append((np.empty(0, np.int32), np.empty(0, bool)))
-            else:
-                encoded.append(sample)
-    if pending:
-        assert tokenizer is not None
-        for at, pair in zip(places, tokenizer.encode(pending), strict=True):
-            encoded[at] = pair
-    return _collect(names, encoded, config, vocab_size, files)
-
-
-def _collect(names, encoded, config: Data, vocab_size: int, files) -> Dataset:
+            names.append(str(record.get("id", place)))
+            samples.append(_sample(record, place, config, tokenizer))
+    texts = [sample for sample in samples if isinstance(sample, Text)]
+    pairs = iter(tokenizer.encode(texts) if tokenizer else [])
+    encoded = [next(pairs) if isinstance(sample, Text) else sample for sample in samples]
     keep, dropped = [], []
     for i, (tokens, trained) in enumerate(encoded):
         if len(tokens) > config.max_tokens:

@@ -7,6 +7,7 @@ characters each token covers, never by searching for token patterns (which fails
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 from train.errors import TrainingError
 
 ASSISTANT = "<|im_start|>assistant\n"
-TURN = "<|im_start|>"
+MARKED = re.compile(re.escape(ASSISTANT) + r"(.*?)(?=<\|im_start\|>(?:user|system|tool)\n|\Z)", re.DOTALL)
 THINK = "<|im_start|>think\n"
 ANSWER = "\n<|im_start|>answer\n"
 # s1K, s1K-1.1 and our own names for the same three columns, tried in this order.
@@ -158,17 +159,10 @@ def chat_text(tokenizer: ChatTokenizer, messages: list[dict[str, str]], name: st
 
 def marked_text(text: str, name: str) -> Text:
     """A conversation that is already rendered as ChatML (s1K's `text` column): assistant turns are trained."""
-    spans = []
-    at = text.find(ASSISTANT)
-    while at >= 0:
-        begin = at + len(ASSISTANT)
-        ends = [e for e in (text.find(TURN + role + "\n", begin) for role in ("user", "system", "tool")) if e >= 0]
-        end = min(ends, default=len(text))
-        spans.append((begin, end))
-        at = text.find(ASSISTANT, end)
+    spans = tuple(match.span(1) for match in MARKED.finditer(text))
     if not spans:
         raise TrainingError(
             f"{name}: no {ASSISTANT!r} in the text; render it with the chat template, "
             "or set data.loss: all to train on every token"
         )
-    return Text(text, tuple(spans))
+    return Text(text, spans)

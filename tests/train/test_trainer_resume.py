@@ -273,6 +273,7 @@ def test_eight_bit_adam_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_torchrun_restarts_a_killed_rank(long_run: tuple[Path, Path]) -> None:
     """`torchrun --max-restarts`: one of two ranks is killed at a step and in a save; the end is the unbroken one."""
     unbroken, broken = long_run
