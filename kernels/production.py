@@ -34,19 +34,15 @@ def _row_kernels() -> list[Case]:
         constants = {"HIDDEN": hidden, "LETS_NEXT_START": False, **rms_norm_config(hidden)}
         cases.append(Case(f"rms_norm {hidden}", _rms_norm_kernel, norm, {**constants, "HAS_RESIDUAL": False}))
         added = {**norm, "residual_ptr": bf16}
-<<<<<<< HEAD
         constants["HAS_RESIDUAL"] = True
         cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, constants))
         early = {**constants, "LETS_NEXT_START": True}
         cases.append(Case(f"rms_norm+add {hidden} early", _rms_norm_kernel, added, early))
-=======
-        cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, {**constants, "HAS_RESIDUAL": True}))
     reduced = {"addresses_ptr": i64, "residual_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16}
     for ranks in (2, 8):
         constants = {"RANKS": ranks, "HIDDEN": 5120, **all_reduce_norm_config(5120)}
         arguments = {**reduced, "eps": "fp32"}
         cases.append(Case(f"all_reduce_norm 5120 x {ranks}", _all_reduce_norm_kernel, arguments, constants))
->>>>>>> step
     silu = {"FEATURES": 27648, **silu_mul_config()}
     cases.append(Case("silu_mul 27648", _silu_mul_kernel, {"x_ptr": bf16, "y_ptr": bf16}, silu))
     embed = {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"}

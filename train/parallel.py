@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from train.config import Compute, TrainConfig
 from train.errors import TrainingError
-from train.model import Decoder
+from train.model import Block, Decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -84,7 +84,10 @@ def leave_world() -> None:
 def shard(model: Decoder, world: World, compute: Compute) -> None:
     """Compiles and shards in place. One process in one dtype keeps plain tensors: nothing to shard or cast."""
     if compute.compile:
-        model.compile_blocks()
+        for block in model.model.layers:
+            assert isinstance(block, Block)
+            block.before = torch.compile(block.before, dynamic=True)  # type: ignore[method-assign]
+            block.after = torch.compile(block.after, dynamic=True)  # type: ignore[method-assign]
     model.context_group = world.context_group
     if world.size == 1 and compute.dtype == compute.master_dtype:
         return
