@@ -59,6 +59,9 @@ def join_world(config: TrainConfig) -> World:
         raise TrainingError("compute.device is cuda, but no GPU is at hand; set compute.device=cpu")
     if size % context:
         raise TrainingError(f"parallel.context = {context} does not divide the world of {size} ranks")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
+        # Restarted ranks would read the addresses of dead ones from the kept store and wait for them: pytorch #135712.
+        raise TrainingError("torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)

@@ -281,16 +281,20 @@ def test_torchrun_restarts_a_killed_rank(long_run: tuple[Path, Path]) -> None:
     arguments = command(broken, ranks=2)
     process = start([*arguments[:3], "--max-restarts", "2", *arguments[3:]])
     run = broken.with_suffix("")
-    moments = (lambda: steps_done(run) >= 9, lambda: steps_done(run) > 12 and bool(unfinished(run)))
-    for moment in moments:
-        while not moment():
-            assert process.poll() is None, process.communicate()[1][-2000:]
-            time.sleep(0.001)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        while Path(f"/proc/{children[-1]}").exists():
-            time.sleep(0.001)
-    _, errors = process.communicate(timeout=250)
+    reached = 0
+    try:
+        for in_a_save in (False, True):
+            while not (steps_done(run) > reached + 8 and (not in_a_save or unfinished(run))):
+                assert process.poll() is None, process.communicate()[1][-2000:]
+                time.sleep(0.001)
+            child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]
+            os.kill(int(child), signal.SIGKILL)
+            while Path(f"/proc/{child}").exists():
+                time.sleep(0.001)
+            reached = steps_done(run)
+        _, errors = process.communicate(timeout=250)
+    finally:
+        process.terminate()
     assert process.returncode == 0, errors[-3000:]
     assert errors.count("resuming after step") == 2
     assert trajectory(run) == trajectory(unbroken.with_suffix(""))
