@@ -8,14 +8,19 @@ import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import kernels
+from bench.gemm import candidates, linears
+from bench.shapes import SHAPES
 from kernels.aot import SHARED_LIMIT, Case, Compiled, binary_of, compile_case
 from kernels.language import triton
 from kernels.production import production_cases
+from kernels.small_gemm import small_gemm_config
 
 ROOT = Path(__file__).parents[2]
 CASES = {case.name: case for case in production_cases()}
@@ -88,6 +93,21 @@ def test_a_dependent_product_only_prefetches_its_weight_before_it_waits(name):
 @pytest.mark.parametrize("name", [name for name in CASES if name not in EVERY_KERNEL])
 def test_compiles_for_sm_90_in_every_configuration(name):
     check(CASES[name], compile_case(CASES[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("linear", linears(SHAPES["qwen2.5-32b"], 1)[1:4], ids=lambda linear: linear.name)
+def test_whatever_the_tuner_tries_compiles(linear):
+    """At the most tokens, where it takes most: o, gate_up and down."""
+    like = CASES[f"gemm {linear.name} 64"]
+    for config in candidates(linear, 64, 2):
+        chosen = replace(config, prefetch=8)
+        constants = {**like.constants, "NORM": False, "RESIDUAL": False}
+        constants |= small_gemm_config(chosen, 64, torch.bfloat16)
+        arguments = {k: v for k, v in like.arguments.items() if k not in ("norm_ptr", "residual_ptr")}
+        arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
+        check(like, compile_case(Case(str(chosen), like.kernel, arguments, constants, config.block_out)))
 
 
 def test_a_kernel_that_spills_is_seen():
