@@ -8,14 +8,19 @@ import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import kernels
+from bench.gemm import candidates, linears
+from bench.shapes import SHAPES
 from kernels.aot import SHARED_LIMIT, Case, Compiled, binary_of, compile_case
 from kernels.language import triton
 from kernels.production import production_cases
+from kernels.small_gemm import small_gemm_config
 
 ROOT = Path(__file__).parents[2]
 CASES = {case.name: case for case in production_cases()}
@@ -96,6 +101,21 @@ def test_parts_of_other_ranks_are_read_in_16_bytes():
         compiled = compile_case(CASES[f"all_reduce_norm 5120 x {ranks}"])
         per_thread = 8192 // (32 * compiled.num_warps) // 8
         assert compiled.instructions["LDG.E.128"] == (ranks + 2) * per_thread, compiled  # and residual, and weight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("linear", linears(SHAPES["qwen2.5-32b"], 1)[1:4], ids=lambda linear: linear.name)
+def test_whatever_the_tuner_tries_compiles(linear):
+    """At the most tokens, where it takes most: o, gate_up and down."""
+    like = CASES[f"gemm {linear.name} 64"]
+    for config in candidates(linear, 64, 2):
+        chosen = replace(config, prefetch=8)
+        constants = {**like.constants, "NORM": False, "RESIDUAL": False}
+        constants |= small_gemm_config(chosen, 64, torch.bfloat16)
+        arguments = {k: v for k, v in like.arguments.items() if k not in ("norm_ptr", "residual_ptr")}
+        arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
+        check(like, compile_case(Case(str(chosen), like.kernel, arguments, constants, config.block_out)))
 
 
 def test_a_kernel_that_spills_is_seen():
