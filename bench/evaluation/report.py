@@ -37,6 +37,7 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
         tasks.append({
             "task": name,
             "problems": max(len(cell.problems) for cell in cells),
+            "note": results.notes[name],
             "conditions": rows,
             "methods": [method(label, curve) for label, curve in series.items() if len(curve) > 1],
             "tokens": {"generated": tokens.generated, "independent": tokens.independent, "ratio": tokens.ratio},

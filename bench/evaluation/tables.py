@@ -17,7 +17,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["missing_samples"]:
         lines += [f"**Incomplete: {report['missing_samples']:,} samples of the grid are missing.**", ""]
     for task in report["tasks"]:
-        lines += [f"## {task['task']}, {task['problems']:,} problems", "", *conditions(task), ""]
+        lines += [f"## {task['task']}, {task['problems']:,} problems", ""]
+        if task["note"]:
+            lines += [f"Note: {task['note']}.", ""]
+        lines += [*conditions(task), ""]
         if any(row.get("at_k") for row in task["conditions"]):
             lines += [*together(task), ""]
         if task["methods"]:
