@@ -3,9 +3,9 @@
     python -m curate.families --split heldout --seed 7 --count 200 --out questions.jsonl
 
 Held-out lines hold id, family, prompt and answer, are distinct questions, and are valid input of `python -m
-engine.generate --input`; where a family has no more, others give the rest and a note on stderr says so. Train lines come
-as training draws them, with repeats, and add difficulty (the "Wait"s it takes) and thinking, the written reasoning with
-those "Wait"s in it.
+engine.generate --input`; where a family has no more, others give the rest and a note on stderr says so. Train lines
+come as training draws them, with repeats, and add difficulty (the "Wait"s it takes) and thinking, the written reasoning
+with those "Wait"s in it.
 """
 
 import json

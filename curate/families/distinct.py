@@ -32,8 +32,8 @@ class Drawn:
         if not self.dry:
             return ""
         given = {name: [p.difficulty for p in self.problems if p.family == name] for name, _ in self.dry}
-        what = ", ".join(f"{name} (gave {given[name].count(waits)} that need {waits} Waits)" for name, waits in self.dry)
-        return f"no further distinct questions in {what}; other families gave as hard ones instead"
+        what = [f"{name} (gave {given[name].count(waits)} that need {waits} Waits)" for name, waits in self.dry]
+        return f"no further distinct questions in {', '.join(what)}; other families gave as hard ones instead"
 
 
 @lru_cache(maxsize=4)  # running, grading and reporting an evaluation all ask for the same set

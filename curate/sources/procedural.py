@@ -156,7 +156,7 @@ def family_files() -> list[Path]:
 
 @lru_cache(maxsize=2)
 def heldout(seed: int, count: int) -> tuple[Problem, ...]:
-    """Held-out questions in the plain draw, repeats included; by its hash no other held-out one is in a source either."""
+    """Held-out questions in the plain draw, repeats included; by their hash no others are in a source either."""
     return tuple(islice(problems("heldout", seed), count))
 
 

@@ -148,7 +148,7 @@ def test_families_are_held_out_and_seeded():
     whole = load(TaskSpec(name="s1_nano", seed=7))
     assert len({p.question for p in whole.problems}) == len(whole.problems) == 1000
     assert "sequences" in whole.note and task.note == ""
-    with pytest.raises(InputError, match="task s1_nano: sequences: .* lower the count or add families"):
+    with pytest.raises(InputError, match=r"task s1_nano: sequences: .* lower the count or add families"):
         load(TaskSpec(name="s1_nano", families=("sequences",)))
 
 
