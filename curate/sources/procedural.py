@@ -158,7 +158,7 @@ def family_files() -> list[Path]:
 
 @lru_cache(maxsize=2)
 def heldout(seed: int, count: int) -> tuple[Problem, ...]:
-    """The evaluation set that `python -m curate.families --split heldout --seed S --count N` writes."""
+    """Held-out questions in the plain draw, repeats included; by their hash no others are in a source either."""
     return tuple(islice(problems("heldout", seed), count))
 
 
