@@ -37,7 +37,7 @@ def test_lora_starts_at_the_base_and_merges_to_its_adapter(tmp_path: Path) -> No
         adapted = peft.PeftModel.from_pretrained(original, tmp_path / "run" / "adapter")
         logits = adapted(ids).logits
         assert (logits - before).abs().max() > 1e-2, "the adapter does nothing"
-        assert (merged(ids).logits - logits).abs().max() <= 1e-6 * logits.abs().max() * 10
+        assert (merged(ids).logits - logits).abs().max() <= 1e-6 * logits.abs().max()
 
 
 def test_lora_resumes_from_what_is_trained(tmp_path: Path) -> None:
