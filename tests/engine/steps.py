@@ -53,7 +53,7 @@ class Pages:
             max_context=max(lengths),
         )
         hidden = self.decoder.forward(torch.tensor(ids), torch.tensor(positions), meta, self.kv)
-        logits = self.decoder.logits(hidden)
+        logits = self.decoder.logits(hidden).clone()  # which the next step may overwrite
         parts = logits.split([rows[row] for row in decodes + prefills])
         return dict(zip(decodes + prefills, parts, strict=True))
 
