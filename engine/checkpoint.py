@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from engine.errors import InputError
+from engine.json_file import read_object
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = ("F32", "BF16", "F16")
@@ -80,9 +81,9 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 def _read_index(index: Path) -> Mapping[str, str]:
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = read_object(index)["weight_map"]
         wrong = next((name for name in listed.values() if Path(name).name != name), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} has no readable weight_map ({error!r}); copy it again") from None
     if wrong is not None:
         raise InputError(f"{index} lists {wrong!r}; its files must lie beside it")
@@ -121,7 +122,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             name: (StoredTensor(file, entry["dtype"], tuple(entry["shape"])), entry["data_offsets"][1])
             for name, entry in entries.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{file} has no readable safetensors header ({error!r}); copy it again") from None
     for name, (tensor, end) in sorted(found.items(), key=lambda item: item[1][1]):
         if 8 + length + end > size:

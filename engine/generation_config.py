@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from engine.errors import InputError
+from engine.json_file import read_object
 from engine.request import SamplingParams
 
 _FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -20,10 +20,10 @@ def default_params(directory: Path, generation_config: str) -> SamplingParams:
     path = directory / "generation_config.json"
     if generation_config == "none" or not path.is_file():
         return SamplingParams()
+    values = read_object(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         found = {name: values[name] for name in _FIELDS if values.get(name) is not None}
         found["temperature"] = found.get("temperature", 1.0) if values.get("do_sample", False) else 0.0
         return SamplingParams.from_dict(found)
-    except (OSError, ValueError, AttributeError) as error:  # InputError is a ValueError
+    except InputError as error:
         raise InputError(f"{path} cannot be used for defaults: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
+from engine.json_file import read_object
 from engine.rope import Rope
 
 ARCHITECTURE = "Qwen2ForCausalLM"
@@ -44,15 +44,7 @@ class ModelConfig:
         Raises InputError naming the file and the field where it is missing, malformed or not supported.
         """
         path = Path(directory) / "config.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; give a checkpoint directory in the Hugging Face layout") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); it must be a JSON object") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path} holds {type(values).__name__}; it must be a JSON object")
-        return cls.parse(values, str(path), dtype)
+        return cls.parse(read_object(path), str(path), dtype)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> ModelConfig:
@@ -126,16 +118,19 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
     if values.get("hidden_act", "silu") != "silu":
         raise InputError(f"{source}: hidden_act is {values['hidden_act']!r}; supported is 'silu'")
     if values.get("quantization_config") is not None:
-        method = values["quantization_config"].get("quant_method", "unknown")
+        how = values["quantization_config"]
+        method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else shown(how)
         raise InputError(f"{source}: the weights are quantized ({method}); give the float32, bfloat16 or float16 model")
     window = values.get("sliding_window")
     if values.get("use_sliding_window") and window is not None:
         layers = values.get("layer_types")
         if layers is None:
-            full = values.get("max_window_layers", 28)
-            sliding = values.get("num_hidden_layers", 0) > full
-        else:
+            full = _size(values, "max_window_layers", source, 28, least=0)
+            sliding = _size(values, "num_hidden_layers", source) > full
+        elif isinstance(layers, list):
             sliding = "sliding_attention" in layers
+        else:
+            raise InputError(f"{source}: layer_types is {shown(layers)}; give a list")
         if sliding:
             raise InputError(
                 f"{source}: sliding-window attention ({window} tokens) is in use and not supported; "
@@ -143,14 +138,14 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
             )
 
 
-def _size(values: Mapping[str, Any], name: str, source: str, default: int | None = None) -> int:
+def _size(values: Mapping[str, Any], name: str, source: str, default: int | None = None, least: int = 1) -> int:
     value = values.get(name)
     if value is None:
         value = default
     if value is None:
         raise InputError(f"{source}: {name} is missing")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{source}: {name} is {value!r}; give a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{source}: {name} is {shown(value)}; give a whole number of at least {least}")
     return value
 
 
@@ -164,6 +159,6 @@ def _flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> b
 def _dtype(values: Mapping[str, Any], source: str) -> torch.dtype:
     key = "dtype" if values.get("dtype") is not None else "torch_dtype"
     name = values.get(key) or "float32"
-    if name not in _DTYPES:
+    if not isinstance(name, str) or name not in _DTYPES:
         raise InputError(f"{source}: {key} is {name!r}; supported are {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -69,6 +69,8 @@ class Preparer:
             if set(prompt) != {"messages"}:
                 raise InputError(f"the prompt is an object with {sorted(map(str, prompt))}; give {{'messages': [...]}}")
             ids = self.tokenizer.render(prompt["messages"])
+            if not ids:
+                raise InputError("the chat template renders these messages to nothing; correct it, or give token ids")
             if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):
                 ids += format.opener
             return ids

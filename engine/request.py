@@ -44,7 +44,7 @@ class SamplingParams:
     """
 
     n: int = 1
-    """Samples per prompt."""
+    """Samples per prompt, at most 16,384."""
     seed: int | None = None
     """Seed of the random draws; None: the engine's."""
     max_tokens: int | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
 
 _KNOWN = {
     "default": set(),
@@ -55,8 +55,8 @@ class Rope:
         kind = given.pop("rope_type", older_kind)
         theta = given.pop("rope_theta", None) or values.get("rope_theta") or 10_000.0
         partial = given.pop("partial_rotary_factor", None) or values.get("partial_rotary_factor") or 1.0
-        if kind not in _KNOWN:
-            raise InputError(f"{source}: RoPE kind is {kind!r}; supported are {', '.join(_KNOWN)}")
+        if not isinstance(kind, str) or kind not in _KNOWN:
+            raise InputError(f"{source}: RoPE kind is {shown(kind)}; supported are {', '.join(_KNOWN)}")
         if partial != 1.0:
             raise InputError(f"{source}: partial_rotary_factor is {partial!r}; Qwen2 rotates whole heads, give 1.0")
         unknown = sorted(set(given) - _KNOWN[kind])

@@ -12,7 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer as _Encoder
 
 from engine.chat_template import ChatTemplate
-from engine.errors import InputError
+from engine.errors import InputError, shown
+from engine.json_file import read_object
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -38,7 +39,7 @@ class Tokenizer:
         if not _is_byte_level(tokenizer_json.get("decoder")):
             raise InputError(f"the tokenizer's decoder is {json.dumps(tokenizer_json.get('decoder'))[:80]}; "
                              "only byte-level BPE (ByteLevel) is supported")
-        added = tokenizer_json.get("added_tokens") or []
+        added = _added_tokens(tokenizer_json)
         self._added: dict[int, Mapping[str, Any]] = {token["id"]: token for token in added}
         self._specials: dict[str, int] = {token["content"]: token["id"] for token in added}
         try:
@@ -67,20 +68,22 @@ class Tokenizer:
         generation_config.json of a checkpoint directory. Raises InputError naming the file that is missing or broken.
         """
         directory = Path(directory)
-        if not (directory / "tokenizer.json").is_file():
-            raise InputError(f"{directory / 'tokenizer.json'} is missing; a checkpoint directory needs it")
-        main = _read_json(directory / "tokenizer.json")
-        config = _read_json(directory / "tokenizer_config.json")
+        main = read_object(directory / "tokenizer.json")
+        config = _object_if_any(directory / "tokenizer_config.json")
         variables = {
             name: text for name in ("bos_token", "eos_token", "pad_token", "unk_token")
             if (text := _token_text(config.get(name))) is not None
         }  # fmt: skip
-        specials = {token["content"]: token["id"] for token in main.get("added_tokens") or []}
-        eos = [specials[variables["eos_token"]]] if variables.get("eos_token") in specials else []
+        eos: list[int] = []
         for name in ("generation_config.json", "config.json"):
-            ids = _read_json(directory / name).get("eos_token_id")
-            eos += [ids] if isinstance(ids, int) else ids or []
+            ids = _object_if_any(directory / name).get("eos_token_id") or []
+            ids = [ids] if isinstance(ids, int) else ids
+            if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+                raise InputError(f"{directory / name}: eos_token_id is {shown(ids)}; give a token id or a list of them")
+            eos += ids
         try:
+            specials = {token["content"]: token["id"] for token in _added_tokens(main)}
+            eos += [specials[variables["eos_token"]]] if variables.get("eos_token") in specials else []
             return cls(main, tuple(sorted(set(eos))), _template_source(directory, config), variables)
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
@@ -225,21 +228,28 @@ def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
     """chat_template.jinja before tokenizer_config.json, as transformers does; of a list, the one named `default`."""
     path = directory / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise InputError(f"{path.name} is not UTF-8 text ({error}); fetch the file again") from None
     template = config.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, Mapping)]
+        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
+    if not isinstance(template, (str, type(None))):
+        raise InputError(f"chat_template is {shown(template)}; give a string, or a list of named ones")
     return template
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _added_tokens(tokenizer_json: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    added = tokenizer_json.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
+        known = isinstance(token, Mapping) and type(token.get("id")) is int and isinstance(token.get("content"), str)
+        if not known:
+            raise InputError(f"tokenizer.json has the added token {shown(token)}; each has an id and a content")
+    return added
+
+
+def _object_if_any(path: Path) -> Mapping[str, Any]:
     """The object in a JSON file; empty where the file does not exist."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; fetch the file again") from error
-    if not isinstance(value, Mapping):
-        raise InputError(f"{path} holds {type(value).__name__}, not a JSON object")
-    return value
+    return read_object(path) if path.is_file() else {}

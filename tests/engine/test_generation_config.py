@@ -38,7 +38,7 @@ def test_a_missing_file_gives_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [{"do_sample": True, "temperature": "hot"}, {"top_p": 7}, {"min_p": True}, [1], 3])
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, values: object) -> None:
-    with pytest.raises(InputError, match=r"generation_config\.json cannot be used for defaults") as caught:
+    with pytest.raises(InputError, match=r"generation_config\.json (cannot be used for defaults|holds)") as caught:
         params_of(tmp_path, values)
     assert "\n" not in str(caught.value)
 

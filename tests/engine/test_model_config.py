@@ -122,6 +122,11 @@ def test_cos_and_sin_equal_transformers(rope: dict[str, Any], theta: float, head
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; give an object"),
+        ({"rope_scaling": {"type": ["yarn"]}}, r"RoPE kind is \['yarn'\]"),
+        ({"quantization_config": "gptq"}, r"weights are quantized \('gptq'\)"),
+        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": 5}, "layer_types is 5; give a list"),
+        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": "all"}, "max_window_layers is 'all'"),
+        ({"dtype": ["float32"]}, r"dtype is \['float32'\]"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
@@ -136,7 +141,10 @@ def test_sliding_window_that_no_layer_uses_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "config.json is missing; give a checkpoint directory"), ("{", "cannot be read"), ("[]", "holds list")],
+    [
+        (None, "config.json is missing; give a checkpoint directory"), ("{", "is not JSON"), ("[]", "holds list"),
+        ("[" * 100_000, "is not JSON"),
+    ],
 )
 def test_files_that_are_no_config(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

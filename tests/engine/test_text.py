@@ -263,3 +263,36 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"decoder": {"type": "ByteLevel"}, "model": {"type": "BPE"}}')
     with pytest.raises(InputError, match="cannot be built"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), [
+    ("tokenizer.json", {"added_tokens": [{"x": 1}]}, r"tokenizer\.json has the added token \{'x': 1\}"),
+    ("tokenizer.json", {"added_tokens": "abc"}, r"tokenizer\.json has the added token 'abc'"),
+    ("tokenizer.json", {"added_tokens": [{"id": "1", "content": "a"}]}, "each has an id and a content"),
+    ("tokenizer_config.json", {"chat_template": 5}, "chat_template is 5; give a string"),
+    ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": 5}]}, "chat_template is 5"),
+    *(("generation_config.json", {"eos_token_id": wrong}, r"generation_config\.json: eos_token_id is ")
+      for wrong in ("a", ["a"], 1.5, True, {"a": 1})),
+    ("generation_config.json", {"eos_token_id": 10**6}, "token id 1000000 does not exist"),
+])  # fmt: skip
+def test_fields_that_cannot_be_used_are_named(small, tmp_path, name, changes, message):
+    small("x")
+    path = tmp_path / name
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **changes}))
+    with pytest.raises(InputError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_templates_without_a_default_has_none(small):
+    assert not small("x", chat_template=[{"name": "tool_use", "template": "t"}, {"a": 1}, "b"]).has_template
+
+
+def test_files_that_are_no_text(small, tmp_path):
+    small("x")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"chat_template\.jinja is not UTF-8"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"tokenizer\.json is not JSON"):
+        Tokenizer.load(tmp_path)

@@ -153,6 +153,7 @@ def test_a_truncated_file_is_named_with_the_tensor(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         (b"\x05\0\0\0\0\0\0\0{nope", "no readable safetensors header"),
         (b"\x02\0\0\0\0\0\0\0[]", "no readable safetensors header"),
+        (b"\xa0\x86\x01\0\0\0\0\0" + b"[" * 100_000, "no readable safetensors header"),
         (b"PK\x03\x04" + b"\xff" * 100, "truncated or no safetensors file"),
     ],
 )
