@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -47,20 +47,33 @@ def memory_bytes(device: torch.device) -> int:
 def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
     """Measure `device` with buffers far above its caches (CPU: 512 MiB, GPU: 2 GiB) and square products."""
     cuda = device.type == "cuda"
-    count = (buffer_bytes or (2**31 if cuda else 2**29)) // 8
-    source = torch.zeros(count, dtype=torch.int64, device=device)
-    target = torch.empty_like(source)
-    copy = 2 * 8 * count / repeat(partial(target.copy_, source), device, cold=False).best
-    reads: list[Callable[[torch.Tensor], object]] = [torch.sum]
-    if native.LOADED and not cuda:
-        reads.append(native.read)
-    read = max(8 * count / repeat(partial(reader, source), device, cold=False).best for reader in reads)
-    del source, target
+    copy, read = _bandwidths(device, buffer_bytes)
     size = matmul_size or (8192 if cuda else 1024)
     flops = _matmul(device, size, torch.bfloat16)
     if cuda:
         return Ceilings(copy, read, flops, _fp8_matmul(device, size))
     return Ceilings(copy, read, max(flops, _matmul(device, size, torch.float32)))
+
+
+def later(before: Ceilings, device: torch.device) -> Ceilings:
+    """`before` with the bandwidths of now. What a processor shares with its neighbours drifts by tens of percent within
+    minutes, so a CPU figure is judged by what was measured beside it."""
+    copy, read = _bandwidths(device)
+    return replace(before, copy=copy, read=read)
+
+
+def _bandwidths(device: torch.device, buffer_bytes: int | None = None) -> tuple[float, float]:
+    """(copy, read) in bytes/s."""
+    cuda = device.type == "cuda"
+    count = (buffer_bytes or (2**31 if cuda else 2**29)) // 8
+    source, target = (
+        native.huge_pages(torch.empty(count, dtype=torch.int64, device=device)).fill_(value) for value in (1, 2)
+    )
+    copy = 2 * 8 * count / repeat(partial(target.copy_, source), device, cold=False).best
+    reads: list[Callable[[torch.Tensor], object]] = [torch.sum]
+    if native.LOADED and not cuda:
+        reads.append(native.read)
+    return copy, max(8 * count / repeat(partial(reader, source), device, cold=False).best for reader in reads)
 
 
 def _matmul(device: torch.device, size: int, dtype: torch.dtype) -> float:

@@ -69,8 +69,8 @@ class RunOptions:
     """JSONL file of benchmark records that gets one line per condition."""
     samples: Path | None = None
     """JSONL file that gets every question, response and verdict in the clear (not for private tasks)."""
-    figure: Path | None = None
-    """PNG that gets accuracy against average thinking tokens of the first task."""
+    figure: tuple[Path, ...] = ()
+    """PNG files that get accuracy against average thinking tokens of the first task."""
     write: tuple[Path, ...] = ()
     """Markdown files whose part between the evaluation's marks gets the summary."""
 
@@ -145,9 +145,9 @@ def _run(options: RunOptions) -> int:
             append_records(found, what, seconds, options.results)
         if options.samples is not None:
             write_samples(folder, options.samples)
-        if options.figure is not None:
-            options.figure.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), options.figure)
+        for figure in options.figure:
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), figure)
         _insert(options.write, found)
         print(tables.markdown(found), end="")
         if keep:

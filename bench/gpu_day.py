@@ -55,6 +55,7 @@ PARTS = (
           "--tokens", "96", "--rounds", "3"),
          (*_TINY, "--batch", "1", "4", "--context", "32", "--budget", "8", "--tokens", "24", "--rounds", "2"),
          7.5, resumes=True),
+    Part("gemm", "bench.gemm", (), None, 7, resumes=True),
     Part("decode_fp8_kv", "bench.decode",
          (*_32B, "--kv-cache-dtype", "fp8", "--batch", "8", "64", "--context", "1024", "8192", "--tokens", "64",
           "--rounds", "3"), None, 4, resumes=True),
@@ -96,8 +97,9 @@ GAPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "decode_fp8_kv", "decode_int8", "decode_fp8",
-                        "prefill", "load", "peers", "training", "training_32b_slice", "client_loop", "host"],
+    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "gemm", "decode_fp8_kv", "decode_int8",
+                        "decode_fp8", "prefill", "load", "peers", "training", "training_32b_slice", "client_loop",
+                        "host"],
                 ...] = ()  # fmt: skip
     """Parts to run; without it all, in order."""
     minutes: float = 8.0

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import record
-from bench.ceilings import Ceilings, measure
+from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
+from kernels import native
 from kernels.attention import (
     decode_attention,
     decode_attention_cost,
@@ -50,6 +51,8 @@ class Operation:
     call: Callable[[], object]
     cost: tuple[int, int]
     torch: Callable[[], object] | None = None
+    reads: Callable[[], object] | None = None
+    """Reads the operation's weight, cold, and does nothing with it: the same call without the work (CPU)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ def copies(nbytes: int, device: torch.device) -> int:
 def packed_in_turn(w: LinearWeight) -> Iterator[LinearWeight]:
     """Packed copies of a weight, round and round."""
     return cycle([pack(w) for _ in range(copies(w.weight.nbytes, w.weight.device))])
+
+
+def reading(weights: Iterator[LinearWeight]) -> Callable[[], object] | None:
+    """A call that reads the next packed weight and no more; None without the native library."""
+    first = next(weights)
+    return None if first.packed is None else lambda: native.read(next(weights).packed.data)
 
 
 def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
@@ -122,19 +131,20 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         turn = packed_in_turn(w)
         yield Operation(
             f"linear {name}", f"{batch}x{out}x{inner}", lambda a=a, turn=turn: linear(a, next(turn)),
-            linear_cost(batch, out, inner, item), lambda a=a, w=w: F.linear(a, w.weight),
+            linear_cost(batch, out, inner, item), lambda a=a, w=w: F.linear(a, w.weight), reading(turn),
         )  # fmt: skip
     up = LinearWeight(random(2 * features, hidden))
     ups = packed_in_turn(up)
     yield Operation(
         "linear_silu_mul", f"{batch}x{2 * features}x{hidden}", lambda: linear_silu_mul(x, next(ups)),
         linear_cost(batch, 2 * features, hidden, item),
-        lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:],
+        lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:], reading(ups),
     )  # fmt: skip
-    heads_in_turn = packed_in_turn(LinearWeight(table))
+    heads_in_turn, logits = packed_in_turn(LinearWeight(table)), torch.empty(batch, shape.vocab_size)
     yield Operation(
-        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, next(heads_in_turn)),
+        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, next(heads_in_turn), logits),
         linear_cost(batch, shape.vocab_size, hidden, item, 4), lambda: F.linear(x, table).float(),
+        reading(heads_in_turn),
     )  # fmt: skip
     yield from steps(shape.vocab_size, batch, device)
 
@@ -184,9 +194,12 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
     if needed > (2**31 if device.type == "cpu" else 2**35):
         print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
         return
-    k_cache, v_cache = (torch.randn(*sizes, device=device, dtype=dtype) for _ in range(2))
-    more = copies(needed, device) - 1
-    caches = cycle([(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(more))])
+
+    def cache() -> torch.Tensor:
+        return native.huge_pages(torch.empty(*sizes, device=device, dtype=dtype)).normal_()
+
+    k_cache, v_cache = cache(), cache()
+    caches = cycle([(k_cache, v_cache), *((cache(), cache()) for _ in range(copies(needed, device) - 1))])
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
     scale, group = shape.head_dim**-0.5, shape.num_heads // shape.num_kv_heads
@@ -215,7 +228,8 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
 
 
 def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
-    """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds."""
+    """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
+    `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
     seconds = repeat(operation.call, device, min_seconds=0.1).median
     moved, flops = operation.cost
     limits = ceilings.limits_of(device)
@@ -223,6 +237,8 @@ def figures(operation: Operation, ceilings: Ceilings, device: torch.device, agai
     found: dict[str, float | None] = {
         "us": seconds * 1e6, "GBps": moved / seconds / 1e9, "TFLOPps": flops / seconds / 1e12, "share": least / seconds,
     }  # fmt: skip
+    if operation.reads is not None:
+        found["reads_us"] = repeat(operation.reads, device, min_seconds=0.1).median * 1e6
     if against and operation.torch is not None:
         found["torch_us"] = repeat(operation.torch, device, min_seconds=0.1).median * 1e6
     return found
@@ -239,7 +255,7 @@ def main(options: Options) -> None:
     dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
     ceilings, machine = measure(device), record.Machine.read(device)
     table = Table(title=f"{machine.device}, {shape_name}, {dtype}".replace("torch.", ""))
-    for column in ("operator", "size", "us", "GB/s", "TFLOP/s", "share", "torch us"):
+    for column in ("operator", "size", "us", "GB/s", "TFLOP/s", "share", "reads us", "torch us"):
         table.add_column(column, justify="left" if column in ("operator", "size") else "right")
     shape = SHAPES[shape_name]
     for batch in options.batch:
@@ -248,8 +264,12 @@ def main(options: Options) -> None:
         for operation in (operation for source in sources for operation in source):
             if options.only not in operation.name:
                 continue
+            if name == "cpu":
+                ceilings = later(ceilings, device)
             found = figures(operation, ceilings, device, "torch" in options.against)
-            shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("torch_us")]
+            found |= {"read_GBps": ceilings.read / 1e9}
+            shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("reads_us"),
+                     found.get("torch_us")]  # fmt: skip
             table.add_row(operation.name, operation.size, *("" if v is None else f"{v:.3g}" for v in shown))
             case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
             if options.output is not None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import polars as pl
 
 from curate.asking import Answer, Ask, Model, Sampling, clean
 from curate.grading import AnswerKind, Grader, Item
+from curate.progress import Progress, no_progress
 from curate.prompt import Prompt
-
-Progress = Callable[[int], None]
-"""Told how many rows have come in since the last call."""
 
 ATTEMPT_SCHEMA: Mapping[str, type[pl.DataType]] = {
     "key": pl.String, "qid": pl.String, "sample": pl.Int64, "model": pl.String, "prompt_version": pl.String,
@@ -32,13 +30,9 @@ GRADING_BATCH = 2000
 
 KINDS = {
     "number": AnswerKind.NUMBER, "latex": AnswerKind.LATEX, "choice": AnswerKind.CHOICE, "text": AnswerKind.TEXT,
-    "family": AnswerKind.FAMILY,
+    "exact": AnswerKind.EXACT, "family": AnswerKind.FAMILY,
 }  # fmt: skip
 """Grading by a question's `answer_type`; "code" and "none" have no rule and are ungradable."""
-
-
-def no_progress(rows: int) -> None:
-    """For callers without a bar."""
 
 
 def attempt(

@@ -6,11 +6,13 @@ MATH500.
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from curate.config import Decontaminate, Evaluation
 from curate.errors import CurationError
 from curate.overlap import s1_matches, scored_matches
+from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.sources.procedural import heldout
 from curate.table_io import BadRow, files, read_rows
@@ -48,21 +50,31 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
 
 
 def decontaminate(
-    questions: pl.DataFrame, evaluations: pl.DataFrame, settings: Decontaminate
+    questions: pl.DataFrame, evaluations: pl.DataFrame, settings: Decontaminate, advance: Progress = no_progress
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(decisions [DECISION], matches [MATCHES]) for `questions` [row_id, qid, question], in their order."""
-    matches = pl.concat([
-        s1_matches(questions["question"], evaluations["question"]),
-        scored_matches(questions["question"], evaluations["question"], settings),
-    ]) if evaluations.height and questions.height else pl.DataFrame(schema=MATCHES).with_columns(
-        pl.lit(0).alias("document")
-    )  # fmt: skip
+    """(decisions [DECISION], matches [MATCHES]) for `questions` [row_id, qid, question], in their order.
+
+    `advance` is told of a quarter of the rows after each of the four comparisons, which take all rows at once.
+    """
+    quarters = np.diff(np.linspace(0, questions.height, 5).astype(int)).tolist()
+
+    def compared() -> None:
+        advance(quarters.pop())
+
+    matches = pl.DataFrame(schema=MATCHES).with_columns(pl.lit(0).alias("document"))
     if evaluations.height and questions.height:
+        by_s1 = s1_matches(questions["question"], evaluations["question"])
+        compared()
+        matches = pl.concat(
+            [by_s1, scored_matches(questions["question"], evaluations["question"], settings, compared)]
+        )
         matches = matches.with_columns(
             pl.Series("row_id", questions["row_id"].gather(matches["document"])),
             pl.Series("private", evaluations["private"].gather(matches["evaluation"])),
             pl.Series("evaluation", evaluations["evaluation"].gather(matches["evaluation"])),
         ).with_columns(pl.when("private").then(pl.lit("(kept private)")).otherwise("ngram").alias("ngram"))
+    else:
+        advance(questions.height)
     matches = matches.select(MATCHES.names()).cast(MATCHES)  # type: ignore[arg-type]
     mine = matches.filter((pl.col("rule") == "s1") == (settings.rule == "s1"))
     table = questions.select("row_id", "qid").join(mine, on="row_id", how="left", maintain_order="left")

@@ -15,6 +15,7 @@ from rensa import RMinHash
 
 from curate.config import Dedupe
 from curate.normalise import numbers, words
+from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.shingles import mixed, shingles
 
@@ -30,7 +31,7 @@ def exact_duplicates(questions: pl.DataFrame) -> pl.DataFrame:
     return questions.join(first, on="qid").filter(pl.col("row_id") != pl.col("of")).select("row_id", "of")
 
 
-def near_duplicates(questions: pl.DataFrame, settings: Dedupe) -> pl.DataFrame:
+def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
     """Rows [row_id, of, jaccard] that an earlier kept row resembles, by the order of `questions` [row_id, question]."""
     found = shingles(questions.select(words("question")).to_series(), settings.shingle)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
@@ -43,7 +44,10 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe) -> pl.DataFrame:
     dropped: dict[int, tuple[int, float]] = {}
     # Buckets hold kept rows only, so a crowd of copies costs one comparison each.
     buckets: dict[int, list[int]] = defaultdict(list)
+    done = 0
     for row, keys in _shared_buckets(signatures, block, settings.bands):
+        advance(row - done)
+        done = row
         for other in sorted({kept for key in keys for kept in buckets[key]}):
             similarity = likeness(found.of(row), found.of(other))
             if similarity >= settings.jaccard:
@@ -52,6 +56,7 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe) -> pl.DataFrame:
         else:
             for key in keys:
                 buckets[key].append(row)
+    advance(questions.height - done)
     ids = questions["row_id"]
     return pl.DataFrame(
         [(ids[later], ids[other], round(similarity, 4)) for later, (other, similarity) in dropped.items()],
@@ -96,11 +101,12 @@ def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> It
     return iter(sorted(shared.items()))
 
 
-def dedupe(questions: pl.DataFrame, settings: Dedupe) -> pl.DataFrame:
+def dedupe(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
     """Decisions [DECISION] for all rows of `questions` (row_id, qid, question; in order of priority)."""
     exact = exact_duplicates(questions)
+    advance(exact.height)
     rest = questions.join(exact, on="row_id", how="anti", maintain_order="left")
-    near = near_duplicates(rest, settings)
+    near = near_duplicates(rest, settings, advance)
     table = questions.join(exact.rename({"of": "same_as"}), on="row_id", how="left", maintain_order="left").join(
         near, on="row_id", how="left", maintain_order="left"
     )

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from curate.asking import Answer, Ask, Model, Sampling
-from curate.attempts import Progress, no_progress
+from curate.progress import Progress, no_progress
 from curate.prompt import Prompt
 
 DOMAIN_SCHEMA: Mapping[str, type[pl.DataType]] = {

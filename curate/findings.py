@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from curate.config import Config
+from curate.counts import counts_of
 from curate.sources import PAPER
 from curate.stage import Context
 from curate.stages import stages
@@ -82,11 +83,7 @@ def find(context: Context) -> Findings:
         drops=_drops(config, decisions, questions, config.report.examples),
         rules=[[rule, n] for rule, n in counts.get("decontaminate", {}).get("hits", {}).items()],
         seeded=_seeded(questions, ends),
-        verdicts=[
-            [table, model, v.get("yes", 0), v.get("no", 0), v.get("ungradable", 0)]
-            for table, models in counts.get("grade", {}).get("verdicts", {}).items()
-            for model, v in models.items()
-        ],
+        verdicts=_verdicts(context, counts),
         cost=[[t.model, t.calls, t.errors, t.tries, t.prompt_tokens, t.reasoning_tokens, t.completion_tokens]
               for t in totals],
         notes=_notes(counts),
@@ -146,6 +143,20 @@ def _seeded(questions: pl.DataFrame, ends: pl.DataFrame) -> list[list[Any]]:
     sizes = dict(marked.group_by("seeded").len().iter_rows())
     groups = table.group_by("seeded", "end").len().sort("seeded", pl.col("len") * -1, "end")
     return [[seeded, sizes[seeded], end, n] for seeded, end, n in groups.iter_rows()]
+
+
+def _verdicts(context: Context, counts: dict[str, Any]) -> list[list[Any]]:
+    """[what was graded, model, yes, no, ungradable]; of the selected traces, too: s1 kept wrong ones on purpose."""
+    tables = {"grades": "attempts", "trace_grades": "traces"}
+    found = [
+        [tables[name], model, verdicts] for name, models in counts.get("grade", {}).get("verdicts", {}).items()
+        for model, verdicts in models.items()
+    ]  # fmt: skip
+    if "select" in counts:
+        chosen = context.table("grade", "trace_grades").join(context.table("select", "selection"), on="qid", how="semi")
+        for (model,), rows in sorted(chosen.group_by("model")):
+            found.append(["selected traces (s1K: 536 of 1,000 right)", model, counts_of(rows, "verdict")])
+    return [[what, model, *(v.get(name, 0) for name in ("yes", "no", "ungradable"))] for what, model, v in found]
 
 
 def _notes(counts: dict[str, Any]) -> list[list[Any]]:

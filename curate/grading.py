@@ -40,6 +40,8 @@ class AnswerKind(enum.Enum):
     """The checker of a question family, from the prompt alone."""
     TEXT = "text"
     """Words: equal as strings, otherwise for a judge."""
+    EXACT = "exact"
+    """Words of which one spelling is right, such as a name: equal as strings, otherwise wrong, by rule `exact`."""
     AUTO = "auto"
     """By the reference."""
 
@@ -178,8 +180,8 @@ class Grader:
             return _choice(item, reference, found)
         if squeeze(reference) == squeeze(found.text):
             return Grade(True, f"{found.rule}/string", found.text)
-        if kind is AnswerKind.TEXT:
-            return _text(reference, found)
+        if kind in (AnswerKind.TEXT, AnswerKind.EXACT):
+            return _text(reference, found, kind)
         assert found.text is not None
         answer = found.text
         if kind is AnswerKind.NUMBER and plain_number(answer) is None:
@@ -269,12 +271,13 @@ def _choice(item: Item, reference: str, found: Extracted) -> Grade:
     return Grade(given == gold, f"{found.rule}/{by}", given)
 
 
-def _text(reference: str, found: Extracted) -> Grade | _Words:
+def _text(reference: str, found: Extracted, kind: AnswerKind) -> Grade | _Words:
     assert found.text is not None
 
     def plain(text: str) -> str:
         return re.sub(r"\W+", " ", re.sub(r"\b(?:the|a|an)\b", " ", normalise(text).casefold())).strip()
 
-    if plain(reference) and plain(reference) == plain(found.text):
-        return Grade(True, f"{found.rule}/text", found.text)
+    same = bool(plain(reference)) and plain(reference) == plain(found.text)
+    if same or kind is AnswerKind.EXACT:
+        return Grade(same, f"{found.rule}/{kind.value}", found.text)
     return _Words(found.text)

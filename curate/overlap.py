@@ -13,6 +13,7 @@ Two rules, and the evidence of both:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -55,13 +56,19 @@ def s1_matches(questions: pl.Series, evaluations: pl.Series) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=MATCH, orient="row")
 
 
-def scored_matches(questions: pl.Series, evaluations: pl.Series, settings: Decontaminate) -> pl.DataFrame:
-    """MATCH rows of rule `scored`: one a question, the strongest."""
+def scored_matches(
+    questions: pl.Series, evaluations: pl.Series, settings: Decontaminate, compared: Callable[[], None]
+) -> pl.DataFrame:
+    """MATCH rows of rule `scored`: one a question, the strongest. `compared` is called after each of three parts."""
     tokens = [text.to_frame("text").select(words("text")).to_series() for text in (questions, evaluations)]
-    found = pl.concat([
-        _equal(*tokens), _covering(questions, evaluations, tokens, settings),
-        _alike(questions, evaluations, tokens, settings),
-    ])  # fmt: skip
+    parts = []
+    for part in (
+        lambda: _equal(*tokens), lambda: _covering(questions, evaluations, tokens, settings),
+        lambda: _alike(questions, evaluations, tokens, settings),
+    ):  # fmt: skip
+        parts.append(part())
+        compared()
+    found = pl.concat(parts)
     order = {"equal": 0, "coverage": 1, "run": 2, "fuzzy": 3}
     return (
         found.sort(

@@ -7,11 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Display
 from rich.text import Text
+
+Progress = Callable[[int], None]
+"""Told how many rows have been done since the last call."""
 
 LINE_EVERY_S = 20.0
 """Seconds between lines without a terminal."""
+
+
+def no_progress(rows: int) -> None:
+    """For callers without a bar."""
 
 
 class _Rate(ProgressColumn):
@@ -32,9 +40,9 @@ class Bars:
         if self._console.is_terminal:
             columns = (TextColumn("{task.description:>13}"), BarColumn(), MofNCompleteColumn(), _Rate(),
                        TimeRemainingColumn())  # fmt: skip
-            with Progress(*columns, console=self._console, transient=True) as progress:
-                task = progress.add_task(what, total=total)
-                yield lambda rows: progress.advance(task, rows)
+            with Display(*columns, console=self._console, transient=True) as display:
+                task = display.add_task(what, total=total)
+                yield lambda rows: display.advance(task, rows)
         else:
             yield _Lines(self._console, what, total).advance
 

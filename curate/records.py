@@ -26,7 +26,7 @@ QUESTION = pl.Schema({
     "cot_type": pl.String,
     "meta": pl.String,  # JSON
 })  # fmt: skip
-ANSWER_TYPES = ("number", "latex", "choice", "text", "code", "none", "family")
+ANSWER_TYPES = ("number", "latex", "choice", "text", "exact", "code", "none", "family")
 COT_TYPES = ("math", "science", "english", "coding", "health science", "crossword")
 
 DECISION = pl.Schema({

@@ -67,7 +67,7 @@ def page(found: Findings, plots: dict[str, bytes], title: str, seed: int) -> str
             table(["put in as", "rows", "ended at", "count"], found.seeded),
         ]
     if found.verdicts:
-        parts += ["<h2>Grades</h2>", table(["table", "model", "yes", "no", "ungradable"], found.verdicts)]
+        parts += ["<h2>Grades</h2>", table(["graded", "model", "yes", "no", "ungradable"], found.verdicts)]
     if found.cost:
         parts += [
             "<h2>Cost</h2>",

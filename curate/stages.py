@@ -51,7 +51,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage("grade", 1, (*before, "trace", "quality", "attempt"), lambda c: c.grade, model_stages.run_grade,
               lambda c: model_files([c.grade.judge])),
         Stage("difficulty", 1, (*before, "quality", "grade"), lambda c: c.difficulty, model_stages.run_difficulty),
-        Stage("domain", 1, (*before, "quality", "difficulty"), lambda c: [c.domain, c.select.pool],
+        Stage("domain", 2, (*before, "quality", "difficulty"), lambda c: [c.domain, c.select.pool],
               model_stages.run_domain),
         Stage("select", 1, (*before, "trace", "quality", "grade", "difficulty", "domain"),
               lambda c: [c.select, c.seed], run_select, tokenizer_files),
@@ -90,7 +90,9 @@ def _tokenizer(folder: str) -> list[Path]:
 
 def run_collect(context: Context) -> Output:
     sources = context.config.collect.sources
-    with context.bars.bar("collect", None) as advance:
+    expected = [source.expected() for source in sources]
+    total = sum(n for n in expected if n is not None) if None not in expected else None
+    with context.bars.bar("collect", total) as advance:
         questions, made = collect(sources, advance)
     counts = decided(made) | {"read": count_by_source(made)}
     return Output({"questions": checked(questions, QUESTION, "questions"), "decisions": made}, counts)
@@ -99,8 +101,7 @@ def run_collect(context: Context) -> Output:
 def run_dedupe(context: Context) -> Output:
     questions = context.table("collect", "questions")
     with context.bars.bar("dedupe", questions.height) as advance:
-        made = dedupe(questions, context.config.dedupe)
-        advance(questions.height)
+        made = dedupe(questions, context.config.dedupe, advance)
     return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
 
 
@@ -109,8 +110,7 @@ def run_decontaminate(context: Context) -> Output:
     questions = alive(context, "decontaminate")
     with context.bars.bar("decontaminate", questions.height) as advance:
         evaluations = load_evaluations(settings.against)
-        made, matches = decontaminate(questions, evaluations, settings)
-        advance(questions.height)
+        made, matches = decontaminate(questions, evaluations, settings, advance)
     either = {
         "s1": matches.filter(pl.col("rule") == "s1")["row_id"].n_unique(),
         "scored": matches.filter(pl.col("rule") != "s1")["row_id"].n_unique(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from curate.asking import Model, Sampling
-from curate.attempts import Progress, attempt, no_progress
+from curate.attempts import attempt
+from curate.progress import Progress, no_progress
 from curate.prompt import Prompt
 
 

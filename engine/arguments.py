@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -61,17 +66,37 @@ class Arguments(SamplingParams, EngineConfig):
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Raises InputError for contradictory flags; what tyro itself refuses (unknown flags) ends with exit code 2."""
+    """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
     names = [word[2:].partition("=")[0].removeprefix("no-").replace("-", "_") for word in argv if word.startswith("--")]
     for name in names:
         if names.count(name) > 1:
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{flag} is given {names.count(name)} times; give it once, with all its values behind it")
-    arguments = replace(tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate"), given=frozenset(names))
+    arguments = replace(_cli(argv), given=frozenset(names))
     if (arguments.prompt is None) == (arguments.input is None):
         raise InputError("give exactly one of --prompt TEXT and --input FILE")
     if arguments.resume and (arguments.output is None or arguments.overwrite):
         raise InputError("--resume needs --output and contradicts --overwrite")
     if arguments.overwrite and arguments.output is None:
         raise InputError("--overwrite needs --output")
+    if arguments.output not in (None, "-") and arguments.input not in (None, "-") \
+            and os.path.realpath(arguments.output) == os.path.realpath(arguments.input):
+        raise InputError(f"--output {arguments.output} is the input file; choose another")
     return arguments
+
+
+def _cli(argv: Sequence[str]) -> Arguments:
+    """What tyro makes of the flags. It refuses in a box of several lines; here that is one, as for every bad input."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+    # Rules part the box into what is wrong, what may have been meant, and where help is; the title stands in the first.
+    lines = [line.strip("│╭╮╰╯ ") for line in box.getvalue().splitlines()]
+    rules = [at for at, line in enumerate(lines) if re.fullmatch(r"─ [\w ]+ ─+|─+|-+", line)]
+    parts = [" ".join(filter(None, lines[a + 1 : b])) for a, b in itertools.pairwise([*rules, len(lines)])]
+    meant = [flag for part in parts if part.startswith("Perhaps") for flag in re.findall(r"--[a-z][a-z-]*", part)]
+    raise InputError(parts[0] + (f" (did you mean {' or '.join(meant)}?)" if meant else ""))

@@ -54,13 +54,16 @@ def model_length(config: EngineConfig, model: ModelConfig) -> int:
 
 def context_limit(config: EngineConfig, model: ModelConfig) -> int:
     """The context as far as it is known before anything is loaded; `kv_cache_tokens` bounds it where it is given."""
-    length = model_length(config, model)
-    return length if config.kv_cache_tokens is None else min(length, config.kv_cache_tokens)
+    length, size = model_length(config, model), page_size(config, config.device)
+    return length if config.kv_cache_tokens is None else min(length, config.kv_cache_tokens // size * size)
 
 
 def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError for what can be known to be wrong before the weights are read."""
     model = ModelConfig.load(directory, config.dtype)
+    if model.vocab_size < tokenizer.size:
+        raise InputError(f"{directory / 'config.json'}: vocab_size is {model.vocab_size} and the tokenizer has "
+                         f"{tokenizer.size} tokens; give the tokenizer that belongs to these weights")
     model_length(config, model)
     Shard.of(model, 0, config.tensor_parallel_size)
     resolve_format(config.thinking_format, tokenizer)
@@ -102,9 +105,8 @@ def assemble(
     tokenizer: Tokenizer, context: int, group: Group,
 ) -> Core:  # fmt: skip
     """Scheduler, slot tables and runner around a loaded model."""
-    # A checkpoint may have fewer embedding rows than its tokenizer has tokens, or (Qwen2.5) more.
-    vocab = min(tokenizer.size, model.config.vocab_size)
-    ends_line = torch.tensor([tokenizer.token_bytes(i).endswith(b"\n") for i in range(vocab)])
+    # A checkpoint may have more embedding rows than its tokenizer has tokens (Qwen2.5): those are never drawn.
+    ends_line = torch.tensor([tokenizer.token_bytes(i).endswith(b"\n") for i in range(tokenizer.size)])
     tables = SlotTables(
         group.device, config.max_num_seqs, context, pool.page_size, model.config.vocab_size, tokenizer.eos_token_ids,
         ends_line,

@@ -124,7 +124,7 @@ def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: i
         shape=model, device=device, tensor_parallel_size=ranks,
         weight_bytes=size if config.quantization == "none" else 1,
         kv_bytes=1 if config.kv_cache_dtype == "fp8" else size,
-        head_bytes=size,
+        head_bytes=1 if config.quantization == "int8" else size,
     )  # fmt: skip
 
 

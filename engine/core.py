@@ -70,7 +70,8 @@ class Core:
         self.scheduler, self.runner = scheduler, runner
         self._lag = 1 if overlap else 0
         self._flying: deque[Launched] = deque()
-        self._requests: dict[int, list[Sequence]] = {}
+        self._requests: dict[int, dict[int, Sequence]] = {}
+        """The samples of each request that have not finished, by their number."""
 
     @property
     def has_work(self) -> bool:
@@ -80,17 +81,19 @@ class Core:
     def apply(self, command: Command) -> None:
         """Carry out one command. Those for a request that is already over do nothing."""
         if isinstance(command, Add):
-            self._requests[command.admission.request_id] = self.scheduler.add(command.admission)
+            self._requests[command.admission.request_id] = dict(enumerate(self.scheduler.add(command.admission)))
             return
-        for sequence in list(self._requests.get(command.request_id, ())):
-            if sequence.finished:
-                continue
-            if isinstance(command, Tell):
+        samples = self._requests.get(command.request_id, {})
+        if isinstance(command, Tell):
+            for sequence in samples.values():
                 if command.control is Control.SET_BUDGET:
                     sequence.budget = command.budget
                 self.runner.control(sequence, command.control)
-            elif command.sample in (None, sequence.sample):
+        elif command.sample is None:
+            for sequence in list(samples.values()):
                 self._finish(sequence)
+        elif command.sample in samples:
+            self._finish(samples[command.sample])
 
     def step(self) -> list[Event]:
         """Launch one step and read those that are due. Returns their events, in order."""
@@ -130,9 +133,11 @@ class Core:
 
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
-        samples = self._requests.get(sequence.admission.request_id, [])
-        if all(s.finished for s in samples):
-            self._requests.pop(sequence.admission.request_id, None)
+        request, sample = sequence.key
+        samples = self._requests[request]
+        del samples[sample]
+        if not samples:
+            del self._requests[request]
 
 
 def _with_logprobs(sequence: Sequence, record: list[int], read: Read, row: int) -> Event:

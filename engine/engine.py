@@ -10,8 +10,9 @@ import os
 import pickle
 import queue
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from engine.capabilities import start_lines
 from engine.checkpoint import resolve
 from engine.config import EngineConfig
 from engine.core import Add, Command, Core, End, Tell
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, shown
 from engine.generation_config import default_params
 from engine.model_config import ModelConfig
 from engine.parallel import Group, from_env
@@ -59,11 +60,13 @@ class Handle:
         return self._output
 
     def __iter__(self) -> Iterator[Delta]:
-        """Deltas as they come; the last one brings the output."""
+        """Deltas as they come, each for one reader; the last one, which brings the output, for all."""
         if self._response is not None:
             self._response.streams = True
         while True:
             delta = self._deltas.get()
+            if isinstance(delta, EngineDead) or delta.output is not None:
+                self._deltas.put(delta)  # whoever reads on, or again, comes to an end too
             if isinstance(delta, EngineDead):
                 raise delta
             yield delta
@@ -76,7 +79,8 @@ class Handle:
         return self._done.is_set()
 
     def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
-        """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already."""
+        """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already.
+        What it raises on the engine's thread is printed there, and harms no request."""
         with self._lock:
             if not self.done:
                 self._callbacks.append(callback)
@@ -121,7 +125,10 @@ class Handle:
             self._done.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                traceback.print_exc()
 
 
 class Engine:
@@ -167,6 +174,8 @@ class Engine:
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[RequestOutput]:
         """Run all prompts; outputs in their order. All are checked before the first one runs."""
+        if isinstance(prompts, (str, bytes, Mapping)):
+            raise InputError(f"generate takes a list of prompts; give [prompt] for {shown(prompts)}")
         prompts = list(prompts)
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
@@ -179,7 +188,7 @@ class Engine:
                     handles[len(handles) - self.config.max_waiting].result()
                 handles.append(self.submit_prepared(request))
             return [handle.result() for handle in handles]
-        except KeyboardInterrupt:
+        except BaseException:  # an interrupt, or a full queue: nobody will read the others
             for handle in handles:
                 handle.abort()
             raise
@@ -199,10 +208,16 @@ class Engine:
 
     def prepare(self, prompt: Prompt, params: SamplingParams | None = None) -> Prepared:
         """Check a request without queueing it."""
-        return self._preparer.prepare(prompt, self.default_params if params is None else params)
+        params = self.default_params if params is None else params
+        if not isinstance(params, SamplingParams):
+            raise InputError(f"params is {shown(params)}; give SamplingParams")
+        return self._preparer.prepare(prompt, params)
 
-    def submit_prepared(self, prepared: Prepared) -> Handle:
-        """Queue a checked request. Raises InputError where the queue is full, EngineDead after `close`."""
+    def submit_prepared(self, prepared: Prepared, place: int | None = None) -> Handle:
+        """Queue a checked request. Raises InputError where the queue is full, EngineDead after `close`.
+
+        `place` is what a request without a seed draws by; None: how many were submitted before it.
+        """
         with self._lock:
             self._refuse_if_dead()
             if len(self._open) >= self.config.max_waiting:
@@ -211,7 +226,7 @@ class Engine:
             self._submitted += 1
             seed = prepared.params.seed
             if seed is None:  # requests without one differ from each other, and not from run to run
-                seed = (self.config.seed << 32 ^ number * 0x9E3779B97F4A7C15) % 2**63
+                seed = (self.config.seed << 32 ^ (number if place is None else place) * 0x9E3779B97F4A7C15) % 2**63
             handle = Handle(self, number)
             response = handle._response = Response(str(number), number, prepared, self.tokenizer, handle._put)
             self._open[number] = handle, response, prepared

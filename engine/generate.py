@@ -9,12 +9,13 @@ All input is checked before the model is loaded. Exit codes: 0 done, 1 the engin
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 from rich.console import Console
@@ -52,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if leads:
             print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read standard output has gone; nothing may be written to it at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, or whoever read standard output has gone
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error}", file=sys.stderr)
+        if sys.stdout is not None:  # nothing may be written to it at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
@@ -101,12 +105,14 @@ def _prepare(lines: Sequence[InputLine], preparer: Preparer) -> list[Prepared]:
 
 def _show(engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared]) -> int:
     """All requests run together; the first that is not finished is shown as it is written, the others wait for it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character
     view = StreamView(Console(highlight=False), len(lines))
     totals, start = Totals(), time.monotonic()
     handles: list[Handle] = []
     for line in lines:
         while len(handles) < len(lines) and len(handles) - line.index < engine.config.max_waiting:
-            handles.append(engine.submit_prepared(prepared[len(handles)]))
+            handles.append(engine.submit_prepared(prepared[len(handles)], place=len(handles)))
         view.question(line.index + 1, _question(line, engine.tokenizer))
         for delta in handles[line.index]:
             if delta.index == 0:
@@ -134,7 +140,7 @@ def _write(
             while totals.requests < len(todo):
                 while submitted < len(todo) and submitted - totals.requests < engine.config.max_waiting:
                     line = todo[submitted]
-                    handle = engine.submit_prepared(prepared[line.index])
+                    handle = engine.submit_prepared(prepared[line.index], place=line.index)
                     handle.add_done_callback(partial(_finish, finished, line))
                     submitted += 1
                 line, handle = finished.get()
@@ -144,6 +150,8 @@ def _write(
                 progress.update(task, advance=1, rate=totals.rate(time.monotonic() - start))
             seconds, stats = time.monotonic() - start, engine.stats()
     except (KeyboardInterrupt, EngineDead, OSError) as error:
+        if not isinstance(error, OSError) and not results.streams:  # a stream may stand in the middle of a line
+            _write_finished(finished, results, model)
         results.close(order=False)
         done = len(results.finished)
         print(f"{_stopped(error)}: {done} of {len(lines)} requests are in {results.name}"
@@ -154,6 +162,18 @@ def _write(
     results.close(order=True)
     print(totals.line(seconds, stats), file=sys.stderr)
     return 1 if totals.errors else 0
+
+
+def _write_finished(
+    finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, model: str
+) -> None:
+    """Write what had finished when the run was stopped and was not written yet."""
+    while not finished.empty():
+        line, handle = finished.get()
+        with suppress(EngineDead):
+            output = handle.result()
+            if all(sample.finish_reason != "abort" for sample in output.outputs):
+                results.write(output_record(line, output, model))
 
 
 def _finish(finished: queue.SimpleQueue[tuple[InputLine, Handle]], line: InputLine, handle: Handle) -> None:

@@ -14,7 +14,8 @@ _FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 def default_params(directory: Path, generation_config: str) -> SamplingParams:
     """SamplingParams' own defaults, or (`auto`) those of the checkpoint over them.
 
-    `do_sample: false` means temperature 0, as in transformers. Raises InputError for a file that cannot be used.
+    As in transformers, `do_sample` without a temperature means 1, and no `do_sample` means 0. Raises
+    InputError for a file that cannot be used.
     """
     path = directory / "generation_config.json"
     if generation_config == "none" or not path.is_file():
@@ -22,8 +23,7 @@ def default_params(directory: Path, generation_config: str) -> SamplingParams:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         found = {name: values[name] for name in _FIELDS if values.get(name) is not None}
-        if not values.get("do_sample", False):
-            found["temperature"] = 0.0
+        found["temperature"] = found.get("temperature", 1.0) if values.get("do_sample", False) else 0.0
         return SamplingParams.from_dict(found)
     except (OSError, ValueError, AttributeError) as error:  # InputError is a ValueError
         raise InputError(f"{path} cannot be used for defaults: {error}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.chat_template import check_messages
-from engine.errors import InputError
+from engine.errors import InputError, shown
 from engine.request import Completion, Prompt, RequestOutput, SamplingParams
 
 _PROMPTS = ("prompt", "messages", "prompt_token_ids")
@@ -39,6 +39,8 @@ def read_input(path: str, base: SamplingParams) -> list[InputLine]:
     Raises InputError naming file, line and field for the first line that cannot be used.
     """
     name = "<stdin>" if path == "-" else path
+    if path == "-" and sys.stdin is None:
+        raise InputError(f"{name}: is closed; give a file or a pipe")
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -54,7 +56,9 @@ def read_input(path: str, base: SamplingParams) -> list[InputLine]:
 
 def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> InputLine:
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = json.loads(
+            raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: bad JSON: {error}") from error
     if not isinstance(value, dict):
@@ -64,10 +68,10 @@ def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> Inp
         raise InputError(f"{where}: {' and '.join(given) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}")
     params = value.pop("params", {})
     if not isinstance(params, dict):
-        raise InputError(f"{where}: params is {params!r}; give an object of sampling parameters")
+        raise InputError(f"{where}: params is {shown(params)}; give an object of sampling parameters")
     request_id = value.pop("id", str(index))
     if not isinstance(request_id, (str, int)) or isinstance(request_id, bool):
-        raise InputError(f"{where}: id is {request_id!r}; give a string or a whole number")
+        raise InputError(f"{where}: id is {shown(request_id)}; give a string or a whole number")
     try:
         sampling = SamplingParams.from_dict(params, base)
     except InputError as error:
@@ -86,7 +90,9 @@ def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
         return {"messages": given}
     if name == "prompt":
         if not isinstance(given, str):
-            raise InputError(f"prompt is {given!r}; give a string")
+            raise InputError(f"prompt is {shown(given)}; give a string")
+        if not given:
+            raise InputError("prompt is empty; give a question")
         return given
     if not isinstance(given, list) or any(not isinstance(i, int) or isinstance(i, bool) for i in given):
         raise InputError("prompt_token_ids is not a list of whole numbers")
@@ -155,10 +161,18 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _finite(digits: str) -> float:
+    """Python reads 1e999 as infinity, which no output line could carry."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is out of range")
+    return value
+
+
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for name, item in pairs:
         if name in value:
-            raise ValueError(f"field {name!r} occurs twice")
+            raise ValueError(f"field {shown(name)} occurs twice")
         value[name] = item
     return value

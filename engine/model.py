@@ -72,6 +72,7 @@ class Decoder:
         self.norm = weights.norm
         self.head = _packed(weights.head)
         self._native: tuple[KVCache, NativeDecoder | None] | None = None
+        self._room = torch.empty(0, self.shard.vocab_size)  # for logits
 
     @classmethod
     def load(
@@ -104,7 +105,7 @@ class Decoder:
         shape = self.kv_shape(num_pages, page_size)
 
         def zeros() -> Tensor:
-            return torch.zeros(shape, dtype=self.kv_dtype, device=self.group.device)
+            return native_cpu.huge_pages(torch.empty(shape, dtype=self.kv_dtype, device=self.group.device)).zero_()
 
         return [(zeros(), zeros()) for _ in range(self.config.num_layers)]
 
@@ -174,6 +175,9 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [B, H] -> [B, vocab_size] float32, the same on every rank; padded vocabulary rows included."""
-        gathered = self.group.all_gather_last_dim(head(hidden, self.head))
+        """hidden [B, H] -> [B, vocab_size] float32, the same on every rank; padded vocabulary rows included. On the CPU
+        they are good until the next call."""
+        if hidden.is_cpu and len(self._room) < len(hidden):
+            self._room = torch.empty(len(hidden), self.shard.vocab_size)
+        gathered = self.group.all_gather_last_dim(head(hidden, self.head, self._room))
         return gathered[:, : self.config.vocab_size]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
 from engine.request import Prompt, SamplingParams
 from engine.text import Tokenizer
 from engine.thinking import ThinkingFormat, ThinkingPlan, inside_thinking, make_plan, resolve_format
@@ -58,11 +58,17 @@ class Preparer:
         return Prepared(array("i", ids), params, plan)
 
     def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat) -> list[int]:
+        if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+            raise InputError(f"the prompt is {type(prompt).__name__}; give text, a list of token ids or "
+                             "{'messages': [...]}")
+        if prompt == "":
+            raise InputError("the prompt is empty; give a question")
         if isinstance(prompt, (str, Mapping)):
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt.get("messages")
-            if messages is None or (isinstance(prompt, Mapping) and set(prompt) != {"messages"}):
+            if isinstance(prompt, str):
+                prompt = {"messages": [{"role": "user", "content": prompt}]}
+            if set(prompt) != {"messages"}:
                 raise InputError(f"the prompt is an object with {sorted(map(str, prompt))}; give {{'messages': [...]}}")
-            ids = self.tokenizer.render(messages)
+            ids = self.tokenizer.render(prompt["messages"])
             if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):
                 ids += format.opener
             return ids
@@ -74,5 +80,5 @@ class Preparer:
         for at, token in enumerate(ids):
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.tokenizer.size:
                 raise InputError(
-                    f"{field}[{at}] is {token!r}; this tokenizer has the ids 0 to {self.tokenizer.size - 1}"
+                    f"{field}[{at}] is {shown(token)}; this tokenizer has the ids 0 to {self.tokenizer.size - 1}"
                 )

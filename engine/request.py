@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text (rendered by the chat template), token ids (taken as they are), or {"messages": [...]}."""
@@ -16,7 +16,7 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 FinishReason = Literal["stop", "length", "abort", "error"]
 StopReason = Literal["natural", "eos", "budget", "max_tokens", "context", "truncated", "loop", "client"]
 
-MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_LOGIT_BIAS = 16, 256, 1024
+MAX_SAMPLES, MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_LOGIT_BIAS = 16_384, 16, 256, 1024
 _INT32_MAX = 2**31 - 1
 
 
@@ -50,7 +50,7 @@ class SamplingParams:
     max_tokens: int | None = None
     """Most tokens of a response, forced ones included; None: as many as the context holds."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """0, and what is below 1e-5, is greedy."""
     top_k: int = 0
     """Draw from the k likeliest tokens; 0 or -1: from all."""
     top_p: float = 1.0
@@ -113,32 +113,37 @@ class SamplingParams:
             if value is None and name in ("max_tokens", "logprobs", "thinking_token_budget"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _INT32_MAX:
-                raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+                raise InputError(f"{name} is {shown(value)}; give a whole number of at least {least}")
+        if self.n > MAX_SAMPLES:
+            raise InputError(f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several")
         for name, (low, high) in _REAL.items():
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) \
                     or not low <= value <= high:
-                raise InputError(f"{name} is {value!r}; give a finite number from {low:g} to {high:g}")
+                raise InputError(f"{name} is {shown(value)}; give a finite number from {low:g} to {high:g}")
         if self.seed is not None and (
             not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63
         ):
-            raise InputError(f"seed is {self.seed!r}; give a whole number from 0 to 2^63 - 1")
+            raise InputError(f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1")
         if self.top_p == 0 or self.repetition_penalty == 0:
             name = "top_p" if self.top_p == 0 else "repetition_penalty"
             raise InputError(f"{name} is 0; give a number above 0")
         if not isinstance(self.ignore_eos, bool):
-            raise InputError(f"ignore_eos is {self.ignore_eos!r}; give true or false")
+            raise InputError(f"ignore_eos is {shown(self.ignore_eos)}; give true or false")
+        if not isinstance(self.thinking_format, (str, Mapping, type(None))):
+            raise InputError(f"thinking_format is {shown(self.thinking_format)}; give a name or an object")
         self._check_lists()
+        self._check_logit_bias()
         for name, allowed in (
             ("thinking_budget_action", ("force_end", "truncate")),
             ("thinking_eos_policy", ("end", "stop")),
         ):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give one of {', '.join(allowed)}")
         for name in ("thinking_extension_str", "thinking_end_str"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name == "thinking_end_str"):
-                raise InputError(f"{name} is {value!r}; give a string")
+                raise InputError(f"{name} is {shown(value)}; give a string")
         if self.thinking_token_budget is not None and self.min_thinking_tokens > self.thinking_token_budget:
             raise InputError(
                 f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget "
@@ -160,24 +165,45 @@ class SamplingParams:
             if not isinstance(value, (list, tuple)) or any(
                 not isinstance(v, want) or isinstance(v, bool) for v in value
             ):
-                raise InputError(f"{name} is {value!r}; give a list of {'strings' if want is str else 'token ids'}")
+                raise InputError(
+                    f"{name} is {shown(value)}; give a list of {'strings' if want is str else 'token ids'}"
+                )
             object.__setattr__(self, name, tuple(value))
         if self.allowed_token_ids == ():
             raise InputError("allowed_token_ids is empty; leave it out to allow every token")
+        if self.allowed_token_ids is not None and set(self.allowed_token_ids) <= set(self.banned_token_ids):
+            raise InputError("allowed_token_ids are all in banned_token_ids too; allow a token that is not banned")
+        for text in self.stop:
+            lone = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+            if lone is not None:
+                raise InputError(f"stop holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
         if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
             raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
-        if self.logit_bias is not None:
-            bias = self.logit_bias
-            if not isinstance(bias, Mapping) or len(bias) > MAX_LOGIT_BIAS:
-                raise InputError(f"logit_bias must map at most {MAX_LOGIT_BIAS} token ids to numbers")
-            clean = {}
-            for key, value in bias.items():
-                if not (isinstance(key, int) or (isinstance(key, str) and key.isdigit())) or isinstance(key, bool):
-                    raise InputError(f"logit_bias has key {key!r}; keys are token ids")
-                if not isinstance(value, (int, float)) or isinstance(value, bool) or not -100 <= value <= 100:
-                    raise InputError(f"logit_bias[{key}] is {value!r}; give a number from -100 to 100")
-                clean[int(key)] = float(value)
-            object.__setattr__(self, "logit_bias", clean)
+
+    def _check_logit_bias(self) -> None:
+        """Keys become ints, also those that JSON had to write as strings."""
+        bias = self.logit_bias
+        if bias is None:
+            return
+        if not isinstance(bias, Mapping) or len(bias) > MAX_LOGIT_BIAS:
+            raise InputError(f"logit_bias must map at most {MAX_LOGIT_BIAS} token ids to numbers")
+        clean: dict[int, float] = {}
+        for key, value in bias.items():
+            # Not all that str.isdigit() takes is a number (superscripts), nor does int() take any length.
+            digits = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10
+            if not (isinstance(key, int) or digits) or isinstance(key, bool):
+                raise InputError(f"logit_bias has key {shown(key)}; keys are token ids")
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not -100 <= value <= 100:
+                raise InputError(f"logit_bias[{key}] is {shown(value)}; give a number from -100 to 100")
+            if int(key) in clean:
+                raise InputError(f"logit_bias has token {int(key)} twice; give it once")
+            clean[int(key)] = float(value)
+        object.__setattr__(self, "logit_bias", clean)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is random: below 1e-5, logits / temperature differ by more than float32 can tell apart."""
+        return self.temperature < 1e-5
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: SamplingParams | None = None) -> SamplingParams:
@@ -185,7 +211,7 @@ class SamplingParams:
         known = {f.name for f in fields(cls)}
         for name in values:
             if name not in known:
-                raise InputError(f"unknown parameter {name!r}; known: {', '.join(sorted(known))}")
+                raise InputError(f"unknown parameter {shown(name)}; known: {', '.join(sorted(known))}")
         merged = {f.name: getattr(base, f.name) for f in fields(cls)} if base is not None else {}
         return cls(**{**merged, **values})
 

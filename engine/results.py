@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from engine.errors import InputError
 from engine.jsonl import InputLine, changed_params, encode_record
@@ -31,12 +32,10 @@ class ResultsFile:
     def __init__(self, path: str) -> None:
         self.name = "<stdout>" if path == "-" else path
         self._path = None if path == "-" else Path(os.path.realpath(path))
-        if self._path is not None and self._path.exists() and not self._path.is_file():
-            self._stream_to: Path | None = self._path  # a pipe or a device: appended to, never renamed over
-            self._path = None
-        else:
-            self._stream_to = None
-        self._file: BinaryIO | None = None
+        self._stream_to: Path | None = None
+        if self._path is not None and os.path.exists(self._path) and not self._path.is_file():
+            self._path, self._stream_to = None, self._path  # a pipe or a device: appended to, never renamed over
+        self._file: FileIO | None = None
         self._spans: dict[int, tuple[int, int]] = {}
         """Offset and length of each finished index."""
         self._whole = 0
@@ -51,6 +50,8 @@ class ResultsFile:
         and where a line of it was not made from the same input, parameters and model.
         """
         if self._path is None:
+            if self._stream_to is None and sys.stdout is None:
+                raise InputError(f"{self.name}: is closed; give a file for --output")
             if self._stream_to is not None and (self._stream_to.is_dir() or not os.access(self._stream_to, os.W_OK)):
                 what = "is a folder" if self._stream_to.is_dir() else "cannot be written"
                 raise InputError(f"{self.name}: {what}; choose another --output")
@@ -75,23 +76,28 @@ class ResultsFile:
 
     def open(self) -> None:
         """Start writing: behind the last whole line, which is the beginning unless `prepare` was told to resume."""
+        # Unbuffered: what could not be written is nowhere, so that closing does not fail on it again.
         if self._path is None:
-            self._file = sys.stdout.buffer if self._stream_to is None else self._stream_to.open("ab")
+            if self._stream_to is None:
+                sys.stdout.flush()
+                self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 (until `close`)
+            else:
+                self._file = self._stream_to.open("ab", buffering=0)
             return
-        self._file = self._path.open("r+b" if self._path.exists() else "x+b")
+        self._file = self._path.open("r+b" if self._path.exists() else "x+b", buffering=0)
         self._file.truncate(self._whole)
-        self._file.seek(self._whole)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one finished request. Raises OSError where the disk is full."""
+        """Append one finished request. Raises OSError where the disk is full; what fitted is overwritten or cut off."""
         assert self._file is not None, "open first"
         data = encode_record(record)
-        self._file.write(data)
-        self._file.flush()
+        if self._path is not None:
+            self._file.seek(self._whole)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
         self._note(record["index"], len(data))
-        if self._path is None:
-            return
-        if time.monotonic() - self._synced > _SYNC_S:
+        if self._path is not None and time.monotonic() - self._synced > _SYNC_S:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
@@ -101,11 +107,10 @@ class ResultsFile:
             return
         file, self._file = self._file, None
         if self._path is None:
-            file.flush()
-            if self._stream_to is not None:
-                file.close()
+            file.close()
             return
         with file:
+            file.truncate(self._whole)
             os.fsync(file.fileno())
             if order and not self._sorted:
                 self._write_ordered(file, self._path)
@@ -117,7 +122,7 @@ class ResultsFile:
         self._spans[index] = (self._whole, length)
         self._whole += length
 
-    def _write_ordered(self, source: BinaryIO, path: Path) -> None:
+    def _write_ordered(self, source: FileIO, path: Path) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as target:

@@ -28,7 +28,7 @@ _WIDTHS = {"strings": 32, "triggers": 1, "stop_ids": 4}
 def needs_of(sequence: Sequence) -> int:
     """The bits above for one sequence."""
     params, plan = sequence.admission.params, sequence.admission.plan
-    sampled = params.temperature > 0
+    sampled = not params.greedy
     bits = (
         (sampled, NOISE),
         (sampled and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0), FILTERS),
@@ -186,9 +186,9 @@ class SlotTables:
     def _seat_sampling(self, sequence: Sequence) -> None:
         slot, params, seed = sequence.slot, sequence.admission.params, sequence.admission.seed
         real = {
-            Real.TEMPERATURE: params.temperature, Real.TOP_P: params.top_p, Real.MIN_P: params.min_p,
-            Real.REPETITION: params.repetition_penalty, Real.PRESENCE: params.presence_penalty,
-            Real.FREQUENCY: params.frequency_penalty,
+            Real.TEMPERATURE: 0.0 if params.greedy else params.temperature, Real.TOP_P: params.top_p,
+            Real.MIN_P: params.min_p, Real.REPETITION: params.repetition_penalty,
+            Real.PRESENCE: params.presence_penalty, Real.FREQUENCY: params.frequency_penalty,
         }  # fmt: skip
         self.sampling.real[slot] = self._to_device([real[c] for c in Real], torch.float32)
         low, high = seed & 0xFFFFFFFF, seed >> 32

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
 from engine.request import SamplingParams
 from kernels.thinking import UNLIMITED, Phase
 
@@ -111,14 +111,16 @@ def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
         if spec in PRESETS:
             return PRESETS[spec]
         try:
-            spec = json.loads(spec)
-        except json.JSONDecodeError:
-            spec = {"": spec}
-        if not isinstance(spec, Mapping) or "" in spec:
-            raise InputError(f"thinking_format is {spec!r}; give auto, {', '.join(PRESETS)} or a JSON object")
+            parsed = json.loads(spec)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, Mapping):
+            raise InputError(f"thinking_format is {shown(spec)}; give auto, {', '.join(PRESETS)} or a JSON object")
+        spec = parsed
     names = {f.name for f in fields(FormatStrings)}
     if set(spec) != names:
-        raise InputError(f"thinking_format has the fields {sorted(spec)}; give exactly {sorted(names)}")
+        given = shown(sorted(map(str, spec)))
+        raise InputError(f"thinking_format has the fields {given}; give exactly {sorted(names)}")
     triggers = spec["triggers"]
     strings = [spec["opener"], spec["end"], spec["budget_end"]]
     strings += triggers if isinstance(triggers, (list, tuple)) else [None]
@@ -218,6 +220,12 @@ def make_plan(
             for trigger in (*format.triggers, *((e,) for e in eos_ids)):
                 if any(_find(piece, trigger) is not None for piece in pieces):
                     raise InputError(f"{field} {getattr(params, field)!r} holds a trigger of the thinking format")
+        if params.allowed_token_ids is not None and (params.min_thinking_tokens or params.thinking_extensions):
+            ends = {*(t[-1] for t in format.triggers), *eos_ids, *params.banned_token_ids}
+            if set(params.allowed_token_ids) <= ends:
+                name = "min_thinking_tokens" if params.min_thinking_tokens else "thinking_extensions"
+                raise InputError(f"allowed_token_ids leaves nothing but ends of thinking, and {name} is set; allow "
+                                 "another token")
     truncate = params.thinking_budget_action == "truncate"
     reserve = 0 if truncate or not format.thinks else 1 + len(budget_end) + params.answer_reserve_tokens
     reserve = min(reserve, UNLIMITED - len(extension))  # row 5 adds the two, in int32

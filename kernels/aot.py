@@ -17,7 +17,7 @@ from typing import Any
 from kernels.errors import KernelError
 from kernels.language import ASTSource, GPUTarget, require_triton, triton
 
-LAUNCH_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 
 SHARED_LIMIT = 227 * 1024
 """Bytes of shared memory one block may use on sm_90 (CUDA C++ Programming Guide, technical specifications)."""
@@ -68,19 +68,7 @@ def _tool(name: str) -> str:
 
 def compile_case(case: Case) -> Compiled:
     """Compile for sm_90, then read the resource usage and the instructions from the machine code."""
-    require_triton()
-    constants = dict(case.constants)
-    options = {name: constants.pop(name) for name in LAUNCH_OPTIONS if name in constants}
-    names = case.kernel.arg_names
-    for name in names:
-        if name not in case.arguments and name not in constants:
-            constants[name] = None
-    signature = {name: case.arguments.get(name, "constexpr") for name in names}
-    # What the launcher's specialisation finds for torch allocations: pointers are aligned to 16 bytes.
-    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n, kind in case.arguments.items() if kind[0] == "*"}
-    source = ASTSource(case.kernel, signature, constants, aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-
+    binary = binary_of(case)
     with tempfile.TemporaryDirectory() as folder:
         cubin = os.path.join(folder, "kernel.cubin")
         Path(cubin).write_bytes(binary.asm["cubin"])
@@ -92,5 +80,21 @@ def compile_case(case: Case) -> Compiled:
         counts[name] = len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout))
     return Compiled(
         case.name, found["REG"], found["STACK"] + found["LOCAL"], binary.metadata.shared,
-        options.get("num_warps", 4), counts,
+        case.constants.get("num_warps", 4), counts,
     )  # fmt: skip
+
+
+def binary_of(case: Case) -> Any:
+    """Triton's compiled kernel for sm_90; `asm` has its "ptx" and "cubin"."""
+    require_triton()
+    constants = dict(case.constants)
+    options = {name: constants.pop(name) for name in LAUNCH_OPTIONS if name in constants}
+    names = case.kernel.arg_names
+    for name in names:
+        if name not in case.arguments and name not in constants:
+            constants[name] = None
+    signature = {name: case.arguments.get(name, "constexpr") for name in names}
+    # What the launcher's specialisation finds for torch allocations: pointers are aligned to 16 bytes.
+    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n, kind in case.arguments.items() if kind[0] == "*"}
+    source = ASTSource(case.kernel, signature, constants, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)

@@ -16,7 +16,8 @@ import functools
 import torch
 
 from kernels import REFERENCE, native, use_triton
-from kernels.language import jit, launch, next_power_of_2, require_triton, tl
+from kernels.gemm_choices import has_dependents
+from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 from kernels.paged import attention_cost, gather_pages, tile_config
 
 LOG2_E = 1.4426950408889634
@@ -54,9 +55,11 @@ def _decode_attention_kernel(
     partial_ptr, stats_ptr, tickets_ptr, k_scale_ptr, v_scale_ptr, scale_log2, batch, table_stride,
     NUM_KV: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, QUANTISED: tl.constexpr,
+    PRECISION: tl.constexpr, QUANTISED: tl.constexpr, LETS_NEXT_START: tl.constexpr,
 ):  # fmt: skip
     """Tiles are numbered (row, KV head, tile of keys), rows slowest; program p takes [p T / P, (p + 1) T / P) of T."""
+    if LETS_NEXT_START:
+        let_next_kernel_start()
     rows = tl.arange(0, BLOCK_B)
     lens = tl.load(lens_ptr + rows, mask=rows < batch, other=0)
     # A row without keys still has one (masked) tile: that is what writes its zeros.
@@ -210,7 +213,7 @@ def decode_attention_triton(
     _decode_attention_kernel[(programs,)](
         q.contiguous(), k_cache, v_cache, block_tables, context_lens, out, partial, stats, tickets,
         k_scale, v_scale, scale * LOG2_E, q.shape[0], block_tables.stride(0),
-        QUANTISED=k_scale is not None, **config,
+        QUANTISED=k_scale is not None, LETS_NEXT_START=has_dependents(q), **config,
     )  # fmt: skip
     return out
 

@@ -1,8 +1,8 @@
 """Which product runs where: the recorded table of shapes for which `kernels.small_gemm` beat cuBLAS on a device.
 
-`gemm_choices.json` holds one row per (device, product, shape, most tokens) with the two times that decided it, written
-by `write_choices` on the device itself. A shape without a row goes to cuBLAS. The table is empty: not yet measured on a
-GPU.
+`gemm_choices.json` holds one row per (device, product, shape, numbers of tokens) with the two times that decided it, as
+`python -m bench.gemm` took them on the device itself. Where no row holds, cuBLAS runs. The table is empty: not yet
+measured on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Product(Enum):
 
 @dataclass(frozen=True)
 class Choice:
-    """One row. `tokens` is the largest batch it holds for; `ours_us` and `cublas_us` are the times that decided."""
+    """One row. It holds for batches of `least` to `tokens`; `ours_us` and `cublas_us` are the times that decided."""
 
     device: str
     product: Product
@@ -40,6 +40,7 @@ class Choice:
     config: GemmConfig
     ours_us: float
     cublas_us: float
+    least: int = 1
 
 
 def read_choices(path: Path = TABLE) -> tuple[Choice, ...]:
@@ -72,9 +73,19 @@ def pick(
     fits = [
         c for c in choices
         if (c.device, c.product, c.out_features, c.in_features) == (device, product, out_features, in_features)
-        and tokens <= c.tokens
+        and c.least <= tokens <= c.tokens
     ]  # fmt: skip
     return min(fits, key=lambda c: c.tokens).config if fits else None
+
+
+@functools.cache
+def _dependents(device: str) -> bool:
+    return any(choice.device == device and choice.config.prefetch > 0 for choice in _rows())
+
+
+def has_dependents(x: torch.Tensor) -> bool:
+    """Whether x's device has products that start before the kernel in front of them ends, which must then let them."""
+    return x.is_cuda and _dependents(torch.cuda.get_device_name(x.device))
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:

@@ -2,6 +2,17 @@
 
 Triton has wheels for Linux alone. Elsewhere `jit` leaves functions as they are, every module still imports, and only
 launching a kernel fails; CPU tensors never need one.
+
+Programmatic dependent launch (sm_90 and later): a kernel launched with `dependent=True` may start while the kernel
+before it in the stream still runs, once every program of that one has called `let_next_kernel_start` or ended. This
+cannot race, whatever the neighbours are, as long as every dependent kernel
+1. calls `wait_for_previous_kernel` in every program before it reads or writes memory. That returns when the kernel
+   before it is complete and its writes are seen, as a plain launch would find them. `prefetch` alone may come earlier:
+   it fills the L2 cache, through which all writes go, so what is read later is never stale;
+2. calls `let_next_kernel_start` after the wait, never before it. Then all that came before the kernel is complete when
+   the next one starts, and the next one's wait covers the kernel itself.
+A plain launch waits for the whole kernel in front of it, and the three calls do no harm in it. CUDA graphs capture
+dependent launches as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +22,7 @@ from typing import Any
 
 import torch
 
+from kernels import INTERPRET
 from kernels.errors import KernelError
 
 try:
@@ -22,14 +34,41 @@ except ImportError:
     triton = tl = ASTSource = GPUTarget = None
 
 __all__ = [
-    "ASTSource", "GPUTarget", "cdiv", "dot_precision", "jit", "launch", "next_power_of_2", "require_triton", "tl",
-    "triton",
+    "ASTSource", "GPUTarget", "cdiv", "dot_precision", "jit", "launch", "let_next_kernel_start", "next_power_of_2",
+    "prefetch", "require_triton", "tl", "triton", "wait_for_previous_kernel",
 ]  # fmt: skip
 
 
 def jit(fn: Callable) -> Any:
     """`triton.jit` where Triton is installed."""
     return fn if triton is None else triton.jit(fn)
+
+
+_COMPILED = None if tl is None else tl.constexpr(not INTERPRET)
+"""The interpreter runs one kernel after the other: nothing to wait for, and no instruction to do it with."""
+
+
+@jit
+def wait_for_previous_kernel():
+    """Wait until the kernel before this one in the stream is complete; its writes are seen from here on."""
+    if _COMPILED:
+        tl.extra.cuda.gdc_wait()
+
+
+@jit
+def let_next_kernel_start():
+    """A dependent kernel after this one may start once every program has come here or ended."""
+    if _COMPILED:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@jit
+def prefetch(pointers):
+    """Ask for the memory behind `pointers` (32 bytes each, at least) in the L2 cache: a hint, nothing is read."""
+    if _COMPILED:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 def require_triton() -> None:
@@ -48,10 +87,14 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def launch(num_warps: int, num_stages: int | None = None) -> dict[str, int | bool]:
-    """Launch options. Triton 3.10 stops contracting a * b + c by default and 3.9 warns; these kernels ask for it."""
+def launch(num_warps: int, num_stages: int | None = None, dependent: bool = False) -> dict[str, int | bool]:
+    """Launch options. Triton 3.10 stops contracting a * b + c by default and 3.9 warns; these kernels ask for it.
+
+    `dependent`: the kernel may start before the one in front of it ends; it keeps the rules at the top.
+    """
     stages = {} if num_stages is None else {"num_stages": num_stages}
-    return {"num_warps": num_warps, "enable_fp_fusion": True, **stages}
+    pdl = {"launch_pdl": True} if dependent else {}
+    return {"num_warps": num_warps, "enable_fp_fusion": True, **stages, **pdl}
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -111,7 +111,7 @@ class Limits:
 
     `weight_bytes` is bytes per matrix parameter: 2 for bf16, 1 for 8 bits, 0.5625 for 4 bits with a 16-bit scale
     and zero per 64. `kv_bytes` is bytes per cached value: 2, or 1 for fp8. `head_bytes` is that of the head's
-    parameters where it is not `weight_bytes` (the engine's 8-bit modes leave the head in 16). Scales of 8-bit weights,
+    parameters where it is not `weight_bytes` (the engine's fp8 mode leaves the head in 16). Scales of 8-bit weights,
     one per row, are left out: 0.06 % of the bytes.
     """
 
@@ -132,9 +132,12 @@ class Limits:
 
     @property
     def resident_bytes(self) -> float:
-        """Weight bytes in memory, over all ranks: an untied embedding comes on top of what is streamed."""
-        embedding = 0 if self.shape.tie_word_embeddings else self.shape.vocab_size * self.shape.hidden_size
-        return self.streamed_bytes + embedding * max(2.0, self.weight_bytes, self.head_bytes or 0.0)
+        """Weight bytes in memory, over all ranks: an embedding comes on top of what is streamed, unless it is the head,
+        which one of 8 bits is not."""
+        width = max(2.0, self.weight_bytes, self.head_bytes or 0.0)
+        shared = self.shape.tie_word_embeddings and (self.head_bytes is None or self.head_bytes == width)
+        embedding = 0 if shared else self.shape.vocab_size * self.shape.hidden_size
+        return self.streamed_bytes + embedding * width
 
     @property
     def kv_bytes_per_token(self) -> float:

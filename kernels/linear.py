@@ -47,16 +47,12 @@ def pack(w: LinearWeight) -> LinearWeight:
     # Under the interpreter products take the CUDA path, which reads the weight as it is.
     if REFERENCE or use_triton(w.weight) or not native.LOADED:
         return w
-    if w.scale is not None and w.dtype is not None:
-        dense = decode(w.weight, w.scale).to(w.dtype)
-        if not native.supports_pack(dense):
-            return w
-        if w.weight.dtype is not torch.int8:
-            return replace(w, packed=native.pack(LinearWeight(dense, w.bias)).packed)
-        # From float32 the codes come out as they went in: a row's largest one is what the scale was made of.
-        packed = native.pack_int8(LinearWeight(decode(w.weight, w.scale), w.bias)).packed
-        return replace(w, packed=replace(packed, dtype=w.dtype))
-    return native.pack(w) if native.supports_pack(w.weight) else w
+    if w.scale is None or w.dtype is None:
+        return native.pack(w) if native.supports_pack(w.weight) else w
+    if w.weight.dtype is torch.int8:
+        return native.pack_codes(w) if w.dtype in native.FLOATS else w
+    dense = LinearWeight(decode(w.weight, w.scale).to(w.dtype), w.bias)
+    return replace(w, packed=native.pack(dense).packed) if native.supports_pack(dense.weight) else w
 
 
 def linear_reference(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
@@ -135,8 +131,12 @@ def head_reference(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     return _product(x, w).float()
 
 
-def head(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
-    """x [N, H], w.weight [V, H] (this rank's vocabulary rows) -> logits [N, V], float32."""
+def head(x: torch.Tensor, w: LinearWeight, room: torch.Tensor | None = None) -> torch.Tensor:
+    """x [N, H], w.weight [V, H] (this rank's vocabulary rows) -> logits [N, V], float32.
+
+    `room` [at least N, V] float32: where the C++ twin may write them. New memory for 64 rows of 152,064 logits costs
+    more page faults than the product takes.
+    """
     if use_triton(x):
         if w.scale is not None:
             return _quantized(x, w, Product.HEAD)
@@ -147,7 +147,7 @@ def head(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
             return torch.mm(x, w.weight.t(), out_dtype=torch.float32)  # the sums leave cuBLAS unrounded
         return head_reference(x, w)
     if not REFERENCE and native.LOADED and native.supports_linear(x, w):
-        return native.head(x, w)
+        return native.head(x, w, None if room is None else room[: x.shape[0]])
     return head_reference(x, w)
 
 

@@ -21,13 +21,14 @@ from kernels.errors import KernelError
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 4
+ABI = 5
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-_FLOATS = (torch.float32, torch.bfloat16)
+FLOATS = (torch.float32, torch.bfloat16)
+"""Dtypes of activations."""
 _PLAIN, _SILU_MUL, _HEAD = 0, 1, 2
 _POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -102,27 +103,23 @@ class Operators:
 
     def supports_pack(self, weight: torch.Tensor) -> bool:
         """Whether `pack` takes a weight: a matrix of float32 or bfloat16 on the CPU."""
-        return weight.dim() == 2 and weight.dtype in _FLOATS and weight.is_cpu
+        return weight.dim() == 2 and weight.dtype in FLOATS and weight.is_cpu
 
     def pack(self, w: LinearWeight) -> LinearWeight:
         """`w` with its packed copy, for activations of the weight's dtype."""
         return replace(w, packed=self._packed(w.weight, w.bias, None, w.weight.dtype))
 
-    def pack_int8(self, w: LinearWeight) -> LinearWeight:
-        """`w` with a packed int8 copy: per output row, scale = max |w| / 127 and round(w / scale)."""
-        weight = w.weight.float()
-        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        return replace(
-            w, packed=self._packed((weight / scale[:, None]).round().to(torch.int8), w.bias, scale, w.weight.dtype)
-        )
+    def pack_codes(self, w: LinearWeight) -> LinearWeight:
+        """`w`, which holds int8 codes and their scale, with its packed copy, for activations of `w.dtype`."""
+        assert w.dtype is not None
+        return replace(w, packed=self._packed(w.weight, w.bias, w.scale, w.dtype))
 
     def _packed(
         self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None, dtype: torch.dtype
     ) -> PackedWeight:
         rows, cols = weight.shape
         outputs = -(-rows // PANEL) * PANEL
-        columns = cols + cols % 2 if weight.dtype == torch.bfloat16 else cols
-        data = torch.empty(outputs * columns, dtype=weight.dtype)
+        data = torch.empty(outputs * (cols + cols % 2), dtype=weight.dtype)  # some layouts hold pairs of columns
         bias = None if bias is None else _padded(bias, outputs)
         scale = None if scale is None else _padded(scale, outputs)
         struct = _Weight(
@@ -173,15 +170,15 @@ class Operators:
             return self.silu_mul(self.linear(x, gate_up))
         return self._product(x, packed, None, x.new_empty((x.shape[0], features)), _SILU_MUL)
 
-    def head(self, x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
-        """x [N, H] -> logits [N, V] in float32, not rounded to x's dtype on the way."""
+    def head(self, x: torch.Tensor, w: LinearWeight, out: torch.Tensor | None = None) -> torch.Tensor:
+        """x [N, H] -> logits [N, V] in float32, not rounded to x's dtype on the way; `out` is where they go."""
         packed: PackedWeight = w.packed
-        y = torch.empty((x.shape[0], packed.rows), dtype=torch.float32)
+        y = torch.empty((x.shape[0], packed.rows), dtype=torch.float32) if out is None else out
         return self._product(x, packed, None, y, _HEAD)
 
     def supports_rms_norm(self, x: torch.Tensor) -> bool:
         """Whether x is float32 or bfloat16 on the CPU."""
-        return x.dtype in _FLOATS and x.is_cpu
+        return x.dtype in FLOATS and x.is_cpu
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
@@ -203,7 +200,7 @@ class Operators:
 
     def supports_rope_append(self, qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
         """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
-        return qkv.dtype in _FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and k_cache.is_contiguous()
+        return qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and k_cache.is_contiguous()
 
     def rope_append(
         self,
@@ -231,7 +228,7 @@ class Operators:
 
     def supports_attention(self, q: torch.Tensor, k_cache: torch.Tensor) -> bool:
         """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
-        return q.dtype in _FLOATS and k_cache.dtype is q.dtype and q.is_cpu and k_cache.is_contiguous()
+        return q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and k_cache.is_contiguous()
 
     def decode_attention(
         self,
@@ -284,7 +281,7 @@ class Operators:
 
     def supports_silu_mul(self, x: torch.Tensor) -> bool:
         """Whether x is float32 or bfloat16 on the CPU."""
-        return x.dtype in _FLOATS and x.is_cpu
+        return x.dtype in FLOATS and x.is_cpu
 
     def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, 2F] -> silu(x[:, :F]) * x[:, F:], [N, F]."""
@@ -353,13 +350,20 @@ def _pick_level(library: ctypes.CDLL) -> str:
     return wanted
 
 
+def huge_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` itself, which nothing has touched yet, on 2 MiB pages where it lies on a CPU that has them."""
+    if LIBRARY is not None and tensor.is_cpu:
+        LIBRARY.s1_huge_pages(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int64(tensor.nbytes))
+    return tensor
+
+
 LIBRARY, REASON = _open()
 LOADED = LIBRARY is not None
 
 if LIBRARY is not None:
     LEVEL = _pick_level(LIBRARY)
     _operators = Operators(LIBRARY, LEVEL)
-    supports_pack, pack, pack_int8 = _operators.supports_pack, _operators.pack, _operators.pack_int8
+    supports_pack, pack, pack_codes = _operators.supports_pack, _operators.pack, _operators.pack_codes
     supports_linear, linear = _operators.supports_linear, _operators.linear
     linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
     supports_rms_norm, rms_norm = _operators.supports_rms_norm, _operators.rms_norm

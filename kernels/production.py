@@ -31,10 +31,13 @@ def _row_kernels() -> list[Case]:
     norm = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16, "eps": "fp32"}
     cases = []
     for hidden in (896, 5120):
-        constants = {"HIDDEN": hidden, **rms_norm_config(hidden)}
+        constants = {"HIDDEN": hidden, "LETS_NEXT_START": False, **rms_norm_config(hidden)}
         cases.append(Case(f"rms_norm {hidden}", _rms_norm_kernel, norm, {**constants, "HAS_RESIDUAL": False}))
         added = {**norm, "residual_ptr": bf16}
-        cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, {**constants, "HAS_RESIDUAL": True}))
+        constants["HAS_RESIDUAL"] = True
+        cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, constants))
+        early = {**constants, "LETS_NEXT_START": True}
+        cases.append(Case(f"rms_norm+add {hidden} early", _rms_norm_kernel, added, early))
     reduced = {"addresses_ptr": i64, "residual_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16}
     for ranks in (2, 8):
         constants = {"RANKS": ranks, "HIDDEN": 5120, **all_reduce_norm_config(5120)}
@@ -72,9 +75,12 @@ def _attention_kernels() -> list[Case]:
             }  # fmt: skip
             work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
             label = f"{name} batch {batch} {stored[1:]}"
-            config = {**decode_attention_config(q, cache), "QUANTISED": bool(scales)}
+            config = {**decode_attention_config(q, cache), "QUANTISED": bool(scales), "LETS_NEXT_START": False}
             rows = int(config["BLOCK_M"])
             cases.append(Case(f"decode {label}", _decode_attention_kernel, {**common, **work}, config, rows))
+            if batch == 1:
+                config = {**config, "LETS_NEXT_START": True}
+                cases.append(Case(f"decode {label} early", _decode_attention_kernel, {**common, **work}, config, rows))
             if batch == 64:
                 config = {**prefill_attention_config(q, cache), "QUANTISED": bool(scales)}
                 rows = int(config["BLOCK_M"])
@@ -135,6 +141,9 @@ def _gemm_kernels() -> list[Case]:
             constants = small_gemm_config(GemmConfig(split_k=split), tokens, torch.bfloat16)
             shape = {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
             cases.append(Case(f"gemm {name} {tokens}", _small_gemm_kernel, arguments, {**shape, **constants}, 64))
+            dependent = small_gemm_config(GemmConfig(split_k=split, prefetch=4), tokens, torch.bfloat16)
+            early = f"gemm {name} {tokens} dependent"
+            cases.append(Case(early, _small_gemm_kernel, arguments, {**shape, **dependent}, 64))
             for label, codes in quantised.items() if name in ("gate_up", "down") else ():
                 plain = small_gemm_config(GemmConfig(), tokens, torch.bfloat16)  # as `kernels.linear` launches it
                 given = {"x_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32", "weight_ptr": codes,

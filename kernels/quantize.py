@@ -20,6 +20,8 @@ from torch import Tensor
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = {torch.int8: 127.0, FLOAT8: 448.0}
 """Largest code of each type."""
+_BLOCK = 1 << 24
+"""Elements quantised at a time: bounds the scratch memory to some 64 MiB copies."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class QuantizedMatrix:
             dtype,
         )
 
+    @classmethod
+    def of(cls, weight: Tensor, codes: torch.dtype) -> QuantizedMatrix:
+        """`weight` [M, K] in 8 bits, for activations of its dtype."""
+        matrix = cls.empty(weight.shape[0], weight.shape[1], codes, weight.dtype, weight.device)
+        matrix.fill(weight)
+        return matrix
+
     @property
     def shape(self) -> torch.Size:
         return self.codes.shape
@@ -55,11 +64,13 @@ class QuantizedMatrix:
     def fill(self, rows: Tensor, first: int = 0, columns: slice | None = None) -> None:
         """Quantise `rows` [m, K] into rows first .. first + m - 1. With `columns` only those are kept; the scale is
         that of the whole row, so that a matrix has the same codes however it is split over ranks."""
-        rows = rows.to(self.codes.device, torch.float32)
-        scale = row_scale(rows, self.codes.dtype)
-        kept = rows if columns is None else rows[:, columns]
-        self.codes[first : first + len(rows)].copy_(encode(kept, scale, self.codes.dtype))
-        self.scale[first : first + len(rows)].copy_(scale)
+        for block in rows.split(max(1, _BLOCK // max(1, rows.shape[1]))):
+            block = block.to(self.codes.device, torch.float32)
+            scale = row_scale(block, self.codes.dtype)
+            kept, last = block if columns is None else block[:, columns], first + len(block)
+            self.codes[first:last].copy_(encode(kept, scale, self.codes.dtype))
+            self.scale[first:last].copy_(scale)
+            first = last
 
 
 def row_scale(weight: Tensor, codes: torch.dtype) -> Tensor:

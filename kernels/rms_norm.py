@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from kernels import REFERENCE, native, use_triton
-from kernels.language import jit, launch, next_power_of_2, require_triton, tl
+from kernels.gemm_choices import has_dependents
+from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 
 
 def rms_norm_reference(
@@ -21,9 +22,11 @@ def rms_norm_reference(
 @jit
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, eps,
-    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_RESIDUAL: tl.constexpr, LETS_NEXT_START: tl.constexpr,
 ):  # fmt: skip
     """One program per row; the row stays in registers between the sum of squares and the scaling."""
+    if LETS_NEXT_START:
+        let_next_kernel_start()
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     cols = tl.arange(0, BLOCK)
     inside = cols < HIDDEN
@@ -45,18 +48,21 @@ def rms_norm_config(hidden: int) -> dict[str, int | bool]:
 
 
 def rms_norm_triton(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The launcher."""
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None,
+    lets_next_start: bool | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The launcher. `lets_next_start`: a dependent product may start before the norm ends; None: if there are any."""
     require_triton()
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
+    lets_next_start = has_dependents(x) if lets_next_start is None else lets_next_start
     y = torch.empty_like(x)
     h = x if residual is None else torch.empty_like(x)
     if x.shape[0]:
         _rms_norm_kernel[(x.shape[0],)](
             x, residual, weight, y, h, eps,
-            HIDDEN=x.shape[1], HAS_RESIDUAL=residual is not None, **rms_norm_config(x.shape[1]),
+            HIDDEN=x.shape[1], HAS_RESIDUAL=residual is not None, LETS_NEXT_START=lets_next_start,
+            **rms_norm_config(x.shape[1]),
         )  # fmt: skip
     return y, h
 

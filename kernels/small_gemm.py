@@ -6,6 +6,12 @@ row is read once. Weights of 8 bits are widened in registers and scaled at the e
 silu(gate) * up, float32 logits with the maximum of each tile. `split_k` programs share one block of a narrow output;
 the last to arrive adds the parts in order.
 
+Dependent launch (`GemmConfig.prefetch`, off unless a row of the table asks for it): the kernel starts while the one
+before it still runs, asks for its first tiles of the weight in L2, and waits for that kernel before it reads or writes
+anything; `kernels.language` says why this cannot race. It can gain where the kernel before lets it start early, as
+`rms_norm`, `decode_attention` and dependent products do; behind cuBLAS, `silu_mul` or an all-reduce it starts as a
+plain launch does.
+
 Not yet measured on a GPU: cuBLAS runs wherever `kernels.gemm_choices` has no row for the shape, unless the weight has
 8 bits.
 """
@@ -18,7 +24,18 @@ from dataclasses import dataclass
 import torch
 
 from kernels.errors import KernelError
-from kernels.language import cdiv, dot_precision, jit, launch, next_power_of_2, require_triton, tl
+from kernels.language import (
+    cdiv,
+    dot_precision,
+    jit,
+    launch,
+    let_next_kernel_start,
+    next_power_of_2,
+    prefetch,
+    require_triton,
+    tl,
+    wait_for_previous_kernel,
+)
 
 MOST_TOKENS = 64
 """More would be a matrix product bound by arithmetic."""
@@ -33,6 +50,9 @@ class GemmConfig:
     split_k: int = 1
     num_warps: int = 4
     num_stages: int = 4
+    prefetch: int = 0
+    """Tiles (a power of two) that a program fetches into L2 before the previous kernel ends; 0: a plain launch.
+    Needs sm_90 or later."""
 
 
 @jit
@@ -41,7 +61,7 @@ def _small_gemm_kernel(
     tokens, eps,
     OUT: tl.constexpr, IN: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
     SPLIT_K: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
-    MAXIMA: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+    MAXIMA: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Program (block of outputs, part of K). GATED: rows OUT .. 2 OUT - 1 of the weight are the up projection."""
     block, split = tl.program_id(0), tl.program_id(1)
@@ -54,6 +74,15 @@ def _small_gemm_kernel(
     up = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
     squares = tl.zeros([BLOCK_T], tl.float32)
     steps: tl.constexpr = (IN + BLOCK_IN - 1) // BLOCK_IN
+    if PREFETCH > 0:
+        SECTOR: tl.constexpr = 256 // weight_ptr.dtype.element_ty.primitive_bitwidth  # values in 32 bytes
+        ahead = split * steps // SPLIT_K * BLOCK_IN + tl.arange(0, PREFETCH * BLOCK_IN // SECTOR) * SECTOR
+        ahead = tl.minimum(ahead, IN - 1)[None, :] + tl.minimum(out, OUT - 1)[:, None].to(tl.int64) * IN
+        prefetch(weight_ptr + ahead)
+        if GATED:
+            prefetch(weight_ptr + ahead + OUT * IN)
+        wait_for_previous_kernel()
+        let_next_kernel_start()
     for step in range(split * steps // SPLIT_K, (split + 1) * steps // SPLIT_K):
         at = step * BLOCK_IN
         rows = (out[:, None] < OUT) & (at + k[None, :] < IN)
@@ -126,7 +155,8 @@ def small_gemm_config(config: GemmConfig, tokens: int, dtype: torch.dtype) -> di
         "BLOCK_IN": config.block_in,
         "SPLIT_K": config.split_k,
         "PRECISION": dot_precision(dtype),
-        **launch(config.num_warps, config.num_stages),
+        "PREFETCH": config.prefetch,
+        **launch(config.num_warps, config.num_stages, dependent=config.prefetch > 0),
     }
 
 

@@ -80,7 +80,7 @@ class Architecture:
             raise TrainingError(f"{path}: cannot read the model's configuration: {error.strerror}") from error
         except ValueError as error:
             raise TrainingError(f"{path}: not JSON: {error}") from error
-        model_type = config.get("model_type")
+        model_type = config.get("model_type") if isinstance(config, dict) else None
         if model_type not in MODEL_TYPES:
             raise TrainingError(
                 f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
@@ -115,3 +115,5 @@ class Architecture:
             )
         except KeyError as error:
             raise TrainingError(f"{path}: {error.args[0]} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"{path}: a size is not a number: {error}") from error

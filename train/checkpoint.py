@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -43,7 +44,7 @@ class Checkpoints:
             "batch_size": config.data.batch_size,
             "last_batch": config.data.last_batch,
             "reduction": config.reduction,
-            "lora": asdict(config.lora) if config.lora else None,
+            "lora": msgspec.to_builtins(config.lora),
             "optimizer": config.optim.kind,
         }
         self._pending: tuple[int, Future[Any]] | None = None
@@ -114,12 +115,13 @@ class Checkpoints:
             shutil.rmtree(old.parent)
 
     def _failed(self, step: int, error: BaseException) -> TrainingError:
+        reason = failure(error, self._folder)
         if self._world.first:
             shutil.rmtree(self.path(step), ignore_errors=True)
         kept = self.latest()
         last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
         return TrainingError(
-            f"saving step {step} to {self._folder} failed: {failure(error)}; {last}; make room and run the same command"
+            f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
         )
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

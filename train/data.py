@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from train.config import Data
+from train.config import Data, Model
 from train.errors import TrainingError
 from train.text import ChatTokenizer, Text, chat_text, marked_text, s1_messages
 
@@ -47,34 +47,28 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+def open_tokenizer(model: Model, config_file: Path) -> ChatTokenizer | None:
+    """The tokenizer of `model.tokenizer`, or the one beside config.json if there is one: `tokens` records need none."""
+    if model.tokenizer is None and not config_file.with_name("tokenizer.json").is_file():
+        return None
+    return ChatTokenizer.load(model.tokenizer or config_file.parent)
+
+
 def read_dataset(files: tuple[str, ...], config: Data, tokenizer: ChatTokenizer | None, vocab_size: int) -> Dataset:
     """Reads JSONL (or Parquet) records; see docs/training.md for the shapes a record may have.
 
     Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
     """
     names: list[str] = []
-    encoded: list[tuple[np.ndarray, np.ndarray]] = []
-    pending: list[Text] = []
-    places: list[int] = []
+    samples: list[Text | tuple[np.ndarray, np.ndarray]] = []
     for file in files:
         for number, record in _records(Path(file)):
             place = f"{file}:{number}"
-            names.append(f"{record['id']}" if "id" in record else place)
-            sample = _sample(record, place, config, tokenizer)
-            if isinstance(sample, Text):
-                places.append(len(encoded))
-                pending.append(sample)
-                encoded.append((np.empty(0, np.int32), np.empty(0, bool)))
-            else:
-                encoded.append(sample)
-    if pending:
-        assert tokenizer is not None
-        for at, pair in zip(places, tokenizer.encode(pending), strict=True):
-            encoded[at] = pair
-    return _collect(names, encoded, config, vocab_size, files)
-
-
-def _collect(names, encoded, config: Data, vocab_size: int, files) -> Dataset:
+            names.append(str(record.get("id", place)))
+            samples.append(_sample(record, place, config, tokenizer))
+    texts = [sample for sample in samples if isinstance(sample, Text)]
+    pairs = iter(tokenizer.encode(texts) if tokenizer else [])
+    encoded = [next(pairs) if isinstance(sample, Text) else sample for sample in samples]
     keep, dropped = [], []
     for i, (tokens, trained) in enumerate(encoded):
         if len(tokens) > config.max_tokens:
@@ -89,8 +83,8 @@ def _collect(names, encoded, config: Data, vocab_size: int, files) -> Dataset:
             raise TrainingError(f"sample {names[i]} has no token to train on ({len(tokens)} tokens); remove it")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise TrainingError(
-                f"sample {names[i]} has token {int(tokens.max())}, the model's vocabulary ends at {vocab_size - 1}; "
-                "model.tokenizer does not belong to this model"
+                f"sample {names[i]} has tokens from {tokens.min()} to {tokens.max()}, the model's vocabulary is "
+                f"0 to {vocab_size - 1}; model.tokenizer does not belong to this model"
             )
         keep.append(i)
     if not keep:
@@ -98,7 +92,7 @@ def _collect(names, encoded, config: Data, vocab_size: int, files) -> Dataset:
     lengths = np.asarray([len(encoded[i][0]) for i in keep], dtype=np.int64)
     return Dataset(
         ids=tuple(names[i] for i in keep),
-        tokens=np.concatenate([encoded[i][0] for i in keep]),
+        tokens=np.concatenate([encoded[i][0] for i in keep]).astype(np.int32),
         trained=np.concatenate([encoded[i][1] for i in keep]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         targets=np.asarray([int(encoded[i][1][1:].sum()) for i in keep], dtype=np.int64),
@@ -112,7 +106,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.suffix == ".parquet":
         yield from enumerate(_parquet(path), start=1)
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -132,7 +126,10 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         raise TrainingError(
             f"{path}: reading Parquet needs pyarrow; install it or convert the file to JSONL"
         ) from error
-    return parquet.read_table(path).to_pylist()
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # what pyarrow's errors derive from
+        raise TrainingError(f"{path}: not Parquet: {error}") from error
 
 
 def _sample(
@@ -140,21 +137,19 @@ def _sample(
 ) -> Text | tuple[np.ndarray, np.ndarray]:
     everything = config.loss == "all"
     if "tokens" in record:
-        tokens = np.asarray(record["tokens"], dtype=np.int32)
         if "trained" not in record and not everything:
             raise TrainingError(
                 f"{place}: a `tokens` record needs `trained` (0/1 per token) when data.loss is assistant"
             )
+        tokens = _integers(record["tokens"], "iu", f"{place}: `tokens`")
         # The record's own mask is the more specific word, also when data.loss is all.
-        trained = np.asarray(record.get("trained", np.ones(len(tokens))), dtype=bool)
-        if tokens.ndim != 1 or trained.shape != tokens.shape:
-            raise TrainingError(
-                f"{place}: `trained` has shape {trained.shape}, `tokens` has {tokens.shape}; they must agree"
-            )
-        return tokens, trained
+        trained = _integers(record.get("trained", [1] * len(tokens)), "iub", f"{place}: `trained`")
+        if trained.shape != tokens.shape or not ((trained == 0) | (trained == 1)).all():
+            raise TrainingError(f"{place}: `trained` must hold one 0 or 1 for each of the {len(tokens)} tokens")
+        return tokens, trained.astype(bool)
     if tokenizer is None:
         raise TrainingError(f"{place}: text records need a tokenizer; set model.tokenizer")
-    messages = record.get("messages") or s1_messages(record, place)
+    messages = record["messages"] if "messages" in record else s1_messages(record, place)
     if messages is not None:
         text = chat_text(tokenizer, messages, place)
         return Text(text.text, None) if everything else text
@@ -169,6 +164,17 @@ def _sample(
             f"data.eos {config.eos!r} is not a token of {tokenizer.folder}; name one of its special tokens"
         )
     return Text(record["text"] + (config.eos or ""), None)
+
+
+def _integers(values: Any, kinds: str, name: str) -> np.ndarray:
+    """The list `values`, of numpy's `kinds`, as int64 [n]."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of lists that differ in length
+        array = np.asarray(None)
+    if array.ndim != 1 or (array.dtype.kind not in kinds and len(array)):
+        raise TrainingError(f"{name} must be a list of integers")
+    return array.astype(np.int64)
 
 
 @lru_cache(maxsize=2)

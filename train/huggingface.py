@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from train.architecture import Architecture
+from train.config import Model
 from train.errors import TrainingError
 from train.lora import adapter_bound
 from train.model import Decoder
@@ -27,24 +28,32 @@ COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "
           "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
 
-def failure(error: BaseException) -> BaseException:
-    """What went wrong on the first rank that failed, out of a distributed checkpoint's collected errors."""
+def failure(error: BaseException, folder: Path) -> str:
+    """What went wrong on the first rank that failed to write to `folder`, out of DCP's collected errors.
+
+    A full disk reaches us as "unexpected pos" of torch's zip writer, so the room that is left is told too.
+    """
     failures = getattr(error, "failures", None)
-    return next((cause for cause, _ in failures.values()), error) if failures else error
+    cause = next((cause for cause, _ in failures.values()), error) if failures else error
+    return f"{' '.join(str(cause).split())} ({shutil.disk_usage(folder).free / 1e9:.3f} GB are free there)"
 
 
-def find_directory(name: str) -> Path:
-    """`name` itself when it is a directory, else the hub's snapshot of it (downloaded if needed)."""
+def find_config(model: Model) -> Path:
+    """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`."""
+    if model.path is None:
+        return Path(model.init or "")
+    name = model.path
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name, "config.json")
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise TrainingError(f"model.path {name} is neither a directory nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download  # Slow to import; a local directory does not need it.
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
     except Exception as error:
         raise TrainingError(f"model.path {name}: cannot be downloaded: {error}; give a local directory") from error
+    return Path(folder, "config.json")
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -57,13 +66,11 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise TrainingError(f"{folder}: no .safetensors file{pickled}")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with file.open("rb") as stream:
-            try:
-                (size,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(size))
-            except (struct.error, ValueError) as error:
-                raise TrainingError(f"{file}: not a safetensors file: {error}; fetch it again") from error
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        try:
+            with safe_open(file, framework="pt") as stored:
+                shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TrainingError(f"{file}: not a whole safetensors file: {error}; fetch it again") from error
     return shapes
 
 
@@ -110,11 +117,13 @@ def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: b
             parameter.copy_(whole)
 
 
-def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: torch.dtype, tokenizer: Path) -> None:
+def export(
+    tensors: dict[str, torch.Tensor], folder: Path, config_file: Path, dtype: torch.dtype, tokenizer: Path
+) -> None:
     """Writes `tensors` (sharded or not) as a Hugging Face directory that transformers, vLLM and the engine load.
 
-    `source`: the directory or config.json the model came from. Written beside `folder` and renamed at the end, so a
-    directory of this name is always whole.
+    `config_file`: the model's config.json; the files beside it and in the `tokenizer` directory are copied. Written
+    beside `folder` and renamed at the end, so a directory of this name is always whole.
     """
     partial = folder.with_name(folder.name + ".partial")
     first = not dist.is_initialized() or dist.get_rank() == 0
@@ -136,16 +145,15 @@ def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: 
     try:
         dcp.save(tensors, storage_writer=writer)
     except (OSError, dcp.api.CheckpointException) as error:
+        message = f"writing {folder} failed: {failure(error, folder.parent)}"
         shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(
-            f"writing {folder} failed: {failure(error)}; the checkpoint is intact: make room and run the same command"
-        ) from error
+        raise TrainingError(f"{message}; the checkpoint is intact: make room and run the same command") from error
     _barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
-        _write_config(partial, source, dtype)
+        _write_config(partial, config_file, dtype)
         for name in COPIED:
-            for place in (tokenizer, source if source.is_dir() else source.parent):
+            for place in (tokenizer, config_file.parent):
                 if (place / name).is_file():
                     shutil.copyfile(place / name, partial / name)
                     break
@@ -154,15 +162,11 @@ def export(tensors: dict[str, torch.Tensor], folder: Path, source: Path, dtype: 
     _barrier()
 
 
-def _write_config(folder: Path, source: Path, dtype: torch.dtype) -> None:
-    config: dict[str, Any] = json.loads((source / "config.json" if source.is_dir() else source).read_text())
-    name = str(dtype).removeprefix("torch.")
-    config.pop("torch_dtype", None)
-    config["dtype"] = config["torch_dtype"] = name  # transformers 5 and before read different names
-    if config["model_type"] in ("qwen2", "qwen3"):
-        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
-    else:
-        config.setdefault("architectures", ["LlamaForCausalLM"])
+def _write_config(folder: Path, config_file: Path, dtype: torch.dtype) -> None:
+    config: dict[str, Any] = json.loads(config_file.read_text())
+    # transformers 5 and before read different names
+    config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

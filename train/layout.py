@@ -78,13 +78,7 @@ class Batch:
     weights: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.ids.to(device),
-            self.documents.to(device),
-            self.rows.to(device),
-            self.labels.to(device),
-            self.weights.to(device),
-        )
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def target_weights(targets: np.ndarray, reduction: str) -> np.ndarray:

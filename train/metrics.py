@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
+import msgspec
 import torch
 
 from train.config import TrainConfig
@@ -65,35 +67,49 @@ class JsonlSink:
         self._file.close()
 
 
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
+
+
 class TensorBoardSink:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, resume_step: int):
         try:
             from torch.utils.tensorboard import SummaryWriter  # Optional extra.
         except ImportError as error:
             raise TrainingError(
                 "metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        # What a dead run wrote beyond the checkpoint is hidden.
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._writer.add_scalar(name, value, record["step"])
+        for name, value in _numbers(record).items():
+            self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         self._writer.close()
 
 
 class WandbSink:
-    def __init__(self, project: str, config: dict[str, Any]):
+    """One wandb run per run folder: its id is kept there, so that a resumed run goes on in the same curves."""
+
+    def __init__(self, project: str, folder: Path, resume_step: int, config: dict[str, Any]):
         try:
             import wandb  # Optional extra.
         except ImportError as error:
             raise TrainingError("metrics.wandb needs wandb: pip install wandb, or set it to null") from error
-        self._run = wandb.init(project=project, config=config, resume="allow")
+        kept = folder / "wandb_id"
+        if not (resume_step and kept.is_file()):
+            kept.write_text(uuid4().hex)
+        try:
+            self._run = wandb.init(
+                project=project, name=folder.name, id=kept.read_text(), resume="allow", dir=folder, config=config
+            )
+        except wandb.Error as error:
+            raise TrainingError(f"metrics.wandb: {error} (WANDB_MODE=offline needs no account)") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._run.log({k: v for k, v in record.items() if isinstance(v, (int, float))}, step=record["step"])
+        self._run.log(_numbers(record), step=record["step"])
 
     def close(self) -> None:
         self._run.finish()
@@ -130,14 +146,14 @@ class ProgressSink:
         pass
 
 
-def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int, resolved: dict[str, Any]) -> list[Sink]:
+def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int) -> list[Sink]:
     sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", resume_step)]
     if config.metrics.progress:
         sinks.append(ProgressSink(total))
     if config.metrics.tensorboard:
-        sinks.append(TensorBoardSink(folder / "tensorboard"))
+        sinks.append(TensorBoardSink(folder / "tensorboard", resume_step))
     if config.metrics.wandb:
-        sinks.append(WandbSink(config.metrics.wandb, resolved))
+        sinks.append(WandbSink(config.metrics.wandb, folder, resume_step, msgspec.to_builtins(config)))
     return sinks
 
 

@@ -91,10 +91,6 @@ class Block(nn.Module):
             return checkpoint(self.compute, x, *rest, use_reentrant=False)
         return checkpoint(self.compute, x, *rest, use_reentrant=False, context_fn=_selective)
 
-    def compile_dense(self) -> None:
-        self.before = torch.compile(self.before, dynamic=True)  # type: ignore[method-assign]
-        self.after = torch.compile(self.after, dynamic=True)  # type: ignore[method-assign]
-
 
 def _selective() -> Any:
     """Keeps what is dear to compute again: attention's and every second matmul's output; the rest is recomputed."""
@@ -156,11 +152,6 @@ class Decoder(nn.Module):
         self.model = Stack(arch, checkpointing)
         if not arch.tied:
             self.lm_head = Head(arch)
-
-    def compile_blocks(self) -> None:
-        for block in self.model.layers:
-            assert isinstance(block, Block)
-            block.compile_dense()
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final normalised hidden states of the rows that predict something, [targets, H]."""

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from train.config import Compute, TrainConfig
 from train.errors import TrainingError
-from train.model import Decoder
+from train.model import Block, Decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,6 +59,9 @@ def join_world(config: TrainConfig) -> World:
         raise TrainingError("compute.device is cuda, but no GPU is at hand; set compute.device=cpu")
     if size % context:
         raise TrainingError(f"parallel.context = {context} does not divide the world of {size} ranks")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
+        # Restarted ranks would read the addresses of dead ones from the kept store and wait for them: pytorch #135712.
+        raise TrainingError("torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -84,7 +87,10 @@ def leave_world() -> None:
 def shard(model: Decoder, world: World, compute: Compute) -> None:
     """Compiles and shards in place. One process in one dtype keeps plain tensors: nothing to shard or cast."""
     if compute.compile:
-        model.compile_blocks()
+        for block in model.model.layers:
+            assert isinstance(block, Block)
+            block.before = torch.compile(block.before, dynamic=True)  # type: ignore[method-assign]
+            block.after = torch.compile(block.after, dynamic=True)  # type: ignore[method-assign]
     model.context_group = world.context_group
     if world.size == 1 and compute.dtype == compute.master_dtype:
         return

@@ -15,12 +15,11 @@ import numpy as np
 
 from train.architecture import Architecture
 from train.config import TrainConfig, load_config
-from train.data import read_dataset, step_samples, steps_per_epoch
+from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
-from train.huggingface import find_directory
+from train.huggingface import find_config
 from train.layout import lay_out
 from train.metrics import GPUS
-from train.text import ChatTokenizer
 
 # Share of peak that minutes are quoted at: torchtitan reports 39.4 % for a 32B dense model on 8 H100 with FSDP and full
 # activation checkpointing (its pull request 1690).
@@ -142,6 +141,17 @@ def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 40
     return np.round(values * mean / values.mean()).astype(np.int64)
 
 
+def read_lengths(file: Path) -> np.ndarray:
+    """Token counts [samples], one per line."""
+    try:
+        lengths = np.asarray(file.read_text().split(), dtype=np.int64)
+    except ValueError as error:
+        raise TrainingError(f"{file}: must hold one token count per line: {error}") from error
+    if len(lengths) == 0 or lengths.min() < 1:
+        raise TrainingError(f"{file}: must hold one token count per line, each above 0")
+    return lengths
+
+
 def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: int, source: str) -> str:
     """The plan as text."""
     steps = plan_steps(config, lengths, ranks)
@@ -191,18 +201,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         config = load_config(arguments.config, arguments.overrides)
-        ranks = arguments.ranks or config.parallel.ranks
-        if ranks % config.parallel.context:
+        ranks = config.parallel.ranks if arguments.ranks is None else arguments.ranks
+        if ranks < 1 or ranks % config.parallel.context:
             raise TrainingError(f"parallel.context = {config.parallel.context} does not divide {ranks} ranks")
-        folder = None if arguments.shape else find_directory(config.model.path) if config.model.path else None
-        arch = Architecture.load(arguments.shape or folder or config.model.source)
+        config_file = Path(arguments.shape) if arguments.shape else find_config(config.model)
+        arch = Architecture.load(config_file)
         if arguments.lengths == "s1k":
             lengths, source = published_lengths(), "published lengths of s1K: log-normal"
         elif arguments.lengths:
-            lengths, source = np.loadtxt(arguments.lengths, dtype=np.int64, ndmin=1), arguments.lengths
+            lengths, source = read_lengths(Path(arguments.lengths)), arguments.lengths
         else:
-            place = config.model.tokenizer or folder or Path(config.model.source).parent
-            data = read_dataset(config.data.train, config.data, ChatTokenizer.load(place), arch.vocab_size)
+            tokenizer = open_tokenizer(config.model, config_file)
+            data = read_dataset(config.data.train, config.data, tokenizer, arch.vocab_size)
             lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
         print(report(config, arch, lengths, ranks, source))
     except (TrainingError, OSError) as error:

@@ -8,28 +8,27 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
 from train.architecture import Architecture
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
-from train.data import Dataset, read_dataset, step_samples, steps_per_epoch
+from train.data import Dataset, open_tokenizer, read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
-from train.huggingface import export, find_directory, initialize, load_weights
-from train.layout import StepLayout, build_batch, lay_out, target_weights
+from train.huggingface import export, find_config, initialize, load_weights
+from train.layout import Batch, StepLayout, build_batch, lay_out, target_weights
 from train.lora import add_lora, export_adapter, merge
 from train.metrics import Sink, memory_gb, open_sinks, peak_flops
 from train.model import Decoder
 from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
 from train.parallel import DTYPES, World, join_world, leave_world, shard
 from train.plan import plan_memory, plan_steps
-from train.text import ChatTokenizer
 
 # Compiled blocks see token counts that are multiples of this, hence few shapes.
 COMPILED_MULTIPLE = 256
@@ -41,20 +40,11 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World):
         self.config, self.world = config, world
         self.run = Path(config.run)
-        self.source = find_directory(config.model.path) if config.model.path else Path(config.model.source)
-        self.arch = Architecture.load(self.source)
-        self.tokenizer_dir = Path(
-            config.model.tokenizer or (self.source if self.source.is_dir() else self.source.parent)
-        )
-        tokenizer = (
-            ChatTokenizer.load(self.tokenizer_dir) if (self.tokenizer_dir / "tokenizer.json").is_file() else None
-        )
-        self.data = read_dataset(config.data.train, config.data, tokenizer, self.arch.vocab_size)
-        self.heldout = (
-            read_dataset(config.data.heldout, config.data, tokenizer, self.arch.vocab_size)
-            if config.data.heldout
-            else None
-        )
+        self.config_file = find_config(config.model)
+        self.arch = Architecture.load(self.config_file)
+        self.tokenizer = open_tokenizer(config.model, self.config_file)
+        self.data = self.read(config.data.train)
+        self.heldout = self.read(config.data.heldout) if config.data.heldout else None
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.require_memory()
@@ -62,7 +52,13 @@ class Trainer:
         self.model = self.build_model()
         self.optimizer = build_optimizer(self.model, config.optim, world.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.told_to_stop = False
+        """This process got a SIGTERM."""
         self.stopping = False
+        """Some rank was told to stop; all ranks learn it in the same step."""
+
+    def read(self, files: tuple[str, ...]) -> Dataset:
+        return read_dataset(files, self.config.data, self.tokenizer, self.arch.vocab_size)
 
     def require_memory(self) -> None:
         """Refuses, before anything is allocated, a run that the plan says will not fit."""
@@ -93,10 +89,8 @@ class Trainer:
         shard(model, self.world, compute)
         model.to_empty(device=self.world.device)
         if self.config.model.path:
-            load_weights(model, self.source)
-            initialize(model, self.arch, self.config.seed, adapters_only=True)
-        else:
-            initialize(model, self.arch, self.config.seed)
+            load_weights(model, self.config_file.parent)
+        initialize(model, self.arch, self.config.seed, adapters_only=self.config.model.path is not None)
         return model
 
     def lay_out(self, data: Dataset, samples: np.ndarray) -> StepLayout:
@@ -104,19 +98,21 @@ class Trainer:
         lengths = [int(n) for n in data.lengths[samples]]
         return lay_out(lengths, self.world.groups, parallel.micro_tokens * self.world.context)
 
-    def batches(self, data: Dataset, samples: np.ndarray, layout: StepLayout):
-        """This rank's micro-batches of the step; some may hold no sample, all ranks have equally many."""
-        weights = target_weights(data.targets[samples], self.config.reduction)
-        for micro in layout.micro[self.world.group]:
+    def batches(self, data: Dataset, samples: np.ndarray, weights: np.ndarray, layout: StepLayout) -> Iterator[Batch]:
+        """This rank's micro-batches of `samples`; some may hold no sample, all ranks have equally many."""
+        world = self.world
+        for micro in layout.micro[world.group]:
             chosen = list(micro)
-            yield build_batch(
-                data, samples[chosen], weights[chosen], self.world.context, self.world.context_rank, self.multiple
-            ).to(self.world.device)
+            batch = build_batch(
+                data, samples[chosen], weights[chosen], world.context, world.context_rank, self.multiple
+            )
+            yield batch.to(world.device)
 
     def backward(self, samples: np.ndarray, layout: StepLayout) -> torch.Tensor:
         """Adds the gradients of the step's loss; returns this rank's part of the loss, a float32 scalar."""
         loss = torch.zeros((), device=self.world.device)
-        for batch in self.batches(self.data, samples, layout):
+        weights = target_weights(self.data.targets[samples], self.config.reduction)
+        for batch in self.batches(self.data, samples, weights, layout):
             # Gradients are reduced after every micro-batch: the unsharded gradient of a 32B model fits no GPU.
             part = self.model(batch)
             part.backward()
@@ -131,7 +127,7 @@ class Trainer:
         loss = self.backward(samples, layout)
         norm = gradient_norm(self.trainable)
         # One transfer to the host per step: the loss, the norm, and whether a rank was told to stop.
-        report = self.world.sum(torch.stack([loss, loss.new_tensor(float(self.stopping))]))
+        report = self.world.sum(torch.stack([loss, loss.new_tensor(float(self.told_to_stop))]))
         loss_value, stop, norm_value = torch.cat([report, norm.reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             ids = ", ".join(self.data.ids[i] for i in samples)
@@ -175,22 +171,13 @@ class Trainer:
         size = self.config.data.batch_size
         for begin in range(0, len(data), size):
             samples = np.arange(begin, min(begin + size, len(data)))
-            layout = self.lay_out(data, samples)
-            share = np.full(len(samples), 1.0 / data.targets.sum())
-            for micro in layout.micro[self.world.group]:
-                batch = build_batch(
-                    data,
-                    samples[list(micro)],
-                    share[list(micro)],
-                    self.world.context,
-                    self.world.context_rank,
-                    self.multiple,
-                )
-                loss += self.model(batch.to(self.world.device))
+            weights = np.full(len(samples), 1.0 / data.targets.sum())
+            for batch in self.batches(data, samples, weights, self.lay_out(data, samples)):
+                loss += self.model(batch)
         return float(self.world.sum(loss))
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stopping = True
+        self.told_to_stop = True
 
     def fit(self) -> None:
         """Trains to the end, or to the step during which a SIGTERM came; either way a checkpoint is written."""
@@ -202,10 +189,15 @@ class Trainer:
                 f"{self.run} already holds a run; set checkpoint.resume=true to go on, or another `run` folder"
             )
         start = checkpoints.load(self.model, self.optimizer)
+        if start > self.total_steps:
+            raise TrainingError(
+                f"{self.run} was trained for {start} steps, more than the {self.total_steps} of this configuration; "
+                "raise `epochs` or use another `run` folder"
+            )
         sinks: list[Sink] = []
         if world.first:
             config.save(self.run / "config.yaml")
-            sinks = open_sinks(config, self.run, start, self.total_steps, msgspec.to_builtins(config))
+            sinks = open_sinks(config, self.run, start, self.total_steps)
             self.announce(start)
         before = signal.signal(signal.SIGTERM, self.stop)
         try:
@@ -234,7 +226,7 @@ class Trainer:
             last = done == self.total_steps
             if self.heldout is not None and (done % heldout_every == 0 or last):
                 record["heldout_loss"] = self.evaluate(self.heldout)
-            if done % config.metrics.every == 0 or last:
+            if done % config.metrics.every == 0 or last or "heldout_loss" in record:
                 for sink in sinks:
                     sink.write(record)
             checkpoints.poll()
@@ -252,10 +244,11 @@ class Trainer:
     def export(self) -> None:
         dtype = DTYPES[self.config.checkpoint.export_dtype]
         if self.config.lora is not None:
-            base = self.config.model.source
+            base = self.config.model.path or str(self.config_file)
             export_adapter(self.model, self.config.lora, self.run / "adapter", base, self.world.first)
         tensors = self.model.state_dict() if self.config.lora is None else merge(self.model)
-        export(tensors, self.run / "export", self.source, dtype, self.tokenizer_dir)
+        tokenizer = self.tokenizer.folder if self.tokenizer else self.config_file.parent
+        export(tensors, self.run / "export", self.config_file, dtype, tokenizer)
         if self.world.first:
             print(f"wrote {self.run / 'export'}", file=sys.stderr)
 

@@ -30,7 +30,8 @@ mark { background: #ffd54a; border-radius: 2px; }
 _SCRIPT = """
 const show = () => { const c = document.getElementById('condition').value, v = document.getElementById('verdict').value;
   for (const d of document.querySelectorAll('details.sample'))
-    d.hidden = (c && d.dataset.condition !== c) || (v && d.dataset.verdict !== v); };
+    d.hidden = (c && d.dataset.condition !== c) || (v && d.dataset.verdict !== v);
+  for (const s of document.querySelectorAll('section')) s.hidden = !s.querySelector('details:not([hidden])'); };
 for (const id of ['condition', 'verdict']) document.getElementById(id).addEventListener('change', show);
 """
 
@@ -62,9 +63,10 @@ def write_page(
         for problem in task.problems[:problems]:
             rows = sorted(shown[task.name, problem.id], key=lambda r: (order[r[0]["condition"]], r[0]["sample"]))
             question = "" if task.private else question_text(problem)
-            parts.append(f"<h3>{html.escape(problem.id)} <span class=small>{html.escape(problem.group)}</span></h3>")
+            group = f"<span class=small>{html.escape(problem.group)}</span>"
+            parts.append(f"<section><h3>{html.escape(problem.id)} {group}</h3>")
             parts.append(f"<pre>{html.escape(question)}</pre>" if question else "")
-            parts += [_sample(row, graded, decode) for row, graded in rows]
+            parts += [*(_sample(row, graded, decode) for row, graded in rows), "</section>"]
     title = f"{html.escape(read_run(folder)['about']['name'])}: samples"
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
@@ -87,8 +89,10 @@ def _sample(row: Mapping[str, Any], graded: Graded, decode: Callable[[Sequence[i
     verdict = {True: "right", False: "wrong", None: "ungraded"}[graded.correct]
     css = "none" if graded.correct is None else verdict
     label = html.escape(row["condition"])
-    facts = f"{row['thinking_tokens']} thinking tokens, {row['extensions']} extensions, ended: {row['stop_reason']}"
-    said = f"answer {html.escape(repr(graded.extracted))} by {html.escape(graded.rule)}"
+    extensions = f", {row['extensions']} extensions" if row["extensions"] else ""
+    facts = f"{row['thinking_tokens']} thinking tokens{extensions}, ended: {row['stop_reason']}"
+    found = "no answer" if graded.extracted is None else f"answer {graded.extracted!r}"
+    said = f"{html.escape(found)} by {html.escape(graded.rule)}"
     if decode is not None and row["token_ids"]:
         text = marked(row["token_ids"], row["forced"], decode)
     else:

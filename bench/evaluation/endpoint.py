@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from bench.evaluation.grid import Endpoint
@@ -54,20 +55,21 @@ class EndpointBackend:
 
     def ask(self, message: str) -> str:
         """The answer to one message, greedy, at once. Raises InputError where the server gives none."""
-        return self._ask(self.prompt(message, None, None, SamplingParams(max_tokens=1024))).answer
+        return self._ask(self.prompt(message, None, None, SamplingParams(max_tokens=1024)))[0].answer
 
     def _answer(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
         try:
-            done(self._ask(request))
+            sample, counted = self._ask(request)
+            done(sample if counted else replace(sample, thinking_tokens=self._count(sample.reasoning)))
         except BaseException as error:  # whatever it is, the run must hear of it and not wait for ever
             done(error)
 
-    def _ask(self, request: Request) -> Sample:
+    def _ask(self, request: Request) -> tuple[Sample, bool]:
         started = time.monotonic()
         body = self._body(request)
         for attempt in range(self._endpoint.retries + 1):
             try:
-                reply = self._post(body)
+                reply = self._post("/chat/completions", body)
                 return _sample(reply, time.monotonic() - started)
             except urllib.error.HTTPError as error:
                 why = error.read(2000).decode("utf-8", "replace")
@@ -89,15 +91,32 @@ class EndpointBackend:
             fields = {name: value for name, value in fields.items() if name in _STANDARD}
         return {"model": self._endpoint.model, "messages": list(request.prompt), **fields}
 
-    def _post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        url = self._endpoint.url.rstrip("/") + "/chat/completions"
+    def _count(self, text: str) -> int:
+        """Tokens of reasoning that came without a count (not every server gives one), by the server's own tokenizer."""
+        body = {"model": self._endpoint.model, "prompt": text, "add_special_tokens": False}
+        try:
+            return int(self._post("/tokenize", body, self._endpoint.url.rstrip("/").removesuffix("/v1"))["count"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self._endpoint.url}: replies have reasoning and do not count its tokens, and /tokenize "
+                             f"does not either ({error!r}); use a server that gives reasoning_tokens") from error
+
+    def _post(self, path: str, body: Mapping[str, Any], base: str | None = None) -> Mapping[str, Any]:
+        url = (self._endpoint.url.rstrip("/") if base is None else base) + path
         call = urllib.request.Request(url, json.dumps(body).encode(), self._headers)
         with urllib.request.urlopen(call, timeout=self._endpoint.timeout_s) as reply:
-            return json.load(reply)
+            data = reply.read()
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise InputError(f"{url}: the reply is no JSON: {data[:100]!r}") from error
 
 
-def _sample(reply: Mapping[str, Any], seconds: float) -> Sample:
-    """One choice as a sample. Token ids, forced positions and why thinking ended are there where the server says so."""
+def _sample(reply: Mapping[str, Any], seconds: float) -> tuple[Sample, bool]:
+    """One choice as a sample, and whether its thinking is counted: False where there is reasoning and no count.
+
+    The reasoning is `reasoning_content` or, as newer servers have it, `reasoning`. Token ids, forced positions and why
+    thinking ended are there where the server says so.
+    """
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
         message = choice["message"]
@@ -113,13 +132,15 @@ def _sample(reply: Mapping[str, Any], seconds: float) -> Sample:
         stop_reason = "natural" if answer else "truncated"
     chosen = ((choice.get("logprobs") or {}).get("content")) or []
     values = [token["logprob"] for token in chosen]
-    return Sample(
+    tokens = thinking.get("tokens", details.get("reasoning_tokens"))
+    sample = Sample(
         token_ids=tuple(choice.get("token_ids") or ()), forced=tuple(choice.get("forced") or ()),
         reasoning=reasoning.strip(), answer=answer.strip(), finish_reason=choice.get("finish_reason") or "stop",
-        thinking_tokens=int(thinking.get("tokens", details.get("reasoning_tokens", 0)) or 0),
+        thinking_tokens=int(tokens or 0),
         extensions=int(thinking.get("extensions", 0)), stop_reason=stop_reason,
         prompt_tokens=int(usage.get("prompt_tokens", 0)),
         cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) or 0),
         completion_tokens=int(usage.get("completion_tokens", 0)),
         mean_logprob=sum(values) / len(values) if values else None, timing={"total_s": seconds},
     )  # fmt: skip
+    return sample, bool(tokens) or not sample.reasoning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,12 +119,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a report needs. `missing` counts samples of the grid that the log does not have."""
+    """Everything a report needs. `missing` counts samples of the grid that the log does not have; `notes` are the
+    tasks' own, by name."""
 
     model: str
     cells: tuple[Cell, ...]
     tokens: dict[str, Tokens]
     missing: int
+    notes: Mapping[str, str]
 
 
 def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") -> Results:
@@ -150,7 +152,8 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
     for cell in cells:
         _refuse_endless(cell, model)
     total = sum(len(task.problems) for task in tasks.values()) * sum(c.samples for c in conditions)
-    return Results(model, tuple(cells), _tokens(folder), total - sum(len(cell.outcomes) for cell in cells))
+    left = total - sum(len(cell.outcomes) for cell in cells)
+    return Results(model, tuple(cells), _tokens(folder), left, {task.name: task.note for task in tasks.values()})
 
 
 def _cell(task: Task, condition: Condition, found: dict[str, dict[int, Outcome]]) -> Cell:

@@ -20,7 +20,8 @@ _MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: tokens, and accuracy with its interval in [0, 1]; `labels` stand beside the points."""
+    """One line: tokens, and accuracy with its interval in [0, 1]; `labels` stand beside the points, on the side where
+    a rising curve leaves room: upper left, or with `below` lower right."""
 
     name: str
     tokens: Sequence[float]
@@ -28,7 +29,15 @@ class Curve:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     labels: Sequence[str] = ()
-    dashed: bool = False
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes of a figure: what their x is, and the curves in them. A name has one colour in all panels."""
+
+    x: str
+    curves: Sequence[Curve]
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -38,13 +47,13 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
     for task in report["tasks"]:
         title = f"{report['model']}, {task['task']}: {task['problems']:,} problems"
         plots = {
-            "accuracy": (sequential(task), "average thinking tokens"),
-            "parallel": (parallel(task), "generated tokens per problem"),
-            "rejection": (rejection(task), "average thinking tokens"),
+            "accuracy": [Panel("average thinking tokens", sequential(task))],
+            "parallel": parallel(task),
+            "rejection": [Panel("average thinking tokens", rejection(task))],
         }
-        for name, (curves, axis) in plots.items():
-            if curves:
-                files += _save(folder / f"{task['task']}-{name}", curves, axis, title)
+        for name, panels in plots.items():
+            if any(panel.curves for panel in panels):
+                files += _save(folder / f"{task['task']}-{name}", panels, title)
     return files
 
 
@@ -54,44 +63,52 @@ def sequential(task: Mapping[str, Any]) -> list[Curve]:
     for row in task["conditions"]:
         if row["series"] != "rejection":
             series.setdefault(row["series"], []).append(row)
-    return [_curve(name, rows) for name, rows in series.items()]
+    return [_curve(name, rows, at % 2 == 0) for at, (name, rows) in enumerate(series.items())]
 
 
 def rejection(task: Mapping[str, Any]) -> list[Curve]:
     """Rejection sampling beside budgets; empty where there is none."""
     rows = {name: [row for row in task["conditions"] if row["series"] == name] for name in ("rejection", "budget")}
-    return [_curve(name, found) for name, found in rows.items() if found] if rows["rejection"] else []
+    if not rows["rejection"]:
+        return []
+    return [_curve(name, found, name == "budget") for name, found in rows.items() if found]
 
 
-def parallel(task: Mapping[str, Any]) -> list[Curve]:
-    """Samples taken together, against all that they generate and along the longest; sequential scaling beside them."""
-    curves = []
-    for row in task["conditions"]:
-        entries = row.get("at_k", ())
-        if len(entries) < 2 or not row["series"].startswith("parallel"):
-            continue
-        budget = row["series"].removeprefix("parallel ")
-        labels = [str(entry["k"]) for entry in entries]
-        bands = list(zip(*(entry["majority_interval"] for entry in entries), strict=True))
-        voted = [entry["majority"] for entry in entries]
-        unique, path = ([entry[axis] for entry in entries] for axis in ("unique_tokens", "path_tokens"))
-        curves.append(Curve(f"majority, {budget}", unique, voted, bands[0], bands[1], labels))
-        curves.append(Curve(f"majority, {budget}, along the longest path", path, voted, dashed=True))
-        if all(entry["best_of"] is not None for entry in entries):
-            curves.append(Curve(f"best of k by log-probability, {budget}", unique, [e["best_of"] for e in entries]))
-    if not curves:
+def parallel(task: Mapping[str, Any]) -> list[Panel]:
+    """Samples taken together, against all tokens that they generate and against those of the longest, which is what
+    one waits for; sequential scaling beside them in both."""
+    sampled = [
+        row for row in task["conditions"] if row["series"].startswith("parallel") and len(row.get("at_k", ())) > 1
+    ]
+    if not sampled:
         return []
     chosen = [row for row in task["conditions"] if row["series"] in ("budget", "extensions Wait")]
     rows = sorted(chosen, key=lambda row: row["completion_tokens"])
     tokens, accuracy = [row["completion_tokens"] for row in rows], [row["accuracy"] for row in rows]
-    return [*curves, Curve("sequential: budgets and Waits", tokens, accuracy)] if len(rows) > 1 else curves
+    beside = [Curve("one sample: budgets and Waits", tokens, accuracy)] if len(rows) > 1 else []
+    lowest = min(sampled, key=lambda row: row["accuracy"])  # room for labels is below the lowest curve
+    panels = []
+    for axis, whose in (("unique_tokens", "all k samples"), ("path_tokens", "the longest of k samples")):
+        curves = []
+        for row in sampled:
+            entries, budget = row["at_k"], row["series"].removeprefix("parallel ")
+            labels = [str(entry["k"]) for entry in entries] if row is lowest and axis == "unique_tokens" else ()
+            low, high = zip(*(entry["majority_interval"] for entry in entries), strict=True)
+            tokens = [entry[axis] for entry in entries]
+            voted = [entry["majority"] for entry in entries]
+            curves.append(Curve(f"majority of k, {budget}", tokens, voted, low, high, labels, below=True))
+            if all(entry["best_of"] is not None for entry in entries):
+                name = f"best of k by log-probability, {budget}"
+                curves.append(Curve(name, tokens, [entry["best_of"] for entry in entries]))
+        panels.append(Panel(f"tokens of {whose}", [*curves, *beside]))
+    return panels
 
 
-def _curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Curve:
+def _curve(name: str, rows: Sequence[Mapping[str, Any]], below: bool) -> Curve:
     return Curve(
         name, [row["thinking_tokens"] for row in rows], [row["accuracy"] for row in rows],
         [row["interval"]["low"] for row in rows], [row["interval"]["high"] for row in rows],
-        [_short(row) for row in rows],
+        [_short(row) for row in rows] if len(rows) > 1 else (), below,
     )  # fmt: skip
 
 
@@ -102,41 +119,59 @@ def _short(row: Mapping[str, Any]) -> str:
     return numbers[-1] if numbers else words[-1]
 
 
-def _save(stem: Path, curves: Sequence[Curve], axis: str, title: str) -> list[Path]:
+def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
     # Ids in an SVG are drawn at random otherwise, and the date would differ too.
     with matplotlib.rc_context({"svg.hashsalt": "s1-engine", "font.size": 9}):
-        figure = Figure(figsize=(6.8, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for at, curve in enumerate(curves):
-            below = at % 2 == 0  # neighbouring curves have their labels on different sides
-            _plot(axes, curve, _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)], -10 if below else 5)
-        axes.set(xscale="log", xlabel=axis, ylabel="accuracy (%)", title=title)
-        axes.set_ylim(0, min(100, 1.12 * _top(curves)))
-        ticks = _ticks([x for curve in curves for x in curve.tokens if x > 0])
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.minorticks_off()
-        axes.grid(alpha=0.25)
-        axes.legend(loc="best", fontsize=8)
+        wide = len(panels) > 1
+        figure = Figure(figsize=(9.6 if wide else 6.8, 4.8 if wide else 4.2), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, panel in zip(row, panels, strict=True):
+            _panel(axes, panel)
+        row[0].set_ylabel("accuracy (%)")
+        row[0].set_ylim(0, min(103, 1.12 * max(_top(panel.curves) for panel in panels)))
+        if wide:
+            handles, names = row[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
+        else:
+            row[0].legend(loc="best", fontsize=8)
         png, svg, data = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg", "json"))
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})
-    values = {"title": title, "x": axis, "curves": [vars(curve) for curve in curves]}
+    values = {"title": title, "panels": [{"x": p.x, "curves": [vars(curve) for curve in p.curves]} for p in panels]}
     write_atomically(data, json.dumps(values, indent=1) + "\n")
     return [png, svg, data]
 
 
-def _plot(axes: Axes, curve: Curve, colour: str, marker: str, label_at: float) -> None:
+def _panel(axes: Axes, panel: Panel) -> None:
+    for at, curve in enumerate(panel.curves):
+        _plot(axes, curve, _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)])
+    found = [x for curve in panel.curves for x in curve.tokens if x > 0]
+    axes.set(xscale="log", xlabel=panel.x)
+    if found:
+        low, high = min(found) / 1.2, max(found) * 1.25
+        ticks = _ticks(low, high)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xlim(low, high)
+    axes.minorticks_off()
+    axes.grid(alpha=0.25)
+
+
+def _plot(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
     points = sorted(range(len(curve.tokens)), key=lambda i: curve.tokens[i])
     x, y = [curve.tokens[i] for i in points], [100 * curve.accuracy[i] for i in points]
-    line = "--" if curve.dashed else "-"
-    axes.plot(x, y, marker=marker, markersize=4, color=colour, label=curve.name, linestyle=line)
+    # a point at 0 is drawn whole, on the axis
+    axes.plot(x, y, marker=marker, markersize=4, color=colour, label=curve.name, clip_on=False, zorder=3)
     if curve.low is not None and curve.high is not None:
         low, high = [100 * curve.low[i] for i in points], [100 * curve.high[i] for i in points]
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if len(points) == 1:  # a band of one point is not to be seen
             axes.errorbar(x, y, yerr=[[max(0.0, y[0] - low[0])], [max(0.0, high[0] - y[0])]], color=colour, capsize=3)
     for text, at, value in _labels(curve, points):
-        axes.annotate(text, (at, value), textcoords="offset points", xytext=(4, label_at), fontsize=7, color=colour)
+        shift, side = ((4, -10), "left") if curve.below else ((-4, 4), "right")
+        if value < 5:
+            shift, side = (0, 6), "center"  # below it are the axis's own numbers
+        axes.annotate(text, (at, value), shift, textcoords="offset points", ha=side, fontsize=7, color=colour)
 
 
 def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float]]:
@@ -161,8 +196,10 @@ def _top(curves: Sequence[Curve]) -> float:
     return max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ()))) or 1.0
 
 
-def _ticks(values: Sequence[float]) -> list[int]:
-    """Powers of two around the values, every second one where they would be many."""
-    low, high = (int(max(1, bound)).bit_length() for bound in (min(values), max(values)))
-    powers = [2**i for i in range(low - 1, high + 1)]
+def _ticks(low: float, high: float) -> list[int]:
+    """Powers of two from `low` to `high`, every second one where they would be many; few are filled up in between."""
+    powers = [2**i for i in range(31) if low <= 2**i <= high]
+    if len(powers) < 3:
+        between = [3 * 2**i for i in range(30) if low <= 3 * 2**i <= high]
+        powers = sorted({*powers, *between} or {round(low), round(high)})
     return powers[:: 1 if len(powers) <= 10 else 2]

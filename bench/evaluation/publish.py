@@ -37,7 +37,23 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
                 "control": row["control"], "p_fell": (row["change"] or {}).get("p_fell"),
                 "forced_ends": float(row["forced_ends"]), "no_answer": float(row["no_answer"]), "run_seconds": seconds,
             } | {f"accuracy_{group}": value for group, value in row["groups"].items()}  # fmt: skip
+            if row.get("at_k"):
+                figures |= _together(row["at_k"][-1])
             append(machine.record("evaluate", case, figures), file)
+
+
+def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Figures of all samples taken together: majority and best of k, and what majority gains in shares, paired."""
+    figures: dict[str, float | None] = {
+        "k": float(entry["k"]), "majority": entry["majority"], "majority_low95": entry["majority_interval"][0],
+        "majority_high95": entry["majority_interval"][1], "best_of": entry["best_of"], "pass": entry["pass"],
+        "unique_tokens": entry["unique_tokens"], "path_tokens": entry["path_tokens"],
+    }  # fmt: skip
+    for name in ("gain", "gain_over_greedy"):
+        found = entry.get(name)
+        if found is not None:
+            figures |= {name: found["difference"], f"{name}_low95": found["low"], f"{name}_high95": found["high"]}
+    return figures
 
 
 def write_samples(folder: Path, file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,13 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
             rows += [condition(before, cell) for before, cell in zip([None, *curve], curve, strict=False)]
         order = [cell.condition.label for cell in cells]
         rows.sort(key=lambda row: order.index(row["condition"]))
+        for cell in cells:
+            against_greedy(cell, cells, rows[order.index(cell.condition.label)])
         tokens = results.tokens[name]
         tasks.append({
             "task": name,
             "problems": max(len(cell.problems) for cell in cells),
+            "note": results.notes[name],
             "conditions": rows,
             "methods": [method(label, curve) for label, curve in series.items() if len(curve) > 1],
             "tokens": {"generated": tokens.generated, "independent": tokens.independent, "ratio": tokens.ratio},
@@ -106,6 +110,23 @@ def at_k(cell: Cell, k: int) -> dict[str, Any]:
         "gain": change_of_majority(whole, voted),
         "groups": _voted_groups(cell, n, k),
     }  # fmt: skip
+
+
+def against_greedy(cell: Cell, cells: Sequence[Cell], row: dict[str, Any]) -> None:
+    """Adds to each `at_k` what majority gains over one greedy sample at the same budget, where the grid has that."""
+    asked = replace(cell.condition.params, temperature=0.0, logprobs=None)
+    same = [other for other in cells if other.condition.params == asked and len(other.problems) == len(cell.problems)]
+    if not same or "at_k" not in row or cell.condition.params.temperature == 0:
+        return
+    greedy = dict(zip(same[0].problems, same[0].means, strict=True))
+    n = max(len(outcomes) for outcomes in cell.samples)
+    whole = [(p, outcomes) for p, outcomes in zip(cell.problems, cell.samples, strict=True) if len(outcomes) == n]
+    for entry in row["at_k"]:
+        differences = [
+            majority_at_k([o.graded.vote for o in s], [o.right for o in s], entry["k"]) - greedy[p] for p, s in whole
+        ]
+        low, high = bootstrap(differences)
+        entry["gain_over_greedy"] = {"difference": _mean(differences), "low": low, "high": high}
 
 
 def change_of_majority(samples: Sequence[Sequence[Outcome]], voted: Sequence[float]) -> dict[str, float]:

@@ -37,6 +37,8 @@ def run(grid: Grid, folder: Path) -> None:
     """Run what of the grid is not in `folder` yet. Raises InputError where it cannot, before anything is generated."""
     check_endpoint(grid)
     loaded = [tasks.load(spec) for spec in grid.tasks]
+    for task in filter(lambda task: task.note, loaded):
+        print(f"note: task {task.name}: {task.note}", file=sys.stderr)
     conditions = grid.conditions()
     families, alone = sharing(grid)
     machine = Machine.read(torch.device("cpu"))

@@ -17,7 +17,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["missing_samples"]:
         lines += [f"**Incomplete: {report['missing_samples']:,} samples of the grid are missing.**", ""]
     for task in report["tasks"]:
-        lines += [f"## {task['task']}, {task['problems']:,} problems", "", *conditions(task), ""]
+        lines += [f"## {task['task']}, {task['problems']:,} problems", ""]
+        if task["note"]:
+            lines += [f"Note: {task['note']}.", ""]
+        lines += [*conditions(task), ""]
         if any(row.get("at_k") for row in task["conditions"]):
             lines += [*together(task), ""]
         if task["methods"]:
@@ -32,21 +35,25 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The few columns that a README needs: accuracy, interval, tokens, Control; Scaling and Performance below."""
+    """The few columns that a README needs: accuracy, interval, tokens, Control, the paired test; below, what of the
+    tables is one line."""
     lines: list[str] = []
     for task in report["tasks"]:
         lines += [f"{report['model']} on {task['problems']:,} problems of {task['task']}:", ""]
         rows = [
             [row["condition"], _percent(row["accuracy"]), _range(row["interval"]["low"], row["interval"]["high"]),
-             f"{row['thinking_tokens']:.0f}", "" if row["control"] is None else f"{row['control']:.0%}"]
+             f"{row['thinking_tokens']:.0f}", "" if row["control"] is None else f"{row['control']:.0%}",
+             _p_fell(row["change"])]
             for row in task["conditions"]
         ]  # fmt: skip
-        lines += [*_table(["", "accuracy", "95 % interval", "thinking tokens", "T ≤ limit"], rows), ""]
+        lines += [*_table(["", "accuracy", "95 % interval", "thinking tokens", "T ≤ limit", "p (fell)"], rows), ""]
         for row in task["methods"]:
             if row["scaling_interval"] is not None:
                 low, high = row["scaling_interval"]
                 slope = f"{row['scaling_spread']:.1f} points per doubling ({low:.1f} to {high:.1f})"
                 lines.append(f"- {row['method']}: Scaling {slope}, Performance {_percent(row['performance'])}")
+        if task["note"]:
+            lines.append(f"- {task['note'][0].upper()}{task['note'][1:]}")
         lines.append("")
     return "\n".join(lines).strip() + "\n"
 
@@ -61,14 +68,13 @@ def conditions(task: Mapping[str, Any]) -> list[str]:
             *(["tries"] if tries else [])]  # fmt: skip
     table = []
     for row in rows:
-        change = row["change"] or {}
         again = row["sampling_interval"]
         cells = [row["condition"], _percent(row["accuracy"]), _range(row["interval"]["low"], row["interval"]["high"])]
         if many:
             cells.append("" if again is None else _range(*again))
         cells += [f"{row['thinking_tokens']:.0f}", "" if row["control"] is None else f"{row['control']:.0%}",
-                  str(row["forced_ends"]), str(row["no_answer"]), str(row["ungraded"]), _change(change),
-                  "" if change.get("p_fell") is None else f"{change['p_fell']:.2g}"]  # fmt: skip
+                  str(row["forced_ends"]), str(row["no_answer"]), str(row["ungraded"]), _change(row["change"] or {}),
+                  _p_fell(row["change"])]  # fmt: skip
         if tries:
             cells.append(f"{row['tries']:.1f}" if "tries" in row else "")
         table.append(cells)
@@ -80,15 +86,14 @@ def together(task: Mapping[str, Any]) -> list[str]:
     table = []
     for row in task["conditions"]:
         for entry in row.get("at_k", ()):
-            gain = entry["gain"]
             table.append([
                 row["condition"], str(entry["k"]), _percent(entry["majority"]), _range(*entry["majority_interval"]),
-                f"{100 * gain['difference']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})",
+                _change(entry["gain"]), _change(entry.get("gain_over_greedy", {})),
                 "" if entry["best_of"] is None else _percent(entry["best_of"]), _percent(entry["pass"]),
                 f"{entry['unique_tokens']:.0f}", f"{entry['path_tokens']:.0f}",
             ])  # fmt: skip
-    head = ["condition", "k", "majority", "95 % interval", "points over one sample", "best of k", "pass@k",
-            "generated tokens", "along the longest path"]  # fmt: skip
+    head = ["condition", "k", "majority", "95 % interval", "points over one sample", "over a greedy one", "best of k",
+            "pass@k", "generated tokens", "along the longest path"]  # fmt: skip
     return _table(head, table)
 
 
@@ -140,6 +145,10 @@ def _percent(share: float) -> str:
 
 def _range(low: float, high: float) -> str:
     return f"{low:.1%} to {high:.1%}"
+
+
+def _p_fell(change: Mapping[str, Any] | None) -> str:
+    return "" if change is None or change.get("p_fell") is None else f"{change['p_fell']:.2g}"
 
 
 def _change(change: Mapping[str, Any]) -> str:

@@ -6,14 +6,14 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, get_args
 
 import msgspec
 
 from bench.evaluation import files
 from bench.evaluation.files import QuestionFile, text_field
-from curate.families import FAMILIES, problems
+from curate.families import FAMILIES
+from curate.families.distinct import RanDry, draw_distinct
 from curate.grading import AnswerKind
 from engine import InputError
 
@@ -80,12 +80,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """Loaded problems. `private`: neither question nor response may stand in a log."""
+    """Loaded problems. `private`: neither question nor response may stand in a log. `note`: what a reader must know."""
 
     name: str
     problems: tuple[Problem, ...]
     sha256: str
     private: bool = False
+    note: str = ""
 
 
 def load(spec: TaskSpec) -> Task:
@@ -121,13 +122,17 @@ def _choose(spec: TaskSpec, found: Sequence[Problem]) -> list[Problem]:
 
 
 def _families(spec: TaskSpec) -> Task:
-    drawn = islice(problems("heldout", spec.seed, spec.families or tuple(FAMILIES)), spec.count or 1000)
+    """Distinct held-out questions: a repeat would count as a problem more in every interval."""
+    try:
+        drawn = draw_distinct("heldout", spec.seed, spec.count or 1000, spec.families or tuple(FAMILIES))
+    except RanDry as error:
+        raise InputError(f"task {spec.name}: {error}") from error
     found = tuple(
         Problem(f"heldout-{spec.seed}-{i}", p.family, p.prompt, None, AnswerKind.FAMILY, family=p.family)
-        for i, p in enumerate(drawn)
+        for i, p in enumerate(drawn.problems)
     )
     digest = hashlib.sha256("\n".join(problem.question for problem in found).encode()).hexdigest()
-    return Task(spec.name, found, digest)
+    return Task(spec.name, found, digest, note=drawn.note)
 
 
 def _gsm8k(spec: TaskSpec, file: QuestionFile) -> list[Problem]:

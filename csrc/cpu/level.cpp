@@ -16,8 +16,8 @@ S1_EXPORT(int32_t s1_level)() {
       !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
     return 1;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool known = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0;
-  return known && (a & (1u << 5)) != 0 ? 3 : 2;
+  const bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+  return bf16 && __builtin_cpu_supports("avx512vbmi") ? 3 : 2;
 #else
   return 0;
 #endif

@@ -4,16 +4,13 @@
 // forward stream of memory:
 //   float32   for each column:          32 floats
 //   bfloat16  for each pair of columns: 32 pairs (the operand of vdpbf16ps; a shift or a mask makes floats of it)
-//   int8      for each column:          32 bytes, with a float32 scale per output
+//   int8      for each column:          32 bytes, with a float32 scale per output; where there is vdpbf16ps, for each
+//             pair of columns 64 bytes in the order of `Codes`
 // Outputs past the end and the odd last column are zeros.
 //
 // Order of summation: each output is one chain of fused multiply-adds over the columns in order, whatever the number of
 // rows, panels or threads. So a row of y has the same bits in every batch.
 #include "operators.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace S1_LEVEL {
 
@@ -29,22 +26,23 @@ constexpr int vectors(int rows) {
   return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
 }
 
-// What a step of a panel holds: STEP columns of x, taken in HALVES; W outputs are VECTOR bytes, 32 are STRIDE.
+// What a step of a panel holds: STEP columns of x, taken in HALVES, for 32 outputs in STRIDE bytes. `weights` are those of
+// outputs W v .. W v + W - 1.
 struct Float32 {
   using X = float;
   using V = F;
-  static constexpr int STEP = 1, HALVES = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
-  S1_INLINE_MEMBER static V weights(const char* p, int) { return load((const float*)p); }
+  static constexpr int STEP = 1, HALVES = 1, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return load((const float*)p + v * W); }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
 
 struct Bfloat16 {
   using X = float;
   using V = F;
-  static constexpr int STEP = 2, HALVES = 2, VECTOR = W * 4, STRIDE = PANEL * 4;
-  S1_INLINE_MEMBER static V weights(const char* p, int half) {
+  static constexpr int STEP = 2, HALVES = 2, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int half) {
     F even, odd;
-    split_pairs(load((const float*)p), &even, &odd);
+    split_pairs(load((const float*)p + v * W), &even, &odd);
     return half ? odd : even;
   }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
@@ -54,8 +52,8 @@ struct Bfloat16 {
 struct Bfloat16Dot {
   using X = bf16;
   using V = __m512bh;
-  static constexpr int STEP = 2, HALVES = 1, VECTOR = W * 4, STRIDE = PANEL * 4;
-  S1_INLINE_MEMBER static V weights(const char* p, int) { return (V)_mm512_loadu_si512(p); }
+  static constexpr int STEP = 2, HALVES = 1, STRIDE = PANEL * 4;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return (V)_mm512_loadu_si512((const float*)p + v * W); }
   S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) {
     int32_t pair;
     __builtin_memcpy(&pair, x, 4);
@@ -64,46 +62,116 @@ struct Bfloat16Dot {
 };
 #endif
 
+#if defined(S1_LEVEL_avx512_bf16)
+// Codes as sign and magnitude, two columns of a panel in the 64 bytes of a vector. A magnitude picks the two bytes of the
+// bfloat16 number that it is from tables: half the instructions of the way through int32 and float32.
+struct Codes {
+  // Where column j of a step lies for output i: unpacking takes 8 bytes of each 16 for outputs 0 .. 15, then 8 for the rest.
+  static constexpr int place(int i, int j) { return i % 16 / 4 * 16 + i / 16 * 8 + i % 4 * 2 + j; }
+
+  S1_INLINE_MEMBER static uint8_t code(int8_t value) { return uint8_t(value < 0 ? 0x80 | -value : value); }
+
+  struct Tables {
+    alignas(64) uint8_t low[128], high[128];
+    Tables() {
+      for (int i = 0; i < 128; ++i) {
+        bf16 x;
+        narrow(float(i), &x);
+        low[i] = uint8_t(x.bits), high[i] = uint8_t(x.bits >> 8);
+      }
+    }
+  };
+  static const Tables tables;
+
+  // Pairs of outputs 16 v .. 16 v + 15.
+  S1_INLINE_MEMBER static __m512i pairs(const char* p, int v) {
+    const __m512i x = _mm512_loadu_si512(p);
+    const auto pick = [&](const uint8_t* table) {
+      return _mm512_permutex2var_epi8(_mm512_load_si512(table), x, _mm512_load_si512(table + 64));
+    };
+    const __m512i low = pick(tables.low);
+    const __m512i high = _mm512_ternarylogic_epi32(pick(tables.high), x, _mm512_set1_epi8(char(0x80)), 0xf8);
+    return v ? _mm512_unpackhi_epi8(low, high) : _mm512_unpacklo_epi8(low, high);
+  }
+};
+const Codes::Tables Codes::tables;
+
 struct Int8 {
   using X = float;
   using V = F;
-  static constexpr int STEP = 1, HALVES = 1, VECTOR = W, STRIDE = PANEL;
-  S1_INLINE_MEMBER static V weights(const char* p, int) { return load((const int8_t*)p); }
+  static constexpr int STEP = 2, HALVES = 2, STRIDE = 2 * PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int half) {
+    F even, odd;
+    split_pairs(_mm512_castsi512_ps(Codes::pairs(p, v)), &even, &odd);
+    return half ? odd : even;
+  }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
 
-// ROWS rows of x against NV vectors of outputs that start `skip` bytes into the first panel -> out [ROWS, GROUP * PANEL].
+struct Int8Dot {
+  using X = bf16;
+  using V = __m512bh;
+  static constexpr int STEP = 2, HALVES = 1, STRIDE = 2 * PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return (V)Codes::pairs(p, v); }
+  S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) { return Bfloat16Dot::times(x, w, acc); }
+};
+#else
+struct Int8 {
+  using X = float;
+  using V = F;
+  static constexpr int STEP = 1, HALVES = 1, STRIDE = PANEL;
+  S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return load((const int8_t*)p + v * W); }
+  S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
+};
+#endif
+
+// Panels as they are taken: `now` and, for what is fetched ahead, those that come after the last of them.
+struct Panels {
+  const char* at[2 * GROUP];
+  int now, all;
+  int64_t bytes;  // of a panel
+};
+
+// ROWS rows of x against NV vectors of outputs, from vector `skip` of panel `first` on -> out [ROWS, GROUP * PANEL].
 template <class Kind, int ROWS, int NV>
-static inline void tile(const char* const* panels, int skip, const typename Kind::X* x, int64_t ldx, int64_t cols,
+static inline void tile(const Panels& panels, int first, int skip, const typename Kind::X* x, int64_t ldx, int64_t cols,
                         float* out) {
   constexpr int NP = NV < VP ? 1 : NV / VP;
   F acc[ROWS][NV];
-  const char* p[NP];
-#pragma GCC unroll 8
-  for (int i = 0; i < NP; ++i) p[i] = panels[i] + skip;
+  const char *p[NP], *ahead[NP];
 #pragma GCC unroll 8
   for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[m][v] = zero();
-  for (int64_t k = 0; k < cols; k += Kind::STEP) {
-    // The hardware stops at page boundaries and starts late on short streams. Into L2, not L1: a core has 48 requests
-    // to memory under way from there and 12 to 16 from L1, too few for its share of the bandwidth at 100 ns and more.
+  // The hardware stops at page boundaries and starts late on short streams. Into L2, not L1: a core has 48 requests to
+  // memory under way from there and 12 to 16 from L1, too few for its share of the bandwidth at 100 ns and more. The end
+  // of a panel fetches the beginning of the one that is read next in its place: what lies behind it is a neighbour's.
+  const int64_t fetched = AHEAD < panels.bytes ? AHEAD : panels.bytes;
+  const int64_t turn = (panels.bytes - fetched) / Kind::STRIDE * Kind::STEP;
 #pragma GCC unroll 8
-    for (int i = 0; i < NP; ++i)
-#pragma GCC unroll 2
-      for (int line = 0; line < Kind::STRIDE; line += 64) __builtin_prefetch(p[i] + AHEAD + line, 0, 2);
-#pragma GCC unroll 2
-    for (int half = 0; half < Kind::HALVES; ++half) {
-      typename Kind::V w[NV];
+  for (int i = 0; i < NP; ++i) p[i] = panels.at[first + i], ahead[i] = p[i] + fetched;
+  for (int64_t k = 0; k < cols;) {
+    if (k == turn)
+      for (int i = 0; i < NP; ++i)
+        if (first + NP + i < panels.all) ahead[i] = panels.at[first + NP + i];
+    for (const int64_t end = k < turn ? turn : cols; k < end; k += Kind::STEP) {
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) w[v] = Kind::weights(p[v / VP] + v % VP * Kind::VECTOR, half);
+      for (int i = 0; i < NP; ++i)
+#pragma GCC unroll 2
+        for (int line = 0; line < Kind::STRIDE; line += 64) __builtin_prefetch(ahead[i] + line, 0, 2);
+#pragma GCC unroll 2
+      for (int half = 0; half < Kind::HALVES; ++half) {
+        typename Kind::V w[NV];
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) w[v] = Kind::weights(p[v / VP], skip + v % VP, half);
 #pragma GCC unroll 16
-      for (int m = 0; m < ROWS; ++m)
+        for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) acc[m][v] = Kind::times(x + m * ldx + k + half, w[v], acc[m][v]);
+          for (int v = 0; v < NV; ++v) acc[m][v] = Kind::times(x + m * ldx + k + half, w[v], acc[m][v]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < NP; ++i) p[i] += Kind::STRIDE, ahead[i] += Kind::STRIDE;
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < NP; ++i) p[i] += Kind::STRIDE;
   }
 #pragma GCC unroll 8
   for (int m = 0; m < ROWS; ++m)
@@ -112,33 +180,31 @@ static inline void tile(const char* const* panels, int skip, const typename Kind
 }
 
 template <class Kind, int ROWS>
-static void product(const char* const* panels, int count, const typename Kind::X* x, int64_t ldx, int64_t cols,
-                    float* out) {
+static void product(const Panels& panels, const typename Kind::X* x, int64_t ldx, int64_t cols, float* out) {
   constexpr int NV = vectors(ROWS);
   if constexpr (NV >= VP) {
     constexpr int NP = NV / VP;
     int p = 0;
-    for (; p + NP <= count; p += NP) tile<Kind, ROWS, NV>(panels + p, 0, x, ldx, cols, out + p * PANEL);
-    for (; p < count; ++p) tile<Kind, ROWS, VP>(panels + p, 0, x, ldx, cols, out + p * PANEL);
+    for (; p + NP <= panels.now; p += NP) tile<Kind, ROWS, NV>(panels, p, 0, x, ldx, cols, out + p * PANEL);
+    for (; p < panels.now; ++p) tile<Kind, ROWS, VP>(panels, p, 0, x, ldx, cols, out + p * PANEL);
   } else {
-    for (int p = 0; p < count; ++p)
-      for (int v = 0; v < VP; v += NV)
-        tile<Kind, ROWS, NV>(panels + p, v * Kind::VECTOR, x, ldx, cols, out + p * PANEL + v * W);
+    for (int p = 0; p < panels.now; ++p)
+      for (int v = 0; v < VP; v += NV) tile<Kind, ROWS, NV>(panels, p, v, x, ldx, cols, out + p * PANEL + v * W);
   }
 }
 
 template <class Kind>
-static void product_of(int rows, const char* const* panels, int count, const typename Kind::X* x, int64_t ldx,
-                       int64_t cols, float* out) {
+static void product_of(int rows, const Panels& panels, const typename Kind::X* x, int64_t ldx, int64_t cols,
+                       float* out) {
   switch (rows) {
-    case 1: return product<Kind, 1>(panels, count, x, ldx, cols, out);
-    case 2: return product<Kind, 2>(panels, count, x, ldx, cols, out);
-    case 3: return product<Kind, 3>(panels, count, x, ldx, cols, out);
-    case 4: return product<Kind, 4>(panels, count, x, ldx, cols, out);
-    case 5: return product<Kind, 5>(panels, count, x, ldx, cols, out);
-    case 6: return product<Kind, 6>(panels, count, x, ldx, cols, out);
-    case 7: return product<Kind, MAX_ROWS < 7 ? 6 : 7>(panels, count, x, ldx, cols, out);
-    default: return product<Kind, MAX_ROWS>(panels, count, x, ldx, cols, out);
+    case 1: return product<Kind, 1>(panels, x, ldx, cols, out);
+    case 2: return product<Kind, 2>(panels, x, ldx, cols, out);
+    case 3: return product<Kind, 3>(panels, x, ldx, cols, out);
+    case 4: return product<Kind, 4>(panels, x, ldx, cols, out);
+    case 5: return product<Kind, 5>(panels, x, ldx, cols, out);
+    case 6: return product<Kind, 6>(panels, x, ldx, cols, out);
+    case 7: return product<Kind, MAX_ROWS < 7 ? 6 : 7>(panels, x, ldx, cols, out);
+    default: return product<Kind, MAX_ROWS>(panels, x, ldx, cols, out);
   }
 }
 
@@ -214,17 +280,23 @@ static void outputs(const Linear& op, const typename Kind::X* x, int64_t ldx, in
   const Range part = share((features + PANEL - 1) / PANEL, id, threads);
   const int64_t tiles = (op.n + MAX_ROWS - 1) / MAX_ROWS;
   alignas(64) float acc[MAX_ROWS * GROUP * PANEL];
+  Panels panels;
+  panels.bytes = bytes;
+  const auto add = [&](int64_t first, int count) {
+    for (int i = 0; i < count; ++i) panels.at[panels.all++] = (const char*)w.data + (first + i) * bytes;
+    for (int i = 0; pair && i < count; ++i)
+      panels.at[panels.all++] = (const char*)w.data + (features / PANEL + first + i) * bytes;
+  };
   for (int64_t first = part.begin; first < part.end; first += group) {
-    const int count = int(part.end - first < group ? part.end - first : group);
-    const char* panels[GROUP];
-    for (int i = 0; i < count; ++i) {
-      panels[i] = (const char*)w.data + (first + i) * bytes;
-      if (pair) panels[count + i] = (const char*)w.data + (features / PANEL + first + i) * bytes;
-    }
+    const int64_t left = part.end - first;
+    const int count = int(left < group ? left : group);
+    panels.all = 0;
+    add(first, count);
+    panels.now = panels.all;
+    add(first + count, int(left - count < group ? left - count : group));
     for (int64_t t = 0; t < tiles; ++t) {
       const Range rows = share(op.n, int(t), int(tiles));
-      product_of<Kind>(int(rows.end - rows.begin), panels, pair ? 2 * count : count, x + rows.begin * ldx, ldx, w.cols,
-                       acc);
+      product_of<Kind>(int(rows.end - rows.begin), panels, x + rows.begin * ldx, ldx, w.cols, acc);
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const float* values = acc + (row - rows.begin) * GROUP * PANEL;
         if (op.type == S1_BFLOAT16)
@@ -271,14 +343,13 @@ static void run(const Linear& op, int id, int threads, void* shared) {
 size_t linear_shared_bytes(const Linear& op) { return op.n * (op.w->cols + 1) * sizeof(float); }
 
 void linear_part(const Linear& op, int id, int threads, void* shared) {
-  switch (op.w->type) {
-    case S1_FLOAT32: return run<Float32>(op, id, threads, shared);
-    case S1_INT8: return run<Int8>(op, id, threads, shared);
-    default: break;
-  }
+  const bool codes = op.w->type == S1_INT8;
+  if (op.w->type == S1_FLOAT32) return run<Float32>(op, id, threads, shared);
 #if defined(S1_LEVEL_avx512_bf16)
+  if (op.type == S1_BFLOAT16 && codes) return run<Int8Dot>(op, id, threads, shared);
   if (op.type == S1_BFLOAT16) return run<Bfloat16Dot>(op, id, threads, shared);
 #endif
+  if (codes) return run<Int8>(op, id, threads, shared);
   return run<Bfloat16>(op, id, threads, shared);
 }
 
@@ -296,19 +367,32 @@ static void pack_panels(const T* from, int64_t rows, int64_t cols, T* to, Range 
   }
 }
 
+// Codes of panels of Int8.
+static void pack_int8(const int8_t* from, int64_t rows, int64_t cols, int8_t* to, Range panels) {
+#if defined(S1_LEVEL_avx512_bf16)
+  const int64_t steps = (cols + 1) / 2;
+  for (int64_t p = panels.begin; p < panels.end; ++p)
+    for (int64_t s = 0; s < steps; ++s) {
+      uint8_t* step = (uint8_t*)to + (p * steps + s) * Int8::STRIDE;
+      for (int i = 0; i < PANEL; ++i)
+        for (int j = 0; j < 2; ++j) {
+          const int64_t row = p * PANEL + i, col = 2 * s + j;
+          step[Codes::place(i, j)] = Codes::code(row < rows && col < cols ? from[row * cols + col] : int8_t(0));
+        }
+    }
+#else
+  pack_panels<int8_t, 1>(from, rows, cols, to, panels);
+#endif
+}
+
 }  // namespace S1_LEVEL
 
 // from [rows, cols] of w->type -> w->data, which is uninitialised.
 S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
   using namespace S1_LEVEL;
   const int64_t panels = (w->rows + PANEL - 1) / PANEL;
-#if defined(__linux__)
-  // Weights are read front to back once a step; 2 MiB pages save the walks of the page table.
-  const int64_t steps = w->type == S1_BFLOAT16 ? (w->cols + 1) / 2 : w->cols;
-  const uintptr_t huge = uintptr_t(1) << 21, start = ((uintptr_t)w->data + huge - 1) / huge * huge;
-  const uintptr_t end = ((uintptr_t)w->data + panels * steps * PANEL * (w->type == S1_INT8 ? 1 : 4)) / huge * huge;
-  if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);
-#endif
+  const int64_t size = w->type == S1_FLOAT32 ? 4 : w->type == S1_BFLOAT16 ? 2 : 1;
+  s1_huge_pages(w->data, panels * PANEL * w->cols * size);
   parallel(threads, [&](int id, int count) {
     const Range part = share(panels, id, count);
     if (w->type == S1_FLOAT32)
@@ -316,7 +400,7 @@ S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
     else if (w->type == S1_BFLOAT16)
       pack_panels<uint16_t, 2>((const uint16_t*)from, w->rows, w->cols, (uint16_t*)w->data, part);
     else
-      pack_panels<int8_t, 1>((const int8_t*)from, w->rows, w->cols, (int8_t*)w->data, part);
+      pack_int8((const int8_t*)from, w->rows, w->cols, (int8_t*)w->data, part);
   });
 }
 

@@ -1,5 +1,6 @@
 // Rotary embedding of Q and K, and K and V into their pages. Twin of kernels/rope_append.py.
 #include "operators.h"
+#include "paged.h"
 
 namespace S1_LEVEL {
 
@@ -22,7 +23,9 @@ static inline void rotate(const T* x, const float* cos, const float* sin, T* out
 template <class T>
 static void tokens(const RopeAppend& op, Range part) {
   const int64_t dim = op.head_dim, heads = op.num_q + 2 * op.num_kv, plane = op.page_size * dim;
+  const bool blocks = blocked(op.type, dim, op.page_size);
   const int half = int(dim / 2);
+  T* key = (T*)scratch(WIDE, sizeof(T) * dim);
   for (int64_t i = part.begin; i < part.end; ++i) {
     const T* row = (const T*)op.qkv + i * heads * dim;
     const float *cos = op.cos_sin + op.positions[i] * dim, *sin = cos + half;
@@ -30,12 +33,18 @@ static void tokens(const RopeAppend& op, Range part) {
     for (int64_t h = 0; h < op.num_q; ++h) rotate(row + h * dim, cos, sin, q + h * dim, half);
     const int64_t slot = op.slots[i];
     if (slot < 0) continue;
-    const int64_t at = slot / op.page_size * op.num_kv * plane + slot % op.page_size * dim;
+    const int64_t page = slot / op.page_size * op.num_kv * plane, offset = slot % op.page_size;
     for (int64_t h = 0; h < op.num_kv; ++h) {
-      rotate(row + (op.num_q + h) * dim, cos, sin, (T*)op.k_cache + at + h * plane, half);
-      const T* v = row + (op.num_q + op.num_kv + h) * dim;
-      T* to = (T*)op.v_cache + at + h * plane;
-      __builtin_memcpy(to, v, sizeof(T) * dim);
+      T *keys = (T*)op.k_cache + page + h * plane, *values = (T*)op.v_cache + page + h * plane;
+      const T *k = row + (op.num_q + h) * dim, *v = k + op.num_kv * dim;
+      if (blocks) {
+        rotate(k, cos, sin, key, half);
+        put_key((const bf16*)key, (bf16*)keys, offset, dim);
+        put_value((const bf16*)v, (bf16*)values, offset, dim);
+      } else {
+        rotate(k, cos, sin, keys + offset * dim, half);
+        __builtin_memcpy(values + offset * dim, v, sizeof(T) * dim);
+      }
     }
   }
 }

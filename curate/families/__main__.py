@@ -2,12 +2,15 @@
 
     python -m curate.families --split heldout --seed 7 --count 200 --out questions.jsonl
 
-Held-out lines hold id, family, prompt and answer and are valid input of `python -m engine.generate --input`. Train
-lines add difficulty (the "Wait"s it takes) and thinking, the written reasoning with those "Wait"s in it.
+Held-out lines hold id, family, prompt and answer, are distinct questions, and are valid input of `python -m
+engine.generate --input`; where a family has no more, others give the rest and a note on stderr says so. Train lines
+come as training draws them, with repeats, and add difficulty (the "Wait"s it takes) and thinking, the written reasoning
+with those "Wait"s in it.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Literal
 import tyro
 
 from curate.families import FAMILIES, Problem, problems
+from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import thinking
 
 
@@ -42,6 +46,15 @@ def line(problem: Problem, split: str, name: str) -> dict[str, object]:
     return record
 
 
+def _draw(arguments: Arguments) -> Iterator[Problem]:
+    if arguments.split == "train":
+        return islice(problems("train", arguments.seed, arguments.families), arguments.count)
+    drawn = draw_distinct("heldout", arguments.seed, arguments.count, arguments.families)
+    if drawn.note:
+        print(f"note: {drawn.note}", file=sys.stderr)
+    return iter(drawn.problems)
+
+
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
     unknown = [name for name in arguments.families if name not in FAMILIES]
@@ -51,7 +64,11 @@ def main() -> int:
     if arguments.count < 1:
         print(f"error: --count is {arguments.count}; give 1 or more", file=sys.stderr)
         return 2
-    drawn = islice(problems(arguments.split, arguments.seed, arguments.families), arguments.count)
+    try:
+        drawn = _draw(arguments)
+    except RanDry as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with arguments.out.open("w", encoding="utf-8") as out:
         for number, problem in enumerate(drawn):
             name = f"{arguments.split}-{arguments.seed}-{number}"

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from curate.errors import CurationError
-from curate.table_io import BadRow, file_hash, files, read_rows
+from curate.table_io import BadRow, file_hash, files, read_rows, row_count
 
 MISSES = 100_000
 """Draws in a row without a new question after which a generated source has no more."""
@@ -106,6 +107,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 row = {self.rename.get(key, key): value for key, value in row.items()}
             yield number, row
 
+    def expected(self) -> int | None:
+        """About how many rows `read` will give, for progress; None where only reading tells (the hub)."""
+        if self.hub:
+            return self.limit
+        count = sum(row_count(path) for path in files(self.paths))
+        return count if self.limit is None else min(count, self.limit)
+
     def refuse_files(self) -> None:
         """For sources that are generated: raises CurationError where a setting is given that means nothing there."""
         names = ("path", "hub", "revision", "rename", "limit")
@@ -165,6 +173,11 @@ def math_type(answer: str | None) -> str:
     if answer is None:
         return "none"
     return "number" if re.fullmatch(r"[-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?", answer) else "latex"
+
+
+def latex(value: Fraction) -> str:
+    """A whole number, or a fraction in LaTeX."""
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def options_text(options: Sequence[str]) -> str:

@@ -4,18 +4,12 @@ answer. The examination problems that s1 collected are their authors'; these are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from curate.errors import CurationError
-from curate.sources.base import MISSES, Draft, Info, Source
-
-
-def latex(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+from curate.sources.base import Draft, Info, latex
+from curate.sources.generated import Generated, Kind
 
 
 def _ruin(rng: Random) -> Draft:
@@ -135,38 +129,9 @@ def _proof(rng: Random) -> Draft:
     return Draft(p[0], p[1], None, "none", meta={"kind": "proof"})
 
 
-KINDS = (_ruin, _ballot, _urn, _order, _coupons, _pattern, _poisson, _proof)
-
-
-class Probability(Source, frozen=True, kw_only=True, tag="probability"):
+class Probability(Generated, frozen=True, kw_only=True, tag="probability"):
     """`rows` different problems, kinds in turn."""
 
     info: ClassVar[Info] = Info("probability", "", "Apache-2.0", (), 182)
+    kinds: ClassVar[tuple[Kind, ...]] = (_ruin, _ballot, _urn, _order, _coupons, _pattern, _poisson, _proof)
     rows: int = 182
-    seed: int = 42
-
-    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        self.refuse_files()
-        yield from distinct(KINDS, self.rows, Random(f"probability {self.seed}"))
-
-    def local_files(self) -> list[Path]:
-        """The code that makes the questions, in place of files that hold them."""
-        return [Path(__file__)]
-
-    def draft(self, row: Mapping[str, Any]) -> Draft:
-        return row["draft"]
-
-
-def distinct(kinds: tuple[Any, ...], rows: int, rng: Random) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, {"draft": Draft}) pairs, kinds in turn, none twice. Raises CurationError where there are no more."""
-    seen: set[str] = set()
-    misses = 0
-    while len(seen) < rows:
-        for kind in kinds:
-            draft = kind(rng)
-            misses = misses + 1 if draft.question in seen else 0
-            if misses > MISSES:
-                raise CurationError(f"{len(seen)} questions are all there are; ask for fewer rows than {rows}")
-            if draft.question not in seen and len(seen) < rows:
-                seen.add(draft.question)
-                yield len(seen), {"draft": draft}

@@ -61,6 +61,9 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         """The code that makes the questions, in place of files that hold them."""
         return [Path(__file__), Path(__file__).with_name("themes.py"), *family_files()]
 
+    def expected(self) -> int:
+        return self.rows
+
     def draft(self, row: Mapping[str, Any]) -> Draft:
         return row["draft"]
 
@@ -143,10 +146,9 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         question = f"{opening} {problem.prompt}"
         if problem.family in PLAIN_CHECK:
             return Draft(question, solution, problem.answer, "family", "math", problem.family, meta)
-        answer_type = math_type(problem.answer)
-        return Draft(
-            question, solution, problem.answer, "text" if answer_type == "latex" else answer_type, "math", None, meta
-        )
+        # What is no number (a time, names in order) has one right spelling, as the families' own checkers have it.
+        answer_type = "number" if math_type(problem.answer) == "number" else "exact"
+        return Draft(question, solution, problem.answer, answer_type, "math", None, meta)
 
 
 def family_files() -> list[Path]:
@@ -156,7 +158,7 @@ def family_files() -> list[Path]:
 
 @lru_cache(maxsize=2)
 def heldout(seed: int, count: int) -> tuple[Problem, ...]:
-    """The evaluation set that `python -m curate.families --split heldout --seed S --count N` writes."""
+    """Held-out questions in the plain draw, repeats included; by their hash no others are in a source either."""
     return tuple(islice(problems("heldout", seed), count))
 
 

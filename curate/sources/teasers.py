@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from curate.sources.base import Draft, Info, Source
-from curate.sources.probability import distinct, latex
+from curate.sources.base import Draft, Info, latex
+from curate.sources.generated import Generated, Kind
 
 
 def _eggs(rng: Random) -> Draft:
@@ -116,23 +114,9 @@ def shortest_crossing(times: tuple[int, ...]) -> int:
     raise ValueError("nobody to cross")
 
 
-KINDS = (_eggs, _bottles, _weighing, _rerolls, _bridge)
-
-
-class Teasers(Source, frozen=True, kw_only=True, tag="teasers"):
+class Teasers(Generated, frozen=True, kw_only=True, tag="teasers"):
     """`rows` different puzzles, kinds in turn."""
 
     info: ClassVar[Info] = Info("teasers", "", "Apache-2.0", (), 23)
+    kinds: ClassVar[tuple[Kind, ...]] = (_eggs, _bottles, _weighing, _rerolls, _bridge)
     rows: int = 23
-    seed: int = 42
-
-    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        self.refuse_files()
-        yield from distinct(KINDS, self.rows, Random(f"teasers {self.seed}"))
-
-    def local_files(self) -> list[Path]:
-        """The code that makes the questions, in place of files that hold them."""
-        return [Path(__file__)]
-
-    def draft(self, row: Mapping[str, Any]) -> Draft:
-        return row["draft"]

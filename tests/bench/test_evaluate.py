@@ -57,7 +57,7 @@ name: <b>tiny</b>
 model: {MODEL}
 tasks: [{{name: s1_nano, count: 24, seed: 3}}]
 methods:
-  - {{method: budget, budgets: [16, 64]}}
+  - {{method: budget, budgets: [16, 32, 64]}}
   - {{method: extensions, extensions: [0, 2], budget: 512}}
   - {{method: parallel, samples: 4, budgets: [32]}}
   - {{method: rejection, limits: [40], tries: 3}}
@@ -102,12 +102,16 @@ def test_the_report_counts_what_the_log_holds(folder):
         groups = condition["groups"]
         assert sum(groups.values()) / len(groups) == pytest.approx(condition["accuracy"], abs=1e-6)
     by_label = {condition["condition"]: condition for condition in task["conditions"]}
-    assert by_label["budget 64"]["change"]["of"] == "budget 16"
-    difference = by_label["budget 64"]["accuracy"] - by_label["budget 16"]["accuracy"]
+    assert by_label["budget 64"]["change"]["of"] == "budget 32"
+    difference = by_label["budget 64"]["accuracy"] - by_label["budget 32"]["accuracy"]
     assert by_label["budget 64"]["change"]["difference"] == pytest.approx(difference, abs=1e-6)
     one, *_, four = by_label["4 samples, budget 32"]["at_k"]
     assert one["majority"] == pytest.approx(one["pass"]) and four["pass"] >= one["pass"]
     assert four["unique_tokens"] == pytest.approx(4 * one["unique_tokens"], rel=1e-5)
+    for entry in (one, four):  # budget 32 without a temperature is in the grid
+        more = entry["majority"] - by_label["budget 32"]["accuracy"]
+        assert entry["gain_over_greedy"]["difference"] == pytest.approx(more, abs=2e-6)
+        assert entry["gain"]["difference"] == pytest.approx(entry["majority"] - one["pass"], abs=2e-6)
     assert one["path_tokens"] <= four["path_tokens"] <= four["unique_tokens"]
     assert {m["method"] for m in task["methods"]} == {"budget", "extensions Wait", "budget forcing"}
 
@@ -119,28 +123,33 @@ def test_tables_and_records_say_the_same(folder):
         assert f"| {row['condition']} | {row['accuracy']:.1%} |" in text
     document = (folder.parent / "page.md").read_text()
     assert document.startswith("before\n") and document.endswith("after\n") and "old" not in document
-    assert "| budget 64 |" in document and "24 problems of s1_nano" in document and "points per doubling" in document
+    assert "| budget 64 |" in document and "24 problems of s1_nano" in document
+    assert "points per doubling" in document and "| p (fell) |" in document
     records = read(folder.parent / "records.jsonl")
     assert [record.case["condition"] for record in records] == [r["condition"] for r in found["tasks"][0]["conditions"]]
     assert all(record.figures["control"] == 1.0 for record in records)
+    four = next(record.figures for record in records if record.case["samples"] == 4)
+    assert four["majority_low95"] <= four["majority"] <= four["majority_high95"] and four["gain"] <= four["gain_high95"]
     samples = [json.loads(line) for line in (folder.parent / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 24 * 9 and {"prompt", "reasoning", "answer", "right"} <= samples[0].keys()
+    assert len(samples) == 24 * 10 and {"prompt", "reasoning", "answer", "right"} <= samples[0].keys()
 
 
 def test_figures_show_the_report_and_are_made_alike(folder, tmp_path):
     found = json.loads((folder / "report.json").read_text())
     data = json.loads((folder / "figures/s1_nano-accuracy.json").read_text())
-    curves = {curve["name"]: curve for curve in data["curves"]}
+    (panel,) = data["panels"]
+    curves = {curve["name"]: curve for curve in panel["curves"]}
     rows = [row for row in found["tasks"][0]["conditions"] if row["series"] == "budget"]
     assert curves["budget"]["accuracy"] == [row["accuracy"] for row in rows]
     assert curves["budget"]["low"] == [row["interval"]["low"] for row in rows]
-    assert curves["budget"]["labels"] == ["16", "64"] and curves["extensions Wait"]["labels"] == ["0x", "2x"]
+    assert curves["budget"]["labels"] == ["16", "32", "64"] and curves["extensions Wait"]["labels"] == ["0x", "2x"]
     assert (folder / "figures/s1_nano-accuracy.png").read_bytes().startswith(b"\x89PNG")
     for file in plot.draw(found, tmp_path):
         assert file.read_bytes() == (folder / "figures" / file.name).read_bytes(), file.name
     parallel = json.loads((folder / "figures/s1_nano-parallel.json").read_text())
-    unique, path = parallel["curves"][:2]
+    unique, path = (panel["curves"][0] for panel in parallel["panels"])
     assert unique["accuracy"] == path["accuracy"] and unique["tokens"][-1] > path["tokens"][-1]
+    assert [panel["x"].split(" of ")[1] for panel in parallel["panels"]] == ["all k samples", "the longest"]
 
 
 def test_points_on_one_spot_share_a_label():
@@ -171,7 +180,7 @@ class Page(HTMLParser):
 def test_the_page_marks_forced_tokens_and_escapes_everything(folder):
     text = (folder / "samples.html").read_text()
     page = Page(text)
-    assert page.tags.count("details") == 24 * 9 and page.tags.count("script") == 1 and "b" not in page.tags
+    assert page.tags.count("details") == 24 * 10 and page.tags.count("script") == 1 and "b" not in page.tags
     assert "&lt;b&gt;tiny&lt;/b&gt;" in text and "&lt;|im_start|&gt;answer" in text
     assert "Wait" in page.marked and any("Final Answer:" in piece for piece in page.marked)
     assert not re.search(r"(src|href)=", text)
@@ -193,7 +202,7 @@ def test_a_page_escapes_hostile_text(folder, tmp_path):
 def test_status_grade_and_report_need_no_model(folder, capsys):
     assert evaluate.main(["status", str(folder)]) == 0
     status = capsys.readouterr().out
-    assert re.search(r"budget 16 +24 of 24", status) and re.search(r"all +216 of 216", status)
+    assert re.search(r"budget 16 +24 of 24", status) and re.search(r"all +240 of 240", status)
     before = (folder / "report.json").read_bytes()
     assert evaluate.main(["grade", str(folder)]) == 0 and evaluate.main(["report", str(folder)]) == 0
     assert (folder / "report.json").read_bytes() == before

@@ -66,9 +66,13 @@ def test_private_tasks_leave_no_text(tmp_path):
 
 
 class Server:
-    """Chat completions over the real engine, with this engine's thinking fields, on a port of its own."""
+    """Chat completions over the real engine on a port of its own.
 
-    def __init__(self, engine: Engine, failures: int = 0) -> None:
+    With `plain` as servers are that know nothing of this engine's fields: reasoning under its newer name, without a
+    count, and /tokenize, which counts.
+    """
+
+    def __init__(self, engine: Engine, failures: int = 0, plain: bool = False, tokenize: bool = True) -> None:
         self.failures, self.calls = failures, 0
         server = self
 
@@ -78,21 +82,15 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if server.calls <= server.failures:
                     self.send_error(503, "busy")
-                    return
-                messages, _ = body.pop("messages"), body.pop("model")
-                output = engine.generate([{"messages": messages}], SamplingParams.from_dict(body))[0]
-                one = output.outputs[0]
-                reply = {
-                    "choices": [{
-                        "message": {"content": one.answer, "reasoning_content": one.reasoning},
-                        "finish_reason": one.finish_reason, "token_ids": one.token_ids, "forced": one.forced,
-                        "thinking": {"tokens": one.thinking.tokens, "extensions": one.thinking.extensions,
-                                     "stop_reason": one.thinking.stop_reason},
-                    }],
-                    "usage": {"prompt_tokens": output.usage.prompt_tokens,
-                              "completion_tokens": output.usage.completion_tokens},
-                }  # fmt: skip
-                data = json.dumps(reply).encode()
+                elif self.path == "/v1/chat/completions":
+                    self.reply(completion(engine, body, plain))
+                elif self.path == "/tokenize" and tokenize:
+                    self.reply({"count": len(engine.tokenizer.encode(body["prompt"]))})
+                else:
+                    self.send_error(404)
+
+            def reply(self, values) -> None:
+                data = json.dumps(values).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -103,6 +101,20 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+
+def completion(engine: Engine, body, plain: bool):
+    messages, _ = body.pop("messages"), body.pop("model")
+    output = engine.generate([{"messages": messages}], SamplingParams.from_dict(body))[0]
+    one = output.outputs[0]
+    message = {"content": one.answer, "reasoning" if plain else "reasoning_content": one.reasoning}
+    choice = {"message": message, "finish_reason": one.finish_reason}
+    if not plain:
+        choice |= {"token_ids": one.token_ids, "forced": one.forced,
+                   "thinking": {"tokens": one.thinking.tokens, "extensions": one.thinking.extensions,
+                                "stop_reason": one.thinking.stop_reason}}  # fmt: skip
+    usage = {"prompt_tokens": output.usage.prompt_tokens, "completion_tokens": output.usage.completion_tokens}
+    return {"choices": [choice], "usage": usage}
 
 
 def test_an_endpoint_gives_the_engines_samples(tmp_path):
@@ -120,6 +132,36 @@ def test_an_endpoint_gives_the_engines_samples(tmp_path):
             assert row[name] == here[key][name]
     grade.grade(tmp_path / "there")
     assert outcomes.load(tmp_path / "there").model == "nano"
+
+
+def test_a_plain_server_gives_the_same_answers_and_its_own_token_counts(tmp_path):
+    method = {"method": "none"}
+    run.run(make(method, count=8, max_tokens=400), tmp_path / "here")
+    with Engine(MODEL, **ENGINE) as engine:
+        server = Server(engine, plain=True)
+        endpoint = {"url": server.url, "model": "nano", "thinking_fields": False}
+        run.run(make(method, count=8, max_tokens=400, endpoint=endpoint), tmp_path / "there")
+        server.http.shutdown()
+        decode = engine.tokenizer.decode
+    here, rows = rows_of(tmp_path / "here"), rows_of(tmp_path / "there")
+    assert len(rows) == 8
+    for key, row in rows.items():
+        assert (row["reasoning"], row["answer"]) == (here[key]["reasoning"], here[key]["answer"])
+        thought = here[key]["token_ids"][: here[key]["thinking_tokens"]]
+        cut = len(decode(thought)) - len(decode(thought).strip())  # white space at the ends is not sent
+        assert 0 < row["thinking_tokens"] <= here[key]["thinking_tokens"] <= row["thinking_tokens"] + cut
+
+
+def test_a_server_that_cannot_count_or_speaks_no_json_is_refused(tmp_path):
+    with Engine(MODEL, **ENGINE) as engine:
+        server = Server(engine, plain=True, tokenize=False)
+        endpoint = {"url": server.url, "model": "nano", "thinking_fields": False, "retries": 0}
+        with pytest.raises(InputError, match="do not count its tokens, and /tokenize does not either"):
+            run.run(make({"method": "none"}, count=2, max_tokens=400, endpoint=endpoint), tmp_path / "a")
+        wrong = {**endpoint, "url": server.url.removesuffix("/v1")}
+        with pytest.raises(InputError, match="HTTP 404"):
+            run.run(make({"method": "none"}, count=2, max_tokens=400, endpoint=wrong), tmp_path / "b")
+        server.http.shutdown()
 
 
 def test_endpoints_that_cannot_are_refused(tmp_path):

@@ -145,6 +145,11 @@ def test_families_are_held_out_and_seeded():
     assert load(TaskSpec(name="s1_nano", count=16, seed=8)).sha256 != task.sha256
     chains = load(TaskSpec(name="s1_nano", count=4, families=("chains",)))
     assert {p.group for p in chains.problems} == {"chains"}
+    whole = load(TaskSpec(name="s1_nano", seed=7))
+    assert len({p.question for p in whole.problems}) == len(whole.problems) == 1000
+    assert "sequences" in whole.note and task.note == ""
+    with pytest.raises(InputError, match=r"task s1_nano: sequences: .* lower the count or add families"):
+        load(TaskSpec(name="s1_nano", families=("sequences",)))
 
 
 def test_templates():

@@ -85,12 +85,12 @@ def test_every_part_names_a_module_that_takes_its_arguments(tmp_path):
     # the options classes parse what the parts pass, in both forms, without running anything
     import tyro
 
-    from bench import budgets, ceilings, correctness, decode, host, prefill, train
+    from bench import budgets, ceilings, correctness, decode, gemm, host, prefill, train
 
     options = {
         "bench.budgets": budgets.Options, "bench.ceilings": ceilings.Options, "bench.correctness": correctness.Options,
-        "bench.decode": decode.Options, "bench.host": host.Options, "bench.prefill": prefill.Options,
-        "bench.train": train.Options,
+        "bench.decode": decode.Options, "bench.gemm": gemm.Options, "bench.host": host.Options,
+        "bench.prefill": prefill.Options, "bench.train": train.Options,
     }  # fmt: skip
     for part in PARTS:
         for reduced in (False, True):

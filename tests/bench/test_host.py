@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import sys
 from types import FrameType
 
@@ -124,3 +125,17 @@ def test_the_client_loop_writes_the_native_tokens(folder):
         assert output.outputs[0].token_ids == ids
         extended += thinking.extensions
     assert extended > 0
+
+
+def test_a_sample_costs_the_host_the_same_however_many_a_request_has(folder):
+    """Counted in Python calls, which no other process disturbs."""
+
+    def calls(samples: int) -> float:
+        loop = HostLoop(folder, 16, 256)
+        params = SamplingParams(n=samples, max_tokens=4, ignore_eos=True, thinking_format="none")
+        profile = cProfile.Profile()
+        profile.runcall(loop.run, [loop.prepare([5] * 8, params)])
+        return sum(entry.callcount for entry in profile.getstats()) / samples
+
+    calls(16)  # what is cached at the first call
+    assert calls(1024) < 1.2 * calls(256)

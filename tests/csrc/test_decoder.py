@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels import native
 from kernels.linear import LinearWeight
 from kernels.native_decoder import Layer, NativeDecoder
+from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS
 
 EPS, PAGE = 1e-6, 16
@@ -25,11 +26,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, features: int, dtype, int8) -> Layer:
-    pack = ops.pack_int8 if int8 else ops.pack
-
     def product(rows: int, cols: int, bias: bool = False) -> LinearWeight:
         matrix = (torch.randn(rows, cols) / cols**0.5).to(dtype)
-        return pack(LinearWeight(matrix, torch.randn(rows).to(dtype) if bias else None))
+        added = torch.randn(rows).to(dtype) if bias else None
+        if int8:
+            return ops.pack_codes(LinearWeight.of(QuantizedMatrix.of(matrix, torch.int8), added))
+        return ops.pack(LinearWeight(matrix, added))
 
     queries, keys = heads
     return Layer(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kernels import native
 from kernels.linear import LinearWeight, head_reference, linear_reference, linear_silu_mul_reference
+from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS, assert_near
 
 sweep = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,9 +100,10 @@ def test_not_finite(ops: native.Operators, dtype: torch.dtype, value: float):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_int8_weights(ops: native.Operators, dtype: torch.dtype):
-    w, x = weight(67, 129, dtype), torch.randn(5, 129).to(dtype)
-    scale = w.weight.float().abs().amax(1, keepdim=True) / 127
-    quantized = LinearWeight((w.weight.float() / scale).round() * scale, w.bias.float())
-    found = ops.linear(x, ops.pack_int8(w))
-    assert_near(found.float(), linear_reference(x.float(), quantized).to(dtype).float())
-    assert torch.equal(ops.linear(x[:2], ops.pack_int8(w)), found[:2])
+    w = weight(67, 129, dtype)
+    codes = LinearWeight.of(QuantizedMatrix.of(w.weight, torch.int8), w.bias)
+    for tokens in (5, 64):  # a few, and tiles of the most rows
+        x = torch.randn(tokens, 129).to(dtype)
+        found = ops.linear(x, ops.pack_codes(codes))
+        assert_near(found, linear_reference(x, codes))
+        assert torch.equal(ops.linear(x[:2], ops.pack_codes(codes)), found[:2])

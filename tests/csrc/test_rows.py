@@ -11,6 +11,7 @@ from kernels.rms_norm import rms_norm_reference
 from kernels.rope_append import rope_append_reference
 from kernels.silu_mul import silu_mul_reference
 from tests.csrc.levels import FLOATS, assert_near
+from tests.csrc.pages import from_pages
 
 sweep = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -29,18 +30,22 @@ def test_rms_norm(ops: native.Operators, dtype: torch.dtype, n, hidden, residual
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @sweep
-@given(n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]), half=st.integers(1, 70))
-def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half):
+@given(
+    n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]), half=st.integers(1, 70) | st.just(64),
+    page_size=st.sampled_from([5, 32]),
+)  # fmt: skip
+def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half, page_size):
     dim, (num_q, num_kv) = 2 * half, heads
     qkv, cos_sin = torch.randn(n, (num_q + 2 * num_kv) * dim).to(dtype), torch.randn(50, dim)
     positions, slots = torch.randint(0, 50, (n,)), torch.randperm(30)[:n]
     slots[0] = -1
-    caches = [torch.zeros(6, num_kv, 5, dim, dtype=dtype) for _ in range(4)]
+    caches = [torch.zeros(6, num_kv, page_size, dim, dtype=dtype) for _ in range(4)]
     q = ops.rope_append(qkv, cos_sin, positions, slots, caches[0], caches[1], heads)
     wanted = rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], heads)
     assert_near(q, wanted)
-    assert_near(caches[0], caches[2])
-    assert torch.equal(caches[1], caches[3])
+    keys, values = from_pages(ops, caches[0], caches[1])
+    assert_near(keys, caches[2])
+    assert torch.equal(values, caches[3])
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -3,7 +3,8 @@
     python fake_endpoint.py LOG
 
 prints its port. The model's name says how it behaves (`behave`, `content`); a response depends on the prompt alone.
-Each request is a line of LOG when it arrives: model, prompt, and how many times the two came before.
+Each request is a line of LOG when it arrives: model, prompt, how many times the two came before, and how many requests
+to the model were open then, itself included.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GARBAGE = (
@@ -18,6 +20,7 @@ GARBAGE = (
     b'"ok"', b"\xff\xfe\x00",
 )  # fmt: skip
 seen: dict[tuple[str, str], int] = {}
+open_now: Counter[str] = Counter()
 lock = threading.Lock()
 
 
@@ -88,9 +91,13 @@ class Handler(BaseHTTPRequestHandler):
         with lock:
             tries = seen.get((model, prompt), 0)
             seen[model, prompt] = tries + 1
-            log.write(json.dumps({"model": model, "prompt": prompt, "tries": tries, "body": body}) + "\n")
+            open_now[model] += 1
+            line = {"model": model, "prompt": prompt, "tries": tries, "open": open_now[model], "body": body}
+            log.write(json.dumps(line) + "\n")
             log.flush()
         status, answer, headers = behave(model, prompt, tries)
+        with lock:  # before it is answered: who has an answer may ask again at once
+            open_now[model] -= 1
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(answer)), **headers}.items():
             self.send_header(name, value)

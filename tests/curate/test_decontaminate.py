@@ -116,6 +116,13 @@ def test_text_of_a_private_set_is_in_no_evidence():
         assert "loaf" not in text and "baker" not in text
 
 
+def test_progress_is_told_of_every_row():
+    for against in ([TARGET], []):
+        told = []
+        decontaminate(questions([TARGET, "x y", "z"] * 3), evaluations(against), Decontaminate(), told.append)
+        assert sum(told) == 9 and len(told) == (4 if against else 1)
+
+
 def test_nothing_against_nothing():
     assert outcome([TARGET], [])[0] == ["kept"]
     assert outcome([], [TARGET])[0] == []

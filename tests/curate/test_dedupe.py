@@ -94,6 +94,13 @@ def test_candidates_miss_no_pair_that_brute_force_finds():
     assert dropped and set(near["row_id"]) == {f"s/{i}" for i in dropped}
 
 
+def test_progress_is_told_of_every_row():
+    told = []
+    texts = [LONG, LONG, LONG.replace("A farmer", "The farmer"), "Other?", "Another one?", LONG.upper()]
+    dedupe(table(*texts), Dedupe(), told.append)
+    assert sum(told) == len(texts) and len(told) > 2
+
+
 def test_empty_and_wordless_questions():
     assert rules("", "?!", "...") == ["kept", "kept", "kept"]
     assert dedupe(table("?"), Dedupe())["keep"].to_list() == [True]

@@ -10,6 +10,7 @@ from itertools import islice
 import pytest
 
 from curate.families import FAMILIES, check, problems
+from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import NOT_FOUND, thinking
 
 COUNT = 400
@@ -137,6 +138,42 @@ def test_reasoning_restates_the_question_and_waits_as_often_as_it_is_hard():
                     assert eval(left) == int(right), f"{problem.prompt}: {line}"
 
 
+@pytest.mark.parametrize("seed", [7, 2027])
+def test_distinct_questions_keep_the_mix_of_difficulties(seed):
+    """The plain draw of the same seed repeats itself; here nothing comes twice, and the easy ones are as many."""
+    plain = drawn("heldout", seed, 1000)
+    assert len({p.prompt for p in plain}) < 900, "the plain draw does not repeat itself; the test shows nothing"
+    found = draw_distinct("heldout", seed, 1000)
+    assert len({(p.family, p.key) for p in found.problems}) == len({p.prompt for p in found.problems}) == 1000
+    assert all(p.split == "heldout" for p in found.problems) and {p.family for p in found.problems} == set(FAMILIES)
+    for difficulty in range(5):
+        shares = [sum(p.difficulty == difficulty for p in of) / 1000 for of in (plain, found.problems)]
+        assert abs(shares[0] - shares[1]) < 0.04, (difficulty, shares)
+    assert ("sequences", 0) in found.dry and "sequences (gave 16 that need 0 Waits)" in found.note
+
+
+def test_distinct_questions_are_deterministic_and_a_smaller_count_is_their_beginning():
+    large = draw_distinct("heldout", 11, 600)
+    draw_distinct.cache_clear()
+    assert draw_distinct("heldout", 11, 600) == large
+    small = draw_distinct("heldout", 11, 64)
+    assert small.problems == large.problems[:64] and small.dry == () and small.note == ""
+    assert draw_distinct("heldout", 12, 64).problems != small.problems
+
+
+def test_families_that_run_dry_are_refused_by_name_with_what_they_have():
+    """Also where one family's difficulties are spent and another has one that the first does not know."""
+    with pytest.raises(RanDry, match=r"weekdays: (\d+) distinct heldout questions were found and 900 are"):
+        draw_distinct("heldout", 1, 900, ("weekdays",))
+    both = ("sequences", "residues")
+    with pytest.raises(RanDry, match="sequences, residues: ") as refused:
+        draw_distinct("heldout", 1, 2000, both)
+    most = int(re.search(r": (\d+) distinct", str(refused.value))[1])
+    assert len({p.key for p in draw_distinct("heldout", 1, most, both).problems}) == most
+    with pytest.raises(RanDry):
+        draw_distinct("heldout", 1, most + 1, both)
+
+
 @pytest.mark.parametrize("split", ["heldout", "train"])
 def test_command(split, tmp_path):
     out = tmp_path / "questions.jsonl"
@@ -150,6 +187,22 @@ def test_command(split, tmp_path):
         assert check(line["family"], line["prompt"], line["answer"])
         extra = {"difficulty", "thinking"} if split == "train" else set()
         assert set(line) == {"id", "family", "prompt", "answer"} | extra
+
+
+def test_the_command_says_what_ran_dry_and_writes_nothing_where_too_few_are_left(tmp_path):
+    def run(count):
+        options = ["--split", "heldout", "--families", "sequences", "--count", str(count), "--out", str(tmp_path / "x")]
+        command = [sys.executable, "-m", "curate.families", *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = run(60)
+    assert done.returncode == 0 and "note: no further distinct questions in sequences (gave 16 " in done.stderr
+    lines = (tmp_path / "x").read_text().splitlines()
+    assert len({json.loads(line)["prompt"] for line in lines}) == 60
+    (tmp_path / "x").unlink()
+    done = run(5000)
+    assert done.returncode == 2 and "sequences: " in done.stderr and "5000 are asked for" in done.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_command_refuses_an_unknown_family(tmp_path):

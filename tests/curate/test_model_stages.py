@@ -125,10 +125,10 @@ def attempts_of(rows: list[tuple[str, str | None, str | None]]) -> pl.DataFrame:
 
 def test_grades_by_answer_type():
     questions = pl.DataFrame({
-        "qid": ["n", "l", "c", "t", "code", "none"],
-        "question": ["?", "?", "(A) one (B) two", "?", "?", "?"],
-        "answer": ["1,000", "x^2-1", "B", "Paris", None, None],
-        "answer_type": ["number", "latex", "choice", "text", "code", "none"],
+        "qid": ["n", "l", "c", "t", "e", "code", "none"],
+        "question": ["?", "?", "(A) one (B) two", "?", "?", "?", "?"],
+        "answer": ["1,000", "x^2-1", "B", "Paris", "Ann, Bob", None, None],
+        "answer_type": ["number", "latex", "choice", "text", "exact", "code", "none"],
     })  # fmt: skip
     rows = [
         ("n", "so \\boxed{1000}", None, "yes", "boxed/number"), ("n", "1001", None, "no", "whole/number"),
@@ -138,6 +138,9 @@ def test_grades_by_answer_type():
         ("t", "London", None, "ungradable", "ungradable"), ("code", "print(1)", None, "ungradable", "ungradable"),
         ("none", "1", None, "ungradable", "ungradable"), ("n", None, "timeout", "ungradable", "ungradable"),
         ("n", "", None, "no", "no_answer"),
+        ("e", "Answer: **ann,  bob**.", None, "yes", "answer_line/exact"),
+        ("e", "Answer: Bob, Ann", None, "no", "answer_line/exact"), ("e", "Ann, Bob", None, "yes", "whole/string"),
+        ("e", "?!", None, "no", "whole/exact"), ("e", "I do not know.\nSorry.", None, "no", "no_answer"),
     ]  # fmt: skip
     attempts = attempts_of([row[:3] for row in rows])
     with Grader() as grader:
@@ -201,6 +204,7 @@ EXAMPLES = {
     "51": "A triangle has sides 3, 4 and 5. What is the radius of its circumscribed circle?",
     "60": "A fair coin is tossed ten times. What is the probability of exactly three heads?",
     "15": "Compute the determinant of the matrix and its eigenvalues.",
+    "20": "From a course on group theory and permutations: which elements have order 2?",
     "92": "Which enzyme unwinds DNA in the cell?",
 }
 

@@ -1,15 +1,18 @@
 """The same stages as Ray Data tasks: two nodes on this machine give the manifests of a run in one process."""
 
 import json
+import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
-from endpoints import Endpoint
 from rich.console import Console
 
 from curate.config import load_config
+from curate.executor import RayData
 from curate.run import Arguments, run
+from tests.curate.endpoints import Endpoint
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed; nothing here can run without it")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -65,5 +68,17 @@ def test_ray_and_one_process_give_identical_manifests(address, tmp_path):
         endpoint.stop()
     assert len(local) == 11 and local["trace"]["counts"]["rows"] > 17
     assert local == on_ray
-    asked = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    assert len(asked) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_rows_are_done_on_both_nodes_and_come_back_in_order(address):
+    def where(rows, advance):
+        time.sleep(0.5)  # long enough that one node cannot have done it all
+        return rows.with_columns(pl.lit(ray.get_runtime_context().get_node_id()).alias("node"))
+
+    told = []
+    table = pl.DataFrame({"qid": [f"q{i:02}" for i in range(40)]})
+    made = RayData(address, batch_rows=4).map(where, table.reverse(), ["qid"], told.append)
+    assert made.select("qid").equals(table) and sum(told) == 40
+    assert made["node"].n_unique() == 2

@@ -234,6 +234,11 @@ def test_the_offline_pipeline_from_questions_to_a_training_file(tmp_path):
     assert ledger.height == counts["collect"]["rows"] and ledger["kept"].sum() == 12
     page = (folder / "report" / "report.html").read_text()
     assert "30,660" in page and "59,029" in page and "data:image/png;base64," in page
+    right = pl.read_parquet(folder / "grade" / "trace_grades.parquet").join(
+        pl.read_parquet(folder / "select" / "selection.parquet"), on="qid", how="semi"
+    )["verdict"].to_list()  # fmt: skip
+    row = "".join(f"<td class=n>{right.count(verdict)}</td>" for verdict in ("yes", "no", "ungradable"))
+    assert f"<td>selected traces (s1K: 536 of 1,000 right)</td><td>teacher</td>{row}" in page
     # Again from the same store: not one call more, and every table the same to the byte.
     before = digests(folder)
     store = (folder / "responses.sqlite").read_bytes()

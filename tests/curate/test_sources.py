@@ -1,7 +1,9 @@
 """Source adapters: the real column layouts, filters, what is graded, and rows that are no rows."""
 
 import json
+from dataclasses import replace
 
+import polars as pl
 import pytest
 from source_rows import ROWS
 
@@ -150,9 +152,41 @@ def test_missing_files_and_unknown_kinds_are_named(tmp_path):
         gathered(mathematics.Math())
 
 
-def test_parquet_and_jsonl_give_the_same_questions(tmp_path):
-    import polars as pl
+def test_the_hub_is_read_through_datasets(tmp_path):
+    """A folder stands in for the hub's repository: `load_dataset` takes either. Configurations and splits in turn."""
+    pytest.importorskip("datasets", reason="the extra [hub] is not installed; nothing here can run without it")
+    rows = [row | {"modality": "Text-only"} for row in ROWS[mathematics.OlympiadBench][:2]]
+    repo = tmp_path / "repo"
+    for name, _ in mathematics.OlympiadBench.info.parts:
+        (repo / name).mkdir(parents=True)
+        (repo / name / "train.jsonl").write_text(json.dumps(rows["physics" not in name] | {"id": name}) + "\n")
+    parts = "\n".join(f"- config_name: {name}\n  data_files: {name}/train.jsonl" for name, _ in
+                      mathematics.OlympiadBench.info.parts)  # fmt: skip
+    (repo / "README.md").write_text(f"---\nconfigs:\n{parts}\n---\n")
 
+    class Local(mathematics.OlympiadBench, frozen=True, tag="Local"):
+        info = replace(mathematics.OlympiadBench.info, repo=str(repo))
+
+    questions, decisions = gathered(Local(hub=True))
+    assert len(questions) == 4 and all(d["keep"] for d in decisions.values())
+    physics, proof = questions[1], questions[2]
+    assert physics["question"].startswith("A train runs") and physics["answer"] == "2"
+    assert proof["question"] == "Prove it." and proof["answer_type"] == "none"
+    assert physics["revision"] == "hub" and len(gathered(Local(hub=True, limit=3))[0]) == 3
+
+
+def test_progress_knows_how_many_rows_there_are(tmp_path):
+    rows = ROWS[mathematics.Math] * 3
+    path = write(tmp_path / "rows.jsonl", rows)
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    both = mathematics.Math(path=(path, str(tmp_path / "rows.parquet")))
+    assert both.expected() == len(list(both.read())) == 2 * len(rows)
+    assert mathematics.Math(path=path, limit=2).expected() == 2 and mathematics.Math(hub=True).expected() is None
+    (tmp_path / "rows.parquet").write_text("no parquet")
+    assert both.expected() == len(rows), "what cannot be read is for reading to say"
+
+
+def test_parquet_and_jsonl_give_the_same_questions(tmp_path):
     rows = ROWS[mathematics.Math]
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
     one, _ = gathered(mathematics.Math(path=str(tmp_path / "rows.parquet")))

@@ -103,7 +103,9 @@ def test_limits_of_8_bit_modes(checkpoint: Path) -> None:
     own = limits_of(EngineConfig(), model, H200, 1)
     half = limits_of(EngineConfig(quantization="int8", kv_cache_dtype="fp8"), model, H200, 1)
     *layers, head = matrices(model)
-    assert own.streamed_bytes - half.streamed_bytes == sum(m.params for m in layers)
+    assert own.streamed_bytes - half.streamed_bytes == sum(m.params for m in layers) + head.params
+    fp8 = limits_of(EngineConfig(quantization="fp8"), model, H200, 1)
+    assert own.streamed_bytes - fp8.streamed_bytes == sum(m.params for m in layers), "its head keeps 16 bits"
     assert half.streamed_bytes > 2 * head.params, "the head stays in 16 bits"
     assert half.kv_bytes_per_token * 2 == own.kv_bytes_per_token
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from engine import Delta, Engine, EngineDead, InputError, RequestOutput, SamplingParams
+from engine import Delta, Engine, EngineDead, Handle, InputError, RequestOutput, SamplingParams
 from tests.checkpoints import write_random_checkpoint
 from tests.engine.test_model import SHAPES
 
@@ -195,6 +196,49 @@ def test_deltas_read_late_say_what_was_forced(checkpoint: Path) -> None:
     assert sum(len(d.forced) for d in all_forced) == len(done.forced)
 
 
+def test_a_stream_that_was_read_ends_again(checkpoint: Path) -> None:
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        handle = engine.submit("why", SamplingParams(max_tokens=20))
+        first = list(handle)
+        again: list[Delta] = []
+        reader = threading.Thread(target=lambda: again.extend(handle), daemon=True)
+        reader.start()
+        reader.join(timeout=10)
+        assert not reader.is_alive() and again == first[-1:]
+
+
+def test_a_callback_that_raises_harms_nobody(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(handle: Handle) -> None:
+        raise ZeroDivisionError("the caller's own mistake")
+
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        long, short = (engine.submit("why", SamplingParams(max_tokens=n)) for n in (300, 20))
+        called: list[Handle] = []
+        short.add_done_callback(fail)
+        short.add_done_callback(called.append)
+        assert short.result(timeout=60).outputs and long.result(timeout=60).outputs
+        assert called == [short]
+        assert len(engine.generate(["still there?"], SamplingParams(max_tokens=20))) == 1
+    assert "the caller's own mistake" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-40, 1e-45, 5e-324])
+def test_a_temperature_next_to_nothing_is_greedy(temperature: float, checkpoint: Path) -> None:
+    """Dividing by it would overflow float32: the first of several infinite logits is not the largest."""
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        prompts = prompts_of(engine.tokenizer.size, (3, 4, 5, 6))
+        greedy = tokens(engine.generate(prompts, PLAIN))
+        for filters in ({}, {"top_k": 5, "top_p": 0.9, "min_p": 0.1}):
+            cold = replace(PLAIN, temperature=temperature, seed=1, **filters)
+            assert tokens(engine.generate(prompts, cold)) == greedy
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(tmp_path, vocab=300)
+    with pytest.raises(InputError, match=r"config\.json: vocab_size is 300 and the tokenizer has \d+ tokens"):
+        Engine(directory, device="cpu", dtype="float32", max_model_len=400)
+
+
 def test_requests_from_many_threads(checkpoint: Path) -> None:
     with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400, max_num_seqs=8) as engine:
         params = SamplingParams(max_tokens=30, thinking_token_budget=8)
@@ -263,6 +307,17 @@ def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
         assert bad.outputs[0].token_ids == []
 
 
+@pytest.mark.parametrize("prompts", ["why?", {"messages": [{"role": "user", "content": "why?"}]}, b"why?"])
+def test_one_prompt_in_place_of_a_list_is_refused(prompts: object, checkpoint: Path) -> None:
+    """A string is a sequence too: it would have been a request for each of its letters."""
+    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine:
+        with pytest.raises(InputError, match=r"generate takes a list of prompts; give \[prompt\]"):
+            engine.generate(prompts)  # type: ignore[arg-type]
+        for params in ({"max_tokens": 5}, 5):
+            with pytest.raises(InputError, match=r"params .*; give SamplingParams"):
+                engine.generate(["why?"], params)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -297,6 +352,15 @@ def test_bad_options_are_named(options: dict[str, object], message: str, checkpo
         ([], {}, "no tokens"),
         ([5] * 400, {}, "400 tokens and the context holds 400"),
         ({"message": []}, {}, "give {'messages'"),
+        ({"messages": None}, {}, "messages is not a non-empty list"),
+        ("", {}, "the prompt is empty"),
+        (b"bytes", {}, "the prompt is bytes; give text"),
+        (None, {}, "the prompt is NoneType; give text"),
+        (7, {}, "the prompt is int; give text"),
+        ([5.0], {}, r"prompt_token_ids\[0\] is 5.0"),
+        ("q", {"allowed_token_ids": (321,), "thinking_extensions": 1}, "allowed_token_ids .* thinking_extensions"),
+        ("q", {"allowed_token_ids": (321, 322, 9), "banned_token_ids": (9,), "min_thinking_tokens": 1},
+         "allowed_token_ids .* min_thinking_tokens"),
         ("q", {"max_tokens": 3}, "max_tokens is 3 and closing the thinking takes"),
         ("q", {"stop_token_ids": (10**6,)}, r"stop_token_ids\[0\]"),
         ("q", {"thinking_extension_str": "<|im_start|>"}, "thinking_extension_str"),

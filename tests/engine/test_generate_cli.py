@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pty
+import queue
 import re
 import shutil
 import signal
@@ -12,17 +13,21 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine import Engine
 from engine.arguments import parse
 from engine.config import EngineConfig
 from engine.errors import InputError
-from engine.generate import main
+from engine.generate import _finish, _write_finished, main
+from engine.jsonl import read_input
 from engine.request import SamplingParams
+from engine.results import ResultsFile
 from tests.conformance.lab import ENDLESS, STORY
 from tests.conformance.scripted import write_scripted_checkpoint
 
@@ -51,9 +56,10 @@ def cli(story, tmp_path, capfd, monkeypatch):
     """Runs one command line in this process, in a folder of its own: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object, model: Path = story) -> tuple[int, str, str]:
+    def run(*words: object, model: Path = story, pool: int = 4096) -> tuple[int, str, str]:
+        small = [*SMALL[:4], "--kv-cache-tokens", str(pool), *SMALL[6:]]
         try:
-            code = main(["--model", str(model), *SMALL, *map(str, words)])
+            code = main(["--model", str(model), *small, *map(str, words)])
         except SystemExit as error:
             code = int(error.code or 0)
         out, err = capfd.readouterr()
@@ -216,6 +222,19 @@ def test_resume(cli, tmp_path):
     assert "out.jsonl:1: was made with params" in err
 
 
+def test_resumed_draws_equal_those_of_the_whole_run(cli, tmp_path):
+    """A request without a seed draws by its place in the input, not by how many ran before it."""
+    write_lines(tmp_path / "in.jsonl", *({"prompt": c, "params": {"temperature": 20.0}} for c in "abcde"))
+    words = ("--input", "in.jsonl", "--thinking-format", "none", "--max-tokens", 12)
+    assert cli(*words, "--output", "whole.jsonl")[0] == 0
+    whole = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "out.jsonl").write_bytes(whole[1] + whole[3])
+    assert cli(*words, "--output", "out.jsonl", "--resume")[0] == 0
+    got, want = read_lines(tmp_path / "out.jsonl"), read_lines(tmp_path / "whole.jsonl")
+    assert [r["outputs"] for r in got] == [r["outputs"] for r in want]
+    assert len({tuple(r["outputs"][0]["token_ids"]) for r in want}) == 5
+
+
 BAD_LINES = [
     ({"prompt": "x", "params": {"temprature": 1}}, "params: unknown parameter 'temprature'"),
     ({"prompt": "x", "params": {"temperature": -1}}, "params: temperature is -1"),
@@ -224,6 +243,18 @@ BAD_LINES = [
     ({"prompt": "x", "params": {"min_thinking_tokens": 9, "thinking_token_budget": 3}}, "min_thinking_tokens 9"),
     ({"prompt": "x", "params": {"thinking_extension_str": "<|im_start|>"}}, "thinking_extension_str"),
     ({"prompt": "x", "params": {"thinking_end_str": "no end"}}, "thinking_end_str 'no end'"),
+    ({"prompt": "x", "params": {"thinking_end_str": "\ud800<|im_start|>answer"}}, "lone surrogate"),
+    ({"prompt": "x", "params": {"stop": ["\ud800"]}}, "params: stop holds the lone surrogate U+D800"),
+    ({"prompt": "x", "params": {"logit_bias": {"\u00b2": 1}}}, "params: logit_bias has key '\u00b2'"),
+    ({"prompt": "x", "params": {"logit_bias": {"9" * 5000: 1}}}, "params: logit_bias has key '999"),
+    ({"prompt": "x", "params": {"logit_bias": {"1": 1, "01": 2}}}, "params: logit_bias has token 1 twice"),
+    ({"prompt": "x", "params": {"n": 2_000_000_000}}, "params: n is 2000000000"),
+    ({"prompt": "x", "params": {"thinking_format": 5}}, "params: thinking_format is 5"),
+    ({"prompt": "x", "params": {"thinking_format": ["opener", "end", "budget_end", "triggers"]}},
+     "params: thinking_format is ["),
+    ({"prompt": "x", "params": {"thinking_format": "[" * 100_000}}, "thinking_format is '[[["),
+    ({"prompt": "x", "params": {"allowed_token_ids": [256], "banned_token_ids": [256]}}, "allowed_token_ids"),
+    ({"prompt": ""}, "prompt is empty"),
     ({"prompt": "x", "params": {"thinking_format": "none", "thinking_extensions": 1}}, "thinking_extensions is set"),
     ({"prompt": "x", "params": {"thinking_format": "qwen3"}}, "'<think>\\n' does not begin with a special token"),
     ({"prompt": "x", "params": {"max_tokens": 3}}, "max_tokens is 3 and closing the thinking takes 8"),
@@ -307,6 +338,14 @@ def test_bad_checkpoints(cli, story, tmp_path, spoil, message):
     (["--top-p", "inf"], "top_p is inf"),
     (["--max-num-batched-tokens", "0"], "max_num_batched_tokens is 0"),
     (["--thinking-format", "s2"], "thinking_format is"),
+    (["--thinking-format", "[" * 100_000], "thinking_format is '[[["),
+    (["--output", "x" * 300], "File name too long"),
+    (["--temprature", "1"], "Unrecognized options: --temprature, 1 (did you mean --temperature?)"),
+    (["--temp", "1"], "Unrecognized options: --temp, 1"),
+    (["--temperature", "hot"], "--temperature: could not convert string to float: 'hot'"),
+    (["--max-tokens", "1.5"], "--max-tokens"),
+    (["--logit-bias", "a", "1"], "--logit-bias"),
+    (["stray"], "Unrecognized options: stray"),
     (["--max-model-len", "100000"], "max_model_len is 100000"),
 ])  # fmt: skip
 def test_bad_flags(cli, words, message):
@@ -328,10 +367,55 @@ def test_a_device_that_is_not_there(story, capfd):
     assert "has 0 CUDA devices" in capfd.readouterr().err
 
 
-def test_unknown_flags_end_with_code_two(cli):
-    code, _, err = cli("--prompt", "x", "--temprature", "1")
+def test_a_prompt_that_is_empty(cli):
+    code, out, err = cli("--prompt", "")
+    assert (code, out, err) == (2, "", "error: --prompt: the prompt is empty; give a question\n")
+
+
+def test_the_output_may_not_be_the_input(cli, tmp_path):
+    written = write_lines(tmp_path / "in.jsonl", {"prompt": "precious"}).read_bytes()
+    (tmp_path / "link.jsonl").symlink_to("in.jsonl")
+    for words in ([], ["--resume"], ["--overwrite"]):
+        code, out, err = cli("--input", "in.jsonl", "--output", "link.jsonl", *words)
+        assert (code, out) == (2, "")
+        assert err == "error: --output link.jsonl is the input file; choose another\n"
+    assert (tmp_path / "in.jsonl").read_bytes() == written
+
+
+def test_a_pool_that_rounds_down_to_pages_is_known_before_the_model_loads(cli, story, tmp_path):
+    """41 tokens are two pages of 16: a request that 41 would hold is refused although the weights are missing."""
+    model = tmp_path / "model"
+    shutil.copytree(story, model)
+    (model / "model.safetensors").unlink()
+    write_lines(tmp_path / "in.jsonl", {"prompt_token_ids": [65] * 35})
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--page-size", 16, model=model, pool=41)
     assert code == 2
-    assert "--temperature" in err
+    assert "in.jsonl:1: the prompt has 35 tokens and the context holds 32" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", [["--output", "/dev/full"], ["--output", "-"], []])
+def test_a_full_disk_ends_with_one_line(story, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "x", *words],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "error" in line.lower()] == done.stderr.splitlines()[1:]
+    assert len(done.stderr.splitlines()) == 2
+    assert "No space left on device" in done.stderr
+
+
+def test_text_that_the_terminal_cannot_encode(endless):
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.generate", "--model", str(endless), *SMALL, "--input", "-",
+         "--thinking-token-budget", "3"],
+        input='{"prompt": "caf\u00e9 \u65e5"}\n{"prompt": "b"}\n', cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "caf\\xe9 \\u65e5" in done.stdout
 
 
 def start(model: Path, folder: Path, *words: str) -> subprocess.Popen:
@@ -368,6 +452,26 @@ def test_interrupted_runs_keep_what_is_finished_and_resume(endless, tmp_path, ho
     assert [r["index"] for r in lines] == list(range(8))
     assert [r["outputs"][0]["thinking"]["stop_reason"] for r in lines] == ["context", "budget"] * 4
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path):
+    """Requests may finish faster than their lines are written; those that were ended by the stop are not kept."""
+    path = write_lines(tmp_path / "in.jsonl", *({"prompt": str(i)} for i in range(3)))
+    lines = read_input(str(path), SamplingParams())
+    results = ResultsFile(str(tmp_path / "out.jsonl"))
+    results.prepare(lines, "m", resume=False, overwrite=False)
+    results.open()
+    finished = queue.SimpleQueue()
+    with Engine(endless, device="cpu", dtype="float32") as engine:
+        for line in lines:
+            handle = engine.submit(line.prompt, SamplingParams(max_tokens=1900 if line.index == 1 else 20))
+            if line.index == 1:
+                handle.abort()
+            handle.add_done_callback(partial(_finish, finished, line))
+            handle.result(timeout=60)
+    _write_finished(finished, results, "m")
+    results.close(order=False)
+    assert [r["index"] for r in read_lines(tmp_path / "out.jsonl")] == [0, 2]
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])

@@ -64,6 +64,9 @@ def test_params_are_laid_over_the_flags(tmp_path):
     ("[1]", "a JSON list, not an object"),
     ('{"prompt": "a"', "bad JSON"),
     ('{"prompt": "a", "x": NaN}', "bad JSON: NaN is no JSON number"),
+    ('{"prompt": "a", "x": [-1e999]}', "bad JSON: -1e999 is out of range"),
+    ('{"prompt": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "bad JSON: .*recursion"),
+    ('{"prompt": ""}', "prompt is empty"),
     ('{"prompt": "a", "prompt": "b"}', "bad JSON: field 'prompt' occurs twice"),
     ("{}", "no prompt; give exactly one of prompt, messages, prompt_token_ids"),
     ('{"prompt": "a", "messages": []}', "prompt and messages; give exactly one"),
@@ -86,6 +89,23 @@ def test_bad_lines_name_file_line_and_field(tmp_path, text, message):
     with pytest.raises(InputError, match=rf"in\.jsonl:2: {message}") as caught:
         read_input(str(path), SamplingParams())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("record", [
+    {"prompt": ["x" * 10_000]}, {"prompt": "a", "params": ["x" * 10_000]}, {"prompt": "a", "id": ["x" * 10_000]},
+    {"prompt": "a", "params": {"seed": "x" * 10_000}}, {"prompt": "a", "params": {"stop": {"x" * 10_000: 1}}},
+    {"prompt": "a", "params": {"x" * 10_000: 1}}, {"prompt": "a", "params": {"thinking_format": ["x" * 10_000]}},
+])  # fmt: skip
+def test_a_value_of_any_size_is_named_briefly(tmp_path, record):
+    with pytest.raises(InputError, match=r"in\.jsonl:1: ") as caught:
+        lines_of(tmp_path, record)
+    assert len(str(caught.value)) < 1000
+
+
+def test_standard_input_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="<stdin>: is closed"):
+        read_input("-", SamplingParams())
 
 
 def test_empty_and_missing_input(tmp_path):
@@ -267,6 +287,45 @@ def test_a_full_disk_is_an_error(tmp_path):
     results.open()
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         results.write(record_of(lines[0]))
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 500])
+def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path, room):
+    """The file may grow by two lines and `room` bytes; what the third one left behind is cut off again."""
+    lines = lines_of(tmp_path, *({"prompt": "x" * 5000, "n": i} for i in range(4)))
+    out = tmp_path / "out.jsonl"
+    size = 2 * len(encode_record(record_of(lines[0]))) + room
+    code = f"""
+import resource, signal
+from engine.jsonl import read_input
+from engine.request import SamplingParams
+from engine.results import ResultsFile
+from tests.engine.test_jsonl import record_of
+lines = read_input({str(tmp_path / "in.jsonl")!r}, SamplingParams())
+results = ResultsFile({str(out)!r})
+results.prepare(lines, "m", resume=False, overwrite=False)
+results.open()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+try:
+    for line in lines:
+        results.write(record_of(line))
+except OSError:
+    results.close(order=False)
+    print(sorted(results.finished))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[0, 1]\n", "")
+    assert indices(out) == [0, 1]
+    assert run_file(out, lines, [2, 3], resume=True) == []
+    assert indices(out) == [0, 1, 2, 3]
+
+
+def test_file_names_that_cannot_be(tmp_path):
+    lines = lines_of(tmp_path, {"prompt": "0"})
+    for name, reason in (("a" * 300, "File name too long"), ("", "is a folder")):
+        with pytest.raises(InputError, match=reason):
+            run_file(str(tmp_path / name) if name else name, lines, [0])
 
 
 def test_output_through_a_link_keeps_the_link(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,9 @@ def test_the_gemm_table_is_kept_and_read(tmp_path):
     narrow, wide = (pick(read, "GPU", Product.PLAIN, 5120, 5120, n) for n in (8, 9))
     assert narrow is not None and wide is not None and (narrow.split_k, wide.split_k) == (4, 2)
     assert pick(read, "GPU", Product.PLAIN, 5120, 5120, 65) is None
+    only_wide = tuple(replace(row, least=9) for row in read if row.tokens == 64)
+    assert pick(only_wide, "GPU", Product.PLAIN, 5120, 5120, 8) is None  # cuBLAS won there
+    assert pick(only_wide, "GPU", Product.PLAIN, 5120, 5120, 9) is not None
     assert pick(read, "another GPU", Product.PLAIN, 5120, 5120, 1) is None
 
 

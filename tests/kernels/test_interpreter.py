@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the same tests run on it for real")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", ["row", "attention", "gemm", "sampler", "thinking", "offsets"])
+@pytest.mark.parametrize("part", ["row", "attention", "gemm", "sampler", "thinking", "offsets", "tuner"])
 def test_the_kernels_equal_their_definitions_in_the_interpreter(part):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "S1_KERNELS": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import native
 from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
 from kernels.quantize import FLOAT8, LARGEST, QuantizedMatrix, decode, encode, kv_scales, row_scale, to_float8
 from kernels.rope_append import rope_append
@@ -69,15 +68,6 @@ def test_products_with_codes(codes: torch.dtype, dtype: torch.dtype, packed: boo
     assert error(linear(x, w, residual), exact + residual.double()) < tolerance
     assert error(linear_silu_mul(x, w), F.silu(exact[:, :96]) * exact[:, 96:]) < tolerance
     assert error(head(x, w), exact) < tolerance and head(x, w).dtype is torch.float32
-
-
-@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
-def test_the_cpu_packs_the_codes_that_were_loaded() -> None:
-    torch.manual_seed(3)
-    matrix, weight = quantized(96, 64, torch.int8, torch.float32)
-    ours, direct = pack(LinearWeight.of(matrix)), native.pack_int8(LinearWeight(weight))
-    assert torch.equal(ours.packed.data, direct.packed.data)
-    torch.testing.assert_close(ours.packed.scale, direct.packed.scale, rtol=2e-7, atol=0)
 
 
 @pytest.mark.parametrize("bias", [False, True])

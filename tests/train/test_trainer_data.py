@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,18 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
     assert everything.trained.all() and everything.tokens[-1] == 151643
 
 
+@needs_qwen
+def test_a_token_across_the_border_is_trained(tmp_path: Path) -> None:
+    """The template's line break and the turn's own first one are one token; searching for the header would miss it."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "\nYes"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
+    data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
+    trained = tokenizer.tokenizer.decode(data.tokens[data.trained].tolist(), skip_special_tokens=False)
+    other = tokenizer.tokenizer.decode(data.tokens[~data.trained].tolist(), skip_special_tokens=False)
+    assert trained == "\n\nYes<|im_end|>\n" and other.endswith("<|im_start|>assistant")
+
+
 def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
     """T12: parameters and steps exactly, memory and FLOPs within 1 % of figures worked out by hand."""
     arch = Architecture.load(RECIPES / "qwen2.5_32b.json")
@@ -165,11 +178,13 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert small == pytest.approx(gb * 6 / 16, rel=0.01)
     for tokens, boundaries, layer in ((5_300, 3.5, 1.8), (10_600, 6.9, 3.5), (32_768, 21.5, 10.9)):
         plan = memory(tokens, **full)
-        assert plan.boundaries == pytest.approx(boundaries, abs=0.06) and plan.layer == pytest.approx(layer, abs=0.06)
+        assert (round(plan.boundaries, 1), round(plan.layer, 1)) == (boundaries, layer)
     assert 32_768 * layer_values(arch) * 2 / 1e9 == pytest.approx(10.9, rel=0.01)
     lora = load_config(RECIPES / "s1_32b_lora_1xh200.yaml")
     assert adapter_parameters(lora, arch) == pytest.approx(134e6, rel=0.01)
-    assert plan_memory(lora, arch, 1, 32_768).total == pytest.approx(102, rel=0.06)
+    plan = plan_memory(lora, arch, 1, 32_768)
+    assert plan.state == pytest.approx(65.5 + 2.1, rel=0.01)
+    assert plan.state + plan.boundaries + plan.layer + plan.overhead == pytest.approx(102, rel=0.01)
     assert state_bytes(lora) == 16
 
     lengths = published_lengths()
@@ -184,6 +199,7 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
         "not measured",
         "16 x H100",
         "1.92e+11",
+        "all logits at once would be 4.9",
     ):
         assert figure in printed
     assert plan_main([*arguments[:3], "--lengths", "/nowhere"]) == 2 and "/nowhere" in capsys.readouterr().err
@@ -216,8 +232,13 @@ BAD_RECORDS = {
     "unknown fields": ({"prompt": "x"}, "fields ['prompt'] are none of"),
     "no assistant": ({"messages": [{"role": "user", "content": "x"}]}, "no assistant message"),
     "tokens without mask": ({"tokens": [1, 2]}, "needs `trained`"),
-    "mask of another length": ({"tokens": [1, 2], "trained": [1]}, "must agree"),
-    "token outside": ({"tokens": [1, 9999], "trained": [1, 1]}, "token 9999"),
+    "mask of another length": ({"tokens": [1, 2], "trained": [1]}, "one 0 or 1 for each of the 2 tokens"),
+    "token outside": ({"tokens": [1, 9999], "trained": [1, 1]}, "tokens from 1 to 9999, the model's"),
+    "tokens as text": ({"tokens": ["a"], "trained": [1]}, "`tokens` must be a list of integers"),
+    "tokens as floats": ({"tokens": [1.0, 2.5], "trained": [1, 1]}, "`tokens` must be a list of integers"),
+    "question without text": (chat(question=None), "field 'question' must be text, not NoneType"),
+    "trace of numbers": (chat(thinking=[1]), "field 'thinking' must be text, not list"),
+    "message without content": ({"messages": [{"role": "user"}]}, "`role` and `content`, both text"),
     "nothing trained": ({"id": "z", "tokens": [1, 2], "trained": [1, 0]}, "sample z has no token to train on"),
 }
 
@@ -236,9 +257,13 @@ def test_bad_records_are_named(tmp_path: Path, name: str) -> None:
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"tokens": [1, 2]}\n{"tokens": [1')
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
+    (tmp_path / "f.parquet").write_bytes(b"PAR1")
     for file, message in (
         (tmp_path / "d.jsonl", "d.jsonl:2: not JSON"),
         (tmp_path / "e.jsonl", "e.jsonl does not exist"),
+        (tmp_path / "latin.jsonl", "latin.jsonl:1: not JSON"),
+        (tmp_path / "f.parquet", "f.parquet: not Parquet"),
     ):
         with pytest.raises(TrainingError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
@@ -250,12 +275,20 @@ BAD_SETTINGS = {
     "optim.lr=fast": "optim.lr is 'fast'",
     "optim.lr=0": "optim.lr is 0",
     "compute.dtype=float8": "compute.dtype is 'float8'",
-    "optim=3": "optim must be a mapping",
+    "optim=3": "optim is 3",
     "model.init=x": "give either model.path",
     "parallel.context=3": "does not divide the world of 1 ranks",
     "model.path=/nowhere": "neither a directory nor a hub id",
     "compute.gpu_gb=0.0001": "the plan needs",
-    "data.train=[]": "data.train is empty",
+    "data.train=[]": "data.train is []: expected `array` of length >= 1",
+    "data.train=[a": "override 'data.train=[a': not YAML",
+    "optim.betas=[0.9,1.5]": "optim.betas.1 is 1.5: expected `float` < 1.0",
+    "optim.lr=.inf": "optim.lr is inf",
+    "optim.min_lr=0.5": "min_lr is above lr",
+    "seed=-1": "seed is -1: expected `int` >= 0",
+    "lora={rank: 0}": "lora.rank is 0",
+    "lora={targets: [qproj]}": "lora.targets.0 is 'qproj'",
+    "model.tokenizer=/nowhere": "/nowhere: no tokenizer.json",
     "epochs": "must look like",
     "run=/proc/nowhere": "/proc/nowhere",
 }
@@ -269,6 +302,38 @@ def test_bad_settings_are_refused(tmp_path: Path, override: str, capfd: pytest.C
     assert sft_main([str(config), override]) == 2
     error = capfd.readouterr().err
     assert BAD_SETTINGS[override] in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def shorten(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights torn": (lambda m: shorten(m / "model.safetensors", -1000), "not a whole safetensors file"),
+    "weights empty": (lambda m: shorten(m / "model.safetensors", 0), "not a whole safetensors file"),
+    "weights gone": (lambda m: (m / "model.safetensors").unlink(), "no .safetensors file"),
+    "config gone": (lambda m: (m / "config.json").unlink(), "config.json: cannot read"),
+    "config a list": (lambda m: (m / "config.json").write_text("[]"), "model_type None cannot be trained"),
+    "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer or its chat template"),
+    "template torn": (lambda m: (m / "chat_template.jinja").write_text("{% if"), "unexpected 'end of template'"),
+    "template refuses": (
+        lambda m: (m / "chat_template.jinja").write_text("{{ raise_exception('no tools') }}"),
+        "the chat template refuses a conversation: no tools",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_bad_models_are_named(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A model folder that is broken somewhere: one line that names the file, exit code 2, nothing written."""
+    spoil, message = BAD_MODELS[name]
+    model = write_model(tmp_path / "m", vocab=None)
+    (tmp_path / "d.jsonl").write_text(json.dumps(chat()) + "\n")
+    config = write_config(tmp_path / "run.yaml", model, tmp_path / "d.jsonl")
+    spoil(model)
+    assert sft_main([str(config)]) == 2
+    error = capfd.readouterr().err
+    assert message in error and str(model) in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_yaml_numbers_and_resolved_copy(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_lora_starts_at_the_base_and_merges_to_its_adapter(tmp_path: Path) -> No
         adapted = peft.PeftModel.from_pretrained(original, tmp_path / "run" / "adapter")
         logits = adapted(ids).logits
         assert (logits - before).abs().max() > 1e-2, "the adapter does nothing"
-        assert (merged(ids).logits - logits).abs().max() <= 1e-6 * logits.abs().max() * 10
+        assert (merged(ids).logits - logits).abs().max() <= 1e-6 * logits.abs().max()
 
 
 def test_lora_resumes_from_what_is_trained(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_lora_resumes_from_what_is_trained(tmp_path: Path) -> None:
     broken = write_config(tmp_path / "broken.yaml", model, data, epochs=3, lora={"rank": 4})
     trainer(unbroken).fit()
     first = trainer(broken)
-    first.stopping = True
+    first.told_to_stop = True
     first.fit()
     stored = FileSystemReader(tmp_path / "broken" / "checkpoints" / "step-00000001").read_metadata().state_dict_metadata
     assert stored and all("lora_" in name for name in stored if name.startswith("model."))

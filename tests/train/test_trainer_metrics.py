@@ -54,8 +54,28 @@ def test_plot(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plot_main([str(run / "nowhere")]) == 2 and "no metrics.jsonl" in capsys.readouterr().err
 
 
-def test_optional_sinks_say_what_is_missing_or_write(run: Path, tmp_path: Path) -> None:
-    settings = [f"run={tmp_path}/tb", "metrics.tensorboard=true", "epochs=1", "metrics.progress=false"]
+def interrupted(config: Path, *settings: str) -> None:
+    """A run that is stopped after a step and started again."""
+    first = trainer(config, *settings, "metrics.progress=false", "heldout_every=2")
+    first.told_to_stop = True
+    first.fit()
+    trainer(config, *settings, "metrics.progress=false", "heldout_every=2").fit()
+
+
+def test_tensorboard_has_every_step_once(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    trainer(run.with_name("run.yaml"), *settings).fit()
-    assert list((tmp_path / "tb" / "tensorboard").glob("events*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    interrupted(run.with_name("run.yaml"), f"run={tmp_path}/tb", "metrics.tensorboard=true", "metrics.every=5")
+    events = EventAccumulator(str(tmp_path / "tb" / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [2, 4, 5, 6, 8, 10, 12], "every fifth, and held-out ones"
+    assert [e.step for e in events.Scalars("heldout_loss")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_wandb_goes_on_in_the_same_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    interrupted(run.with_name("run.yaml"), f"run={tmp_path}/w", "metrics.wandb=s1-test")
+    name = (tmp_path / "w" / "wandb_id").read_text()
+    logs = [log.name for log in (tmp_path / "w" / "wandb").glob("offline-run-*")]
+    assert len(logs) in (1, 2) and all(log.endswith(name) for log in logs)  # 1: both within a second

@@ -51,7 +51,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
         write_config(folder / f"{name}.yaml", model, data, epochs=2, **wide)
     trainer(folder / "alone.yaml").fit()
     up = trainer(folder / "up.yaml")
-    up.stopping = True  # after one step, as by a SIGTERM
+    up.told_to_stop = True  # after one step, as by a SIGTERM
     up.fit()
     assert len(trajectory(folder / "up")) == 1
     for name in ("lora", "lora_alone"):

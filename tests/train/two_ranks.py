@@ -71,7 +71,7 @@ def main(folder: Path) -> None:
     results: dict[str, object] = {"layouts": compare(folder)}
     trainer(folder / "up.yaml").fit()  # begun by one process
     down = trainer(folder / "down.yaml")  # to be finished by one process
-    down.stopping = dist.get_rank() == 1  # one rank alone was told to stop; all do, after one step
+    down.told_to_stop = dist.get_rank() == 1  # one rank alone was told to stop; all do, after one step
     down.fit()
     results["poison"] = poisoned(folder)
     trainer(folder / "lora.yaml").fit()

@@ -31,6 +31,9 @@ SHAPES = [  # lengths, query heads, KV heads, head_dim, page size, programs
     ([37 * i % 90 for i in range(64)], 7, 1, 64, 32, 24),
     ([16, 32, 48], 3, 3, 128, 16, 1),
     ([33, 2], 20, 1, 32, 16, 40),
+    (RAGGED, 8, 1, 128, 128, 5),
+    ([127, 128, 129, 256, 257, 1, 0], 10, 2, 64, 128, 13),
+    ([0, 0], 2, 1, 64, 16, 4),
 ]
 
 
@@ -65,6 +68,25 @@ def test_a_nan_query_stays_in_its_row(device):
     q[1] = torch.nan
     got = decode_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, 0.125, programs=5)
     assert got[1].isnan().all() and torch.equal(got[[0, 2]], clean[[0, 2]])
+
+
+def test_nan_keys_and_values_stay_in_their_row(device):
+    cache = paged_cache([100, 50, 70], 2, 64, 16, torch.float32, device)
+    q = torch.randn(3, 4, 64, device=device)
+    cu_q = torch.arange(4, dtype=torch.int32, device=device)
+
+    def both() -> list[torch.Tensor]:
+        arguments = (q, cache.k, cache.v, cache.tables, cache.lens)
+        return [
+            decode_attention_triton(*arguments, 0.125, programs=5),
+            prefill_attention_triton(*arguments, cu_q, 1, 0.125),
+        ]
+
+    clean = both()
+    cache.k[cache.tables[1, 0].long(), :, 3] = torch.nan
+    cache.v[cache.tables[1, 1].long(), :, 5] = torch.nan
+    for got, before in zip(both(), clean, strict=True):
+        assert got[1].isnan().all() and torch.equal(got[[0, 2]], before[[0, 2]])
 
 
 def test_decode_over_a_float8_cache(device):
@@ -104,6 +126,48 @@ def test_prefill_of_mixed_chunks(device, dtype, num_q, num_kv, head_dim, page_si
         q.float(), cache.k.float(), cache.v.float(), cache.tables, cache.lens, cu_q, max(q_lens), scale, cache.longest
     )
     assert error(got, want) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "q_lens, lens, num_q, num_kv, head_dim, page_size",
+    [
+        ([1], [1], 1, 1, 64, 64),
+        ([40], [5000], 5, 1, 128, 64),
+        ([20, 1, 17, 0, 65, 3, 1], [600, 1, 64, 0, 65, 63, 130], 8, 1, 64, 128),
+        ([i % 2 for i in range(64)], [37 * i % 90 + 1 for i in range(64)], 8, 1, 128, 64),
+    ],
+)
+def test_prefill(device, dtype, q_lens, lens, num_q, num_kv, head_dim, page_size):
+    """One key; a chunk at the end of 5,000 keys; ragged rows of up to 600; a batch of 64 with rows that have none."""
+    cache = paged_cache(lens, num_kv, head_dim, page_size, dtype, device)
+    cu_q = torch.tensor([0, *q_lens], device=device).cumsum(0).to(torch.int32)
+    q = torch.randn(sum(q_lens), num_q, head_dim, device=device).to(dtype)
+    scale = head_dim**-0.5
+    got = prefill_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, cu_q, max(q_lens), scale)
+    want = prefill_attention_reference(
+        q.float(), cache.k.float(), cache.v.float(), cache.tables, cache.lens, cu_q, max(q_lens), scale, cache.longest
+    )
+    assert error(got, want) < TOLERANCE[dtype]
+
+
+def test_a_nan_query_of_a_prefill_stays_in_its_row(device):
+    cache = paged_cache([33, 20], 1, 64, 16, torch.float32, device)
+    cu_q = torch.tensor([0, 9, 20], dtype=torch.int32, device=device)
+    q = torch.randn(20, 2, 64, device=device)
+    clean = prefill_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, cu_q, 11, 0.125)
+    q[4] = torch.nan
+    got = prefill_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, cu_q, 11, 0.125)
+    others = [i for i in range(20) if i != 4]
+    assert got[4].isnan().all() and torch.equal(got[others], clean[others])
+
+
+def test_no_rows(device):
+    cache = paged_cache([5], 1, 64, 16, torch.float32, device)
+    none, q = torch.empty(0, dtype=torch.int32, device=device), torch.empty(0, 2, 64, device=device)
+    cu_q = torch.zeros(1, dtype=torch.int32, device=device)
+    assert decode_attention_triton(q, cache.k, cache.v, cache.tables[:0], none, 1.0).shape == (0, 2, 64)
+    assert prefill_attention_triton(q, cache.k, cache.v, cache.tables[:0], none, cu_q, 0, 1.0).shape == (0, 2, 64)
 
 
 def test_prefill_of_one_token_is_decode(device):

@@ -79,6 +79,24 @@ def test_silu_mul_at_the_ends_of_the_range(device):
     assert torch.equal(silu_mul_triton(x), silu_mul_reference(x))
 
 
+def test_a_nan_row_stays_in_its_row(device):
+    """Of activations, of the embedding's weight, and of the rows that rope_append takes to a cache."""
+    x = torch.randn(4, 160, device=device)
+    x[2] = torch.nan
+    others = [0, 1, 3]
+    y = silu_mul_triton(x)
+    assert y[2].isnan().all() and torch.isfinite(y[others]).all()
+    y = embedding_triton(torch.arange(4, device=device), x)
+    assert y[2].isnan().all() and torch.equal(y[others], x[others])
+    slots, angles = torch.tensor([16, 17, 18, 31], device=device), torch.randn(9, 32, device=device)
+    k, v = torch.zeros(2, 2, 1, 16, 32, device=device)
+    q = rope_append_triton(x, angles, torch.arange(4, device=device), slots, k, v, (3, 1))
+    assert q[2].isnan().all() and torch.isfinite(q[others]).all()
+    for cache in (k, v):
+        assert cache[1, 0, 2].isnan().all() and not cache[1, 0, [0, 1, *range(3, 16)]].isnan().any()
+        assert (cache[0] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_embedding_gives_zeros_for_ids_of_other_ranks(device, dtype):
     weight = torch.randn(40, 1030, device=device).to(dtype)
@@ -86,6 +104,25 @@ def test_embedding_gives_zeros_for_ids_of_other_ranks(device, dtype):
     got = embedding_triton(ids, weight, vocab_start=40)
     assert torch.equal(got, embedding_reference(ids, weight, 40))
     assert (got[[0, 1, 5, 6, 7]] == 0).all() and torch.equal(got[4], weight[39])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_heads, head_dim, page_size", [((8, 1), 64, 64), ((5, 1), 128, 128), ((2, 2), 128, 64)])
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_rope_append_of_one_row_and_of_many(device, dtype, num_heads, head_dim, page_size, tokens):
+    """Slots in random order over whole pages, their first and last places included; one row is dropped."""
+    qkv = torch.randn(tokens, (num_heads[0] + 2 * num_heads[1]) * head_dim, device=device).to(dtype)
+    cos_sin, positions = torch.randn(70, head_dim, device=device), torch.arange(tokens, device=device)
+    slots = torch.randperm(page_size, device=device)[:tokens] + page_size
+    slots[: tokens // 2] += page_size
+    slots[0] = 2 * page_size - 1 if tokens == 1 else -1
+    caches = [torch.full((4, num_heads[1], page_size, head_dim), 7.0, device=device, dtype=dtype) for _ in range(4)]
+    q = rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], num_heads)
+    want = rope_append_reference(qkv.float(), cos_sin, positions, slots, caches[2], caches[3], num_heads)
+    assert error(q, want) < TOLERANCE[dtype]
+    assert error(caches[0], caches[2]) < TOLERANCE[dtype] and torch.equal(caches[1], caches[3])
+    kept = torch.ones(4 * page_size, dtype=torch.bool, device=device).index_fill(0, slots[slots >= 0], False)
+    assert (caches[0].transpose(1, 2).flatten(0, 1)[kept] == 7.0).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,3 +166,6 @@ def test_no_tokens(device):
     assert all_reduce_norm_triton(parts, empty.new_ones(64), 1e-6, empty)[0].shape == (0, 64)
     assert silu_mul_triton(empty).shape == (0, 32)
     assert embedding_triton(ids, empty.new_ones(5, 64)).shape == (0, 64)
+    cache = torch.ones(2, 1, 16, 16, device=device)
+    assert rope_append_triton(empty, torch.ones(9, 16, device=device), ids, ids, cache, cache, (2, 1)).shape[0] == 0
+    assert (cache == 1).all()

@@ -1,0 +1,259 @@
+"""`python -m bench.gemm`: cuBLAS against `kernels.small_gemm` for each product of a decode step; the table of choices.
+
+A product is timed behind an RMSNorm, as in a layer, in one captured graph with a cold L2 cache; its own time is that
+less the norm alone. So a dependent launch (`GemmConfig.prefetch`), which starts during the norm, shows what it gains.
+The fastest configuration that gives cuBLAS's result is recorded beside cuBLAS; `--table` writes the rows where it won
+into the table that `kernels.linear` reads, and with `--no-measure` does so from what `--output` has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bench import record
+from bench.ceilings import measure
+from bench.record import Record
+from bench.shapes import SHAPES, Shape
+from bench.timing import repeat
+from kernels import INTERPRET
+from kernels.aot import SHARED_LIMIT
+from kernels.gemm_choices import Choice, Product, read_choices, write_choices
+from kernels.language import cdiv, next_power_of_2
+from kernels.linear import linear_cost
+from kernels.rms_norm import rms_norm_triton
+from kernels.silu_mul import silu_mul_triton
+from kernels.small_gemm import GemmConfig, small_gemm
+
+_MARGIN = 0.98
+"""A configuration must take less than this of cuBLAS's time: closer is noise."""
+_PROGRAMS = (132, 264, 528)
+"""What split-K aims at: one, two and four programs on each multiprocessor of an H100 or H200."""
+_SHARED = SHARED_LIMIT - 8 * 1024
+"""Bytes that the tiles in flight may take."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One product of a decode step: weight [out, inner]; of the gated one `out` counts gate and up rows."""
+
+    name: str
+    product: Product
+    out: int
+    inner: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    shape: str = "qwen2.5-32b"
+    """A name of `bench.shapes.SHAPES`."""
+    ranks: int = 1
+    """Tensor-parallel ranks: the shapes are those of one of them."""
+    tokens: tuple[int, ...] = (1, 8, 32, 64)
+    """Batches to time; a row holds from the one before it on."""
+    only: tuple[Literal["qkv", "o", "gate_up", "down", "head"], ...] = ()
+    measure: bool = True
+    output: Path | None = None
+    """A file of JSON lines to append the results to."""
+    resume: bool = False
+    """Leave out what `output` has already."""
+    table: Path | None = None
+    """The table to write the winners into (kernels/gemm_choices.json is the one in use); needs `output`."""
+
+
+def linears(shape: Shape, ranks: int) -> tuple[Linear, ...]:
+    """The products of one rank, in a layer's order, the head last."""
+    hidden, features, dim = shape.hidden_size, shape.intermediate_size // ranks, shape.head_dim
+    heads, kv_heads = shape.num_heads // ranks, max(1, shape.num_kv_heads // ranks)
+    return (
+        Linear("qkv", Product.PLAIN, (heads + 2 * kv_heads) * dim, hidden, bias=True),
+        Linear("o", Product.PLAIN, hidden, heads * dim),
+        Linear("gate_up", Product.GATED, 2 * features, hidden),
+        Linear("down", Product.PLAIN, hidden, features),
+        Linear("head", Product.HEAD, shape.vocab_size // ranks, hidden),
+    )
+
+
+def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[GemmConfig]:
+    """What is tried, plain launches: four tiles, and for a plain product splits of K that fill the device."""
+    for out, inner, warps in ((64, 128, 4), (64, 256, 4), (128, 64, 8), (128, 128, 8)):
+        rows = out * (2 if linear.product is Product.GATED else 1) + max(16, next_power_of_2(tokens))
+        config = GemmConfig(out, inner, 1, warps, min(5, _SHARED // (rows * inner * itemsize)))
+        splits = {1}
+        if linear.product is Product.PLAIN:
+            wanted = (cdiv(programs, cdiv(linear.out, out)) for programs in _PROGRAMS)
+            splits |= {split for split in wanted if split <= cdiv(linear.inner, inner) // 4}
+        yield from (replace(config, split_k=split) for split in sorted(splits))
+
+
+class Race:
+    """One product at one number of tokens: its inputs, cuBLAS's way and ours, and their times."""
+
+    def __init__(self, linear: Linear, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.linear, self.device = linear, device
+        self.x = torch.randn(tokens, linear.inner, device=device, dtype=dtype)
+        self.gain = torch.ones(linear.inner, device=device, dtype=dtype)
+        self.weight = torch.randn(linear.out, linear.inner, device=device, dtype=dtype) / linear.inner**0.5
+        self.bias = torch.randn(linear.out, device=device, dtype=dtype) if linear.bias else None
+        self.want = self.cublas(self.x).float()
+        self.norm_seconds = self._seconds(lambda: self._norm(False))
+
+    def cublas(self, x: torch.Tensor) -> torch.Tensor:
+        """What `kernels.linear` runs where the table has no row."""
+        if self.linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
+            return torch.mm(x, self.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
+        y = F.linear(x, self.weight, self.bias)
+        return silu_mul_triton(y) if self.linear.product is Product.GATED else y
+
+    def ours(self, x: torch.Tensor, config: GemmConfig) -> torch.Tensor:
+        """The kernel in one configuration."""
+        gated, head = self.linear.product is Product.GATED, self.linear.product is Product.HEAD
+        return small_gemm(x, self.weight, config, bias=self.bias, gated=gated, maxima=head)[0]
+
+    def cublas_seconds(self) -> float:
+        """What cuBLAS adds to the norm in front of it."""
+        return self._seconds(lambda: self.cublas(self._norm(False))) - self.norm_seconds
+
+    def our_seconds(self, config: GemmConfig) -> float | None:
+        """What `config` adds to the norm; None where its result is not that of cuBLAS."""
+        error = (self.ours(self.x, config).float() - self.want).abs().max() / self.want.abs().max()
+        if not error < 2e-2:
+            print(f"{self.linear.name}, {len(self.x)} tokens: {config} is wrong by {float(error):.3g}; left out")
+            return None
+        early = config.prefetch > 0
+        return self._seconds(lambda: self.ours(self._norm(early), config)) - self.norm_seconds
+
+    def best(self) -> tuple[GemmConfig, float] | None:
+        """The fastest candidate, then with its weight on the way before the norm ends, where the device has that."""
+        times = {config: self.our_seconds(config) for config in candidates(self.linear, len(self.x), self.x.itemsize)}
+        right = {config: seconds for config, seconds in times.items() if seconds is not None}
+        if not right:
+            return None
+        first = min(right, key=right.__getitem__)
+        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0):
+            for prefetch in (2, 4, 8):
+                seconds = self.our_seconds(replace(first, prefetch=prefetch))
+                if seconds is not None:
+                    right[replace(first, prefetch=prefetch)] = seconds
+        chosen = min(right, key=right.__getitem__)
+        return chosen, right[chosen]
+
+    def _norm(self, early: bool) -> torch.Tensor:
+        return rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
+
+    def _seconds(self, call: Callable[[], object]) -> float:
+        return repeat(captured(call, self.device), self.device, min_calls=5, min_seconds=0.05).median
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """`call` as a CUDA graph, so that no launch is waited for; on a CPU as it is."""
+    if device.type != "cuda":
+        return call
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        call()  # compile, and make what stays
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        call()
+    return graph.replay
+
+
+def choices_of(records: list[Record]) -> list[Choice]:
+    """The rows where the kernel won; each holds from the batch timed before its own, whoever won there, to its own."""
+    lines = {(*_timed(line), line.case["tokens"]): line for line in records}  # the last one of each counts
+    found = []
+    for (device, product, out, inner, tokens), line in lines.items():
+        ours, cublas = line.figures["ours_us"], line.figures["cublas_us"]
+        if ours is None or cublas is None or ours >= _MARGIN * cublas:
+            continue
+        same = (key[-1] for key in lines if key[:-1] == (device, product, out, inner))
+        below = max((other for other in same if other < tokens), default=0)
+        config = GemmConfig(**{field.name: int(line.figures[field.name] or 0) for field in fields(GemmConfig)})
+        found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
+    return found
+
+
+def _timed(line: Record) -> tuple[str, str, int, int]:
+    return line.device, line.case["product"], line.case["out"], line.case["inner"]
+
+
+def merge(found: list[Choice], records: list[Record], table: Path) -> None:
+    """Put `found` into the table in place of all rows of the shapes that `records` timed."""
+    timed = {_timed(line) for line in records}
+    kept = [
+        row for row in (read_choices(table) if table.exists() else ())
+        if (row.device, row.product.value, row.out_features, row.in_features) not in timed
+    ]  # fmt: skip
+    write_choices(kept + found, table)
+
+
+def run(options: Options, device: torch.device, console: Console) -> None:
+    """Time what is asked for, print and append it."""
+    shape = SHAPES[options.shape]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    ceilings, machine = measure(device), record.Machine.read(device)
+    bandwidth = ceilings.limits_of(device).bandwidth
+    known = []
+    if options.resume and options.output is not None and options.output.exists():
+        known = [line.case for line in record.read(options.output) if line.benchmark == "gemm"]
+    table = Table(title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s")
+    for column in ("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration"):
+        table.add_column(column, justify="left" if column in ("product", "configuration") else "right")
+    for linear in linears(shape, options.ranks):
+        for tokens in options.tokens:
+            case = {
+                "name": linear.name, "product": linear.product.value, "out": linear.out, "inner": linear.inner,
+                "tokens": tokens, "shape": options.shape, "ranks": options.ranks, "dtype": str(dtype)[6:],
+            }  # fmt: skip
+            if (options.only and linear.name not in options.only) or case in known:
+                continue
+            race = Race(linear, tokens, device, dtype)
+            cublas, best = race.cublas_seconds(), race.best()
+            moved, _ = linear_cost(tokens, linear.out, linear.inner, dtype.itemsize)
+            figures: dict[str, float | None] = {
+                "norm_us": race.norm_seconds * 1e6, "bandwidth_GBps": bandwidth / 1e9,
+                "cublas_us": cublas * 1e6, "cublas_share": moved / bandwidth / cublas, "ours_us": None,
+            }  # fmt: skip
+            shown = ("none is right", "", "")
+            if best is not None:
+                config, ours = best
+                figures |= {"ours_us": ours * 1e6, "ours_share": moved / bandwidth / ours, **asdict(config)}
+                words = " ".join(f"{field.name}={getattr(config, field.name)}" for field in fields(config))
+                shown = f"{ours * 1e6:.1f}", f"{moved / bandwidth / ours:.0%}", words
+            left = f"{cublas * 1e6:.1f}", f"{moved / bandwidth / cublas:.0%}"
+            table.add_row(linear.name, str(tokens), *left, *shown)
+            if options.output is not None:
+                record.append(machine.record("gemm", case, figures), options.output)
+    console.print(table)
+
+
+def main(options: Options) -> None:
+    """Measure where asked; write the table where asked."""
+    if options.shape not in SHAPES:
+        raise SystemExit(f"bench.gemm: --shape is {options.shape!r}; give one of {', '.join(SHAPES)}")
+    if options.output is None and (options.table is not None or options.resume or not options.measure):
+        raise SystemExit("bench.gemm: --table, --resume and --no-measure work on the records of --output; give that")
+    if options.measure:
+        if not torch.cuda.is_available() and not INTERPRET:
+            raise SystemExit("bench.gemm: there is no GPU to choose for; --no-measure makes the table of old records")
+        run(options, torch.device("cpu" if INTERPRET else "cuda"), Console())
+    if options.table is not None and options.output is not None:
+        records = [line for line in record.read(options.output) if line.benchmark == "gemm"]
+        found = choices_of(records)
+        merge(found, records, options.table)
+        print(f"{options.table}: {len(found)} of {len(records)} are faster than cuBLAS")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.gemm", description=__doc__))
