@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from bench.statistics import wilson
-from curate.families import check, problems
+from curate.families import check
+from curate.families.distinct import draw_distinct
 from engine import Engine, SamplingParams, weights
 from engine.build import precision
 from engine.config import EngineConfig
@@ -106,8 +107,7 @@ def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_pat
 
 def test_s1_nano_keeps_its_accuracy() -> None:
     """In its own dtype, with one "Wait": the bound is the 95 % interval of what bf16 gets right (Wilson)."""
-    drawn = problems("heldout", 2027)
-    questions = [next(drawn) for _ in range(120)]
+    questions = draw_distinct("heldout", 2027, 120).problems
     params = SamplingParams(max_tokens=560, thinking_token_budget=512, thinking_extensions=1)
 
     def right(**options: str) -> int:
