@@ -128,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: RunOptions) -> int:
     what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
+    for file in options.write:
+        insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
     folder, keep = options.out, True
     if folder is None:
         keep = options.grid is not None

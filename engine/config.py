@@ -28,7 +28,7 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     """Processes, one per device, that share the weights."""
     one_shot_all_reduce: bool = False
-    """With several CUDA devices: short all-reduces over symmetric memory in place of NCCL."""
+    """With several CUDA devices: short all-reduces, and norms behind them, over symmetric memory instead of NCCL."""
     max_model_len: int | None = None
     """Longest prompt + output. None: the checkpoint's max_position_embeddings."""
     max_num_seqs: int = 64

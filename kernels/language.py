@@ -1,7 +1,8 @@
 """Triton as these kernels use it: the one place that knows its absence and its versions (3.6 to 3.9).
 
 Triton has wheels for Linux alone. Elsewhere `jit` leaves functions as they are, every module still imports, and only
-launching a kernel fails; CPU tensors never need one.
+launching a kernel fails; CPU tensors never need one. The interpreter of Triton 3.6 needs NumPy below 2.4 (it takes
+arrays of one value for numbers); compiled kernels do not.
 
 Programmatic dependent launch (sm_90 and later): a kernel launched with `dependent=True` may start while the kernel
 before it in the stream still runs, once every program of that one has called `let_next_kernel_start` or ended. This

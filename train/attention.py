@@ -20,6 +20,8 @@ import torch.nn.functional as F
 # against one call per document (10 times slower for 64 documents of 128 tokens, forward and backward, on one core).
 GROUP_RATIO = 0.8
 
+FLASH = find_spec("flash_attn") is not None
+
 # PyTorch 2.13 renamed these two.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -178,7 +180,7 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Docume
     """One kernel over all documents, the causal mask aligned bottom-right. Not yet measured on a GPU."""
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     longest = max(documents.query_lengths), max(documents.key_lengths)
-    if find_spec("flash_attn"):
+    if FLASH:
         from flash_attn import flash_attn_varlen_func
 
         deterministic = torch.are_deterministic_algorithms_enabled()

@@ -8,6 +8,7 @@ the layout are functions of the step, so weights, optimiser state and the step a
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -107,7 +108,10 @@ class Checkpoints:
             return
         marker = self.path(step) / MARKER
         partial = marker.with_suffix(".partial")
-        partial.write_text(json.dumps({"step": step, "world": self._world.size, **self._identity}, indent=2))
+        with partial.open("w") as file:
+            json.dump({"step": step, "world": self._world.size, **self._identity}, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())  # like the shards: after a power cut the marker must not be there without its words
         partial.replace(marker)
         done = sorted(self._folder.glob(f"step-*/{MARKER}"))
         for old in done[: -self._config.checkpoint.keep]:

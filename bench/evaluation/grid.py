@@ -29,6 +29,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout_s: float = 3600.0
     retries: int = 4
 
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise InputError(f"endpoint: url is {self.url!r}; give http://HOST:PORT/v1 or https://...")
+        for name, least in (("concurrency", 1), ("retries", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"endpoint: {name} is {getattr(self, name)}; give at least {least}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise InputError(f"endpoint: timeout_s is {self.timeout_s}; give seconds above 0")
+
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks x methods x samples on one model. Limits are in tokens."""
@@ -90,10 +99,22 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return found
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the last would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises yaml.YAMLError naming the key and its line."""
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> Grid:
     """Read a grid. Raises InputError naming the file and the field that cannot be used."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeError) as error:

@@ -146,12 +146,15 @@ class Log:
 def read_run(folder: Path) -> dict[str, Any]:
     """`run.json` of a folder. Raises InputError where there is none."""
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{folder}: no run is there ({error.strerror}); give the folder of `python -m bench.evaluate "
                          "GRID.yaml --out FOLDER`") from error
     except ValueError as error:
         raise InputError(f"{folder / 'run.json'}: no JSON: {error}; restore the file") from error
+    if not isinstance(found, dict) or not {"grid", "tasks"} <= found.get("identity", {}).keys():
+        raise InputError(f"{folder / 'run.json'}: does not say what was run; restore the file")
+    return found
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -74,8 +74,11 @@ def write_samples(folder: Path, file: Path) -> None:
 
 
 def insert(file: Path, text: str) -> str:
-    """The document with `text` between the marks. Raises InputError where it has none."""
-    document = file.read_text(encoding="utf-8")
+    """The document with `text` between the marks. Raises InputError where it has no marks, or is not there."""
+    try:
+        document = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}; give an existing document") from error
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

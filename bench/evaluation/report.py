@@ -54,11 +54,12 @@ def condition(before: Cell | None, cell: Cell) -> dict[str, Any]:
     n = max(len(outcomes) for outcomes in cell.samples)
     single = n == 1
     right = [o.right for o in cell.outcomes]
-    interval = wilson(sum(right), len(right)) if single else bootstrap(cell.means)
+    interval = wilson(sum(right), len(right)) if single else _interval(cell.means)
+    kind = "wilson" if single or _alike(cell.means) else "cluster_bootstrap"
     values: dict[str, Any] = {
         "condition": cell.condition.label, "series": cell.condition.series, "limit": cell.condition.limit,
         "problems": len(cell.problems), "samples": n, "accuracy": cell.accuracy,
-        "interval": {"kind": "wilson" if single else "cluster_bootstrap", "low": interval[0], "high": interval[1]},
+        "interval": {"kind": kind, "low": interval[0], "high": interval[1]},
         "sampling_interval": sampling_interval([[float(o.right) for o in outcomes] for outcomes in cell.samples]),
         "thinking_tokens": cell.mean_thinking, "thinking_interval": bootstrap(cell.thinking),
         "max_thinking_tokens": max(o.thinking for o in cell.outcomes),
@@ -103,7 +104,7 @@ def at_k(cell: Cell, k: int) -> dict[str, Any]:
     voted = [majority_at_k([o.graded.vote for o in s], [o.right for o in s], k) for s in whole]
     first = [first_k_majority([o.graded.vote for o in s], [o.right for o in s], k) for s in whole]
     return {
-        "k": k, "pass": _mean(passed), "majority": _mean(voted), "majority_interval": bootstrap(voted),
+        "k": k, "pass": _mean(passed), "majority": _mean(voted), "majority_interval": _interval(voted),
         "best_of": _best(whole, k), "first_k_majority": _mean([float(v) for v in first]),
         "unique_tokens": k * _mean([_mean([o.completion for o in s]) for s in whole]),
         "path_tokens": _mean([expected_max([o.completion for o in s], k) for s in whole]),
@@ -158,9 +159,23 @@ def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
     if shared:
         accuracy, tokens = (np.array([_on(cell, shared, what) for cell in cells]) for what in ("means", "thinking"))
         spread = metrics.spread(accuracy, tokens)
-        values |= {"scaling_interval": spread.scaling, "performance_interval": spread.performance,
-                   "performance_bias": spread.performance_bias}  # fmt: skip
+        best = max(cells, key=lambda cell: cell.accuracy)
+        flat = all(_alike(cell.means) for cell in cells)  # resampling says nothing where no problem differs
+        values |= {
+            "scaling_interval": None if flat else spread.scaling,
+            "performance_interval": _interval(best.means) if _alike(best.means) else spread.performance,
+            "performance_bias": None if flat else spread.performance_bias,
+        }
     return values
+
+
+def _interval(means: Sequence[float]) -> tuple[float, float]:
+    """Bootstrap over problems; where it has no width because all were right or all wrong, Wilson's over problems."""
+    return wilson(int(sum(means)), len(means)) if _alike(means) else bootstrap(means)
+
+
+def _alike(means: Sequence[float]) -> bool:
+    return set(means) in ({0.0}, {1.0})
 
 
 def _on(cell: Cell, problems: set[str], what: str) -> list[float]:

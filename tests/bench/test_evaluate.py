@@ -11,13 +11,13 @@ import pytest
 from scipy.stats import binomtest
 
 from bench import demo, evaluate
-from bench.evaluation import browse, grade, grid, outcomes, plot, report, run, tables
+from bench.evaluation import browse, grade, grid, methods, outcomes, plot, report, run, tables
 from bench.evaluation.log import read_rows, write_atomically
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
 from bench.statistics import discordant, sign_test, wilson
 from curate.families import check
-from engine import Engine
+from engine import Engine, SamplingParams
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
 
@@ -226,6 +226,33 @@ def test_an_unfinished_run_is_reported_as_such(folder, tmp_path, capsys):
     assert re.search(r"Incomplete: \d+ samples", capsys.readouterr().out)
     assert evaluate.main(["status", str(tmp_path)]) == 0
     assert "left at that rate" in capsys.readouterr().out
+
+
+def test_intervals_keep_their_width_where_every_problem_came_out_alike():
+    """Resampling zeros gives zero to zero; nothing is that certain of ten problems."""
+    graded = grade.Graded(False, "no_answer", None, None)
+
+    def cell(limit):
+        params = SamplingParams(thinking_token_budget=limit)
+        rows = [[outcomes.Outcome(str(p), i, graded, limit, 9, 9, 1, True, "budget", None) for i in range(4)]
+                for p in range(10)]  # fmt: skip
+        names = tuple(map(str, range(10)))
+        condition = methods.Condition(f"budget {limit}", "budget", params, limit, samples=4)
+        return outcomes.Cell("gsm8k", condition, names, ("",) * 10, tuple(map(tuple, rows)))
+
+    tokens = {"gsm8k": outcomes.Tokens(1, 1)}
+    results = outcomes.Results("m", (cell(16), cell(64)), tokens, 0, {"gsm8k": ""})
+    (task,) = report.report(results, "s1-engine", "answer")["tasks"]
+    low, high = (pytest.approx(value, abs=1e-6) for value in wilson(0, 10))
+    first = task["conditions"][0]
+    assert first["interval"] == {"kind": "wilson", "low": low, "high": high}
+    assert first["at_k"][-1]["majority_interval"] == [low, high]
+    (method,) = task["methods"]
+    assert method["performance_interval"] == [low, high] and method["performance_bias"] is None
+    assert method["scaling"] == 0.0 and method["scaling_interval"] is None
+    assert "| budget | 2 | 100% (100%) | 0.0 (1) | 0.0 (1) |  | 0.0% | 0.0% to 27.8% |  |" in tables.markdown(
+        report.report(results, "s1-engine", "answer")
+    )
 
 
 def test_voting_does_not_count_who_found_nothing(folder):

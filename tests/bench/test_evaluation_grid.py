@@ -43,6 +43,10 @@ def test_committed_grids_load(file):
         ({**ONE, "prompt": "cot"}, "cot"),
         ({**ONE, "engine": {"gpu": 1}}, "unknown field 'gpu'"),
         ({**ONE, "endpoint": {"url": "http://x"}}, "model"),
+        ({**ONE, "endpoint": {"url": "x:80/v1", "model": "m"}}, "endpoint: url is 'x:80/v1'; give http"),
+        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "concurrency": 0}}, "concurrency is 0"),
+        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "retries": -1}}, "retries is -1"),
+        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "timeout_s": 0}}, "timeout_s is 0"),
         ({**ONE, "tassks": []}, "tassks"),
     ],
 )
@@ -51,7 +55,11 @@ def test_a_bad_grid_is_refused_by_name(values, message):
         grid.from_values(values)
 
 
-@pytest.mark.parametrize(("text", "message"), [("- 1", "no mapping"), ("{", "no YAML"), (None, "cannot be read")])
+@pytest.mark.parametrize(("text", "message"), [
+    ("- 1", "no mapping"), ("{", "no YAML"), (None, "cannot be read"),
+    ("seed: 1\ntasks: []\nseed: 2", "line 1: 'seed' is given twice"),
+    ("methods: [{method: budget, budgets: [1], budgets: [2]}]", "line 1: 'budgets' is given twice"),
+])  # fmt: skip
 def test_a_bad_file_is_refused_by_name(tmp_path, text, message):
     file = tmp_path / "bad.yaml"
     if text is not None:

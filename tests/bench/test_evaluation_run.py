@@ -133,6 +133,9 @@ def test_what_is_no_log_of_this_run_is_refused(tmp_path):
     (folder / "run.json").unlink()
     with pytest.raises(InputError, match=r"samples and no run\.json"):
         run.run(small, folder)
+    (folder / "run.json").write_text('{"identity": {}}')
+    with pytest.raises(InputError, match=r"run\.json: does not say what was run"):
+        run.run(small, folder)
 
 
 def test_two_writers_do_not_share_a_folder(tmp_path):
@@ -153,6 +156,10 @@ def test_interrupt_and_bad_input_have_their_exit_codes(tmp_path, capsys):
     file.write_text(json.dumps(msgspec.to_builtins(make(count=2))))
     assert evaluate.main([str(file), "--out", str(tmp_path / "run"), "--count", "3"]) == 2
     assert "--count is given with" in capsys.readouterr().err
+    for document, why in ((tmp_path / "none.md", "give an existing document"), (file, "has no place for the tables")):
+        out = tmp_path / "unstarted"
+        assert evaluate.main([str(file), "--out", str(out), "--write", str(document)]) == 2
+        assert why in capsys.readouterr().err and not out.exists()
     assert evaluate.main(["--model", str(tmp_path / "nothing"), "--count", "8"]) == 2
     assert "nothing" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ Capture is replaced by plain calls through the same code; tokens must be those o
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,8 +101,8 @@ class Ask:
     params: SamplingParams
     start: int
     abort: int | None = None
-    control: tuple[int, Control] | None = None
-    """(steps after the start, what it is told)"""
+    control: tuple[int, Control, int] | None = None
+    """(steps after the start, what it is told, the budget that goes with SET_BUDGET)"""
 
 
 @dataclass
@@ -112,6 +113,9 @@ class Got:
     forced: list[int] = field(default_factory=list)
     finish: int = Finish.RUNNING
     reason: int = Stop.NONE
+    thinking: int = 0
+    thinking_when_told: int = 0
+    """what the host knew"""
 
     def take(self, event: Event) -> None:
         record = event.record
@@ -120,6 +124,7 @@ class Got:
                 self.forced.append(len(self.tokens))
             self.tokens.append(record[Record.TOKEN])
         self.finish, self.reason = record[Record.FINISH], record[Record.STOP_REASON]
+        self.thinking = record[Record.THINKING]
 
 
 def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict[tuple[int, int], Got]:
@@ -134,7 +139,9 @@ def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict
             if not calm and ask.abort is not None and ask.start + ask.abort == step:
                 core.apply(End(i))
             if not calm and ask.control is not None and ask.start + ask.control[0] == step:
-                core.apply(Tell(i, ask.control[1]))
+                core.apply(Tell(i, *ask.control[1:]))
+                for sample in range(ask.params.n):
+                    got[i, sample].thinking_when_told = got[i, sample].thinking
         if core.has_work:
             for event in core.step():
                 got[event.sequence.key].take(event)
@@ -145,56 +152,88 @@ def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict
     return got
 
 
-def traffic() -> st.SearchStrategy[list[Ask]]:
+def traffic(eos: tuple[int, ...]) -> st.SearchStrategy[list[Ask]]:
+    """Up to eight requests that come close together, so that they run out of pages and slots."""
     params = st.builds(
-        lambda limit, budget, waits, hot, n, top: SamplingParams(
+        lambda limit, budget, waits, hot, n, top, ends: SamplingParams(
             max_tokens=limit, thinking_token_budget=budget, thinking_extensions=waits, temperature=0.9 * hot, n=n,
             logprobs=top, repetition_penalty=1.2 if hot and budget else 1.0,
+            logit_bias=dict.fromkeys(eos, 3.0) if ends else None,
         ),
         st.integers(12, 40), st.none() | st.integers(0, 20), st.integers(0, 2), st.booleans(), st.integers(1, 2),
-        st.none() | st.integers(1, 3),
+        st.none() | st.integers(1, 3), st.booleans(),
     )  # fmt: skip
     asks = st.builds(
-        lambda prompt, params, start, abort, control, when: Ask(
-            tuple(prompt), params, start, abort, None if control is None else (when, control)
+        lambda prompt, params, start, abort, control, when, budget: Ask(
+            tuple(prompt), params, start, abort, None if control is None else (when, control, budget)
         ),
-        st.lists(st.integers(3, 60), min_size=1, max_size=20), params, st.integers(0, 12),
-        st.none() | st.integers(0, 25), st.none() | st.sampled_from([Control.END_THINKING, Control.EXTEND]),
-        st.integers(0, 15),
+        st.lists(st.integers(3, 60), min_size=1, max_size=20), params, st.integers(0, 8),
+        st.sampled_from([None, None, None, 0, 3, 9, 17, 25]), st.sampled_from([None, *Control]),
+        st.integers(0, 15), st.integers(0, 20),
     )  # fmt: skip
-    return st.lists(asks, min_size=1, max_size=7)
+    return st.lists(asks, min_size=4, max_size=8)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(asks=traffic(), overlap=st.booleans(), pages=st.sampled_from([24, 30, 200]))
-def test_random_traffic_commits_what_the_plain_loop_commits(
-    world: World, asks: list[Ask], overlap: bool, pages: int
-) -> None:
+def test_random_traffic_commits_what_the_plain_loop_commits(world: World) -> None:
     """Padded, one step behind, preempted, aborted and told things in flight, against one calm synchronous run."""
-    want = drive(world, world.core(200, overlap=False, graphs=False), asks, calm=True)
-    got = drive(world, world.core(pages, overlap=overlap, graphs=True), asks)
-    for key, sample in got.items():
-        ask, ours, theirs = asks[key[0]], sample.tokens, want[key].tokens
-        if ask.abort is None and ask.control is None:
-            assert sample == want[key], ask
-            continue
-        same = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
-        if same is not None:  # only what it was told can have changed it, and that shows in a forced token first
-            assert ask.control is not None and (same in sample.forced or same in want[key].forced), ask
-        if ask.abort is None and ask.control == (0, Control.END_THINKING):
-            assert sample.reason == Stop.CLIENT and sample.forced, ask
+    seen: Counter[str] = Counter()
+    extension = len(world.tokenizer.encode("Wait")) - 1
+
+    @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(asks=traffic(world.tokenizer.eos_token_ids), overlap=st.booleans(), pages=st.sampled_from([17, 20, 200]))
+    def run(asks: list[Ask], overlap: bool, pages: int) -> None:
+        want = drive(world, world.core(200, overlap=False, graphs=False), asks, calm=True)
+        core = world.core(pages, overlap=overlap, graphs=True)
+        got = drive(world, core, asks)
+        if overlap:
+            seen["preemptions"] += core.scheduler.counters.preemptions
+        for key, sample in got.items():
+            ask = asks[key[0]]
+            if overlap:
+                seen[f"finish {sample.finish}"] += 1
+                seen["aborts"] += ask.abort is not None and sample.finish == Finish.RUNNING
+                seen[str(ask.control and ask.control[1])] += 1
+            compare(ask, sample, want[key], overlap + extension * (ask.params.thinking_extensions > 0))
+
+    run()
+    names = ("preemptions", "aborts", f"finish {Finish.STOP}", f"finish {Finish.LENGTH}", *map(str, Control))
+    assert all(seen[name] >= 5 for name in names), f"too tame to show anything: {seen}"
+
+
+def compare(ask: Ask, got: Got, want: Got, late: int) -> None:
+    """`got` is `want`, as far as nobody interfered. `late`: thinking tokens that may follow when it is told to end: one
+    in flight, and what is left of an extension."""
+    if ask.abort is None and ask.control is None:
+        assert got == want, ask
+        return
+    same = next((at for at, (a, b) in enumerate(zip(got.tokens, want.tokens, strict=False)) if a != b), None)
+    if same is not None:  # only what it was told can have changed it, and that shows in a forced token first
+        assert ask.control is not None and (same in got.forced or same in want.forced), ask
+    if ask.control is None:
+        return
+    when, control, budget = ask.control
+    if ask.abort is None and when == 0 and control is Control.END_THINKING:
+        assert got.thinking == 0 and got.forced, ask
+    if control is Control.SET_BUDGET:
+        assert got.thinking <= max(budget, got.thinking_when_told + late), ask
 
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_late_eos_costs_one_row_and_no_token(world: World, overlap: bool) -> None:
-    """The host reads the end of a request one step late: the step in flight commits nothing for it, and the next
-    request gets its slot and pages unharmed."""
-    params = SamplingParams(max_tokens=6, thinking_format="none", ignore_eos=True)
-    asks = [Ask((5, 6, 7, i), params, 2 * i) for i in range(6)]
+    """The host reads an EOS one step late: the step in flight commits nothing for it, and the next request gets its
+    slot and pages unharmed."""
+    eos = dict.fromkeys(world.tokenizer.eos_token_ids, 3.0)
+    params = SamplingParams(max_tokens=40, thinking_format="none", temperature=1.0, logit_bias=eos)
+    asks = [Ask((5, 6, 7, i), params, 2 * i) for i in range(12)]
     plain = world.core(200, overlap=False, graphs=False, seqs=2)
     core = world.core(200, overlap=overlap, graphs=True, seqs=2)
-    assert drive(world, core, asks) == drive(world, plain, asks)
-    assert all(len(got.tokens) == 6 for got in drive(world, core, asks).values())
+    got = drive(world, core, asks)
+    assert got == drive(world, plain, asks)
+    drawn = sum(len(sample.tokens) for sample in got.values())
+    late = sum(sample.finish == Finish.STOP for sample in got.values())
+    assert late >= 8 and len({len(sample.tokens) for sample in got.values()}) > 4, "ends at many lengths"
+    # Prompts draw the first tokens. What ends by max_tokens the host knows in time.
+    assert core.scheduler.counters.decode_tokens == drawn - len(asks) + overlap * late
     assert core.scheduler.pool.available == 200
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench.statistics import wilson
+from curate.families import check
+from curate.families.distinct import draw_distinct
 from engine import Engine, SamplingParams, weights
 from engine.build import precision
 from engine.config import EngineConfig
@@ -24,6 +27,7 @@ from tests.checkpoints import write_random_checkpoint
 from tests.engine.steps import random_sequences, run_mixed
 
 CPU = torch.device("cpu")
+S1_NANO = Path(__file__).parents[2] / "models" / "s1-nano"
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"layers": 2},
     "wide": {"hidden": 256, "heads": 4, "kv_heads": 2, "intermediate": 512, "layers": 4},
@@ -99,6 +103,24 @@ def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_pat
     assert all(sample.thinking.tokens <= 20 and sample.token_ids for sample in samples)
     if factor == 1:  # the native path: a row's bits do not depend on batch, chunks or preemption
         assert all(output.outputs[0].token_ids == output.outputs[1].token_ids for output in outputs)
+
+
+def test_s1_nano_keeps_its_accuracy() -> None:
+    """In its own dtype, with one "Wait": the bound is the 95 % interval of what bf16 gets right (Wilson)."""
+    questions = draw_distinct("heldout", 2027, 120).problems
+    params = SamplingParams(max_tokens=560, thinking_token_budget=512, thinking_extensions=1)
+
+    def right(**options: str) -> int:
+        with Engine(S1_NANO, device="cpu", dtype="bfloat16", max_num_seqs=64, **options) as engine:
+            answers = [out.outputs[0].answer for out in engine.generate([q.prompt for q in questions], params)]
+        return sum(check(q.family, q.prompt, answer) for q, answer in zip(questions, answers, strict=True))
+
+    own = right()
+    low, high = wilson(own, len(questions))
+    assert 0.7 < own / len(questions) < 0.9
+    for options in ({"quantization": "int8"}, {"quantization": "fp8"}, {"kv_cache_dtype": "fp8"},
+                    {"quantization": "int8", "kv_cache_dtype": "fp8"}):  # fmt: skip
+        assert low <= right(**options) / len(questions) <= high, options
 
 
 def test_the_names_of_8_bits() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_no_kernel_is_left_out():
     values = [item for name in names for item in vars(importlib.import_module(f"kernels.{name}")).items()]
     found = {v for n, v in values if isinstance(v, triton.JITFunction) and n[0] == "_" and n.endswith("_kernel")}
     assert len(found) >= 10 and found == {CASES[name].kernel for name in EVERY_KERNEL}
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.9.0"])
+def test_the_kept_table_has_every_kernel(version):
+    """And says of each what `check` asks for; `python -m bench.aot` replaces it."""
+    lines = (ROOT / "bench" / "results" / f"aot_sm90_triton{version}.jsonl").read_text().splitlines()
+    rows = {row["name"]: row for row in map(json.loads, lines)}
+    assert rows.keys() == CASES.keys()
+    for name, row in rows.items():
+        assert row["triton"] == version
+        check(CASES[name], Compiled(**{field.name: row[field.name] for field in fields(Compiled)}))
 
 
 GLOBAL = re.compile(r"(\bld\.(?:global|volatile)|\bst\.global|\bcp\.|\batom\.|\bred\.|\bprefetch)")

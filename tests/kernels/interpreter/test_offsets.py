@@ -64,14 +64,17 @@ def test_embedding_beyond_2_31_values(buffer, device):
 
 
 def test_sampler_rows_beyond_2_31_values(device):
-    """Logits whose rows lie 2^30 values apart: the third one starts at 2^31."""
+    """Logits, biases and counts whose rows lie 2^30 values apart: the third one starts at 2^31."""
     vocab, stride = 300, 2**30
-    if INTERPRET:
-        memory = mmap.mmap(-1, 4 * (2 * stride + vocab), flags=LAZY)
-        buffer = torch.frombuffer(memory, dtype=torch.float32)
-    else:
-        buffer = torch.empty(2 * stride + vocab, device=device)
-    logits = buffer.as_strided((3, vocab), (stride, 1))
+
+    def rows(dtype: torch.dtype) -> torch.Tensor:
+        if INTERPRET:
+            buffer = torch.frombuffer(mmap.mmap(-1, dtype.itemsize * (2 * stride + vocab), flags=LAZY), dtype=dtype)
+        else:
+            buffer = torch.zeros(2 * stride + vocab, dtype=dtype, device=device)
+        return buffer.as_strided((3, vocab), (stride, 1))
+
+    logits = rows(torch.float32)
     logits.fill_(-1.0)
     want = torch.tensor([7, 123, 299], device=device)
     logits[torch.arange(3, device=device), want] = 50.0
@@ -81,6 +84,7 @@ def test_sampler_rows_beyond_2_31_values(device):
 
     real = torch.zeros(3, len(Real), device=device)
     real[:, Real.TEMPERATURE], real[:, Real.TOP_P] = 1.0, 0.9
+    real[:, Real.REPETITION], real[:, Real.PRESENCE] = 100.0, 1000.0
     machine = MachineTables(
         zeros(3, len(State)), zeros(3, len(Param)), zeros(3, 4, 2), zeros(3, 1) - 1, zeros(3, 1), zeros(3, 1),
         zeros(3, 4), zeros(1), torch.zeros(vocab, dtype=torch.bool),
@@ -90,3 +94,13 @@ def test_sampler_rows_beyond_2_31_values(device):
         needs = SamplingNeeds(noise=True, filters=filters, masked=True)
         got = sample_triton(logits, tables, machine, torch.arange(3, device=device), vocab, needs)
         assert torch.equal(got.draw, want) and torch.equal(got.masked, want) and not got.bad.any()
+
+    # Row r draws 200 + r, whose bias is right; without the count 30 + r would win, without the prompt 60 + r.
+    row = torch.arange(3, device=device)
+    tables = SamplingTables(real, tables.whole, rows(torch.float32), rows(torch.int32), rows(torch.bool))
+    tables.bias[row, 200 + row], tables.bias[row, 30 + row] = 200.0, 300.0
+    tables.counts[row, 30 + row] = 1
+    logits[row, 60 + row], tables.in_prompt[row, 60 + row] = 400.0, True
+    needs = SamplingNeeds(noise=True, penalties=True, bias=True, masked=True)
+    got = sample_triton(logits, tables, machine, row, vocab, needs)
+    assert torch.equal(got.draw, 200 + row) and torch.equal(got.masked, 200 + row) and not got.bad.any()

@@ -14,7 +14,7 @@ from kernels.thinking import MachineTables, Param, Phase, State
 SLOTS, VOCAB = 8, 4500
 
 
-def make_tables(device: torch.device) -> tuple[SamplingTables, MachineTables]:
+def make_tables(device: torch.device, vocab: int = VOCAB) -> tuple[SamplingTables, MachineTables]:
     """Eight slots: greedy, plain, top-k, top-p, min-p and mixtures, some of which may not draw EOS yet."""
     real = torch.zeros(SLOTS, len(Real), device=device)
     whole = torch.zeros(SLOTS, len(Whole), dtype=torch.int32, device=device)
@@ -24,9 +24,9 @@ def make_tables(device: torch.device) -> tuple[SamplingTables, MachineTables]:
     real[:, Real.REPETITION], real[:, Real.PRESENCE], real[:, Real.FREQUENCY] = 1.2, 0.3, 0.2
     whole[:, Whole.TOP_K] = torch.tensor([0, 0, 20, 50, 0, 0, 1, 3], dtype=torch.int32)
     whole[:, 1:] = torch.randint(-(2**31), 2**31 - 1, (SLOTS, 3), dtype=torch.int32)
-    counts = torch.randint(0, 3, (SLOTS, VOCAB), dtype=torch.int32, device=device)
-    in_prompt = torch.rand(SLOTS, VOCAB, device=device) < 0.1
-    sampling = SamplingTables(real, whole, torch.randn(SLOTS, VOCAB, device=device), counts * in_prompt, in_prompt)
+    counts = torch.randint(0, 3, (SLOTS, vocab), dtype=torch.int32, device=device)
+    in_prompt = torch.rand(SLOTS, vocab, device=device) < 0.1
+    sampling = SamplingTables(real, whole, torch.randn(SLOTS, vocab, device=device), counts * in_prompt, in_prompt)
     state = torch.zeros(SLOTS, len(State), dtype=torch.int32, device=device)
     state[:, State.LENGTH] = torch.arange(SLOTS) * 17
     state[1::2, State.PHASE], state[1::2, State.CLOSED] = Phase.ANSWER, 1
@@ -36,10 +36,10 @@ def make_tables(device: torch.device) -> tuple[SamplingTables, MachineTables]:
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=torch.int32, device=device)
 
-    last = torch.randint(-1, VOCAB, (SLOTS, 2), dtype=torch.int32, device=device)
+    last = torch.randint(-1, vocab, (SLOTS, 2), dtype=torch.int32, device=device)
     machine = MachineTables(
         state, params, zeros(SLOTS, 4, 3), last, zeros(SLOTS, 2), zeros(SLOTS, 1), zeros(SLOTS, 4),
-        torch.tensor([3, VOCAB - 9], dtype=torch.int32, device=device), torch.zeros(VOCAB, dtype=torch.bool),
+        torch.tensor([3, vocab - 9], dtype=torch.int32, device=device), torch.zeros(vocab, dtype=torch.bool),
     )  # fmt: skip
     return sampling, machine
 
@@ -66,6 +66,15 @@ def test_equals_the_definition(device, noise, filters, penalties, bias, masked):
     logits[rows, machine.trigger_last[slots[rows], 0].clamp(min=0).long()] = 20.0  # draws that the mask must replace
     needs = SamplingNeeds(noise, filters, penalties, bias, masked)
     compare(logits, tables, machine, slots, VOCAB - 5, needs, near=20.0)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7, 64])
+def test_batches(device, batch):
+    """64 rows share the eight slots: equal parameters and noise, other logits."""
+    tables, machine = make_tables(device, 700)
+    slots = torch.randint(0, SLOTS, (batch,), device=device)
+    logits = torch.randn(batch, 700, device=device) * 3
+    compare(logits, tables, machine, slots, 700, SamplingNeeds(True, True, True, True, True), near=20.0)
 
 
 @pytest.mark.parametrize("near", [0.01, 2.0])

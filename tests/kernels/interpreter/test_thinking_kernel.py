@@ -93,13 +93,14 @@ def test_equals_the_definition_over_random_transitions(device, max_lead, max_ope
     assert len(seen) >= 15, seen  # kinds, forced and free, running and finished: the walk is not a trivial one
 
 
-def test_a_batch_that_is_no_multiple_of_the_block(device):
+@pytest.mark.parametrize("batch", [1, 7, 37, 64])
+def test_a_batch_that_is_no_multiple_of_the_block(device, batch):
     generator = torch.Generator().manual_seed(3)
     want = random_tables(generator, 1, 2, False)
     got = copy_of(want, device)
-    slots = torch.randperm(SLOTS, generator=generator)[:37]
-    draw, masked = torch.randint(0, ALPHABET, (2, 37), generator=generator)
-    bad = torch.zeros(37, dtype=torch.bool)
+    slots = torch.randperm(SLOTS, generator=generator)[:batch]
+    draw, masked = torch.randint(0, ALPHABET, (2, batch), generator=generator)
+    bad = torch.zeros(batch, dtype=torch.bool)
     record = thinking_step_triton(got, slots.to(device), draw.to(device), masked.to(device), bad.to(device))
     assert torch.equal(record.cpu(), thinking_step_reference(want, slots, draw, masked, bad))
     assert torch.equal(got.state.cpu(), want.state)
