@@ -2,17 +2,17 @@
 
 import torch
 
-from kernels import native
+from kernels import REFERENCE, native, use_triton
 
 
-def _blocked(ops: native.Operators, cache: torch.Tensor) -> bool:
+def _blocked(level: str, cache: torch.Tensor) -> bool:
     page_size, dim = cache.shape[2:]
-    return ops.level == "avx512_bf16" and cache.dtype is torch.bfloat16 and dim % 32 == 0 and page_size % 16 == 0
+    return level == "avx512_bf16" and cache.dtype is torch.bfloat16 and dim % 32 == 0 and page_size % 16 == 0
 
 
-def to_pages(ops: native.Operators, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def to_pages(level: str, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies of keys and values as the operators of this level take them."""
-    if not _blocked(ops, k):
+    if not _blocked(level, k):
         return k.clone(), v.clone()
     pages, heads, size, dim = k.shape
     keys = k.view(pages, heads, size // 16, 16, dim // 2, 2).transpose(3, 4)
@@ -20,9 +20,15 @@ def to_pages(ops: native.Operators, k: torch.Tensor, v: torch.Tensor) -> tuple[t
     return keys.reshape(k.shape), values.reshape(v.shape)
 
 
-def from_pages(ops: native.Operators, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def to_pages_here(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies as `kernels.attention` takes them in this process."""
+    runs_native = native.LOADED and not REFERENCE and not use_triton(k)
+    return to_pages(native.LEVEL if runs_native else "portable", k, v)
+
+
+def from_pages(level: str, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The inverse."""
-    if not _blocked(ops, k):
+    if not _blocked(level, k):
         return k, v
     pages, heads, size, dim = k.shape
     keys = k.view(pages, heads, size // 16, dim // 2, 16, 2).transpose(3, 4)

@@ -25,6 +25,7 @@ from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 from kernels.silu_mul import silu_mul
 from kernels.small_gemm import GemmConfig
+from tests.csrc.pages import to_pages_here
 from tests.kernels.paged_cases import Paged, error, paged_cache
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -49,7 +50,8 @@ def test_decode_attention(dtype, attend):
     torch.manual_seed(0)
     cache = paged_cache([1, 16, 17, 0, 33], 2, 32, 16, dtype)
     q = torch.randn(5, 6, 32).to(dtype)
-    got = attend(q, cache.k, cache.v, cache.tables, cache.lens, 0.2, 33)
+    pages = to_pages_here(cache.k, cache.v) if attend is decode_attention else (cache.k, cache.v)
+    got = attend(q, *pages, cache.tables, cache.lens, 0.2, 33)
     want = torch.stack([naive(q[r], cache, r, int(cache.lens[r]), 0.2) for r in range(5)])
     assert error(got, want) < DTYPES[dtype] and (got[3] == 0).all()
 
@@ -61,7 +63,8 @@ def test_prefill_attention(dtype, attend):
     lens, q_lens = [9, 20, 5, 17], [9, 4, 0, 1]
     cache = paged_cache(lens, 2, 32, 16, dtype)
     q, cu_q = torch.randn(14, 4, 32).to(dtype), torch.tensor([0, 9, 13, 13, 14], dtype=torch.int32)
-    got = attend(q, cache.k, cache.v, cache.tables, cache.lens, cu_q, 9, 0.2, 20)
+    pages = to_pages_here(cache.k, cache.v) if attend is prefill_attention else (cache.k, cache.v)
+    got = attend(q, *pages, cache.tables, cache.lens, cu_q, 9, 0.2, 20)
     want = [
         naive(q[cu_q[r] + i], cache, r, lens[r] - q_lens[r] + i + 1, 0.2) for r in range(4) for i in range(q_lens[r])
     ]
