@@ -17,7 +17,7 @@ struct Range {
   int64_t begin, end;
 };
 
-constexpr int SPINS = 20000;  // some tens of microseconds
+constexpr int SPINS = 2000;  // some tens of microseconds
 
 S1_INLINE void pause() {
 #if defined(__x86_64__)
