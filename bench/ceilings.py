@@ -14,7 +14,7 @@ import tyro
 
 from bench import record
 from bench.timing import repeat
-from kernels import native
+from kernels import huge_pages, native
 from kernels.limits import Device
 
 
@@ -67,7 +67,7 @@ def _bandwidths(device: torch.device, buffer_bytes: int | None = None) -> tuple[
     cuda = device.type == "cuda"
     count = (buffer_bytes or (2**31 if cuda else 2**29)) // 8
     source, target = (
-        native.huge_pages(torch.empty(count, dtype=torch.int64, device=device)).fill_(value) for value in (1, 2)
+        huge_pages.empty((count,), torch.int64, device).fill_(value) for value in (1, 2)
     )
     copy = 2 * 8 * count / repeat(partial(target.copy_, source), device, cold=False).best
     reads: list[Callable[[torch.Tensor], object]] = [torch.sum]

@@ -22,7 +22,7 @@ from bench import record
 from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
-from kernels import native
+from kernels import huge_pages, native
 from kernels.attention import (
     decode_attention,
     decode_attention_cost,
@@ -114,9 +114,7 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         lambda: F.embedding(ids, table),
     )  # fmt: skip
     page = _PAGE[device.type]
-    k_cache, v_cache = random(batch + 1, shape.num_kv_heads, page, shape.head_dim), random(
-        batch + 1, shape.num_kv_heads, page, shape.head_dim
-    )
+    k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, page, shape.head_dim) for _ in range(2))
     qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * page
     cos_sin = torch.randn(64, shape.head_dim, device=device)
     positions = torch.arange(batch, device=device) % 64
@@ -196,7 +194,7 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         return
 
     def cache() -> torch.Tensor:
-        return native.huge_pages(torch.empty(*sizes, device=device, dtype=dtype)).normal_()
+        return huge_pages.empty(sizes, dtype, device).normal_()
 
     k_cache, v_cache = cache(), cache()
     caches = cycle([(k_cache, v_cache), *((cache(), cache()) for _ in range(copies(needed, device) - 1))])

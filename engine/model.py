@@ -16,7 +16,7 @@ from engine.model_config import ModelConfig
 from engine.parallel import Group
 from engine.shard import Shard
 from engine.weights import LayerWeights, Matrix, Precision, Weights
-from kernels import REFERENCE
+from kernels import REFERENCE, huge_pages
 from kernels import native as native_cpu
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
@@ -105,7 +105,7 @@ class Decoder:
         shape = self.kv_shape(num_pages, page_size)
 
         def zeros() -> Tensor:
-            return native_cpu.huge_pages(torch.empty(shape, dtype=self.kv_dtype, device=self.group.device)).zero_()
+            return huge_pages.empty(shape, self.kv_dtype, self.group.device).zero_()
 
         return [(zeros(), zeros()) for _ in range(self.config.num_layers)]
 

@@ -17,6 +17,7 @@ from engine.checkpoint import StoredTensor, read_tensors
 from engine.errors import InputError
 from engine.model_config import ModelConfig
 from engine.shard import Shard
+from kernels import huge_pages
 from kernels.quantize import QuantizedMatrix, decode, kv_scales
 
 Matrix = Tensor | QuantizedMatrix
@@ -91,7 +92,7 @@ class Weights:
         keep their own."""
 
         def empty(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=config.dtype, device=device)
+            return huge_pages.empty(shape, config.dtype, device)
 
         def matrix(rows: int, cols: int) -> Matrix:
             if codes is None:

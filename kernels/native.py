@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kernels import huge_pages
 from kernels.errors import KernelError
 
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 5
+ABI = 6
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
@@ -119,7 +120,7 @@ class Operators:
     ) -> PackedWeight:
         rows, cols = weight.shape
         outputs = -(-rows // PANEL) * PANEL
-        data = torch.empty(outputs * (cols + cols % 2), dtype=weight.dtype)  # some layouts hold pairs of columns
+        data = huge_pages.empty((outputs * (cols + cols % 2),), weight.dtype)  # some layouts hold pairs of columns
         bias = None if bias is None else _padded(bias, outputs)
         scale = None if scale is None else _padded(scale, outputs)
         struct = _Weight(
@@ -348,13 +349,6 @@ def _pick_level(library: ctypes.CDLL) -> str:
     if wanted not in LEVELS or not hasattr(library, f"s1_{wanted}_linear"):
         raise KernelError(f"S1_CPU_LEVEL is {wanted!r}; leave it unset or give one of {', '.join(LEVELS)}")
     return wanted
-
-
-def huge_pages(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` itself, which nothing has touched yet, on 2 MiB pages where it lies on a CPU that has them."""
-    if LIBRARY is not None and tensor.is_cpu:
-        LIBRARY.s1_huge_pages(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int64(tensor.nbytes))
-    return tensor
 
 
 LIBRARY, REASON = _open()

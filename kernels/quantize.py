@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels import huge_pages
+
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = {torch.int8: 127.0, FLOAT8: 448.0}
 """Largest code of each type."""
@@ -40,7 +42,7 @@ class QuantizedMatrix:
     ) -> QuantizedMatrix:
         """Uninitialised."""
         return cls(
-            torch.empty(rows, cols, dtype=codes, device=device),
+            huge_pages.empty((rows, cols), codes, device),
             torch.empty(rows, dtype=torch.float32, device=device),
             dtype,
         )

@@ -1,55 +1,51 @@
 // Attention over the paged KV cache, for one query per row and for chunks of queries. Twin of kernels/attention.py.
 //
-// A query row (one query, one head) walks its keys in chunks of 64 with a running maximum, and starts afresh at every
-// multiple of 256 keys; the parts are merged in order. Both sizes are constants and every score, sum and output is one
-// chain in the order of the keys, so a row has the same bits in decode and prefill, in any batch, chunk or number of
-// threads. Rows that share a KV head share the work of turning a chunk of K around and widening it.
+// A query row (one query, one head) takes its keys in parts of 256: scores of all, one softmax, then the weighted sum of
+// the values; the parts are merged in order. Every score, sum and output is one chain in the order of the keys, so a row
+// has the same bits in decode and prefill, in any batch, chunk or number of threads. Rows that share a KV head share what
+// is read of it. The keys' products fetch the values of the same part, the values' those keys that come next.
 #include "operators.h"
 #include "paged.h"
 
 namespace S1_LEVEL {
 
-constexpr int CHUNK = 64;
 constexpr int PART = 256;
-constexpr int PREFILL_ROWS = 64;  // query rows that share a chunk of keys
+constexpr int CHUNK = 64;         // keys whose scores all rows take before the next
+constexpr int PREFILL_ROWS = 64;  // query rows that share a part
 constexpr int NV = 2;             // vectors of keys or of head_dim per row in a register tile
 constexpr int TILE = REGISTERS == 32 ? 8 : 6;
 constexpr float MINUS_INFINITY = -__builtin_inff();
 
-// One softmax in progress: sum = sum over keys of e^(score - top), acc = the same weights times V.
+S1_INLINE int64_t whole(int64_t count) { return (count + W - 1) / W * W; }
+
+// Softmaxes over some keys: acc = sum over the keys of e^(score - top) times V, sum = the same without V.
 struct State {
-  float *top, *sum;  // [rows]
+  float *top, *sum;  // [rows, up to a whole vector]
   float* acc;        // [rows, dim]
+
+  static int64_t size(int64_t rows, int64_t dim) { return 2 * whole(rows) + whole(rows * dim); }
+  static State at(float* p, int64_t rows) { return {p, p + whole(rows), p + 2 * whole(rows)}; }
 };
 
 // The buffers of one thread.
 struct Work {
-  float* q;       // [rows, dim], scaled
-  float* keys;    // [dim, CHUNK]
-  float* values;  // [CHUNK, dim]
-  float* scores;  // [rows, CHUNK]
+  float* q;       // [rows, dim]
+  float* keys;    // [dim, CHUNK], or [PART, dim] of bf16
+  float* values;  // [PART, dim] of bf16
+  float* scores;  // [rows, PART]
   int64_t* seen;  // [rows], keys visible to a row
   State part, total;
 
   Work(int64_t rows, int64_t dim) {
-    const int64_t padded = (dim + W - 1) / W * W;
-    float* p = (float*)scratch(ATTENTION, sizeof(float) * (rows * (3 * padded + CHUNK + 6) + 2 * CHUNK * padded + 64));
-    auto take = [&](int64_t count) {
-      float* taken = p;
-      p += count;
-      return taken;
-    };
-    keys = take(CHUNK * padded);
-    values = take(CHUNK * padded);
-    scores = take(rows * CHUNK);
-    seen = (int64_t*)take(rows * 2);
-    q = take(rows * padded);
-    part.acc = take(rows * padded);
-    total.acc = take(rows * padded);
-    part.top = take(rows);
-    part.sum = take(rows);
-    total.top = take(rows);
-    total.sum = take(rows);
+    const int64_t wide = whole(dim), state = State::size(rows, dim);
+    const int64_t counts[] = {rows * wide, PART / 2 * wide, PART / 2 * wide, rows * PART, 2 * whole(rows), state, state};
+    int64_t all = 0;
+    for (const int64_t count : counts) all += count;
+    float* p = (float*)scratch(ATTENTION, sizeof(float) * all);
+    float* at[7];
+    for (int i = 0; i < 7; p += counts[i++]) at[i] = p;
+    q = at[0], keys = at[1], values = at[2], scores = at[3], seen = (int64_t*)at[4];
+    part = State::at(at[5], rows), total = State::at(at[6], rows);
   }
 };
 
@@ -59,227 +55,22 @@ struct Keys {
   int64_t head, count;
 };
 
-// Where the rows of a chunk's keys and values lie in the pages; past the end the last is repeated.
-template <class T>
-struct Located {
-  const T *k[CHUNK], *v[CHUNK];
-};
-
-// The CHUNK keys from `first` on.
-template <class T>
-static inline void locate(const Attention& op, const Keys& keys, int64_t first, Located<T>& at) {
-  const T **k = at.k, **v = at.v;
-  const int count = int(keys.count - first < CHUNK ? keys.count - first : CHUNK);
+// Calls visit(i, elements into the cache) for every UNIT keys from `first` on, `count` in all; a page holds whole units.
+template <int UNIT, class Visit>
+S1_INLINE void walk(const Attention& op, const Keys& keys, int64_t first, int64_t count, const Visit& visit) {
   int64_t page = first / op.page_size, offset = first % op.page_size;
-  int j = 0;
-  for (; j < count; offset = 0, ++page) {
-    int64_t row = ((keys.table[page] * op.num_kv + keys.head) * op.page_size + offset) * op.head_dim;
-    for (; j < count && offset < op.page_size; ++j, ++offset, row += op.head_dim) {
-      k[j] = (const T*)op.k_cache + row;
-      v[j] = (const T*)op.v_cache + row;
-    }
-  }
-  for (; j < CHUNK; ++j) {
-    k[j] = k[count - 1];
-    v[j] = v[count - 1];
+  for (int i = 0; i * UNIT < count; ++i) {
+    visit(i, ((keys.table[page] * op.num_kv + keys.head) * op.page_size + offset) * op.head_dim);
+    if ((offset += UNIT) == op.page_size) offset = 0, ++page;
   }
 }
 
-// The rows of K and V that the next chunk reads, fetched one by one while this one is computed: a core has room for few
-// lines in flight, so they are spread over all the work.
-struct Ahead {
-  const void* rows[2 * CHUNK];
-  int next = 0, end = 2 * CHUNK;
-  int64_t bytes;  // of a row
-
-  template <class T>
-  Ahead(const Located<T>& at, int64_t dim) : bytes(int64_t(sizeof(T)) * dim) {
-    for (int j = 0; j < CHUNK; ++j) rows[j] = at.k[j], rows[CHUNK + j] = at.v[j];
-  }
-};
-
-S1_INLINE void fetch(Ahead& ahead) {
-  if (ahead.next == ahead.end) return;
-  const char* row = (const char*)ahead.rows[ahead.next++];
-  for (int64_t i = 0; i < ahead.bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
-}
-
-// W keys, as many values of head_dim as fill a vector of bits.
-S1_INLINE void turn_block(const float* const* rows, int64_t d, float* keys) {
-  F r[W];
-  for (int i = 0; i < W; ++i) r[i] = load(rows[i] + d);
-  transpose(r);
-  for (int i = 0; i < W; ++i) store(keys + (d + i) * CHUNK, r[i]);
-}
-S1_INLINE void turn_block(const bf16* const* rows, int64_t d, float* keys) {
-  F r[W];
-  for (int i = 0; i < W; ++i) r[i] = load((const float*)(rows[i] + d));
-  transpose(r);
-  for (int i = 0; i < W; ++i) {
-    F even, odd;
-    split_pairs(r[i], &even, &odd);
-    store(keys + (d + 2 * i) * CHUNK, even);
-    store(keys + (d + 2 * i + 1) * CHUNK, odd);
-  }
-}
-
-// K of `count` keys, rounded up to vectors, as [dim, CHUNK] floats.
-template <class T>
-static inline void turn(const T* const* rows, int count, int64_t dim, float* keys, Ahead& ahead) {
-  constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
-  const int padded = (count + W - 1) / W * W;
-  for (int j = 0; j < padded; j += W) {
-    int64_t d = 0;
-    for (; d + BLOCK <= dim; d += BLOCK) {
-      for (int i = 0; i < 5; ++i) fetch(ahead);
-      turn_block(rows + j, d, keys + j);
-    }
-    for (; d < dim; ++d)
-      for (int i = 0; i < W; ++i) keys[d * CHUNK + j + i] = widen(rows[j + i][d]);
-  }
-}
+S1_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }  // into L2, which has more requests under way
 
 template <int N>
 struct Rows {
   static constexpr int COUNT = N;
 };
-
-// Scores of ROWS query rows against NV vectors of keys.
-template <int ROWS>
-static inline void score(const float* q, int64_t dim, const float* keys, float* scores, Ahead& ahead) {
-  F acc[ROWS][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) acc[r][v] = zero();
-  for (int64_t d = 0; d < dim; ++d) {
-    if (d % 4 == 0) fetch(ahead);
-    F k[NV];
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) k[v] = load(keys + d * CHUNK + v * W);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const F x = set1(q[r * dim + d]);
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) store(scores + r * CHUNK + v * W, acc[r][v]);
-}
-
-// acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1 times V, vectors d .. of head_dim.
-template <int ROWS, int VECTORS, class T>
-static inline void weigh(const float* weights, const T* const* values, int begin, int end, int64_t d, float* acc,
-                         int64_t dim, Ahead& ahead) {
-  F sum[ROWS][VECTORS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
-  for (int j = begin; j < end; ++j) {
-    if (j % 2) fetch(ahead);
-    F x[VECTORS];
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const F p = set1(weights[r * CHUNK + j]);
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + d + v * W, sum[r][v]);
-}
-
-template <int ROWS, class T>
-static inline void weigh_all(const float* weights, const T* const* values, int begin, int end, float* acc, int64_t dim,
-                             Ahead& ahead) {
-  if (begin >= end) return;
-  int64_t d = 0;
-  for (; d + NV * W <= dim; d += NV * W) weigh<ROWS, NV>(weights, values, begin, end, d, acc, dim, ahead);
-  for (; d + W <= dim; d += W) weigh<ROWS, 1>(weights, values, begin, end, d, acc, dim, ahead);
-  for (; d < dim; ++d)
-    for (int r = 0; r < ROWS; ++r)
-      for (int j = begin; j < end; ++j)
-        acc[r * dim + d] = fma1(weights[r * CHUNK + j], widen(values[j][d]), acc[r * dim + d]);
-}
-
-// Weights as they are kept: float32 in the place of the scores.
-struct Floats {
-  using Weight = float;
-  S1_INLINE_MEMBER static F keep(F weight, float* to) {
-    store(to, weight);
-    return weight;
-  }
-};
-
-// Scores of ROWS query rows -> weights [ROWS, CHUNK], which may lie in the scores' place; maxima and sums move on and acc
-// is scaled to the new maxima. A row that sees none of the keys stays as it is; weights of the keys after the last that a
-// row sees are zeros up to a whole vector.
-template <int ROWS, class Kept>
-static inline void soften(float* scores, typename Kept::Weight* weights, const int* visible, float* top, float* sums,
-                          float* acc, int64_t dim) {
-  constexpr int LANES = (ROWS + W - 1) / W * W;
-  float high[LANES], old[LANES];
-  for (int r = 0; r < LANES; ++r) high[r] = old[r] = 0;
-  for (int r = 0; r < ROWS; ++r) {
-    float* row = scores + r * CHUNK;
-    const int padded = (visible[r] + W - 1) / W * W;
-    for (int j = visible[r]; j < padded; ++j) row[j] = MINUS_INFINITY;
-    F best = set1(top[r]);
-    for (int j = 0; j < padded; j += W) best = max(best, load(row + j));
-    high[r] = max_lane(best);
-    old[r] = top[r] - (high[r] == MINUS_INFINITY ? 0 : high[r]);  // only -inf so far: weights of 0, not NaN
-  }
-  for (int r = 0; r < LANES; r += W) store(old + r, exp(load(old + r)));
-  for (int r = 0; r < ROWS; ++r) {
-    if (visible[r] == 0) continue;
-    const float* row = scores + r * CHUNK;
-    const F base = set1(high[r] == MINUS_INFINITY ? 0 : high[r]);
-    F total = zero();
-    for (int j = 0; j < visible[r]; j += W)
-      total = add(total, Kept::keep(exp(sub(load(row + j), base)), weights + r * CHUNK + j));
-    sums[r] = sums[r] * old[r] + sum(total);
-    if (top[r] != high[r] && top[r] != MINUS_INFINITY)
-      for (int64_t d = 0; d < dim; ++d) acc[r * dim + d] *= old[r];
-    top[r] = high[r];
-  }
-}
-
-// How many of the `count` keys from `first` on each of ROWS rows sees; returns the least.
-template <int ROWS>
-S1_INLINE int look(const int64_t* seen, int64_t first, int count, int* visible) {
-  int least = count;
-  for (int r = 0; r < ROWS; ++r) {
-    const int64_t left = seen[r] - first;
-    visible[r] = left < 0 ? 0 : left < count ? int(left) : count;
-    least = visible[r] < least ? visible[r] : least;
-  }
-  return least;
-}
-
-template <int ROWS, class T>
-static void tile(const Work& work, int64_t dim, int64_t row, int64_t first, int count, const T* const* values,
-                 Ahead& ahead) {
-  float* scores = work.scores + row * CHUNK;
-  for (int j = 0; j < count; j += NV * W)
-    score<ROWS>(work.q + row * dim, dim, work.keys + j, scores + j, ahead);
-  int visible[ROWS];
-  const int least = look<ROWS>(work.seen + row, first, count, visible);
-  float* acc = work.part.acc + row * dim;
-  soften<ROWS, Floats>(scores, scores, visible, work.part.top + row, work.part.sum + row, acc, dim);
-  // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
-  weigh_all<ROWS>(scores, values, 0, least, acc, dim, ahead);
-  if constexpr (ROWS > 1)
-    for (int r = 0; r < ROWS; ++r)
-      weigh_all<1>(scores + r * CHUNK, values, least, visible[r], acc + r * dim, dim, ahead);
-}
 
 // Calls work(rows, first row) for tiles of at most TILE rows of nearly the same size; `rows` is a constant.
 template <class Tile>
@@ -301,63 +92,211 @@ S1_INLINE void tiles(int64_t rows, const Tile& work) {
   }
 }
 
-// The work on one chunk of keys by fused multiply-adds of float32.
+// By fused multiply-adds of float32, on keys that are widened and turned around a chunk at a time.
 template <class Element>
 struct Widened {
   using T = Element;
+  using Weight = float;
+
+  // Where the rows of K and V of a part lie, and of the K that is read next.
+  struct Places {
+    const T *k[PART], *v[PART], *next[PART];
+
+    Places(const Attention& op, const Work&, const Keys& keys, int64_t first, int64_t count, const Keys& then,
+           int64_t then_first, bool) {
+      walk<1>(op, keys, first, count, [&](int i, int64_t at) {
+        k[i] = (const T*)op.k_cache + at;
+        v[i] = (const T*)op.v_cache + at;
+      });
+      for (int64_t i = count; i < whole(count); ++i) k[i] = k[count - 1], v[i] = v[count - 1];
+      const int64_t left = then.count - then_first < count ? then.count - then_first : count;
+      walk<1>(op, then, then_first, left, [&](int i, int64_t at) { next[i] = (const T*)op.k_cache + at; });
+      for (int64_t i = left; i < count; ++i) next[i] = k[i];
+    }
+
+    void fetch() const {}  // nothing during the softmax
+  };
 
   static void query(const T* q, float scale, const Work& work, int64_t row, int64_t dim) {
     for (int64_t d = 0; d < dim; ++d) work.q[row * dim + d] = widen(q[d]) * scale;
   }
 
-  static void chunk(const Attention& op, const Work& work, int64_t rows, int64_t first, int count,
-                    const Located<T>& now, const Located<T>& next) {
-    const int64_t dim = op.head_dim;
-    const T* const* v = now.v;
-    Ahead ahead(next, dim);
-    turn(now.k, count, dim, work.keys, ahead);
-    if (rows <= TILE)
-      return tiles(rows, [&](auto n, int64_t row) { tile<n.COUNT>(work, dim, row, first, count, v, ahead); });
-    const float* wide[CHUNK];
-    for (int j = 0; j < count; ++j) {
-      float* to = work.values + j * dim;
-      int64_t d = 0;
-      for (; d + W <= dim; d += W) store(to + d, load(v[j] + d));
-      for (; d < dim; ++d) to[d] = widen(v[j][d]);
-      wide[j] = to;
+  // W keys, as many values of head_dim as fill a vector of bits.
+  S1_INLINE_MEMBER static void turn_block(const float* const* rows, int64_t d, float* keys) {
+    F r[W];
+    for (int i = 0; i < W; ++i) r[i] = load(rows[i] + d);
+    transpose(r);
+    for (int i = 0; i < W; ++i) store(keys + (d + i) * CHUNK, r[i]);
+  }
+  S1_INLINE_MEMBER static void turn_block(const bf16* const* rows, int64_t d, float* keys) {
+    F r[W];
+    for (int i = 0; i < W; ++i) r[i] = load((const float*)(rows[i] + d));
+    transpose(r);
+    for (int i = 0; i < W; ++i) {
+      F even, odd;
+      split_pairs(r[i], &even, &odd);
+      store(keys + (d + 2 * i) * CHUNK, even);
+      store(keys + (d + 2 * i + 1) * CHUNK, odd);
     }
-    tiles(rows, [&](auto n, int64_t row) { tile<n.COUNT>(work, dim, row, first, count, wide, ahead); });
+  }
+
+  // K of keys first .. first + count - 1 of the part, rounded up to vectors, as [dim, CHUNK] floats.
+  static void prepare(const Work& work, const Places& at, int first, int count, int64_t dim) {
+    constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
+    for (int j = 0; j < whole(count); j += W) {
+      const T* const* rows = at.k + first + j;
+      float* keys = work.keys + j;
+      int64_t d = 0;
+      for (; d + BLOCK <= dim; d += BLOCK) {
+        for (int i = 0; i < W; ++i) fetch(at.v[first + j + i] + d);
+        turn_block(rows, d, keys);
+      }
+      for (; d < dim; ++d)
+        for (int i = 0; i < W; ++i) keys[d * CHUNK + i] = widen(rows[i][d]);
+    }
+  }
+
+  // Scores of ROWS query rows against the `count` keys that were prepared.
+  template <int ROWS>
+  static void score(const Attention& op, const Work& work, const Places&, int64_t row, int first, int count) {
+    const int64_t dim = op.head_dim;
+    const float* q = work.q + row * dim;
+    for (int j = 0; j < count; j += NV * W) {
+      F acc[ROWS][NV];
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[r][v] = zero();
+      for (int64_t d = 0; d < dim; ++d) {
+        F k[NV];
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) k[v] = load(work.keys + d * CHUNK + j + v * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+          const F x = set1(q[r * dim + d]);
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; ++v) acc[r][v] = fma(x, k[v], acc[r][v]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) store(work.scores + (row + r) * PART + first + j + v * W, acc[r][v]);
+    }
+  }
+
+  S1_INLINE_MEMBER static F keep(F weight, float* to) {
+    store(to, weight);
+    return weight;
+  }
+
+  // Of the keys that all rows see, those that are weighed together.
+  static int common(int least, int) { return least; }
+
+  template <int ROWS, int VECTORS>
+  static void weigh_vectors(const float* weights, const T* const* values, const T* const* next, int begin, int end,
+                            int64_t d, float* acc, int64_t dim) {
+    F sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
+    for (int j = begin; j < end; ++j) {
+      F x[VECTORS];
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
+      fetch(next[j] + d);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+        const F p = set1(weights[r * PART + j]);
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + d + v * W, sum[r][v]);
+  }
+
+  // acc [ROWS, dim] += the weights of keys begin .. end - 1 of the part times V.
+  template <int ROWS>
+  static void weigh(const Work& work, const Places& at, int64_t row, int begin, int end, float* acc, int64_t dim) {
+    const float* weights = work.scores + row * PART;
+    const T* const* next = row ? at.v : at.next;
+    int64_t d = 0;
+    for (; d + NV * W <= dim; d += NV * W)
+      weigh_vectors<ROWS, NV>(weights, at.v, next, begin, end, d, acc, dim);
+    for (; d + W <= dim; d += W) weigh_vectors<ROWS, 1>(weights, at.v, next, begin, end, d, acc, dim);
+    for (; d < dim; ++d)
+      for (int r = 0; r < ROWS; ++r)
+        for (int j = begin; j < end; ++j)
+          acc[r * dim + d] = fma1(weights[r * PART + j], widen(at.v[j][d]), acc[r * dim + d]);
   }
 };
 
 #if defined(S1_LEVEL_avx512_bf16)
-// The same by vdpbf16ps, two products an instruction, on keys in blocks of 16 as paged.h lays them; pages of another size
+// The same by vdpbf16ps, two products an instruction, on keys in blocks of 64 as paged.h lays them; pages of another size
 // are brought into that form first. Queries go in as they are and the scores are scaled; weights are rounded to bfloat16,
 // and their sum is that of the rounded ones. Takes head_dim in multiples of 32.
 struct Paired {
   using T = bf16;
   using Weight = bf16;
   using Pair = int32_t;
-  static constexpr int BLOCK = 2 * W;               // bf16 in a vector
-  static constexpr int BLOCKS = CHUNK / BLOCK_KEYS;  // of keys in a chunk
-  static_assert(W == BLOCK_KEYS, "a vector holds one pair of each key of a block");
+  static constexpr int BLOCKS = PART / BLOCK_KEYS;  // of keys in a part
+  static constexpr int AHEAD = 2;                   // blocks under way before they are read
+  static_assert(BLOCK_KEYS == CHUNK, "a block is scored at a time");
 
-  // The blocks of one chunk.
-  struct Blocks {
-    const Pair *k[BLOCKS], *v[BLOCKS];  // [dim / 2, 16 keys], [8 pairs of keys, dim]
+  // What is read, in that order: blocks of K, [dim / 2, 64 keys], blocks of V, [32 pairs of keys, dim], and the first of
+  // the next part. The blocks lie anywhere, so the hardware does not know which comes next: whoever reads a line of one
+  // fetches a line of a later one. `next` moves forward alone.
+  struct Places {
+    const Pair *k[BLOCKS], *v[BLOCKS];
+    mutable const char* order[2 * BLOCKS + AHEAD];
+    mutable const char *next, *stop;
+    mutable int at, all = 0;
+    int64_t size;  // of a block
 
-    // Those of pages that are kept in blocks.
-    void point(const Located<T>& at) {
-      for (int b = 0; b < BLOCKS; ++b)
-        k[b] = (const Pair*)at.k[b * BLOCK_KEYS], v[b] = (const Pair*)at.v[b * BLOCK_KEYS];
+    Places(const Attention& op, const Work& work, const Keys& keys, int64_t first, int64_t count, const Keys& then,
+           int64_t then_first, bool begun)
+        : size(sizeof(bf16) * BLOCK_KEYS * op.head_dim) {
+      const char *k_cache = (const char*)op.k_cache, *v_cache = (const char*)op.v_cache;
+      const int blocks = int((count + BLOCK_KEYS - 1) / BLOCK_KEYS);
+      const auto each = [&](const Keys& of, int64_t from, int64_t some, const char* cache, auto&& visit) {
+        walk<BLOCK_KEYS>(op, of, from, some, [&](int i, int64_t place) { visit(i, cache + sizeof(bf16) * place); });
+      };
+      if (blocked(op.type, op.head_dim, op.page_size)) {
+        each(keys, first, count, k_cache, [&](int i, const char* p) { k[i] = (const Pair*)p, order[i] = p; });
+        each(keys, first, count, v_cache, [&](int i, const char* p) { v[i] = (const Pair*)p, order[blocks + i] = p; });
+        all = 2 * blocks;
+        const int64_t left = then.count - then_first;
+        each(then, then_first, left < AHEAD * BLOCK_KEYS ? left : AHEAD * BLOCK_KEYS, k_cache,
+             [&](int, const char* p) { order[all++] = p; });
+        if (left <= BLOCK_KEYS) each(then, then_first, left, v_cache, [&](int, const char* p) { order[all++] = p; });
+      } else {
+        char *formed_k = (char*)work.keys, *formed_v = (char*)work.values;
+        for (int i = 0; i < blocks; ++i) k[i] = (Pair*)(formed_k + i * size), v[i] = (Pair*)(formed_v + i * size);
+        walk<1>(op, keys, first, count, [&](int i, int64_t place) {
+          const int64_t b = i / BLOCK_KEYS * size;
+          put_key((const bf16*)k_cache + place, (bf16*)(formed_k + b), i % BLOCK_KEYS, op.head_dim);
+          put_value((const bf16*)v_cache + place, (bf16*)(formed_v + b), i % BLOCK_KEYS, op.head_dim);
+        });
+      }
+      at = begun ? AHEAD : 0;
+      next = stop = nullptr;
+    }
+
+    // 256 bytes.
+    S1_INLINE_MEMBER void fetch() const {
+      if (next == stop) {
+        if (at >= all) return;
+        next = order[at++];
+        stop = next + size;
+      }
+      for (int line = 0; line < 256; line += 64) __builtin_prefetch(next + line, 0, 3);
+      next += 256;
     }
   };
-
-  S1_INLINE_MEMBER static F keep(F weight, bf16* to) {
-    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(weight);
-    _mm256_storeu_si256((__m256i*)to, rounded);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
-  }
 
   static void query(const T* q, float, const Work& work, int64_t row, int64_t dim) {
     __builtin_memcpy((bf16*)work.q + row * dim, q, sizeof(bf16) * dim);
@@ -367,74 +306,82 @@ struct Paired {
     return _mm512_dpbf16_ps(acc, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32(pair));
   }
 
-  // Rows of K and V, [count, dim], as blocks in `work`. What lies past `count` in the last block is anything.
-  static void form(const Work& work, const Located<T>& at, int count, int64_t dim, Blocks& blocks) {
-    const int64_t size = BLOCK_KEYS * dim;
-    for (int b = 0; b * BLOCK_KEYS < count; ++b) {
-      bf16 *keys = (bf16*)work.keys + b * size, *values = (bf16*)work.values + b * size;
-      blocks.k[b] = (const Pair*)keys, blocks.v[b] = (const Pair*)values;
-      for (int j = 0; j < BLOCK_KEYS && b * BLOCK_KEYS + j < count; ++j) {
-        put_key(at.k[b * BLOCK_KEYS + j], keys, j, dim);
-        put_value(at.v[b * BLOCK_KEYS + j], values, j, dim);
-      }
-    }
-  }
+  static void prepare(const Work&, const Places&, int, int, int64_t) {}
 
-  // Scores of ROWS query rows against VECTORS blocks of keys. Each line of `ahead` is fetched when its like is read.
-  template <int ROWS, int VECTORS>
-  S1_INLINE_MEMBER static void score_blocks(const Pair* q, int64_t pairs, float scale, const Pair* const* k,
-                                            const Pair* const* ahead, float* scores) {
-    F acc[ROWS][VECTORS];
+  // Vectors of keys or of head_dim that ROWS rows take at a time: their sums, the vectors and a broadcast fill the
+  // registers.
+  static constexpr int most(int rows) { return rows <= 4 ? 4 : 2; }
+
+  // Scores of ROWS query rows against one block of keys.
+  template <int ROWS>
+  static void score(const Attention& op, const Work& work, const Places& at, int64_t row, int first, int count) {
+    constexpr int VECTORS = most(ROWS);
+    const Pair* q = (const Pair*)((const bf16*)work.q + row * op.head_dim);
+    float* scores = work.scores + row * PART + first;
+    const int64_t pairs = op.head_dim / 2;
+    for (int j = 0; j < count; j += VECTORS * W) {
+      const Pair* k = at.k[first / BLOCK_KEYS] + j;
+      const bool leads = row == 0 && j == 0;
+      F acc[ROWS][VECTORS];
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
+      for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) acc[r][v] = zero();
-    for (int64_t d = 0; d < pairs; ++d) {
-      __m512i x[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) acc[r][v] = zero();
+      for (int64_t d = 0; d < pairs; ++d) {
+        if (leads) at.fetch();
+        __m512i x[VECTORS];
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) {
-        __builtin_prefetch(ahead[v] + d * BLOCK_KEYS, 0, 3);
-        x[v] = _mm512_loadu_si512(k[v] + d * BLOCK_KEYS);
+        for (int v = 0; v < VECTORS; ++v) x[v] = _mm512_loadu_si512(k + d * BLOCK_KEYS + v * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+          for (int v = 0; v < VECTORS; ++v) acc[r][v] = dot(acc[r][v], x[v], q[r * pairs + d]);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) acc[r][v] = dot(acc[r][v], x[v], q[r * pairs + d]);
+        for (int v = 0; v < VECTORS; ++v) store(scores + r * PART + j + v * W, mul(acc[r][v], set1(op.scale)));
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) store(scores + r * CHUNK + v * BLOCK_KEYS, mul(acc[r][v], set1(scale)));
   }
 
-  // acc [ROWS, dim] += weights [ROWS, CHUNK] of keys begin .. end - 1, `begin` even, times V, vectors d .. of head_dim.
-  // Where `end` is odd the key after it, which may be NaN, is left out.
+  S1_INLINE_MEMBER static F keep(F weight, bf16* to) {
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(weight);
+    _mm256_storeu_si256((__m256i*)to, rounded);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
+  }
+
+  static int common(int least, int count) { return least == count ? count : least / 2 * 2; }
+
+  // Keys begin .. end - 1 of one block, `begin` even, times vectors d .. of V. Where `end` is odd the key after it, which
+  // may be NaN, is left out.
   template <int ROWS, int VECTORS>
-  S1_INLINE_MEMBER static void weigh_blocks(const bf16* weights, const Pair* const* values, const Pair* const* ahead,
-                                            int begin, int end, int64_t d, float* acc, int64_t dim) {
+  S1_INLINE_MEMBER static void weigh_block(const bf16* weights, const Pair* values, int begin, int end, int64_t d,
+                                           float* acc, int64_t dim, const Places* ahead) {
     F sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
-    for (int j = begin; j < end; j += 2) {
-      const int64_t at = j % BLOCK_KEYS / 2 * dim + d;
+    const auto step = [&](int j, __mmask32 both) {
+      const Pair* pairs = values + j / 2 * dim + d;
       __m512i x[VECTORS];
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) {
-        __builtin_prefetch(ahead[j / BLOCK_KEYS] + at + v * W, 0, 3);
-        x[v] = _mm512_loadu_si512(values[j / BLOCK_KEYS] + at + v * W);
-      }
-      if (j + 1 == end)
-        for (int v = 0; v < VECTORS; ++v) x[v] = _mm512_and_si512(x[v], _mm512_set1_epi32(0xffff));
+      for (int v = 0; v < VECTORS; ++v) x[v] = _mm512_maskz_loadu_epi16(both, pairs + v * W);
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
         Pair pair;
-        __builtin_memcpy(&pair, weights + r * CHUNK + j, sizeof pair);
+        __builtin_memcpy(&pair, weights + r * 2 * PART + j, sizeof pair);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = dot(sum[r][v], x[v], pair);
       }
+    };
+    int j = begin;
+    for (; j + 1 < end; j += 2) {
+      if (ahead)
+        for (int64_t bytes = 0; bytes < dim * 4; bytes += 256) ahead->fetch();
+      step(j, 0xffffffff);
     }
+    if (j < end) step(j, 0x55555555);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
@@ -442,90 +389,103 @@ struct Paired {
   }
 
   template <int ROWS>
-  static void weigh_rows(const bf16* weights, const Blocks& blocks, const Blocks& ahead, int begin, int end, float* acc,
-                         int64_t dim) {
-    if (begin >= end) return;
-    constexpr int MOST = ROWS <= 4 ? 4 : 2;
-    int64_t d = 0;
-    for (; d + MOST * W <= dim; d += MOST * W)
-      weigh_blocks<ROWS, MOST>(weights, blocks.v, ahead.v, begin, end, d, acc, dim);
-    if (d < dim) weigh_blocks<ROWS, 2>(weights, blocks.v, ahead.v, begin, end, d, acc, dim);
-  }
-
-  template <int ROWS>
-  static void tile_blocks(const Attention& op, const Work& work, const Blocks& blocks, const Blocks& ahead, int64_t row,
-                          int64_t first, int count) {
-    constexpr int MOST = ROWS <= 4 ? 4 : 2;
-    const int64_t dim = op.head_dim;
-    float* scores = work.scores + row * CHUNK;
-    bf16* weights = (bf16*)scores;  // those of row r end where its scores, and all that are still to be read, begin
-    const Pair* q = (const Pair*)((const bf16*)work.q + row * dim);
-    const int full = (count + BLOCK_KEYS - 1) / BLOCK_KEYS;
-    int b = 0;
-    for (; b + MOST <= full; b += MOST)
-      score_blocks<ROWS, MOST>(q, dim / 2, op.scale, blocks.k + b, ahead.k + b, scores + b * BLOCK_KEYS);
-    for (; b < full; ++b)
-      score_blocks<ROWS, 1>(q, dim / 2, op.scale, blocks.k + b, ahead.k + b, scores + b * BLOCK_KEYS);
-    int visible[ROWS];
-    const int least = look<ROWS>(work.seen + row, first, count, visible);
-    float* acc = work.part.acc + row * dim;
-    soften<ROWS, Paired>(scores, weights, visible, work.part.top + row, work.part.sum + row, acc, dim);
-    // As in `tile`, in whole pairs.
-    const int common = least == count ? count : least / 2 * 2;
-    weigh_rows<ROWS>(weights, blocks, ahead, 0, common, acc, dim);
-    if (common < count)
-      for (int r = 0; r < ROWS; ++r)
-        weigh_rows<1>(weights + r * CHUNK, blocks, blocks, common, visible[r], acc + r * dim, dim);
-  }
-
-  static void chunk(const Attention& op, const Work& work, int64_t rows, int64_t first, int count,
-                    const Located<T>& now, const Located<T>& next) {
-    Blocks blocks, ahead;
-    if (blocked(op.type, op.head_dim, op.page_size)) {
-      blocks.point(now);
-      ahead.point(next);
-    } else {
-      form(work, now, count, op.head_dim, blocks);
-      ahead = blocks;
+  static void weigh(const Work& work, const Places& at, int64_t row, int begin, int end, float* acc, int64_t dim) {
+    constexpr int MOST = most(ROWS);
+    for (int first = begin / BLOCK_KEYS * BLOCK_KEYS; first < end; first += BLOCK_KEYS) {
+      const bf16* weights = (const bf16*)(work.scores + row * PART) + first;
+      const Pair* values = at.v[first / BLOCK_KEYS];
+      const int from = begin > first ? begin - first : 0, to = end - first < BLOCK_KEYS ? end - first : BLOCK_KEYS;
+      int64_t d = 0;
+      for (; d + MOST * W <= dim; d += MOST * W)
+        weigh_block<ROWS, MOST>(weights, values, from, to, d, acc, dim, row == 0 && d == 0 ? &at : nullptr);
+      if (d < dim) weigh_block<ROWS, 2>(weights, values, from, to, d, acc, dim, row == 0 && d == 0 ? &at : nullptr);
     }
-    tiles(rows, [&](auto n, int64_t row) {
-      tile_blocks<n.COUNT>(op, work, blocks, row ? blocks : ahead, row, first, count);
-    });
   }
 };
 #endif
 
-// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which lie inside one part. `then` is what this
-// thread reads after the last of `keys`.
-template <class Kind>
-static void attend(const Attention& op, const Work& work, const Keys& keys, const Keys& then, int64_t rows,
-                   int64_t begin, int64_t end) {
-  using T = typename Kind::T;
-  Located<T> chunks[2];  // this and the next
-  locate(op, keys, begin, chunks[0]);
-  for (int64_t r = 0; r < rows; ++r) work.part.top[r] = MINUS_INFINITY, work.part.sum[r] = 0;
-  __builtin_memset(work.part.acc, 0, sizeof(float) * rows * op.head_dim);
-  for (int64_t first = begin; first < end; first += CHUNK) {
-    const int count = int(end - first < CHUNK ? end - first : CHUNK), now = int((first - begin) / CHUNK % 2);
-    const bool more = first + CHUNK < keys.count;
-    locate(op, more ? keys : then, more ? first + CHUNK : 0, chunks[1 - now]);
-    Kind::chunk(op, work, rows, first, count, chunks[now], chunks[1 - now]);
+// Scores of ROWS rows -> their weights in the same place, maxima and sums. Weights of the keys after the last that a row
+// sees are zeros up to a whole vector.
+template <int ROWS, class Kind>
+static inline void soften(const Work& work, const typename Kind::Places& at, int64_t row, const int* visible) {
+  for (int r = 0; r < ROWS; ++r) {
+    float* scores = work.scores + (row + r) * PART;
+    const int padded = int(whole(visible[r]));
+    for (int j = visible[r]; j < padded; ++j) scores[j] = MINUS_INFINITY;
+    F best[2] = {set1(MINUS_INFINITY), set1(MINUS_INFINITY)};
+    for (int j = 0; j < padded; j += W) best[j / W % 2] = max(best[j / W % 2], load(scores + j));
+    const float top = max_lane(max(best[0], best[1]));
+    const F base = set1(top == MINUS_INFINITY ? 0 : top);  // only -inf: weights of 0, not NaN
+    F total = zero();
+    for (int j = 0; j < padded; j += W) {
+      if (row == 0 && j % (2 * W) == 0) at.fetch();
+      total = add(total, Kind::keep(exp(sub(load(scores + j), base)), (typename Kind::Weight*)scores + j));
+    }
+    work.part.top[row + r] = top;
+    work.part.sum[row + r] = sum(total);
   }
 }
 
-// into = the softmax over the keys of both.
-static inline void merge(float* top, float* sum, float* acc, float top2, float sum2, const float* acc2, int64_t dim) {
-  const float high = *top < top2 ? top2 : *top;
-  const float base = high == MINUS_INFINITY ? 0 : high;
-  const float a = exp1(*top - base), b = exp1(top2 - base);
-  for (int64_t d = 0; d < dim; ++d) acc[d] = acc[d] * a + acc2[d] * b;
-  *sum = *sum * a + sum2 * b;
-  *top = high;
+// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which are one part or its beginning. `then` is
+// what this thread reads after the last of `keys`.
+template <class Kind>
+static void attend(const Attention& op, const Work& work, const Keys& keys, const Keys& then, int64_t rows,
+                   int64_t begin, int64_t end, bool begun) {
+  const int count = int(end - begin);
+  const int64_t dim = op.head_dim;
+  const bool more = end < keys.count;
+  const typename Kind::Places at(op, work, keys, begin, count, more ? keys : then, more ? end : 0, begun);
+  for (int first = 0; first < count; first += CHUNK) {
+    const int some = count - first < CHUNK ? count - first : CHUNK;
+    Kind::prepare(work, at, first, some, dim);
+    tiles(rows, [&](auto n, int64_t row) { Kind::template score<n.COUNT>(op, work, at, row, first, some); });
+  }
+  __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
+  tiles(rows, [&](auto n, int64_t row) {
+    constexpr int ROWS = n.COUNT;
+    int visible[ROWS], least = count;
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t left = work.seen[row + r] - begin;
+      visible[r] = left < 0 ? 0 : left < count ? int(left) : count;
+      least = visible[r] < least ? visible[r] : least;
+    }
+    soften<ROWS, Kind>(work, at, row, visible);
+    // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
+    const int common = Kind::common(least, count);
+    float* acc = work.part.acc + row * dim;
+    if (common > 0) Kind::template weigh<ROWS>(work, at, row, 0, common, acc, dim);
+    for (int r = 0; r < ROWS; ++r)
+      if (common < visible[r])
+        Kind::template weigh<1>(work, at, row + r, common, visible[r], acc + r * dim, dim);
+  });
+}
+
+// into = the softmax over the keys of both, for `rows` rows.
+static inline void merge(const State& into, const State& from, int64_t rows, int64_t dim) {
+  for (int64_t first = 0; first < rows; first += W) {
+    float a[W], b[W];
+    const F mine = load(into.top + first), other = load(from.top + first), high = max(mine, other);
+    const F base = select_below(set1(MINUS_INFINITY), high, high, zero());
+    store(a, exp(sub(mine, base)));
+    store(b, exp(sub(other, base)));
+    store(into.top + first, high);
+    store(into.sum + first, add(mul(load(into.sum + first), load(a)), mul(load(from.sum + first), load(b))));
+    for (int64_t r = first; r < rows && r < first + W; ++r) {
+      float* acc = into.acc + r * dim;
+      const float* more = from.acc + r * dim;
+      int64_t d = 0;
+      for (; d + W <= dim; d += W)
+        store(acc + d, add(mul(load(acc + d), set1(a[r - first])), mul(load(more + d), set1(b[r - first]))));
+      for (; d < dim; ++d) acc[d] = acc[d] * a[r - first] + more[d] * b[r - first];
+    }
+  }
 }
 
 template <class T>
 static void write(const float* acc, float sum, T* out, int64_t dim) {
-  for (int64_t d = 0; d < dim; ++d) narrow(acc[d] / sum, out + d);
+  int64_t d = 0;
+  for (; d + W <= dim; d += W) store(out + d, div(load(acc + d), set1(sum)));
+  for (; d < dim; ++d) narrow(acc[d] / sum, out + d);
 }
 
 // Units of work in a fixed order; a thread takes those that begin inside its share of the total cost.
@@ -545,7 +505,7 @@ size_t decode_shared_bytes(const Attention& op) {
   int64_t parts = 0;
   for (int64_t b = 0; b < op.rows; ++b)
     if (op.context_lens[b] > PART) parts += parts_of(op.context_lens[b]);
-  return sizeof(float) * parts * op.num_q * (op.head_dim + 2);
+  return sizeof(float) * parts * op.num_kv * State::size(op.num_q / op.num_kv, op.head_dim);
 }
 
 // What comes after the keys of row b and one head.
@@ -558,24 +518,24 @@ static inline Keys following(const Attention& op, const Keys& keys, int64_t b) {
 template <class Kind>
 static void decode(const Attention& op, int id, int threads, float* shared) {
   using T = typename Kind::T;
-  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, stride = dim + 2;
+  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, size = State::size(group, dim);
   const Work work(group, dim);
   int64_t total = 0;
   for (int64_t b = 0; b < op.rows; ++b) total += op.context_lens[b] * op.num_kv;
   Shares shares(total, id, threads);
   float* slot = shared;
+  bool begun = false;
   for (int64_t b = 0; b < op.rows; ++b) {
     const int64_t keys = op.context_lens[b], parts = parts_of(keys);
     const int32_t* table = op.block_tables + b * op.pages;
     for (int64_t head = 0; head < op.num_kv; ++head) {
       const int64_t first = b * op.num_q + head * group;
       const Keys here{table, head, keys}, then = following(op, here, b);
-      T* out = (T*)op.out + first * dim;
       bool loaded = false;
       for (int64_t p = 0; p < parts; ++p) {
         const int64_t begin = p * PART, end = begin + PART < keys ? begin + PART : keys;
-        float* to = slot;
-        if (parts > 1) slot += group * stride;
+        Work into = work;  // a part of several goes to its own place
+        if (parts > 1) into.part = State::at(slot, group), slot += size;
         if (!shares.mine(end - begin)) continue;
         if (!loaded)
           for (int64_t g = 0; g < group; ++g) {
@@ -583,17 +543,11 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
             work.seen[g] = keys;
           }
         loaded = true;
-        attend<Kind>(op, work, here, then, group, begin, end);
-        for (int64_t g = 0; g < group; ++g) {
-          const float* acc = work.part.acc + g * dim;
-          if (parts == 1) {
-            write(acc, work.part.sum[g], out + g * dim, dim);
-          } else {
-            to[g * stride] = work.part.top[g];
-            to[g * stride + 1] = work.part.sum[g];
-            __builtin_memcpy(to + g * stride + 2, acc, sizeof(float) * dim);
-          }
-        }
+        attend<Kind>(op, into, here, then, group, begin, end, begun);
+        begun = true;
+        if (parts == 1)
+          for (int64_t g = 0; g < group; ++g)
+            write(work.part.acc + g * dim, work.part.sum[g], (T*)op.out + (first + g) * dim, dim);
       }
     }
   }
@@ -602,24 +556,19 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
   int64_t unit = 0;
   const Range mine = share(op.rows * op.num_kv, id, threads);
   for (int64_t b = 0; b < op.rows; ++b) {
-    const int64_t keys = op.context_lens[b], parts = parts_of(keys);
+    const int64_t parts = parts_of(op.context_lens[b]);
     for (int64_t head = 0; head < op.num_kv; ++head, ++unit) {
       float* from = slot;
-      if (parts > 1) slot += parts * group * stride;
+      if (parts > 1) slot += parts * size;
       if (unit < mine.begin || unit >= mine.end || parts == 1) continue;
       T* out = (T*)op.out + (b * op.num_q + head * group) * dim;
       if (parts < 1) {
         __builtin_memset(out, 0, sizeof(T) * group * dim);
         continue;
       }
-      for (int64_t g = 0; g < group; ++g) {
-        float* into = from + g * stride;
-        for (int64_t p = 1; p < parts; ++p) {
-          const float* next = into + p * group * stride;
-          merge(into, into + 1, into + 2, next[0], next[1], next + 2, dim);
-        }
-        write(into + 2, into[1], out + g * dim, dim);
-      }
+      const State all = State::at(from, group);
+      for (int64_t p = 1; p < parts; ++p) merge(all, State::at(from + p * size, group), group, dim);
+      for (int64_t g = 0; g < group; ++g) write(all.acc + g * dim, all.sum[g], out + g * dim, dim);
     }
   }
 }
@@ -651,21 +600,13 @@ static void prefill(const Attention& op, int id, int threads) {
       const int64_t at = (q + r / group) * op.num_q + head * group + r % group;
       Kind::query((const T*)op.q + at * dim, op.scale, work, r, dim);
       work.seen[r] = before + r / group + 1;
-      work.total.sum[r] = 0;
     }
+    Work first = work;
+    first.part = work.total;
     for (int64_t begin = 0; begin < keys; begin += PART) {
-      attend<Kind>(op, work, here, here, rows, begin, begin + PART < keys ? begin + PART : keys);
-      for (int64_t r = 0; r < rows; ++r) {
-        if (work.seen[r] <= begin) continue;
-        float *into = work.total.acc + r * dim, *from = work.part.acc + r * dim;
-        if (begin == 0) {
-          work.total.top[r] = work.part.top[r];
-          work.total.sum[r] = work.part.sum[r];
-          __builtin_memcpy(into, from, sizeof(float) * dim);
-        } else {
-          merge(work.total.top + r, work.total.sum + r, into, work.part.top[r], work.part.sum[r], from, dim);
-        }
-      }
+      attend<Kind>(op, begin ? work : first, here, here, rows, begin, begin + PART < keys ? begin + PART : keys,
+                   begin > 0);
+      if (begin) merge(work.total, work.part, rows, dim);
     }
     for (int64_t r = 0; r < rows; ++r) {
       T* out = (T*)op.out + ((q + r / group) * op.num_q + head * group + r % group) * dim;
@@ -682,7 +623,7 @@ template <class Run>
 static void with_kind(const Attention& op, const Run& run) {
   if (op.type == S1_FLOAT32) return run(Widened<float>{});
 #if defined(S1_LEVEL_avx512_bf16)
-  if (op.head_dim % Paired::BLOCK == 0) return run(Paired{});
+  if (op.head_dim % 32 == 0) return run(Paired{});
 #endif
   return run(Widened<bf16>{});
 }

@@ -83,7 +83,7 @@ S1_OP(decoder)(const S1Decoder* model, const S1Tokens* in, int32_t threads) {
   widest = widest > inner ? widest : inner;
   Attention lengths{};
   lengths.rows = in->decodes, lengths.context_lens = in->context_lens;
-  lengths.num_q = model->num_q, lengths.head_dim = model->head_dim;
+  lengths.num_q = model->num_q, lengths.num_kv = model->num_kv, lengths.head_dim = model->head_dim;
   const size_t decode = decode_shared_bytes(lengths), wide = in->n * (widest + 1) * sizeof(float);
 
   const auto rounded = [](size_t bytes) { return (bytes + 63) / 64 * 64; };

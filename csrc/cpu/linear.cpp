@@ -387,12 +387,10 @@ static void pack_int8(const int8_t* from, int64_t rows, int64_t cols, int8_t* to
 
 }  // namespace S1_LEVEL
 
-// from [rows, cols] of w->type -> w->data, which is uninitialised.
+// from [rows, cols] of w->type -> w->data, all of which is written.
 S1_OP(pack)(const S1Weight* w, const void* from, int32_t threads) {
   using namespace S1_LEVEL;
   const int64_t panels = (w->rows + PANEL - 1) / PANEL;
-  const int64_t size = w->type == S1_FLOAT32 ? 4 : w->type == S1_BFLOAT16 ? 2 : 1;
-  s1_huge_pages(w->data, panels * PANEL * w->cols * size);
   parallel(threads, [&](int id, int count) {
     const Range part = share(panels, id, count);
     if (w->type == S1_FLOAT32)

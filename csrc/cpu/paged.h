@@ -1,8 +1,8 @@
 // How keys and values lie inside a page: a matter of the operators of one instruction set, which nobody else reads.
 //
 // Where bfloat16 products come in pairs (vdpbf16ps), pages hold them as the instruction takes them, so that attention
-// computes straight from the cache: of every 16 keys, K as [head_dim / 2, 16 keys, 2] and V as [8, head_dim, 2 keys].
-// Sixteen tokens take the same bytes either way. Otherwise a page is [page_size, head_dim], as kernels/ defines it.
+// computes straight from the cache: of every 64 keys, K as [head_dim / 2, 64 keys, 2] and V as [32, head_dim, 2 keys], both
+// read front to back. 64 tokens take the same bytes either way. Otherwise a page is [page_size, head_dim], as kernels/ defines it.
 // tests/csrc/pages.py has the same in a line each.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace S1_LEVEL {
 
-constexpr int BLOCK_KEYS = 16;
+constexpr int BLOCK_KEYS = 64;
 
 S1_INLINE bool blocked(int32_t type, int64_t head_dim, int64_t page_size) {
 #if defined(S1_LEVEL_avx512_bf16)

@@ -7,7 +7,7 @@ from kernels import REFERENCE, native, use_triton
 
 def _blocked(level: str, cache: torch.Tensor) -> bool:
     page_size, dim = cache.shape[2:]
-    return level == "avx512_bf16" and cache.dtype is torch.bfloat16 and dim % 32 == 0 and page_size % 16 == 0
+    return level == "avx512_bf16" and cache.dtype is torch.bfloat16 and dim % 32 == 0 and page_size % 64 == 0
 
 
 def to_pages(level: str, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,7 +15,7 @@ def to_pages(level: str, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor
     if not _blocked(level, k):
         return k.clone(), v.clone()
     pages, heads, size, dim = k.shape
-    keys = k.view(pages, heads, size // 16, 16, dim // 2, 2).transpose(3, 4)
+    keys = k.view(pages, heads, size // 64, 64, dim // 2, 2).transpose(3, 4)
     values = v.view(pages, heads, size // 2, 2, dim).transpose(3, 4)
     return keys.reshape(k.shape), values.reshape(v.shape)
 
@@ -31,6 +31,6 @@ def from_pages(level: str, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tens
     if not _blocked(level, k):
         return k, v
     pages, heads, size, dim = k.shape
-    keys = k.view(pages, heads, size // 16, dim // 2, 16, 2).transpose(3, 4)
+    keys = k.view(pages, heads, size // 64, dim // 2, 64, 2).transpose(3, 4)
     values = v.view(pages, heads, size // 2, dim, 2).transpose(3, 4)
     return keys.reshape(k.shape), values.reshape(v.shape)

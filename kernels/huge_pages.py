@@ -1,0 +1,57 @@
+"""Memory of the CPU on 2 MiB pages: weights and the KV cache, which every step reads front to back or all over.
+
+With pages of 4 KiB the processor walks the page table every 64 lines and its prefetchers stop at each end. The system
+gives large pages only where a whole aligned 2 MiB is one mapping. A matrix of 1 MB from the allocator never is, so small
+tensors are cut from chunks.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+
+import torch
+
+HUGE = 2**21
+_CHUNK = 2**26
+_LINE = 64
+
+
+class _Chunk:
+    """One mapping; it lives as long as a tensor that was cut from it."""
+
+    def __init__(self, size: int) -> None:
+        memory = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self.data = torch.frombuffer(memory, dtype=torch.uint8)
+        self.data = self.data[-self.data.data_ptr() % HUGE :][:size]
+        self.used = 0
+
+    def cut(self, size: int) -> torch.Tensor | None:
+        """The next `size` bytes, at the beginning of a cache line; None where they do not fit."""
+        begin = -(-self.used // _LINE) * _LINE
+        if begin + size > self.data.numel():
+            return None
+        self.used = begin + size
+        return self.data[begin : self.used]
+
+
+_chunk: _Chunk | None = None
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor of anything, on 2 MiB pages as far as the system has them; on other devices `torch.empty`."""
+    global _chunk
+    size = math.prod(shape) * dtype.itemsize
+    if size == 0 or (device is not None and device.type != "cpu"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    if size > _CHUNK // 4:
+        found = _Chunk(size).cut(size)
+    else:
+        found = _chunk.cut(size) if _chunk else None
+        if found is None:
+            _chunk = _Chunk(_CHUNK)
+            found = _chunk.cut(size)
+    assert found is not None
+    return found.view(dtype).view(shape)
