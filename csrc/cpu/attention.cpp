@@ -12,8 +12,8 @@ namespace S1_LEVEL {
 constexpr int PART = 256;
 constexpr int CHUNK = 64;         // keys whose scores all rows take before the next
 constexpr int PREFILL_ROWS = 64;  // query rows that share a part
+constexpr int HEADS = 8;          // KV heads that decode takes together: they lie side by side in a page
 constexpr int NV = 2;             // vectors of keys or of head_dim per row in a register tile
-constexpr int TILE = REGISTERS == 32 ? 8 : 6;
 constexpr float MINUS_INFINITY = -__builtin_inff();
 
 S1_INLINE int64_t whole(int64_t count) { return (count + W - 1) / W * W; }
@@ -49,13 +49,20 @@ struct Work {
   }
 };
 
-// The keys of one sequence and head.
+// The keys of one sequence and `heads` KV heads from `head` on.
 struct Keys {
   const int32_t* table;
-  int64_t head, count;
+  int64_t head, heads, count;
 };
 
-// Calls visit(i, elements into the cache) for every UNIT keys from `first` on, `count` in all; a page holds whole units.
+// One of those heads: which, of how many, and where it begins after the first in a page.
+struct Head {
+  int index, count;
+  int64_t skip;
+};
+
+// Calls visit(i, elements into the cache) for every UNIT keys of the first head from `first` on, `count` in all; a page holds
+// whole units.
 template <int UNIT, class Visit>
 S1_INLINE void walk(const Attention& op, const Keys& keys, int64_t first, int64_t count, const Visit& visit) {
   int64_t page = first / op.page_size, offset = first % op.page_size;
@@ -72,10 +79,10 @@ struct Rows {
   static constexpr int COUNT = N;
 };
 
-// Calls work(rows, first row) for tiles of at most TILE rows of nearly the same size; `rows` is a constant.
-template <class Tile>
+// Calls work(rows, first row) for tiles of at most MOST rows of nearly the same size; `rows` is a constant.
+template <int MOST, class Tile>
 S1_INLINE void tiles(int64_t rows, const Tile& work) {
-  const int64_t parts = (rows + TILE - 1) / TILE;
+  const int64_t parts = (rows + MOST - 1) / MOST;
   for (int64_t t = 0; t < parts; ++t) {
     const Range part = share(rows, int(t), int(parts));
     const int64_t row = part.begin;
@@ -84,10 +91,10 @@ S1_INLINE void tiles(int64_t rows, const Tile& work) {
       case 2: work(Rows<2>{}, row); break;
       case 3: work(Rows<3>{}, row); break;
       case 4: work(Rows<4>{}, row); break;
-      case 5: work(Rows<5>{}, row); break;
-      case 6: work(Rows<6>{}, row); break;
-      case 7: work(Rows<TILE < 7 ? 6 : 7>{}, row); break;
-      default: work(Rows<TILE>{}, row); break;
+      case 5: work(Rows<MOST < 5 ? MOST : 5>{}, row); break;
+      case 6: work(Rows<MOST < 6 ? MOST : 6>{}, row); break;
+      case 7: work(Rows<MOST < 7 ? MOST : 7>{}, row); break;
+      default: work(Rows<MOST>{}, row); break;
     }
   }
 }
@@ -97,13 +104,16 @@ template <class Element>
 struct Widened {
   using T = Element;
   using Weight = float;
+  static constexpr int TILE = REGISTERS == 32 ? 8 : 6;
 
-  // Where the rows of K and V of a part lie, and of the K that is read next.
+  static bool together(const Attention&) { return true; }
+
+  // Where the rows of K and V of a part lie, and of the K that is read next, for the first head.
   struct Places {
     const T *k[PART], *v[PART], *next[PART];
 
     Places(const Attention& op, const Work&, const Keys& keys, int64_t first, int64_t count, const Keys& then,
-           int64_t then_first, bool) {
+           int64_t then_first) {
       walk<1>(op, keys, first, count, [&](int i, int64_t at) {
         k[i] = (const T*)op.k_cache + at;
         v[i] = (const T*)op.v_cache + at;
@@ -113,8 +123,6 @@ struct Widened {
       walk<1>(op, then, then_first, left, [&](int i, int64_t at) { next[i] = (const T*)op.k_cache + at; });
       for (int64_t i = left; i < count; ++i) next[i] = k[i];
     }
-
-    void fetch() const {}  // nothing during the softmax
   };
 
   static void query(const T* q, float scale, const Work& work, int64_t row, int64_t dim) {
@@ -141,14 +149,16 @@ struct Widened {
   }
 
   // K of keys first .. first + count - 1 of the part, rounded up to vectors, as [dim, CHUNK] floats.
-  static void prepare(const Work& work, const Places& at, int first, int count, int64_t dim) {
+  static void prepare(const Work& work, const Places& at, const Head& head, int first, int count, int64_t dim) {
     constexpr int BLOCK = W * 4 / int(sizeof(T));  // of head_dim, in one vector of bits
+    const int64_t skip = head.skip;
     for (int j = 0; j < whole(count); j += W) {
-      const T* const* rows = at.k + first + j;
+      const T* rows[W];
+      for (int i = 0; i < W; ++i) rows[i] = at.k[first + j + i] + skip;
       float* keys = work.keys + j;
       int64_t d = 0;
       for (; d + BLOCK <= dim; d += BLOCK) {
-        for (int i = 0; i < W; ++i) fetch(at.v[first + j + i] + d);
+        for (int i = 0; i < W; ++i) fetch(at.v[first + j + i] + skip + d);
         turn_block(rows, d, keys);
       }
       for (; d < dim; ++d)
@@ -158,7 +168,8 @@ struct Widened {
 
   // Scores of ROWS query rows against the `count` keys that were prepared.
   template <int ROWS>
-  static void score(const Attention& op, const Work& work, const Places&, int64_t row, int first, int count) {
+  static void score(const Attention& op, const Work& work, const Places&, const Head&, int64_t row, int first,
+                    int count, bool) {
     const int64_t dim = op.head_dim;
     const float* q = work.q + row * dim;
     for (int j = 0; j < count; j += NV * W) {
@@ -185,6 +196,8 @@ struct Widened {
     }
   }
 
+  S1_INLINE_MEMBER static F power(F x) { return exp(x); }
+
   S1_INLINE_MEMBER static F keep(F weight, float* to) {
     store(to, weight);
     return weight;
@@ -194,18 +207,18 @@ struct Widened {
   static int common(int least, int) { return least; }
 
   template <int ROWS, int VECTORS>
-  static void weigh_vectors(const float* weights, const T* const* values, const T* const* next, int begin, int end,
-                            int64_t d, float* acc, int64_t dim) {
+  static void weigh_vectors(const float* weights, const T* const* values, const T* const* next, int64_t skip, int begin,
+                            int end, float* acc, int64_t dim) {
     F sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + v * W);
     for (int j = begin; j < end; ++j) {
       F x[VECTORS];
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + d + v * W);
-      fetch(next[j] + d);
+      for (int v = 0; v < VECTORS; ++v) x[v] = load(values[j] + skip + v * W);
+      fetch(next[j] + skip);
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
         const F p = set1(weights[r * PART + j]);
@@ -216,86 +229,84 @@ struct Widened {
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + d + v * W, sum[r][v]);
+      for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + v * W, sum[r][v]);
   }
 
   // acc [ROWS, dim] += the weights of keys begin .. end - 1 of the part times V.
   template <int ROWS>
-  static void weigh(const Work& work, const Places& at, int64_t row, int begin, int end, float* acc, int64_t dim) {
+  static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
+                    int64_t dim, bool leads) {
     const float* weights = work.scores + row * PART;
-    const T* const* next = row ? at.v : at.next;
+    const int64_t skip = head.skip;
+    const T* const* next = leads ? at.next : at.v;
     int64_t d = 0;
     for (; d + NV * W <= dim; d += NV * W)
-      weigh_vectors<ROWS, NV>(weights, at.v, next, begin, end, d, acc, dim);
-    for (; d + W <= dim; d += W) weigh_vectors<ROWS, 1>(weights, at.v, next, begin, end, d, acc, dim);
+      weigh_vectors<ROWS, NV>(weights, at.v, next, skip + d, begin, end, acc + d, dim);
+    for (; d + W <= dim; d += W) weigh_vectors<ROWS, 1>(weights, at.v, next, skip + d, begin, end, acc + d, dim);
     for (; d < dim; ++d)
       for (int r = 0; r < ROWS; ++r)
         for (int j = begin; j < end; ++j)
-          acc[r * dim + d] = fma1(weights[r * PART + j], widen(at.v[j][d]), acc[r * dim + d]);
+          acc[r * dim + d] = fma1(weights[r * PART + j], widen(at.v[j][skip + d]), acc[r * dim + d]);
   }
 };
 
 #if defined(S1_LEVEL_avx512_bf16)
 // The same by vdpbf16ps, two products an instruction, on keys in blocks of 64 as paged.h lays them; pages of another size
-// are brought into that form first. Queries go in as they are and the scores are scaled; weights are rounded to bfloat16,
-// and their sum is that of the rounded ones. Takes head_dim in multiples of 32.
+// are brought into that form first, a head at a time. Queries go in as they are and the scores are scaled to powers of two;
+// weights are rounded to bfloat16, and their sum is that of the rounded ones. Takes head_dim in multiples of 32.
 struct Paired {
   using T = bf16;
   using Weight = bf16;
   using Pair = int32_t;
+  static constexpr int TILE = 4;
+  static constexpr int VECTORS = 4;                 // of keys or of head_dim: TILE times as many sums
   static constexpr int BLOCKS = PART / BLOCK_KEYS;  // of keys in a part
   static constexpr int AHEAD = 2;                   // blocks under way before they are read
-  static_assert(BLOCK_KEYS == CHUNK, "a block is scored at a time");
+  static_assert(BLOCK_KEYS == CHUNK && CHUNK == VECTORS * W, "a block is scored at a time");
 
-  // What is read, in that order: blocks of K, [dim / 2, 64 keys], blocks of V, [32 pairs of keys, dim], and the first of
-  // the next part. The blocks lie anywhere, so the hardware does not know which comes next: whoever reads a line of one
-  // fetches a line of a later one. `next` moves forward alone.
+  static bool together(const Attention& op) { return blocked(op.type, op.head_dim, op.page_size); }
+
+  // What is read, in that order: blocks of K, [dim / 2, 64 keys], those of all heads before the next keys, blocks of V,
+  // [32 pairs of keys, dim], likewise, and the first of the next part. Pages lie anywhere, so the hardware does not know
+  // which comes next: whoever reads a line fetches its like of a later block.
   struct Places {
-    const Pair *k[BLOCKS], *v[BLOCKS];
-    mutable const char* order[2 * BLOCKS + AHEAD];
-    mutable const char *next, *stop;
-    mutable int at, all = 0;
-    int64_t size;  // of a block
+    const Pair *k[BLOCKS], *v[BLOCKS];  // of the first head
+    const Pair* order[2 * BLOCKS * HEADS + AHEAD];
+    int blocks, all = 0;
 
     Places(const Attention& op, const Work& work, const Keys& keys, int64_t first, int64_t count, const Keys& then,
-           int64_t then_first, bool begun)
-        : size(sizeof(bf16) * BLOCK_KEYS * op.head_dim) {
-      const char *k_cache = (const char*)op.k_cache, *v_cache = (const char*)op.v_cache;
-      const int blocks = int((count + BLOCK_KEYS - 1) / BLOCK_KEYS);
-      const auto each = [&](const Keys& of, int64_t from, int64_t some, const char* cache, auto&& visit) {
-        walk<BLOCK_KEYS>(op, of, from, some, [&](int i, int64_t place) { visit(i, cache + sizeof(bf16) * place); });
-      };
-      if (blocked(op.type, op.head_dim, op.page_size)) {
-        each(keys, first, count, k_cache, [&](int i, const char* p) { k[i] = (const Pair*)p, order[i] = p; });
-        each(keys, first, count, v_cache, [&](int i, const char* p) { v[i] = (const Pair*)p, order[blocks + i] = p; });
-        all = 2 * blocks;
-        const int64_t left = then.count - then_first;
-        each(then, then_first, left < AHEAD * BLOCK_KEYS ? left : AHEAD * BLOCK_KEYS, k_cache,
-             [&](int, const char* p) { order[all++] = p; });
-        if (left <= BLOCK_KEYS) each(then, then_first, left, v_cache, [&](int, const char* p) { order[all++] = p; });
+           int64_t then_first) {
+      const bf16 *k_cache = (const bf16*)op.k_cache, *v_cache = (const bf16*)op.v_cache;
+      blocks = int((count + BLOCK_KEYS - 1) / BLOCK_KEYS);
+      if (together(op)) {
+        const int64_t plane = op.page_size * op.head_dim, left = then.count - then_first;
+        const auto list = [&](const bf16* cache, const Keys& of, int64_t from, int64_t some, int most, auto&& visit) {
+          walk<BLOCK_KEYS>(op, of, from, some, [&](int i, int64_t place) {
+            visit(i, (const Pair*)(cache + place));
+            for (int64_t h = 0; h < of.heads && all < most; ++h) order[all++] = (const Pair*)(cache + place + h * plane);
+          });
+        };
+        const auto nothing = [](int, const Pair*) {};
+        const int room = int(sizeof order / sizeof *order);
+        list(k_cache, keys, first, count, room, [&](int i, const Pair* p) { k[i] = p; });
+        list(v_cache, keys, first, count, room, [&](int i, const Pair* p) { v[i] = p; });
+        const int most = all + AHEAD;
+        list(k_cache, then, then_first, left < PART ? left : PART, most, nothing);
+        list(v_cache, then, then_first, left < PART ? left : PART, most, nothing);
       } else {
-        char *formed_k = (char*)work.keys, *formed_v = (char*)work.values;
-        for (int i = 0; i < blocks; ++i) k[i] = (Pair*)(formed_k + i * size), v[i] = (Pair*)(formed_v + i * size);
+        const int64_t elements = BLOCK_KEYS * op.head_dim;
+        bf16 *formed_k = (bf16*)work.keys, *formed_v = (bf16*)work.values;
+        for (int b = 0; b < BLOCKS; ++b)
+          k[b] = (const Pair*)(formed_k + b * elements), v[b] = (const Pair*)(formed_v + b * elements);
         walk<1>(op, keys, first, count, [&](int i, int64_t place) {
-          const int64_t b = i / BLOCK_KEYS * size;
-          put_key((const bf16*)k_cache + place, (bf16*)(formed_k + b), i % BLOCK_KEYS, op.head_dim);
-          put_value((const bf16*)v_cache + place, (bf16*)(formed_v + b), i % BLOCK_KEYS, op.head_dim);
+          put_key(k_cache + place, formed_k + i / BLOCK_KEYS * elements, i % BLOCK_KEYS, op.head_dim);
+          put_value(v_cache + place, formed_v + i / BLOCK_KEYS * elements, i % BLOCK_KEYS, op.head_dim);
         });
       }
-      at = begun ? AHEAD : 0;
-      next = stop = nullptr;
     }
 
-    // 256 bytes.
-    S1_INLINE_MEMBER void fetch() const {
-      if (next == stop) {
-        if (at >= all) return;
-        next = order[at++];
-        stop = next + size;
-      }
-      for (int line = 0; line < 256; line += 64) __builtin_prefetch(next + line, 0, 3);
-      next += 256;
-    }
+    // What is fetched while block i of the order is read: a later one, or the same in vain.
+    const Pair* after(int i, const Pair* own) const { return i + AHEAD < all ? order[i + AHEAD] : own; }
   };
 
   static void query(const T* q, float, const Work& work, int64_t row, int64_t dim) {
@@ -306,42 +317,59 @@ struct Paired {
     return _mm512_dpbf16_ps(acc, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32(pair));
   }
 
-  static void prepare(const Work&, const Places&, int, int, int64_t) {}
-
-  // Vectors of keys or of head_dim that ROWS rows take at a time: their sums, the vectors and a broadcast fill the
-  // registers.
-  static constexpr int most(int rows) { return rows <= 4 ? 4 : 2; }
+  static void prepare(const Work&, const Places&, const Head&, int, int, int64_t) {}
 
   // Scores of ROWS query rows against one block of keys.
-  template <int ROWS>
-  static void score(const Attention& op, const Work& work, const Places& at, int64_t row, int first, int count) {
-    constexpr int VECTORS = most(ROWS);
-    const Pair* q = (const Pair*)((const bf16*)work.q + row * op.head_dim);
-    float* scores = work.scores + row * PART + first;
-    const int64_t pairs = op.head_dim / 2;
-    for (int j = 0; j < count; j += VECTORS * W) {
-      const Pair* k = at.k[first / BLOCK_KEYS] + j;
-      const bool leads = row == 0 && j == 0;
-      F acc[ROWS][VECTORS];
+  template <int ROWS, bool LEADS>
+  S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later,
+                                           float* scores) {
+    F acc[ROWS][VECTORS];
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) acc[r][v] = zero();
-      for (int64_t d = 0; d < pairs; ++d) {
-        if (leads) at.fetch();
-        __m512i x[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) acc[r][v] = zero();
+    for (int64_t d = 0; d < pairs; ++d, k += BLOCK_KEYS, later += BLOCK_KEYS) {
+      __m512i x[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) x[v] = _mm512_loadu_si512(k + d * BLOCK_KEYS + v * W);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-          for (int v = 0; v < VECTORS; ++v) acc[r][v] = dot(acc[r][v], x[v], q[r * pairs + d]);
+      for (int v = 0; v < VECTORS; ++v) {
+        if (LEADS) __builtin_prefetch(later + v * W, 0, 3);
+        x[v] = _mm512_loadu_si512(k + v * W);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) store(scores + r * PART + j + v * W, mul(acc[r][v], set1(op.scale)));
+        for (int v = 0; v < VECTORS; ++v) acc[r][v] = dot(acc[r][v], x[v], q[r * pairs + d]);
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) store(scores + r * PART + v * W, mul(acc[r][v], set1(scale)));
+  }
+
+  template <int ROWS>
+  static void score(const Attention& op, const Work& work, const Places& at, const Head& head, int64_t row, int first,
+                    int, bool leads) {
+    const Pair* q = (const Pair*)((const bf16*)work.q + row * op.head_dim);
+    const int block = first / BLOCK_KEYS;
+    const Pair *k = at.k[block] + head.skip / 2, *later = at.after(block * head.count + head.index, k);
+    const int64_t pairs = op.head_dim / 2;
+    const float scale = op.scale * 1.44269504f;
+    float* scores = work.scores + row * PART + first;
+    if (leads)
+      score_block<ROWS, true>(q, pairs, scale, k, later, scores);
+    else
+      score_block<ROWS, false>(q, pairs, scale, k, later, scores);
+  }
+
+  // 2^x for x <= 0, to 3 in a million: 1 for 0, 0 for -infinity, NaN for NaN.
+  S1_INLINE_MEMBER static F power(F x) {
+    x = max(set1(-160.0f), x);
+    const F k = round(x), f = sub(x, k);
+    F p = set1(9.585382416844368e-3f);
+    p = fma(p, f, set1(5.590662732720375e-2f));
+    p = fma(p, f, set1(2.4024038016796112e-1f));
+    p = fma(p, f, set1(6.931241750717163e-1f));
+    return scale2(fma(p, f, set1(1.0f)), k);
   }
 
   S1_INLINE_MEMBER static F keep(F weight, bf16* to) {
@@ -352,122 +380,131 @@ struct Paired {
 
   static int common(int least, int count) { return least == count ? count : least / 2 * 2; }
 
-  // Keys begin .. end - 1 of one block, `begin` even, times vectors d .. of V. Where `end` is odd the key after it, which
-  // may be NaN, is left out.
-  template <int ROWS, int VECTORS>
-  S1_INLINE_MEMBER static void weigh_block(const bf16* weights, const Pair* values, int begin, int end, int64_t d,
-                                           float* acc, int64_t dim, const Places* ahead) {
-    F sum[ROWS][VECTORS];
+  // Keys begin .. end - 1 of one block, `begin` even, times NV vectors of V. Where `end` is odd the key after it, which may
+  // be NaN, is left out.
+  template <int ROWS, int NV, bool LEADS>
+  S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin,
+                                             int end, float* acc, int64_t dim) {
+    F sum[ROWS][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = load(acc + r * dim + d + v * W);
-    const auto step = [&](int j, __mmask32 both) {
-      const Pair* pairs = values + j / 2 * dim + d;
-      __m512i x[VECTORS];
+      for (int v = 0; v < NV; ++v) sum[r][v] = load(acc + r * dim + v * W);
+    const auto add = [&](int j, __mmask32 both) {
+      __m512i x[NV];
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) x[v] = _mm512_maskz_loadu_epi16(both, pairs + v * W);
+      for (int v = 0; v < NV; ++v) {
+        if (LEADS) __builtin_prefetch(later + j / 2 * dim + v * W, 0, 3);
+        x[v] = _mm512_maskz_loadu_epi16(both, values + j / 2 * dim + v * W);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
         Pair pair;
         __builtin_memcpy(&pair, weights + r * 2 * PART + j, sizeof pair);
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sum[r][v] = dot(sum[r][v], x[v], pair);
+        for (int v = 0; v < NV; ++v) sum[r][v] = dot(sum[r][v], x[v], pair);
       }
     };
-    int j = begin;
-    for (; j + 1 < end; j += 2) {
-      if (ahead)
-        for (int64_t bytes = 0; bytes < dim * 4; bytes += 256) ahead->fetch();
-      step(j, 0xffffffff);
-    }
-    if (j < end) step(j, 0x55555555);
+    for (int j = begin; j + 1 < end; j += 2) add(j, 0xffffffff);
+    if ((end - begin) % 2) add(end - 1, 0x55555555);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) store(acc + r * dim + d + v * W, sum[r][v]);
+      for (int v = 0; v < NV; ++v) store(acc + r * dim + v * W, sum[r][v]);
   }
 
   template <int ROWS>
-  static void weigh(const Work& work, const Places& at, int64_t row, int begin, int end, float* acc, int64_t dim) {
-    constexpr int MOST = most(ROWS);
-    for (int first = begin / BLOCK_KEYS * BLOCK_KEYS; first < end; first += BLOCK_KEYS) {
-      const bf16* weights = (const bf16*)(work.scores + row * PART) + first;
-      const Pair* values = at.v[first / BLOCK_KEYS];
-      const int from = begin > first ? begin - first : 0, to = end - first < BLOCK_KEYS ? end - first : BLOCK_KEYS;
-      int64_t d = 0;
-      for (; d + MOST * W <= dim; d += MOST * W)
-        weigh_block<ROWS, MOST>(weights, values, from, to, d, acc, dim, row == 0 && d == 0 ? &at : nullptr);
-      if (d < dim) weigh_block<ROWS, 2>(weights, values, from, to, d, acc, dim, row == 0 && d == 0 ? &at : nullptr);
-    }
+  static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
+                    int64_t dim, bool leads) {
+    const int block = begin / BLOCK_KEYS, first = block * BLOCK_KEYS;
+    const bf16* weights = (const bf16*)(work.scores + row * PART) + first;
+    const Pair *v = at.v[block] + head.skip / 2, *later = at.after((at.blocks + block) * head.count + head.index, v);
+    begin -= first, end -= first;
+    int64_t d = 0;
+    for (; d + VECTORS * W <= dim; d += VECTORS * W)
+      if (leads)
+        weigh_vectors<ROWS, VECTORS, true>(weights, v + d, later + d, begin, end, acc + d, dim);
+      else
+        weigh_vectors<ROWS, VECTORS, false>(weights, v + d, later + d, begin, end, acc + d, dim);
+    if (d < dim) weigh_vectors<ROWS, 2, true>(weights, v + d, later + d, begin, end, acc + d, dim);
   }
 };
 #endif
 
-// Scores of ROWS rows -> their weights in the same place, maxima and sums. Weights of the keys after the last that a row
-// sees are zeros up to a whole vector.
-template <int ROWS, class Kind>
-static inline void soften(const Work& work, const typename Kind::Places& at, int64_t row, const int* visible) {
-  for (int r = 0; r < ROWS; ++r) {
-    float* scores = work.scores + (row + r) * PART;
-    const int padded = int(whole(visible[r]));
-    for (int j = visible[r]; j < padded; ++j) scores[j] = MINUS_INFINITY;
-    F best[2] = {set1(MINUS_INFINITY), set1(MINUS_INFINITY)};
-    for (int j = 0; j < padded; j += W) best[j / W % 2] = max(best[j / W % 2], load(scores + j));
-    const float top = max_lane(max(best[0], best[1]));
-    const F base = set1(top == MINUS_INFINITY ? 0 : top);  // only -inf: weights of 0, not NaN
-    F total = zero();
-    for (int j = 0; j < padded; j += W) {
-      if (row == 0 && j % (2 * W) == 0) at.fetch();
-      total = add(total, Kind::keep(exp(sub(load(scores + j), base)), (typename Kind::Weight*)scores + j));
-    }
-    work.part.top[row + r] = top;
-    work.part.sum[row + r] = sum(total);
-  }
+// The scores of a row against the keys it sees -> their weights in the same place, maximum and sum. Weights of the keys
+// after the last are zeros up to a whole vector.
+template <class Kind>
+static inline void soften(const Work& work, int64_t row, int visible) {
+  float* scores = work.scores + row * PART;
+  const int padded = int(whole(visible));
+  for (int j = visible; j < padded; ++j) scores[j] = MINUS_INFINITY;
+  F best[2] = {set1(MINUS_INFINITY), set1(MINUS_INFINITY)};
+  for (int j = 0; j < padded; j += W) best[j / W % 2] = max(best[j / W % 2], load(scores + j));
+  const float top = max_lane(max(best[0], best[1]));
+  const F base = set1(top == MINUS_INFINITY ? 0 : top);  // only -inf: weights of 0, not NaN
+  F total = zero();
+  for (int j = 0; j < padded; j += W)
+    total = add(total, Kind::keep(Kind::power(sub(load(scores + j), base)), (typename Kind::Weight*)scores + j));
+  work.part.top[row] = top;
+  work.part.sum[row] = sum(total);
 }
 
-// work.part = the softmax of `rows` query rows over keys begin .. end - 1, which are one part or its beginning. `then` is
-// what this thread reads after the last of `keys`.
+// work.part = the softmax of `rows` query rows of each head over keys begin .. end - 1, which are one part or its
+// beginning. `then` is what this thread reads after the last of `keys`.
 template <class Kind>
 static void attend(const Attention& op, const Work& work, const Keys& keys, const Keys& then, int64_t rows,
-                   int64_t begin, int64_t end, bool begun) {
+                   int64_t begin, int64_t end) {
   const int count = int(end - begin);
-  const int64_t dim = op.head_dim;
+  const int64_t dim = op.head_dim, plane = op.page_size * dim;
   const bool more = end < keys.count;
-  const typename Kind::Places at(op, work, keys, begin, count, more ? keys : then, more ? end : 0, begun);
+  const typename Kind::Places at(op, work, keys, begin, count, more ? keys : then, more ? end : 0);
+  const auto seen = [&](int64_t row) {
+    const int64_t left = work.seen[row] - begin;
+    return left < 0 ? 0 : left < count ? int(left) : count;
+  };
   for (int first = 0; first < count; first += CHUNK) {
     const int some = count - first < CHUNK ? count - first : CHUNK;
-    Kind::prepare(work, at, first, some, dim);
-    tiles(rows, [&](auto n, int64_t row) { Kind::template score<n.COUNT>(op, work, at, row, first, some); });
-  }
-  __builtin_memset(work.part.acc, 0, sizeof(float) * rows * dim);
-  tiles(rows, [&](auto n, int64_t row) {
-    constexpr int ROWS = n.COUNT;
-    int visible[ROWS], least = count;
-    for (int r = 0; r < ROWS; ++r) {
-      const int64_t left = work.seen[row + r] - begin;
-      visible[r] = left < 0 ? 0 : left < count ? int(left) : count;
-      least = visible[r] < least ? visible[r] : least;
+    for (int h = 0; h < keys.heads; ++h) {
+      const Head head{h, int(keys.heads), h * plane};
+      Kind::prepare(work, at, head, first, some, dim);
+      tiles<Kind::TILE>(rows, [&](auto n, int64_t row) {
+        Kind::template score<n.COUNT>(op, work, at, head, h * rows + row, first, some, row == 0);
+      });
     }
-    soften<ROWS, Kind>(work, at, row, visible);
-    // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a sum.
-    const int common = Kind::common(least, count);
-    float* acc = work.part.acc + row * dim;
-    if (common > 0) Kind::template weigh<ROWS>(work, at, row, 0, common, acc, dim);
-    for (int r = 0; r < ROWS; ++r)
-      if (common < visible[r])
-        Kind::template weigh<1>(work, at, row + r, common, visible[r], acc + r * dim, dim);
-  });
+  }
+  for (int64_t row = 0; row < keys.heads * rows; ++row) soften<Kind>(work, row, seen(row));
+  __builtin_memset(work.part.acc, 0, sizeof(float) * keys.heads * rows * dim);
+  for (int first = 0; first < count; first += CHUNK) {
+    const int last = first + CHUNK;
+    for (int h = 0; h < keys.heads; ++h)
+      tiles<Kind::TILE>(rows, [&](auto n, int64_t tile) {
+        const Head head{h, int(keys.heads), h * plane};
+        constexpr int ROWS = n.COUNT;
+        const int64_t row = h * rows + tile;
+        float* acc = work.part.acc + row * dim;
+        int visible[ROWS], least = count;
+        for (int r = 0; r < ROWS; ++r) visible[r] = seen(row + r), least = visible[r] < least ? visible[r] : least;
+        // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a
+        // sum.
+        const int common = Kind::common(least, count), until = common < last ? common : last;
+        if (first < until) Kind::template weigh<ROWS>(work, at, head, row, first, until, acc, dim, tile == 0);
+        for (int r = 0; r < ROWS; ++r) {
+          const int from = common > first ? common : first, to = visible[r] < last ? visible[r] : last;
+          if (from < to) Kind::template weigh<1>(work, at, head, row + r, from, to, acc + r * dim, dim, false);
+        }
+      });
+  }
 }
 
 // into = the softmax over the keys of both, for `rows` rows.
+template <class Kind>
 static inline void merge(const State& into, const State& from, int64_t rows, int64_t dim) {
   for (int64_t first = 0; first < rows; first += W) {
     float a[W], b[W];
     const F mine = load(into.top + first), other = load(from.top + first), high = max(mine, other);
     const F base = select_below(set1(MINUS_INFINITY), high, high, zero());
-    store(a, exp(sub(mine, base)));
-    store(b, exp(sub(other, base)));
+    store(a, Kind::power(sub(mine, base)));
+    store(b, Kind::power(sub(other, base)));
     store(into.top + first, high);
     store(into.sum + first, add(mul(load(into.sum + first), load(a)), mul(load(from.sum + first), load(b))));
     for (int64_t r = first; r < rows && r < first + W; ++r) {
@@ -508,69 +545,77 @@ size_t decode_shared_bytes(const Attention& op) {
   return sizeof(float) * parts * op.num_kv * State::size(op.num_q / op.num_kv, op.head_dim);
 }
 
-// What comes after the keys of row b and one head.
+// KV heads that decode takes together. With few parts to share among the threads each goes alone.
+template <class Kind>
+static inline int64_t heads_together(const Attention& op, int threads) {
+  int64_t parts = 0;
+  for (int64_t b = 0; b < op.rows; ++b) parts += parts_of(op.context_lens[b]);
+  if (parts < 4 * threads || !Kind::together(op)) return 1;
+  return op.num_kv < HEADS ? op.num_kv : HEADS;
+}
+
+// What comes after `keys` of row b.
 static inline Keys following(const Attention& op, const Keys& keys, int64_t b) {
-  if (keys.head + 1 < op.num_kv) return {keys.table, keys.head + 1, keys.count};
-  if (b + 1 < op.rows && op.context_lens[b + 1] > 0) return {keys.table + op.pages, 0, op.context_lens[b + 1]};
+  const int64_t next = keys.head + keys.heads, left = op.num_kv - next;
+  if (left > 0) return {keys.table, next, left < keys.heads ? left : keys.heads, keys.count};
+  if (b + 1 < op.rows && op.context_lens[b + 1] > 0) return {keys.table + op.pages, 0, keys.heads, op.context_lens[b + 1]};
   return keys;
 }
 
 template <class Kind>
 static void decode(const Attention& op, int id, int threads, float* shared) {
   using T = typename Kind::T;
-  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, size = State::size(group, dim);
-  const Work work(group, dim);
+  const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, together = heads_together<Kind>(op, threads);
+  const Work work(together * group, dim);
+  const auto each = [&](auto&& visit) {  // the keys of each row and heads, what follows them, and where its parts go
+    float* slot = shared;
+    for (int64_t b = 0; b < op.rows; ++b)
+      for (int64_t head = 0; head < op.num_kv; head += together) {
+        const int64_t left = op.num_kv - head, count = op.context_lens[b], parts = parts_of(count);
+        const Keys keys{op.block_tables + b * op.pages, head, left < together ? left : together, count};
+        visit(b, keys, parts, slot);
+        if (parts > 1) slot += parts * State::size(keys.heads * group, dim);
+      }
+  };
   int64_t total = 0;
   for (int64_t b = 0; b < op.rows; ++b) total += op.context_lens[b] * op.num_kv;
   Shares shares(total, id, threads);
-  float* slot = shared;
-  bool begun = false;
-  for (int64_t b = 0; b < op.rows; ++b) {
-    const int64_t keys = op.context_lens[b], parts = parts_of(keys);
-    const int32_t* table = op.block_tables + b * op.pages;
-    for (int64_t head = 0; head < op.num_kv; ++head) {
-      const int64_t first = b * op.num_q + head * group;
-      const Keys here{table, head, keys}, then = following(op, here, b);
-      bool loaded = false;
-      for (int64_t p = 0; p < parts; ++p) {
-        const int64_t begin = p * PART, end = begin + PART < keys ? begin + PART : keys;
-        Work into = work;  // a part of several goes to its own place
-        if (parts > 1) into.part = State::at(slot, group), slot += size;
-        if (!shares.mine(end - begin)) continue;
-        if (!loaded)
-          for (int64_t g = 0; g < group; ++g) {
-            Kind::query((const T*)op.q + (first + g) * dim, op.scale, work, g, dim);
-            work.seen[g] = keys;
-          }
-        loaded = true;
-        attend<Kind>(op, into, here, then, group, begin, end, begun);
-        begun = true;
-        if (parts == 1)
-          for (int64_t g = 0; g < group; ++g)
-            write(work.part.acc + g * dim, work.part.sum[g], (T*)op.out + (first + g) * dim, dim);
+  each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
+    const int64_t rows = keys.heads * group, first = b * op.num_q + keys.head * group;
+    bool loaded = false;
+    for (int64_t p = 0; p < parts; ++p) {
+      const int64_t begin = p * PART, end = begin + PART < keys.count ? begin + PART : keys.count;
+      if (!shares.mine((end - begin) * keys.heads)) continue;
+      for (int64_t r = 0; r < rows && !loaded; ++r) {
+        Kind::query((const T*)op.q + (first + r) * dim, op.scale, work, r, dim);
+        work.seen[r] = keys.count;
       }
+      loaded = true;
+      Work into = work;  // a part of several goes to its own place
+      if (parts > 1) into.part = State::at(slot + p * State::size(rows, dim), rows);
+      attend<Kind>(op, into, keys, following(op, keys, b), group, begin, end);
+      if (parts == 1)
+        for (int64_t r = 0; r < rows; ++r)
+          write(work.part.acc + r * dim, work.part.sum[r], (T*)op.out + (first + r) * dim, dim);
     }
-  }
+  });
   barrier();
-  slot = shared;
   int64_t unit = 0;
-  const Range mine = share(op.rows * op.num_kv, id, threads);
-  for (int64_t b = 0; b < op.rows; ++b) {
-    const int64_t parts = parts_of(op.context_lens[b]);
-    for (int64_t head = 0; head < op.num_kv; ++head, ++unit) {
-      float* from = slot;
-      if (parts > 1) slot += parts * size;
-      if (unit < mine.begin || unit >= mine.end || parts == 1) continue;
-      T* out = (T*)op.out + (b * op.num_q + head * group) * dim;
-      if (parts < 1) {
-        __builtin_memset(out, 0, sizeof(T) * group * dim);
-        continue;
-      }
-      const State all = State::at(from, group);
-      for (int64_t p = 1; p < parts; ++p) merge(all, State::at(from + p * size, group), group, dim);
-      for (int64_t g = 0; g < group; ++g) write(all.acc + g * dim, all.sum[g], out + g * dim, dim);
+  const Range mine = share(op.rows * ((op.num_kv + together - 1) / together), id, threads);
+  each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
+    const bool here = mine.begin <= unit && unit < mine.end;
+    ++unit;
+    if (!here || parts == 1) return;
+    const int64_t rows = keys.heads * group;
+    T* out = (T*)op.out + (b * op.num_q + keys.head * group) * dim;
+    if (parts < 1) {
+      __builtin_memset(out, 0, sizeof(T) * rows * dim);
+      return;
     }
-  }
+    const State all = State::at(slot, rows);
+    for (int64_t p = 1; p < parts; ++p) merge<Kind>(all, State::at(slot + p * State::size(rows, dim), rows), rows, dim);
+    for (int64_t r = 0; r < rows; ++r) write(all.acc + r * dim, all.sum[r], out + r * dim, dim);
+  });
 }
 
 template <class Kind>
@@ -595,7 +640,7 @@ static void prefill(const Attention& op, int id, int threads) {
   each([&](int64_t row, int64_t head, int64_t q, int64_t stop, int64_t before) {
     const int64_t keys = before + stop - q, rows = (stop - q) * group;
     if (!shares.mine(keys + 1)) return;
-    const Keys here{op.block_tables + row * op.pages, head, keys};
+    const Keys here{op.block_tables + row * op.pages, head, 1, keys};
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = (q + r / group) * op.num_q + head * group + r % group;
       Kind::query((const T*)op.q + at * dim, op.scale, work, r, dim);
@@ -604,9 +649,8 @@ static void prefill(const Attention& op, int id, int threads) {
     Work first = work;
     first.part = work.total;
     for (int64_t begin = 0; begin < keys; begin += PART) {
-      attend<Kind>(op, begin ? work : first, here, here, rows, begin, begin + PART < keys ? begin + PART : keys,
-                   begin > 0);
-      if (begin) merge(work.total, work.part, rows, dim);
+      attend<Kind>(op, begin ? work : first, here, here, rows, begin, begin + PART < keys ? begin + PART : keys);
+      if (begin) merge<Kind>(work.total, work.part, rows, dim);
     }
     for (int64_t r = 0; r < rows; ++r) {
       T* out = (T*)op.out + ((q + r / group) * op.num_q + head * group + r % group) * dim;
