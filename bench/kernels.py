@@ -22,7 +22,7 @@ from bench import record
 from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
-from kernels import huge_pages, native
+from kernels import native
 from kernels.attention import (
     decode_attention,
     decode_attention_cost,
@@ -31,13 +31,14 @@ from kernels.attention import (
 )
 from kernels.embedding import embedding, embedding_cost
 from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
+from kernels.paged import new_pages
 from kernels.rms_norm import rms_norm, rms_norm_cost
 from kernels.rope_append import rope_append, rope_append_cost
 from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
 from kernels.silu_mul import silu_mul, silu_mul_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
 
-_PAGE = {"cuda": 64, "cpu": 16}
+_PAGE = 64
 _COLD_BYTES = 2**29
 """What the copies of an input take together on a CPU: more than its caches."""
 
@@ -113,7 +114,7 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         "embedding", f"{batch}x{hidden}", lambda: embedding(ids, table), embedding_cost(batch, hidden, item),
         lambda: F.embedding(ids, table),
     )  # fmt: skip
-    page = _PAGE[device.type]
+    page = _PAGE
     k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, page, shape.head_dim) for _ in range(2))
     qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * page
     cos_sin = torch.randn(64, shape.head_dim, device=device)
@@ -185,7 +186,7 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
 
 def attention(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     """Decode over `batch` rows of `context` keys, and at batch 1 a prefill of 512 tokens at their end."""
-    page, heads, item = _PAGE[device.type], (shape.num_heads, shape.num_kv_heads), dtype.itemsize
+    page, heads, item = _PAGE, (shape.num_heads, shape.num_kv_heads), dtype.itemsize
     pages = -(-context // page)
     sizes = (batch * pages + 1, shape.num_kv_heads, page, shape.head_dim)
     needed = 2 * sizes[0] * shape.num_kv_heads * page * shape.head_dim * item
@@ -193,11 +194,12 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
         return
 
-    def cache() -> torch.Tensor:
-        return huge_pages.empty(sizes, dtype, device).normal_()
+    def cache() -> tuple[torch.Tensor, torch.Tensor]:
+        k, v = new_pages(sizes, dtype, device)
+        return k.normal_(), v.normal_()
 
-    k_cache, v_cache = cache(), cache()
-    caches = cycle([(k_cache, v_cache), *((cache(), cache()) for _ in range(copies(needed, device) - 1))])
+    k_cache, v_cache = cache()
+    caches = cycle([(k_cache, v_cache), *(cache() for _ in range(copies(needed, device) - 1))])
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
     scale, group = shape.head_dim**-0.5, shape.num_heads // shape.num_kv_heads

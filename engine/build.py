@@ -54,7 +54,7 @@ def model_length(config: EngineConfig, model: ModelConfig) -> int:
 
 def context_limit(config: EngineConfig, model: ModelConfig) -> int:
     """The context as far as it is known before anything is loaded; `kv_cache_tokens` bounds it where it is given."""
-    length, size = model_length(config, model), page_size(config, config.device)
+    length, size = model_length(config, model), config.page_size
     return length if config.kv_cache_tokens is None else min(length, config.kv_cache_tokens // size * size)
 
 
@@ -71,20 +71,15 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
     if config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"):
         raise InputError("one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
                          "tensor_parallel_size above 1 on CUDA")
-    if config.kv_cache_tokens is not None and config.kv_cache_tokens < page_size(config, config.device):
+    if config.kv_cache_tokens is not None and config.kv_cache_tokens < config.page_size:
         raise InputError(f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of "
-                         f"{page_size(config, config.device)}; raise it")
+                         f"{config.page_size}; raise it")
 
 
 def precision(config: EngineConfig) -> Precision:
     """The dtypes behind `quantization` and `kv_cache_dtype`."""
     codes = {"none": None, "int8": torch.int8, "fp8": FLOAT8}[config.quantization]
     return Precision(codes, FLOAT8 if config.kv_cache_dtype == "fp8" else None)
-
-
-def page_size(config: EngineConfig, device: str) -> int:
-    """Tokens per page."""
-    return config.page_size or (16 if resolve_device(device) == "cpu" else 64)
 
 
 def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, group: Group) -> Core:
@@ -94,7 +89,7 @@ def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, grou
     if config.one_shot_all_reduce:
         group.use_one_shot(model.dtype)
     decoder = Decoder.load(directory, model, group, length, config.load_format, config.seed, precision(config))
-    size = page_size(config, group.device.type)
+    size = config.page_size
     pool = PagePool(_num_pages(config, decoder, group, length, size) + 1, size, config.enable_prefix_caching)
     context = min(length, pool.capacity)
     return assemble(config, decoder, pool, decoder.new_kv_cache(pool.num_pages, size), tokenizer, context, group)

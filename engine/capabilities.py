@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from engine.build import free_bytes, model_length, page_size, pages_that_fit
+from engine.build import free_bytes, model_length, pages_that_fit
 from engine.config import EngineConfig
 from engine.model_config import ModelConfig
 from engine.shard import Shard
@@ -134,7 +134,7 @@ def fit(config: EngineConfig, model: ModelConfig, device: torch.device, ranks: i
     limits = limits_of(config, model, UNKNOWN, ranks)
     weights = int(limits.resident_bytes / ranks)
     kv_bytes = 2 * model.num_layers * shard.num_kv_heads * model.head_dim * int(limits.kv_bytes)
-    size, length = page_size(config, device.type), model_length(config, model)
+    size, length = config.page_size, model_length(config, model)
     left = max(0, free_bytes(device, ranks) - weights)
     pages = pages_that_fit(config, left, device.type, kv_bytes * size, length, size)
     context = min(length, pages * size)

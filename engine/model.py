@@ -16,12 +16,13 @@ from engine.model_config import ModelConfig
 from engine.parallel import Group
 from engine.shard import Shard
 from engine.weights import LayerWeights, Matrix, Precision, Weights
-from kernels import REFERENCE, huge_pages
+from kernels import REFERENCE
 from kernels import native as native_cpu
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
 from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
 from kernels.native_decoder import Layer, NativeDecoder
+from kernels.paged import new_pages
 from kernels.rope_append import rope_append
 
 KVCache = Sequence[tuple[Tensor, Tensor]]
@@ -103,11 +104,7 @@ class Decoder:
     def new_kv_cache(self, num_pages: int, page_size: int) -> list[tuple[Tensor, Tensor]]:
         """A zeroed cache for every layer."""
         shape = self.kv_shape(num_pages, page_size)
-
-        def zeros() -> Tensor:
-            return huge_pages.empty(shape, self.kv_dtype, self.group.device).zero_()
-
-        return [(zeros(), zeros()) for _ in range(self.config.num_layers)]
+        return [new_pages(shape, self.kv_dtype, self.group.device) for _ in range(self.config.num_layers)]
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -1,8 +1,8 @@
 """Memory of the CPU on 2 MiB pages: weights and the KV cache, which every step reads front to back or all over.
 
 With pages of 4 KiB the processor walks the page table every 64 lines and its prefetchers stop at each end. The system
-gives large pages only where a whole aligned 2 MiB is one mapping. A matrix of 1 MB from the allocator never is, so small
-tensors are cut from chunks.
+gives large pages only where a whole aligned 2 MiB is one mapping. A matrix of 1 MB from the allocator never is, so
+small tensors are cut from chunks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import mmap
 import torch
 
 HUGE = 2**21
-_CHUNK = 2**26
+_CHUNK = 2**24
 _LINE = 64
 
 
@@ -22,11 +22,11 @@ class _Chunk:
 
     def __init__(self, size: int) -> None:
         memory = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self.data = torch.frombuffer(memory, dtype=torch.uint8)
-        self.data = self.data[-self.data.data_ptr() % HUGE :][:size]
-        self.used = 0
+        data = torch.frombuffer(memory, dtype=torch.uint8)
+        begin = -data.data_ptr() % HUGE
+        if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE:
+            memory.madvise(mmap.MADV_HUGEPAGE, begin, size // HUGE * HUGE)  # the rest would be backed up to 2 MiB
+        self.data, self.used = data[begin : begin + size], 0
 
     def cut(self, size: int) -> torch.Tensor | None:
         """The next `size` bytes, at the beginning of a cache line; None where they do not fit."""

@@ -36,8 +36,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "pack": [_POINTER, _POINTER, _INT],
     "linear": [_POINTER] * 4 + [_SIZE, _INT, _INT, _INT],
     "rms_norm": [_POINTER] * 5 + [_SIZE, _SIZE, _FLOAT, _INT, _INT],
-    "rope_append": [_POINTER] * 7 + [_SIZE] * 5 + [_INT] * 2,
-    "attention": [_POINTER] * 7 + [_SIZE] * 6 + [_FLOAT] + [_INT] * 2,
+    "rope_append": [_POINTER] * 7 + [_SIZE] * 6 + [_INT] * 2,
+    "attention": [_POINTER] * 7 + [_SIZE] * 7 + [_FLOAT] + [_INT] * 2,
     "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
     "embedding": [_POINTER] * 3 + [_SIZE] * 4,
     "decoder": [_POINTER, _POINTER, _INT],
@@ -78,6 +78,18 @@ def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
     padded = torch.zeros(rows, dtype=torch.float32)
     padded[: values.numel()] = values
     return padded
+
+
+def whole_pages(cache: torch.Tensor) -> bool:
+    """Whether each page of a cache [num_pages, Hk, page_size, D] is contiguous; the pages may lie apart."""
+    page_size, head_dim = cache.shape[2:]
+    return cache.stride()[1:] == (page_size * head_dim, head_dim, 1)
+
+
+def page_stride(k_cache: torch.Tensor, v_cache: torch.Tensor) -> int:
+    """Elements from one page to the next, the same in both caches."""
+    assert k_cache.stride() == v_cache.stride(), (k_cache.stride(), v_cache.stride())
+    return k_cache.stride(0)
 
 
 class Operators:
@@ -200,8 +212,8 @@ class Operators:
         return y, total
 
     def supports_rope_append(self, qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
-        return qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and k_cache.is_contiguous()
+        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+        return qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and whole_pages(k_cache)
 
     def rope_append(
         self,
@@ -223,13 +235,13 @@ class Operators:
         self._rope_append(
             qkv.data_ptr(), cos_sin.data_ptr(), positions.data_ptr(), slot_mapping.data_ptr(), q.data_ptr(),
             k_cache.data_ptr(), v_cache.data_ptr(), n, num_q, num_kv, head_dim, page_size,
-            TYPES[qkv.dtype], torch.get_num_threads(),
+            page_stride(k_cache, v_cache), TYPES[qkv.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return q
 
     def supports_attention(self, q: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32, or both bfloat16, on the CPU, and the pages contiguous."""
-        return q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and k_cache.is_contiguous()
+        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+        return q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and whole_pages(k_cache)
 
     def decode_attention(
         self,
@@ -276,7 +288,7 @@ class Operators:
         self._attention(
             q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), block_tables.data_ptr(), context_lens.data_ptr(),
             None if cu_q is None else cu_q.data_ptr(), out.data_ptr(), rows, pages, q.shape[1], num_kv, head_dim,
-            page_size, scale, TYPES[q.dtype], torch.get_num_threads(),
+            page_size, page_stride(k_cache, v_cache), scale, TYPES[q.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return out
 

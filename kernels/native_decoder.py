@@ -51,7 +51,7 @@ class _Decoder(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("layers", "cos_sin", "norm")),
         *((name, _SIZE) for name in (
-            "num_layers", "hidden", "features", "num_q", "num_kv", "head_dim", "page_size",
+            "num_layers", "hidden", "features", "num_q", "num_kv", "head_dim", "page_size", "page_stride",
         )),
         ("eps", _FLOAT),
         ("scale", _FLOAT),
@@ -81,6 +81,7 @@ class NativeDecoder:
         """
         num_q, num_kv = num_heads
         page_size, head_dim = kv[0][0].shape[2:]
+        (stride,) = {native.page_stride(*pair) for pair in kv}
         self._kept = layers, norm, cos_sin, kv  # the structures hold bare addresses
         self._layers = (_Layer * len(layers))()
         for i, (layer, (k_cache, v_cache)) in enumerate(zip(layers, kv, strict=True)):
@@ -91,7 +92,8 @@ class NativeDecoder:
             )  # fmt: skip
         self._model = _Decoder(
             ctypes.addressof(self._layers), cos_sin.data_ptr(), norm.data_ptr(), len(layers), norm.shape[0],
-            layers[0].down.packed.cols, num_q, num_kv, head_dim, page_size, eps, scale, native.TYPES[norm.dtype],
+            layers[0].down.packed.cols, num_q, num_kv, head_dim, page_size, stride, eps, scale,
+            native.TYPES[norm.dtype],
         )  # fmt: skip
         self._address, self._run = ctypes.addressof(self._model), run
 
@@ -102,7 +104,7 @@ class NativeDecoder:
             return False
         packed = all(native.supports_linear(norm, w) for layer in layers for w in layer.products)
         norms = all(n.dtype is norm.dtype and n.is_contiguous() for x in layers for n in (x.input_norm, x.mlp_norm))
-        return packed and norms and all(c.dtype is norm.dtype and c.is_contiguous() for pair in kv for c in pair)
+        return packed and norms and all(c.dtype is norm.dtype and native.whole_pages(c) for pair in kv for c in pair)
 
     def forward(
         self, x: Tensor, positions: Tensor, slots: Tensor, block_tables: Tensor, context_lens: Tensor, cu_q: Tensor,

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from kernels import INTERPRET, huge_pages
 from kernels.errors import KernelError
 from kernels.language import dot_precision, next_power_of_2
+
+
+def new_pages(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zeroed keys and values of one layer, each [num_pages, Hk, page_size, D].
+
+    On a CPU those of a page lie side by side: pages are read in any order, and memory gives longer pieces faster. The
+    Triton kernels take each cache contiguous.
+    """
+    if device.type == "cpu" and not INTERPRET:
+        both = huge_pages.empty((shape[0], 2, *shape[1:]), dtype).zero_()
+        return both[:, 0], both[:, 1]
+    return torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
 
 
 def gather_pages(cache: torch.Tensor, block_tables: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:

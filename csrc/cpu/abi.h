@@ -19,7 +19,8 @@ struct S1Weight {
   int32_t type;
 };
 
-// One layer of a Qwen2 decoder: packed products, norms [hidden], and its pages [num_pages, num_kv, page_size, head_dim].
+// One layer of a Qwen2 decoder: packed products, norms [hidden], and its pages [num_pages, num_kv, page_size, head_dim],
+// with page_stride elements from one to the next.
 // Activations, norms and pages hold the type of S1Decoder.
 struct S1Layer {
   const void* input_norm;
@@ -33,7 +34,7 @@ struct S1Decoder {
   const S1Layer* layers;
   const float* cos_sin;  // [max_pos, head_dim], cos | sin
   const void* norm;      // [hidden]
-  int64_t num_layers, hidden, features, num_q, num_kv, head_dim, page_size;
+  int64_t num_layers, hidden, features, num_q, num_kv, head_dim, page_size, page_stride;
   float eps, scale;
   int32_t type;
 };

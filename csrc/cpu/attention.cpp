@@ -12,7 +12,7 @@ namespace S1_LEVEL {
 constexpr int PART = 256;
 constexpr int CHUNK = 64;         // keys whose scores all rows take before the next
 constexpr int PREFILL_ROWS = 64;  // query rows that share a part
-constexpr int HEADS = 8;          // KV heads that decode takes together: they lie side by side in a page
+constexpr int HEADS = 8;          // KV heads at most that decode takes together: they lie side by side in a page
 constexpr int NV = 2;             // vectors of keys or of head_dim per row in a register tile
 constexpr float MINUS_INFINITY = -__builtin_inff();
 
@@ -67,17 +67,25 @@ template <int UNIT, class Visit>
 S1_INLINE void walk(const Attention& op, const Keys& keys, int64_t first, int64_t count, const Visit& visit) {
   int64_t page = first / op.page_size, offset = first % op.page_size;
   for (int i = 0; i * UNIT < count; ++i) {
-    visit(i, ((keys.table[page] * op.num_kv + keys.head) * op.page_size + offset) * op.head_dim);
+    visit(i, keys.table[page] * op.page_stride + (keys.head * op.page_size + offset) * op.head_dim);
     if ((offset += UNIT) == op.page_size) offset = 0, ++page;
   }
 }
 
-S1_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }  // into L2, which has more requests under way
+S1_INLINE void fetch(const void* p) { __builtin_prefetch(p); }
 
 template <int N>
 struct Rows {
   static constexpr int COUNT = N;
 };
+
+// Which of the lines beside those that it reads a tile of rows fetches: all, one half where two tiles share them, or none.
+enum class Fetch { NONE, ALL, FIRST, SECOND };
+
+S1_INLINE Fetch fetches(int64_t rows, int64_t row, int most) {
+  if (rows > 2 * most) return row ? Fetch::NONE : Fetch::ALL;
+  return rows <= most ? Fetch::ALL : row ? Fetch::SECOND : Fetch::FIRST;
+}
 
 // Calls work(rows, first row) for tiles of at most MOST rows of nearly the same size; `rows` is a constant.
 template <int MOST, class Tile>
@@ -123,6 +131,8 @@ struct Widened {
       walk<1>(op, then, then_first, left, [&](int i, int64_t at) { next[i] = (const T*)op.k_cache + at; });
       for (int64_t i = left; i < count; ++i) next[i] = k[i];
     }
+
+    void fetch_lines(const Head&, int64_t, int64_t) const {}
   };
 
   static void query(const T* q, float scale, const Work& work, int64_t row, int64_t dim) {
@@ -169,7 +179,7 @@ struct Widened {
   // Scores of ROWS query rows against the `count` keys that were prepared.
   template <int ROWS>
   static void score(const Attention& op, const Work& work, const Places&, const Head&, int64_t row, int first,
-                    int count, bool) {
+                    int count, Fetch) {
     const int64_t dim = op.head_dim;
     const float* q = work.q + row * dim;
     for (int j = 0; j < count; j += NV * W) {
@@ -235,10 +245,10 @@ struct Widened {
   // acc [ROWS, dim] += the weights of keys begin .. end - 1 of the part times V.
   template <int ROWS>
   static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
-                    int64_t dim, bool leads) {
+                    int64_t dim, Fetch who) {
     const float* weights = work.scores + row * PART;
     const int64_t skip = head.skip;
-    const T* const* next = leads ? at.next : at.v;
+    const T* const* next = who == Fetch::ALL || who == Fetch::FIRST ? at.next : at.v;
     int64_t d = 0;
     for (; d + NV * W <= dim; d += NV * W)
       weigh_vectors<ROWS, NV>(weights, at.v, next, skip + d, begin, end, acc + d, dim);
@@ -261,14 +271,14 @@ struct Paired {
   static constexpr int TILE = 4;
   static constexpr int VECTORS = 4;                 // of keys or of head_dim: TILE times as many sums
   static constexpr int BLOCKS = PART / BLOCK_KEYS;  // of keys in a part
-  static constexpr int AHEAD = 2;                   // blocks under way before they are read
+  static constexpr int AHEAD = 2;                   // blocks between the one that is read and the one that is fetched
   static_assert(BLOCK_KEYS == CHUNK && CHUNK == VECTORS * W, "a block is scored at a time");
 
   static bool together(const Attention& op) { return blocked(op.type, op.head_dim, op.page_size); }
 
-  // What is read, in that order: blocks of K, [dim / 2, 64 keys], those of all heads before the next keys, blocks of V,
-  // [32 pairs of keys, dim], likewise, and the first of the next part. Pages lie anywhere, so the hardware does not know
-  // which comes next: whoever reads a line fetches its like of a later block.
+  // The blocks of a part: K, [dim / 2, 64 keys], and V, [32 pairs of keys, dim]. They are read K first, all heads of a page
+  // before the next page. Pages lie anywhere, so the hardware does not know which comes next: whoever reads a line fetches
+  // the same of the block after the next, beyond the end of the part too.
   struct Places {
     const Pair *k[BLOCKS], *v[BLOCKS];  // of the first head
     const Pair* order[2 * BLOCKS * HEADS + AHEAD];
@@ -279,20 +289,18 @@ struct Paired {
       const bf16 *k_cache = (const bf16*)op.k_cache, *v_cache = (const bf16*)op.v_cache;
       blocks = int((count + BLOCK_KEYS - 1) / BLOCK_KEYS);
       if (together(op)) {
-        const int64_t plane = op.page_size * op.head_dim, left = then.count - then_first;
-        const auto list = [&](const bf16* cache, const Keys& of, int64_t from, int64_t some, int most, auto&& visit) {
+        const int64_t plane = op.page_size * op.head_dim, left = then.count - then_first < PART ? then.count - then_first : PART;
+        const auto list = [&](const bf16* cache, const Keys& of, int64_t from, int64_t some, int most, const Pair** into) {
           walk<BLOCK_KEYS>(op, of, from, some, [&](int i, int64_t place) {
-            visit(i, (const Pair*)(cache + place));
+            if (into) into[i] = (const Pair*)(cache + place);
             for (int64_t h = 0; h < of.heads && all < most; ++h) order[all++] = (const Pair*)(cache + place + h * plane);
           });
         };
-        const auto nothing = [](int, const Pair*) {};
-        const int room = int(sizeof order / sizeof *order);
-        list(k_cache, keys, first, count, room, [&](int i, const Pair* p) { k[i] = p; });
-        list(v_cache, keys, first, count, room, [&](int i, const Pair* p) { v[i] = p; });
-        const int most = all + AHEAD;
-        list(k_cache, then, then_first, left < PART ? left : PART, most, nothing);
-        list(v_cache, then, then_first, left < PART ? left : PART, most, nothing);
+        const int own = int(2 * blocks * keys.heads), most = own + AHEAD;
+        list(k_cache, keys, first, count, own, k);
+        list(v_cache, keys, first, count, own, v);
+        list(k_cache, then, then_first, left, most, nullptr);
+        list(v_cache, then, then_first, left, most, nullptr);
       } else {
         const int64_t elements = BLOCK_KEYS * op.head_dim;
         bf16 *formed_k = (bf16*)work.keys, *formed_v = (bf16*)work.values;
@@ -305,8 +313,15 @@ struct Paired {
       }
     }
 
-    // What is fetched while block i of the order is read: a later one, or the same in vain.
-    const Pair* after(int i, const Pair* own) const { return i + AHEAD < all ? order[i + AHEAD] : own; }
+    // What is fetched beside the i-th piece of work, which are blocks of K, the softmax of each head, and blocks of V: a
+    // block, or nothing new.
+    const Pair* later(int i, const Pair* own) const { return i + AHEAD < all ? order[i + AHEAD] : own; }
+
+    // Lines first .. last - 1 of what is fetched beside the softmax of a head.
+    void fetch_lines(const Head& head, int64_t first, int64_t last) const {
+      const Pair* p = later(blocks * head.count + head.index, nullptr);
+      for (int64_t line = first; line < last && p; ++line) fetch(p + line * W);
+    }
   };
 
   static void query(const T* q, float, const Work& work, int64_t row, int64_t dim) {
@@ -319,8 +334,26 @@ struct Paired {
 
   static void prepare(const Work&, const Places&, const Head&, int, int, int64_t) {}
 
+  template <Fetch WHO>
+  struct Fetches {
+    static constexpr bool line(int v) {
+      return WHO == Fetch::ALL || (WHO == Fetch::FIRST && v < VECTORS / 2) || (WHO == Fetch::SECOND && v >= VECTORS / 2);
+    }
+  };
+
+  // Calls run with `who` as a constant.
+  template <class Run>
+  S1_INLINE_MEMBER static void with(Fetch who, const Run& run) {
+    switch (who) {
+      case Fetch::ALL: return run(Fetches<Fetch::ALL>{});
+      case Fetch::FIRST: return run(Fetches<Fetch::FIRST>{});
+      case Fetch::SECOND: return run(Fetches<Fetch::SECOND>{});
+      case Fetch::NONE: return run(Fetches<Fetch::NONE>{});
+    }
+  }
+
   // Scores of ROWS query rows against one block of keys.
-  template <int ROWS, bool LEADS>
+  template <int ROWS, class Lines>
   S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later,
                                            float* scores) {
     F acc[ROWS][VECTORS];
@@ -332,7 +365,7 @@ struct Paired {
       __m512i x[VECTORS];
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; ++v) {
-        if (LEADS) __builtin_prefetch(later + v * W, 0, 3);
+        if (Lines::line(v)) fetch(later + v * W);
         x[v] = _mm512_loadu_si512(k + v * W);
       }
 #pragma GCC unroll 8
@@ -348,17 +381,14 @@ struct Paired {
 
   template <int ROWS>
   static void score(const Attention& op, const Work& work, const Places& at, const Head& head, int64_t row, int first,
-                    int, bool leads) {
+                    int, Fetch who) {
     const Pair* q = (const Pair*)((const bf16*)work.q + row * op.head_dim);
     const int block = first / BLOCK_KEYS;
-    const Pair *k = at.k[block] + head.skip / 2, *later = at.after(block * head.count + head.index, k);
+    const Pair *k = at.k[block] + head.skip / 2, *later = at.later(block * head.count + head.index, k);
     const int64_t pairs = op.head_dim / 2;
     const float scale = op.scale * 1.44269504f;
     float* scores = work.scores + row * PART + first;
-    if (leads)
-      score_block<ROWS, true>(q, pairs, scale, k, later, scores);
-    else
-      score_block<ROWS, false>(q, pairs, scale, k, later, scores);
+    with(who, [&](auto lines) { score_block<ROWS, decltype(lines)>(q, pairs, scale, k, later, scores); });
   }
 
   // 2^x for x <= 0, to 3 in a million: 1 for 0, 0 for -infinity, NaN for NaN.
@@ -382,7 +412,7 @@ struct Paired {
 
   // Keys begin .. end - 1 of one block, `begin` even, times NV vectors of V. Where `end` is odd the key after it, which may
   // be NaN, is left out.
-  template <int ROWS, int NV, bool LEADS>
+  template <int ROWS, int NV, class Lines>
   S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin,
                                              int end, float* acc, int64_t dim) {
     F sum[ROWS][NV];
@@ -394,7 +424,7 @@ struct Paired {
       __m512i x[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
-        if (LEADS) __builtin_prefetch(later + j / 2 * dim + v * W, 0, 3);
+        if (Lines::line(v)) fetch(later + j / 2 * dim + v * W);
         x[v] = _mm512_maskz_loadu_epi16(both, values + j / 2 * dim + v * W);
       }
 #pragma GCC unroll 8
@@ -415,18 +445,17 @@ struct Paired {
 
   template <int ROWS>
   static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
-                    int64_t dim, bool leads) {
+                    int64_t dim, Fetch who) {
     const int block = begin / BLOCK_KEYS, first = block * BLOCK_KEYS;
     const bf16* weights = (const bf16*)(work.scores + row * PART) + first;
-    const Pair *v = at.v[block] + head.skip / 2, *later = at.after((at.blocks + block) * head.count + head.index, v);
+    const Pair *v = at.v[block] + head.skip / 2, *later = at.later((at.blocks + 1 + block) * head.count + head.index, v);
     begin -= first, end -= first;
-    int64_t d = 0;
-    for (; d + VECTORS * W <= dim; d += VECTORS * W)
-      if (leads)
-        weigh_vectors<ROWS, VECTORS, true>(weights, v + d, later + d, begin, end, acc + d, dim);
-      else
-        weigh_vectors<ROWS, VECTORS, false>(weights, v + d, later + d, begin, end, acc + d, dim);
-    if (d < dim) weigh_vectors<ROWS, 2, true>(weights, v + d, later + d, begin, end, acc + d, dim);
+    with(who, [&](auto lines) {
+      int64_t d = 0;
+      for (; d + VECTORS * W <= dim; d += VECTORS * W)
+        weigh_vectors<ROWS, VECTORS, decltype(lines)>(weights, v + d, later + d, begin, end, acc + d, dim);
+      if (d < dim) weigh_vectors<ROWS, 2, decltype(lines)>(weights, v + d, later + d, begin, end, acc + d, dim);
+    });
   }
 };
 #endif
@@ -468,11 +497,16 @@ static void attend(const Attention& op, const Work& work, const Keys& keys, cons
       const Head head{h, int(keys.heads), h * plane};
       Kind::prepare(work, at, head, first, some, dim);
       tiles<Kind::TILE>(rows, [&](auto n, int64_t row) {
-        Kind::template score<n.COUNT>(op, work, at, head, h * rows + row, first, some, row == 0);
+        Kind::template score<n.COUNT>(op, work, at, head, h * rows + row, first, some,
+                                             fetches(rows, row, Kind::TILE));
       });
     }
   }
-  for (int64_t row = 0; row < keys.heads * rows; ++row) soften<Kind>(work, row, seen(row));
+  for (int h = 0; h < keys.heads; ++h)
+    for (int64_t r = 0; r < rows; ++r) {
+      at.fetch_lines({h, int(keys.heads), h * plane}, 2 * dim * r / rows, 2 * dim * (r + 1) / rows);  // of 2 * dim lines
+      soften<Kind>(work, h * rows + r, seen(h * rows + r));
+    }
   __builtin_memset(work.part.acc, 0, sizeof(float) * keys.heads * rows * dim);
   for (int first = 0; first < count; first += CHUNK) {
     const int last = first + CHUNK;
@@ -487,10 +521,11 @@ static void attend(const Attention& op, const Work& work, const Keys& keys, cons
         // Keys that all rows see go together, the others row by row: a hidden V may be NaN, and 0 * NaN must not enter a
         // sum.
         const int common = Kind::common(least, count), until = common < last ? common : last;
-        if (first < until) Kind::template weigh<ROWS>(work, at, head, row, first, until, acc, dim, tile == 0);
+        if (first < until)
+          Kind::template weigh<ROWS>(work, at, head, row, first, until, acc, dim, fetches(rows, tile, Kind::TILE));
         for (int r = 0; r < ROWS; ++r) {
           const int from = common > first ? common : first, to = visible[r] < last ? visible[r] : last;
-          if (from < to) Kind::template weigh<1>(work, at, head, row + r, from, to, acc + r * dim, dim, false);
+          if (from < to) Kind::template weigh<1>(work, at, head, row + r, from, to, acc + r * dim, dim, Fetch::NONE);
         }
       });
   }
@@ -686,10 +721,10 @@ void prefill_attention_part(const Attention& op, int id, int threads) {
 S1_OP(attention)
 (const void* q, const void* k_cache, const void* v_cache, const int32_t* block_tables, const int32_t* context_lens,
  const int32_t* cu_q, void* out, int64_t rows, int64_t pages, int64_t num_q, int64_t num_kv, int64_t head_dim,
- int64_t page_size, float scale, int32_t type, int32_t threads) {
+ int64_t page_size, int64_t page_stride, float scale, int32_t type, int32_t threads) {
   using namespace S1_LEVEL;
   const Attention op{q,    k_cache, v_cache, block_tables, context_lens, cu_q,  out,  rows,
-                     pages, num_q,   num_kv,  head_dim,     page_size,    scale, type};
+                     pages, num_q,   num_kv,  head_dim,     page_size,    page_stride, scale, type};
   int64_t keys = 0;
   for (int64_t i = 0; i < rows; ++i) keys += context_lens[i];
   const int64_t queries = cu_q ? cu_q[rows] : 1;

@@ -33,12 +33,12 @@ struct Forward {
     const int64_t skip = token * model.num_q * model.head_dim * token_bytes();
     return {(const char*)at.q + skip, layer.k_cache, layer.v_cache, in.block_tables + row * in.pages,
             in.context_lens + row, cu_q, (char*)at.attended + skip, rows, in.pages, model.num_q, model.num_kv,
-            model.head_dim, model.page_size, model.scale, model.type};
+            model.head_dim, model.page_size, model.page_stride, model.scale, model.type};
   }
 
   void attend(const S1Layer& layer) const {
     rope_append_part({at.qkv, model.cos_sin, in.positions, in.slots, at.q, layer.k_cache, layer.v_cache, in.n,
-                      model.num_q, model.num_kv, model.head_dim, model.page_size, model.type},
+                      model.num_q, model.num_kv, model.head_dim, model.page_size, model.page_stride, model.type},
                      id, threads);
     barrier();
     if (in.decodes) decode_attention_part(attention(layer, 0, 0, in.decodes, nullptr), id, threads, at.shared);

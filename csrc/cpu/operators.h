@@ -42,20 +42,20 @@ struct RopeAppend {
   const int64_t* positions;  // [n]
   const int64_t* slots;      // [n], page * page_size + offset, negative: write nothing
   void* q;                   // [n, num_q, head_dim] of `type`
-  void *k_cache, *v_cache;   // [num_pages, num_kv, page_size, head_dim] of `type`
-  int64_t n, num_q, num_kv, head_dim, page_size;
+  void *k_cache, *v_cache;   // [num_pages, num_kv, page_size, head_dim] of `type`, page_stride elements apart
+  int64_t n, num_q, num_kv, head_dim, page_size, page_stride;
   int32_t type;
 };
 void rope_append_part(const RopeAppend& op, int id, int threads);
 
 struct Attention {
   const void* q;                  // [queries, num_q, head_dim] of `type`
-  const void *k_cache, *v_cache;  // [num_pages, num_kv, page_size, head_dim] of `type`
+  const void *k_cache, *v_cache;  // [num_pages, num_kv, page_size, head_dim] of `type`, page_stride elements apart
   const int32_t* block_tables;    // [rows, pages]
   const int32_t* context_lens;    // [rows]
   const int32_t* cu_q;            // [rows + 1]; null: one query per row
   void* out;                      // as q
-  int64_t rows, pages, num_q, num_kv, head_dim, page_size;
+  int64_t rows, pages, num_q, num_kv, head_dim, page_size, page_stride;
   float scale;
   int32_t type;
 };

@@ -33,7 +33,7 @@ static void tokens(const RopeAppend& op, Range part) {
     for (int64_t h = 0; h < op.num_q; ++h) rotate(row + h * dim, cos, sin, q + h * dim, half);
     const int64_t slot = op.slots[i];
     if (slot < 0) continue;
-    const int64_t page = slot / op.page_size * op.num_kv * plane, offset = slot % op.page_size;
+    const int64_t page = slot / op.page_size * op.page_stride, offset = slot % op.page_size;
     for (int64_t h = 0; h < op.num_kv; ++h) {
       T *keys = (T*)op.k_cache + page + h * plane, *values = (T*)op.v_cache + page + h * plane;
       const T *k = row + (op.num_q + h) * dim, *v = k + op.num_kv * dim;
@@ -62,11 +62,11 @@ void rope_append_part(const RopeAppend& op, int id, int threads) {
 // See operators.h: RopeAppend.
 S1_OP(rope_append)
 (const void* qkv, const float* cos_sin, const int64_t* positions, const int64_t* slots, void* q, void* k_cache,
- void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int32_t type,
+ void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int64_t page_stride, int32_t type,
  int32_t threads) {
   using namespace S1_LEVEL;
   const RopeAppend op{qkv, cos_sin, positions, slots,     q,    k_cache, v_cache,
-                      n,   num_q,   num_kv,    head_dim, page_size, type};
+                      n,   num_q,   num_kv,    head_dim, page_size, page_stride, type};
   parallel(n * (num_q + 2 * num_kv) * head_dim < 32768 ? 1 : threads,
            [&](int id, int count) { rope_append_part(op, id, count); });
 }

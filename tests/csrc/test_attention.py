@@ -43,7 +43,7 @@ def test_decode(ops: native.Operators, dtype: torch.dtype, lens, heads, dim, pag
 @sweep
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 400)), min_size=1, max_size=3),
-    heads=heads, dim=dims, page_size=st.sampled_from([5, 16]), seed=st.integers(0, 2**16),
+    heads=heads, dim=dims, page_size=st.sampled_from([5, 16, 64]), seed=st.integers(0, 2**16),
 )  # fmt: skip
 def test_prefill(ops: native.Operators, dtype: torch.dtype, chunks, heads, dim, page_size, seed):
     torch.manual_seed(seed)
@@ -58,7 +58,7 @@ def test_prefill(ops: native.Operators, dtype: torch.dtype, chunks, heads, dim, 
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("dim", "page_size"), [(20, 16), (64, 16), (64, 5)])
+@pytest.mark.parametrize(("dim", "page_size"), [(20, 16), (64, 64), (128, 64), (64, 16), (64, 5)])
 def test_decode_prefill_and_chunks_give_the_same_bits(ops: native.Operators, dtype: torch.dtype, dim, page_size):
     length, scale = 530, dim**-0.5
     k, v, tables = pages(1, length, 2, page_size, dim, dtype)
@@ -76,6 +76,8 @@ def test_decode_prefill_and_chunks_give_the_same_bits(ops: native.Operators, dty
     lens = torch.tensor([1, 63, 64, 65, 255, 256, 257, 512, 530]).int()
     rows = ops.decode_attention(q[lens.long() - 1], k, v, tables.expand(len(lens), -1), lens, scale, length)
     assert torch.equal(rows, whole[lens.long() - 1])
+    alone = ops.decode_attention(q[-1:], k, v, tables, lens[-1:], scale, length)
+    assert torch.equal(alone, whole[-1:])
     torch.set_num_threads(2)
     try:
         assert torch.equal(chunk(0, length), whole)

@@ -127,7 +127,7 @@ def test_64_requests_for_32768_tokens_each_share_a_pool_of_4096(checkpoint: Path
         for ids, stop, constrained in zip(free, stops, tokens(outputs), strict=True):
             assert constrained == ids[: ids.index(stop) + 1]
         engine.check()
-        assert engine.stats()["pages_free"] == 256
+        assert engine.stats()["pages_free"] == 64
         assert engine.stats()["preemptions"] >= 0
 
 
@@ -139,7 +139,7 @@ def test_samples_fork_the_prompt_and_differ(checkpoint: Path) -> None:
         assert len({tuple(sample.token_ids) for sample in output.outputs}) == 6
         again = engine.generate(prompts_of(300, (90,)), params)
         assert tokens(again) == tokens([output]), "the prefix cache changes nothing"
-        assert again[0].usage.cached_tokens == 80
+        assert again[0].usage.cached_tokens == 64
 
 
 def test_logprobs_are_the_models_own(checkpoint: Path) -> None:
@@ -324,7 +324,7 @@ def test_one_prompt_in_place_of_a_list_is_refused(prompts: object, checkpoint: P
         ({"device": "cuda:9"}, "device is 'cuda:9'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"max_model_len": 99_999}, "max_model_len is 99999 and the model's positions end at 40960"),
-        ({"kv_cache_tokens": 7}, "kv_cache_tokens is 7, less than a page of 16"),
+        ({"kv_cache_tokens": 7}, "kv_cache_tokens is 7, less than a page of 64"),
         ({"dtype": "int4"}, "dtype is 'int4'"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0"),
         ({"pagesize": 4}, "unknown option 'pagesize'"),

@@ -1,0 +1,44 @@
+"""Memory that is cut from large mappings: tensors of their own, given back with the last of a mapping."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import huge_pages
+
+SIZES = st.integers(0, 3 * 2**20) | st.sampled_from([2**21, 2**22, 2**22 + 1, 2**24, 2**24 + 64])
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(SIZES, min_size=1, max_size=12))
+def test_tensors_are_aligned_and_their_own(sizes: list[int]):
+    tensors = [huge_pages.empty((size,), torch.uint8).fill_(i) for i, size in enumerate(sizes)]
+    for i, (size, tensor) in enumerate(zip(sizes, tensors, strict=True)):
+        assert tensor.shape == (size,) and (tensor == i).all()
+        assert size == 0 or tensor.data_ptr() % 64 == 0
+
+
+def test_shapes_and_dtypes():
+    found = huge_pages.empty((3, 0, 5), torch.bfloat16), huge_pages.empty((3, 4, 5), torch.bfloat16)
+    assert [(t.shape, t.dtype, t.is_contiguous()) for t in found] == [
+        ((3, 0, 5), torch.bfloat16, True),
+        ((3, 4, 5), torch.bfloat16, True),
+    ]
+    assert huge_pages.empty((2,), torch.float32, torch.device("meta")).device.type == "meta"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
+@pytest.mark.parametrize("mib", [1, 40])
+def test_memory_goes_back_with_the_last_tensor(mib: int):
+    def resident() -> float:
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+        return int(line.split()[1]) / 1024
+
+    before = resident()
+    tensors = [huge_pages.empty((mib * 2**20,), torch.uint8).fill_(1) for _ in range(160 // mib)]
+    assert resident() - before > 120
+    tensors.clear()
+    assert resident() - before < 40
