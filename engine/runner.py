@@ -22,6 +22,7 @@ from engine.sequence import Control, Sequence
 from engine.slots import LOGPROBS, MASKED, NOISE, SlotTables, needs_of, sampling_needs, to_device
 from engine.step_graphs import CaptureReport, StepGraphs, StepKey
 from engine.step_inputs import StepInputs
+from kernels.decode_inputs import decode_inputs
 from kernels.pages import copy_pages
 from kernels.sampler import sample
 from kernels.thinking import Param, Record, State, thinking_step
@@ -134,22 +135,19 @@ class Runner:
     def _decode(self, inputs: Tensor, bits: int, top: int, longest: int) -> StepResult:
         """inputs [3, B]: see engine.step_inputs. Where each sequence stands is the machine's state: the host may not
         know yet what was committed."""
-        tables = self.tables
-        slots, places, pages = inputs
-        tables.blocks.view(-1)[places] = pages.int()
-        last = tables.machine.state[slots, State.LENGTH].long() - 1
-        page = tables.blocks[slots, last // self.page_size].long()
+        machine, blocks, size = self.tables.machine, self.tables.blocks, self.page_size
+        rows = decode_inputs(inputs, machine.state, machine.history, blocks, size, -(-longest // size))
         meta = AttentionMeta(
-            slot_mapping=page * self.page_size + last % self.page_size,
-            block_tables=tables.blocks[slots, : -(-longest // self.page_size)],
-            context_lens=(last + 1).int(),
-            num_decodes=len(slots),
+            slot_mapping=rows.slot_mapping,
+            block_tables=rows.block_tables,
+            context_lens=rows.context_lens,
+            num_decodes=inputs.shape[1],
             cu_q=self._no_chunks,
             max_q=0,
             max_context=longest,
         )
-        hidden = self.model.forward(tables.machine.history[slots, last].long(), last, meta, self.kv)
-        return self._draw(hidden, slots, bits, top)
+        hidden = self.model.forward(rows.ids, rows.positions, meta, self.kv)
+        return self._draw(hidden, inputs[0], bits, top)
 
     def _mixed(self, step: Step, rows: list[Sequence]) -> StepResult | None:
         """A step with prompts in it; None where none of them is complete and nothing decodes."""

@@ -86,6 +86,7 @@ class SlotTables:
         self.blocks = table(pages, fill=0)
         """[S, P] int32"""
         self._longest_lead = self._longest_opener = 0
+        self._told: dict[tuple[int, int, bool], MachineTables] = {}
         self._pages_written = [0] * rows
         self._new_pages: list[tuple[int, int]] = []
         self.machine = MachineTables(
@@ -147,9 +148,12 @@ class SlotTables:
         return self.machine.state[slot].clone()
 
     def machine_for(self, bits: int) -> MachineTables:
-        """The machine's tables, told what it may skip for these sequences."""
+        """The machine's tables, told what it may skip for these sequences; the same object for the same answer."""
         lead, opener = self._longest_lead if bits & LEAD else 0, self._longest_opener if bits & OPENER else 0
-        return replace(self.machine, max_lead=lead, max_opener=opener, loops=bool(bits & LOOPS))
+        key = lead, opener, bool(bits & LOOPS)
+        if key not in self._told:
+            self._told[key] = replace(self.machine, max_lead=lead, max_opener=opener, loops=key[2])
+        return self._told[key]
 
     def count(self, slots: Tensor, tokens: Tensor) -> None:
         """Add committed tokens [B] (-1: none) to the counts that penalties read."""
@@ -170,7 +174,9 @@ class SlotTables:
             stop_ids=_widen(old.stop_ids, len(plan.stop_ids)),
         )
         kept = wide.strings is old.strings and wide.trigger_last is old.trigger_last and wide.stop_ids is old.stop_ids
-        self.machine, self.generation = wide, self.generation + (not kept)
+        if not kept:
+            self.machine, self.generation = wide, self.generation + 1
+            self._told.clear()
         lead, opener = max(self._longest_lead, format.max_lead), max(self._longest_opener, len(format.opener))
         # Steps captured with a shorter match would overlook the longer delimiter; those with none have no such rows.
         self.generation += (lead > self._longest_lead > 0) + (opener > self._longest_opener > 0)

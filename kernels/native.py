@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "attention": [_POINTER] * 7 + [_SIZE] * 7 + [_FLOAT] + [_INT] * 2,
     "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
     "embedding": [_POINTER] * 3 + [_SIZE] * 4,
+    "decode_inputs": [_POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER] + [_SIZE] * 3 + [_POINTER] * 3 + [_SIZE],
     "decoder": [_POINTER, _POINTER, _INT],
     "sample": [_POINTER] * 8 + [_SIZE] * 3 + [_INT] * 3,
     "thinking_step": [_POINTER] * 6 + [_SIZE],
@@ -102,6 +103,7 @@ class Operators:
     _attention: Any
     _silu_mul: Any
     _embedding: Any
+    _decode_inputs: Any
     _decoder: Any
     _sample: Any
     _thinking_step: Any
@@ -318,6 +320,25 @@ class Operators:
         )
         return y
 
+    def supports_decode_inputs(self, inputs: torch.Tensor, blocks: torch.Tensor) -> bool:
+        """Whether the tables are on the CPU and each row of the inputs is contiguous."""
+        return blocks.is_cpu and inputs.stride(1) == 1
+
+    def decode_inputs(
+        self, inputs: torch.Tensor, state: torch.Tensor, history: torch.Tensor, blocks: torch.Tensor, page_size: int,
+        width: int,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        """As `kernels.decode_inputs.decode_inputs_reference`; the tables are contiguous."""
+        n = inputs.shape[1]
+        rows = torch.empty(3, n, dtype=torch.int64)
+        tables, lens = torch.empty(n, width, dtype=torch.int32), torch.empty(n, dtype=torch.int32)
+        self._decode_inputs(
+            inputs.data_ptr(), inputs.stride(0), state.data_ptr(), history.data_ptr(), history.shape[1],
+            blocks.data_ptr(), blocks.shape[1], page_size, width, rows.data_ptr(), tables.data_ptr(), lens.data_ptr(),
+            n,
+        )  # fmt: skip
+        return *rows.unbind(), tables, lens
+
     def decoder(self, model: int, tokens: int) -> None:
         """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native_decoder` makes."""
         self._decoder(model, tokens, torch.get_num_threads())
@@ -378,5 +399,6 @@ if LIBRARY is not None:
     decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
     supports_silu_mul, silu_mul = _operators.supports_silu_mul, _operators.silu_mul
     supports_embedding, embedding = _operators.supports_embedding, _operators.embedding
+    supports_decode_inputs, decode_inputs = _operators.supports_decode_inputs, _operators.decode_inputs
     decoder, read = _operators.decoder, _operators.read
     sample, thinking_step = _operators.sample, _operators.thinking_step

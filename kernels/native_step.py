@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -25,7 +26,18 @@ class _Machine(ctypes.Structure):
     _fields_ = [(f"pointer{i}", _POINTER) for i in range(9)] + [(f"size{i}", _SIZE) for i in range(5)]
 
 
-def _machine(tables: MachineTables) -> _Machine:
+_STRUCTS: WeakKeyDictionary[MachineTables, _Machine] = WeakKeyDictionary()
+
+
+def _machine(tables: MachineTables) -> int:
+    """Address of the structure of `tables`, which lives as long as they do."""
+    struct = _STRUCTS.get(tables)
+    if struct is None:
+        struct = _STRUCTS[tables] = _machine_of(tables)
+    return ctypes.addressof(struct)
+
+
+def _machine_of(tables: MachineTables) -> _Machine:
     t = tables
     pointers = (
         t.state,
@@ -51,10 +63,9 @@ def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Te
     """As `kernels.thinking.thinking_step_reference`."""
     records = torch.empty((len(slots), 7), dtype=torch.int32)
     native.thinking_step(
-        ctypes.addressof(machine := _machine(tables)), slots.data_ptr(), draw.data_ptr(), masked.data_ptr(),
-        bad.data_ptr(), records.data_ptr(), len(slots),
+        _machine(tables), slots.data_ptr(), draw.data_ptr(), masked.data_ptr(), bad.data_ptr(), records.data_ptr(),
+        len(slots),
     )  # fmt: skip
-    del machine  # kept alive until here
     return records
 
 
@@ -69,11 +80,11 @@ def sample(
     rows, columns = logits.shape
     draws = torch.empty((2, rows), dtype=torch.int64)
     bad = torch.empty(rows, dtype=torch.bool)
-    struct = _machine(machine)
+    draw, masked = draws.unbind()
     (run or native.sample)(
-        ctypes.addressof(struct), logits.data_ptr(), slots.data_ptr(), tables.real.data_ptr() if needs.noise else None,
-        tables.whole.data_ptr(), draws[0].data_ptr(), draws[1].data_ptr(), bad.data_ptr(), rows, columns, vocab,
+        _machine(machine), logits.data_ptr(), slots.data_ptr(), tables.real.data_ptr() if needs.noise else None,
+        tables.whole.data_ptr(), draw.data_ptr(), masked.data_ptr(), bad.data_ptr(), rows, columns, vocab,
         needs.filters, needs.masked,
     )  # fmt: skip
-    return Draws(draws[0], draws[1], bad)
+    return Draws(draw, masked, bad)
 

@@ -116,9 +116,12 @@ class Record(IntEnum):
 PLAIN, OPENER, REASONING, DELIMITER, ANSWER = range(5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MachineTables:
-    """Everything the machine reads and writes, indexed by slot. S slots, L string length, C context, V vocabulary."""
+    """Everything the machine reads and writes, indexed by slot. S slots, L string length, C context, V vocabulary.
+
+    Compared by identity: what is derived from the tensors' addresses is kept by it.
+    """
 
     state: Tensor
     """[S, len(State)]"""

@@ -6,10 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernels import native
+from kernels.decode_inputs import decode_inputs_reference
 from kernels.embedding import embedding_reference
 from kernels.rms_norm import rms_norm_reference
 from kernels.rope_append import rope_append_reference
 from kernels.silu_mul import silu_mul_reference
+from kernels.thinking_tables import State
 from tests.csrc.levels import FLOATS, assert_near
 from tests.csrc.pages import from_pages
 
@@ -31,8 +33,8 @@ def test_rms_norm(ops: native.Operators, dtype: torch.dtype, n, hidden, residual
 @pytest.mark.parametrize("dtype", FLOATS)
 @sweep
 @given(
-    n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]), half=st.integers(1, 70) | st.just(64),
-    page_size=st.sampled_from([5, 32]),
+    n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]),
+    half=st.integers(1, 70) | st.sampled_from([32, 64]), page_size=st.sampled_from([5, 32, 64]),
 )  # fmt: skip
 def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half, page_size):
     dim, (num_q, num_kv) = 2 * half, heads
@@ -67,3 +69,28 @@ def test_silu_mul_of_what_is_not_finite(ops: native.Operators, dtype: torch.dtyp
 def test_embedding_of_one_rank(ops: native.Operators, dtype: torch.dtype):
     ids, weight = torch.tensor([0, 4, 5, 24, 25, 7, 99]), torch.randn(20, 33).to(dtype)
     assert torch.equal(ops.embedding(ids, weight, 5), embedding_reference(ids, weight, 5))
+
+
+@sweep
+@given(
+    n=st.integers(1, 9), page_size=st.sampled_from([1, 5, 64]), pages=st.integers(1, 6), fresh=st.integers(0, 9),
+    seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_decode_inputs(ops: native.Operators, n, page_size, pages, fresh, seed):
+    """Slots in any order and more than once (padding is), pages that this step enters, tables wider than it wants."""
+    torch.manual_seed(seed)
+    sequences, context = 6, pages * page_size
+    state = torch.zeros(sequences, len(State), dtype=torch.int32)
+    state[:, State.LENGTH] = torch.randint(1, context + 1, (sequences,))
+    history = torch.randint(0, 2**31 - 1, (sequences, context + 1), dtype=torch.int32)
+    blocks = torch.randint(0, 99, (sequences, pages + 1), dtype=torch.int32)
+    inputs = torch.empty(3, n + 2, dtype=torch.int64)[:, :n]
+    inputs[0], inputs[1], inputs[2] = torch.randint(0, sequences, (n,)), pages, blocks[0, pages]
+    new = min(fresh, n)
+    inputs[1, :new], inputs[2, :new] = torch.randperm(blocks.numel())[:new], torch.randint(0, 99, (new,))
+    wanted_blocks = blocks.clone()
+    found = ops.decode_inputs(inputs, state, history, blocks, page_size, pages)
+    wanted = decode_inputs_reference(inputs, state, history, wanted_blocks, page_size, pages)
+    assert torch.equal(blocks, wanted_blocks)
+    for mine, other in zip(found, wanted, strict=True):
+        assert mine.dtype is other.dtype and torch.equal(mine, other)
