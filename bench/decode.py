@@ -32,7 +32,7 @@ from engine.model_config import ModelConfig
 from engine.text import Tokenizer
 from kernels.limits import Limits
 
-OURS = "s1-engine"
+OURS, UNQUANTIZED = "s1-engine", "s1-engine, unquantized"
 SHORT = 8
 """Tokens of the short run."""
 
@@ -54,7 +54,8 @@ class Options:
     tokens: int = 64
     """Tokens by which the long run is longer than the short one."""
     rounds: int = 5
-    against: tuple[Literal["transformers", "vllm"], ...] = ()
+    against: tuple[Literal["transformers", "vllm", "unquantized"], ...] = ()
+    """Peers; `unquantized` is this engine with its weights and cache in `dtype`."""
     peer_python: str | None = None
     """The interpreter that has vLLM."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,6 +74,8 @@ class Options:
     def __post_init__(self) -> None:
         if "vllm" in self.against and self.peer_python is None:
             raise InputError("--against vllm needs --peer-python, the interpreter of an environment with vLLM")
+        if "unquantized" in self.against and (self.quantization, self.kv_cache_dtype) == ("none", "auto"):
+            raise InputError("--against unquantized needs --quantization or --kv-cache-dtype")
         if min((*self.batch, *self.context, self.tokens, self.rounds, self.threads)) < 1 or min((*self.budget, 0)) < 0:
             raise InputError("batch, context, tokens, rounds and threads start at 1, budgets at 0")
         if self.resume and self.output is None:
@@ -93,10 +96,13 @@ class Lane:
 
     worker: Worker
     budget: int | None = None
+    unquantized: bool = False
 
     @property
     def name(self) -> str:
-        return OURS if self.worker.name == "engine" else self.worker.name
+        if self.worker.name != "engine":
+            return self.worker.name
+        return UNQUANTIZED if self.unquantized else OURS
 
     @property
     def label(self) -> str:
@@ -194,8 +200,9 @@ class Run:
         self._ceilings = ceilings.measure(self._device)
         itemsize = getattr(torch, options.dtype).itemsize
         rates = self._ceilings.limits_of(self._device)
-        self._limits = Limits(
-            self._model, rates, weight_bytes=itemsize if options.quantization == "none" else 1,
+        self._plain = Limits(self._model, rates, weight_bytes=itemsize, kv_bytes=itemsize, head_bytes=itemsize)
+        self._limits = replace(
+            self._plain, weight_bytes=itemsize if options.quantization == "none" else 1,
             kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
             head_bytes=1 if options.quantization == "int8" else itemsize,
         )  # fmt: skip
@@ -232,7 +239,8 @@ class Run:
         """On a CPU, whose bandwidth drifts, every case is judged by the ceilings measured right before it."""
         if self._device.type == "cpu":
             self._ceilings = ceilings.later(self._ceilings, self._device)
-            self._limits = replace(self._limits, device=self._ceilings.limits_of(self._device))
+            now = self._ceilings.limits_of(self._device)
+            self._limits, self._plain = replace(self._limits, device=now), replace(self._plain, device=now)
 
     @property
     def _eight_bits(self) -> dict[str, str]:
@@ -242,7 +250,7 @@ class Run:
 
     def _is_known(self, case: Case) -> bool:
         lanes = [(OURS, None), *((OURS, budget) for budget in self._options.budget)]
-        lanes += [(name, None) for name in self._options.against]
+        lanes += [(UNQUANTIZED if name == "unquantized" else name, None) for name in self._options.against]
         known = all(_key(self._varied(case, name, budget)) in self._known for name, budget in lanes)
         if known:
             self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
@@ -254,8 +262,11 @@ class Run:
         lanes = []
         for name in ("engine", *options.against):
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
-            worker = stack.enter_context(Worker(f"{name}_worker.py", setup, logs / f"{name}.log", python))
-            lanes.append(Lane(worker))
+            plain = name == "unquantized"
+            program = "engine_worker.py" if plain else f"{name}_worker.py"
+            own = replace(setup, engine={}) if plain else setup
+            worker = stack.enter_context(Worker(program, own, logs / f"{name}.log", python))
+            lanes.append(Lane(worker, unquantized=plain))
             if name == "engine":
                 lanes += [Lane(worker, budget) for budget in options.budget]
         return lanes
@@ -270,7 +281,8 @@ class Run:
         )  # fmt: skip
         for lane in lanes:
             step = measured.median(lane.label)
-            values = figures(case, step, self._limits, self._options.tokens)
+            limits = self._limits if lane.name == OURS else self._plain
+            values = figures(case, step, limits, self._options.tokens)
             ratio = measured.ratio(lane.label) if lane is not lanes[0] else None
             table.add_row(
                 lane.label, f"{step * 1e3:.3g}", f"{1 / step:.1f}", f"{case.batch / step:.1f}",

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,11 @@ class WorkerFailed(RuntimeError):
 
 
 class Worker:
-    """A running worker. `python` is the interpreter that has the engine: `program` alone decides which engine it is."""
+    """A running worker. `python` is the interpreter that has the engine: `program` alone decides which engine it is.
+
+    Its processes are stopped while nothing is asked of them: engines poll and spin between requests (vLLM's worker
+    takes half a core), at the cost of the one whose turn it is.
+    """
 
     def __init__(self, program: str, setup: Setup, log: Path, python: str = sys.executable, start_seconds: float = 400):
         self.name = program.removesuffix("_worker.py")
@@ -50,7 +56,7 @@ class Worker:
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 [python, str(_HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env=_environment(setup, python), cwd=_HERE.parent.parent,
+                env=_environment(setup, python), cwd=_HERE.parent.parent, process_group=0,
             )  # fmt: skip
         self.version = str(self._ask(asdict(setup), start_seconds)["version"])
 
@@ -63,12 +69,13 @@ class Worker:
 
     def close(self) -> None:
         """End the worker; kill it where it does not end by itself within 20 seconds."""
+        self._signal(signal.SIGCONT)
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -79,8 +86,14 @@ class Worker:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _signal(self, number: signal.Signals) -> None:
+        """To the worker and the processes that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def _ask(self, message: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
@@ -94,10 +107,11 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise self._failed("ended")
+        self._signal(signal.SIGSTOP)
         return json.loads(line)
 
     def _failed(self, what: str) -> WorkerFailed:
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         self._process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return WorkerFailed(f"{self.name} {what}; its last words: {' | '.join(lines[-3:]) or 'none'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,39 @@ def setup_of(folder: Path) -> Setup:
 def test_a_worker_that_cannot_start_says_why(tmp_path):
     with pytest.raises(WorkerFailed, match=r"engine ended; its last words: .*absent"):
         Worker("engine_worker.py", setup_of(tmp_path / "absent"), tmp_path / "log")
+
+
+def test_eight_bits_beside_sixteen(tmp_path):
+    """The same engine without them is a lane of its own, judged by its own bytes."""
+    output = tmp_path / "lines"
+    command = [
+        *(sys.executable, "-m", "bench.decode", "--shape", "tiny", "--dtype", "float32", "--threads", "1"),
+        *("--quantization", "int8", "--against", "unquantized", "--batch", "2", "--context", "16", "--tokens", "16"),
+        *("--rounds", "1", "--cache", str(tmp_path), "--output", str(output)),
+    ]
+    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    eight, sixteen = record.read(output)
+    assert eight.case["quantization"] == "int8" and "quantization" not in sixteen.case
+    assert sixteen.case["engine"] == "s1-engine, unquantized" and sixteen.figures["ratio"] > 0
+    moved = [line.figures["GBps"] * line.figures["step_ms"] for line in (eight, sixteen)]
+    assert moved[1] > 2 * moved[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
+def test_a_worker_is_stopped_between_its_turns(tmp_path):
+    """So that one that polls or spins takes nothing from the others."""
+
+    def stopped() -> bool:
+        return Path(f"/proc/{worker._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+    with Worker("engine_worker.py", setup_of(checkpoint(tmp_path, SHAPES["tiny"])), tmp_path / "log") as worker:
+        for _ in range(2):
+            assert worker.run([[1, 2]], 5) > 0
+            deadline = time.monotonic() + 20  # a signal arrives when it arrives
+            while not stopped():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
 
 def test_a_worker_that_does_not_answer_is_killed(tmp_path):
