@@ -20,8 +20,9 @@ constexpr int GROUP = 4;       // panels that a thread takes at a time
 constexpr int AHEAD = 6144;    // bytes of a panel that are fetched, into L2, before they are used
 constexpr int MAX_ROWS = REGISTERS == 32 ? 8 : 6;
 
-// Accumulators are ROWS * vectors; the rest of the registers holds weights and one broadcast.
-constexpr int vectors(int rows) {
+// Vectors of outputs that are computed side by side. Accumulators are rows * vectors; the rest of the registers holds
+// weights and one broadcast. With few rows more vectors hide the latency of their sums.
+constexpr int side_by_side(int rows) {
   if (REGISTERS == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
   return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
 }
@@ -32,6 +33,7 @@ struct Float32 {
   using X = float;
   using V = F;
   static constexpr int STEP = 1, HALVES = 1, STRIDE = PANEL * 4;
+  static constexpr int vectors(int rows) { return side_by_side(rows); }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return load((const float*)p + v * W); }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
@@ -40,6 +42,7 @@ struct Bfloat16 {
   using X = float;
   using V = F;
   static constexpr int STEP = 2, HALVES = 2, STRIDE = PANEL * 4;
+  static constexpr int vectors(int rows) { return side_by_side(rows); }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int half) {
     F even, odd;
     split_pairs(load((const float*)p + v * W), &even, &odd);
@@ -53,6 +56,9 @@ struct Bfloat16Dot {
   using X = bf16;
   using V = __m512bh;
   static constexpr int STEP = 2, HALVES = 1, STRIDE = PANEL * 4;
+  // One panel: two sums keep up with twice the memory of a core (6 cycles for 128 bytes), and one stream of it is faster
+  // than four.
+  static constexpr int vectors(int) { return VP; }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return (V)_mm512_loadu_si512((const float*)p + v * W); }
   S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) {
     int32_t pair;
@@ -100,6 +106,7 @@ struct Int8 {
   using X = float;
   using V = F;
   static constexpr int STEP = 2, HALVES = 2, STRIDE = 2 * PANEL;
+  static constexpr int vectors(int rows) { return side_by_side(rows); }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int half) {
     F even, odd;
     split_pairs(_mm512_castsi512_ps(Codes::pairs(p, v)), &even, &odd);
@@ -112,6 +119,7 @@ struct Int8Dot {
   using X = bf16;
   using V = __m512bh;
   static constexpr int STEP = 2, HALVES = 1, STRIDE = 2 * PANEL;
+  static constexpr int vectors(int rows) { return side_by_side(rows); }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return (V)Codes::pairs(p, v); }
   S1_INLINE_MEMBER static F times(const bf16* x, V w, F acc) { return Bfloat16Dot::times(x, w, acc); }
 };
@@ -120,6 +128,7 @@ struct Int8 {
   using X = float;
   using V = F;
   static constexpr int STEP = 1, HALVES = 1, STRIDE = PANEL;
+  static constexpr int vectors(int rows) { return side_by_side(rows); }
   S1_INLINE_MEMBER static V weights(const char* p, int v, int) { return load((const int8_t*)p + v * W); }
   S1_INLINE_MEMBER static F times(const float* x, V w, F acc) { return fma(set1(*x), w, acc); }
 };
@@ -181,7 +190,7 @@ static inline void tile(const Panels& panels, int first, int skip, const typenam
 
 template <class Kind, int ROWS>
 static void product(const Panels& panels, const typename Kind::X* x, int64_t ldx, int64_t cols, float* out) {
-  constexpr int NV = vectors(ROWS);
+  constexpr int NV = Kind::vectors(ROWS);
   if constexpr (NV >= VP) {
     constexpr int NP = NV / VP;
     int p = 0;
