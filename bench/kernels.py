@@ -22,7 +22,7 @@ from bench import record
 from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
-from kernels import native
+from kernels import native, native_decoder
 from kernels.attention import (
     decode_attention,
     decode_attention_cost,
@@ -31,6 +31,7 @@ from kernels.attention import (
 )
 from kernels.embedding import embedding, embedding_cost
 from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
+from kernels.native_decoder import Layer, NativeDecoder
 from kernels.paged import new_pages
 from kernels.rms_norm import rms_norm, rms_norm_cost
 from kernels.rope_append import rope_append, rope_append_cost
@@ -227,6 +228,46 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         )  # fmt: skip
 
 
+def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+    """All layers of a decode step in one native call, as the engine runs them on a CPU."""
+    heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
+    hidden, queries = shape.hidden_size, shape.num_heads * shape.head_dim
+    width = queries + 2 * shape.num_kv_heads * shape.head_dim
+    sizes = {"qkv": (width, hidden), "output": (hidden, queries), "gate_up": (2 * shape.intermediate_size, hidden),
+             "down": (hidden, shape.intermediate_size)}  # fmt: skip
+    weight_bytes = shape.num_layers * sum(out * inner for out, inner in sizes.values()) * item
+    if device.type != "cpu" or not native_decoder.LOADED or weight_bytes > 2**32:
+        return
+    pages = -(-context // _PAGE)
+    tables = (torch.randperm(batch * pages) + 1).view(batch, pages).int()
+    positions = torch.full((batch,), context - 1)
+    slots = tables[:, -1].long() * _PAGE + (context - 1) % _PAGE
+    lens, cu_q = torch.full((batch,), context, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+
+    def decoder() -> NativeDecoder:
+        ones = torch.ones(hidden, dtype=dtype)
+        own = [
+            Layer(input_norm=ones, mlp_norm=ones, **{
+                name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+                for name, (out, inner) in sizes.items()
+            })
+            for _ in range(shape.num_layers)
+        ]  # fmt: skip
+        page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
+        kv = [new_pages(page, dtype, device) for _ in range(shape.num_layers)]
+        cos_sin = torch.randn(context, shape.head_dim)
+        return NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
+
+    x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([decoder() for _ in range(copies(weight_bytes, device))])
+    costs = [linear_cost(batch, out, inner, item) for out, inner in sizes.values()]
+    costs.append(decode_attention_cost([context] * batch, heads, shape.head_dim, item, item))
+    yield Operation(
+        "layers", f"{batch}x{context}",
+        lambda: next(turn).forward(x.clone(), positions, slots, tables, lens, cu_q, batch),
+        (shape.num_layers * sum(moved for moved, _ in costs), shape.num_layers * sum(flops for _, flops in costs)),
+    )  # fmt: skip
+
+
 def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
     """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
     `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
@@ -261,6 +302,7 @@ def main(options: Options) -> None:
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
         sources += [attention(shape, batch, context, device, dtype) for context in options.context]
+        sources.append(layers(shape, batch, 128, device, dtype))
         for operation in (operation for source in sources for operation in source):
             if options.only not in operation.name:
                 continue

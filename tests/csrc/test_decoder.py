@@ -14,7 +14,7 @@ from kernels.native_decoder import Layer, NativeDecoder
 from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS
 
-EPS, PAGE = 1e-6, 16
+EPS, PAGE = 1e-6, 64
 
 
 @pytest.fixture(params=[1, 2])
