@@ -96,6 +96,8 @@ def _fp8_matmul(device: torch.device, size: int) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """What to measure, with how many threads, and where the record goes."""
+
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     threads: int = torch.get_num_threads()
     output: Path | None = None

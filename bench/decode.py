@@ -320,6 +320,7 @@ def _key(case: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run every case; options that do not go together end it with a line that names them."""
     try:
         Run(tyro.cli(Options, prog="python -m bench.decode", description=__doc__), Console()).all()
     except InputError as error:

@@ -115,9 +115,8 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         "embedding", f"{batch}x{hidden}", lambda: embedding(ids, table), embedding_cost(batch, hidden, item),
         lambda: F.embedding(ids, table),
     )  # fmt: skip
-    page = _PAGE
-    k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, page, shape.head_dim) for _ in range(2))
-    qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * page
+    k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, _PAGE, shape.head_dim) for _ in range(2))
+    qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * _PAGE
     cos_sin = torch.randn(64, shape.head_dim, device=device)
     positions = torch.arange(batch, device=device) % 64
     yield Operation(
@@ -187,10 +186,10 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
 
 def attention(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     """Decode over `batch` rows of `context` keys, and at batch 1 a prefill of 512 tokens at their end."""
-    page, heads, item = _PAGE, (shape.num_heads, shape.num_kv_heads), dtype.itemsize
-    pages = -(-context // page)
-    sizes = (batch * pages + 1, shape.num_kv_heads, page, shape.head_dim)
-    needed = 2 * sizes[0] * shape.num_kv_heads * page * shape.head_dim * item
+    heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
+    pages = -(-context // _PAGE)
+    sizes = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
+    needed = 2 * sizes[0] * shape.num_kv_heads * _PAGE * shape.head_dim * item
     if needed > (2**31 if device.type == "cpu" else 2**35):
         print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
         return

@@ -172,6 +172,8 @@ def insert(text: str, rendered: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """Where the records are, and what is made of them."""
+
     results: Path = RESULTS
     """A folder of JSON lines; folders inside are read too."""
     write: tuple[Path, ...] = ()

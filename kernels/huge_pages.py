@@ -2,7 +2,8 @@
 
 With pages of 4 KiB the processor walks the page table every 64 lines and its prefetchers stop at each end. The system
 gives large pages only where a whole aligned 2 MiB is one mapping. A matrix of 1 MB from the allocator never is, so
-small tensors are cut from chunks.
+small tensors that stay are cut from chunks. A chunk goes back when all that was cut from it has: what is freed sooner
+than its neighbours has a mapping of its own.
 """
 
 from __future__ import annotations
@@ -40,13 +41,18 @@ class _Chunk:
 _chunk: _Chunk | None = None
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
-    """A tensor of anything, on 2 MiB pages as far as the system has them; on other devices `torch.empty`."""
+def empty(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None, brief: bool = False
+) -> torch.Tensor:
+    """A tensor of anything, on 2 MiB pages as far as the system has them; on other devices `torch.empty`.
+
+    `brief`: its memory goes back with it, however small it is.
+    """
     global _chunk
     size = math.prod(shape) * dtype.itemsize
     if size == 0 or (device is not None and device.type != "cpu"):
         return torch.empty(shape, dtype=dtype, device=device)
-    if size > _CHUNK // 4:
+    if brief or size > _CHUNK // 4:
         found = _Chunk(size).cut(size)
     else:
         found = _chunk.cut(size) if _chunk else None

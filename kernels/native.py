@@ -18,6 +18,7 @@ import torch
 
 from kernels import huge_pages
 from kernels.errors import KernelError
+from kernels.paged import page_stride, whole_pages
 
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
@@ -79,18 +80,6 @@ def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
     padded = torch.zeros(rows, dtype=torch.float32)
     padded[: values.numel()] = values
     return padded
-
-
-def whole_pages(cache: torch.Tensor) -> bool:
-    """Whether each page of a cache [num_pages, Hk, page_size, D] is contiguous; the pages may lie apart."""
-    page_size, head_dim = cache.shape[2:]
-    return cache.stride()[1:] == (page_size * head_dim, head_dim, 1)
-
-
-def page_stride(k_cache: torch.Tensor, v_cache: torch.Tensor) -> int:
-    """Elements from one page to the next, the same in both caches."""
-    assert k_cache.stride() == v_cache.stride(), (k_cache.stride(), v_cache.stride())
-    return k_cache.stride(0)
 
 
 class Operators:

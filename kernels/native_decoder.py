@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels import native
 from kernels.linear import LinearWeight
+from kernels.paged import page_stride, whole_pages
 
 LOADED = native.LOADED
 _POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
@@ -81,7 +82,7 @@ class NativeDecoder:
         """
         num_q, num_kv = num_heads
         page_size, head_dim = kv[0][0].shape[2:]
-        (stride,) = {native.page_stride(*pair) for pair in kv}
+        (stride,) = {page_stride(*pair) for pair in kv}
         self._kept = layers, norm, cos_sin, kv  # the structures hold bare addresses
         self._layers = (_Layer * len(layers))()
         for i, (layer, (k_cache, v_cache)) in enumerate(zip(layers, kv, strict=True)):
@@ -104,7 +105,7 @@ class NativeDecoder:
             return False
         packed = all(native.supports_linear(norm, w) for layer in layers for w in layer.products)
         norms = all(n.dtype is norm.dtype and n.is_contiguous() for x in layers for n in (x.input_norm, x.mlp_norm))
-        return packed and norms and all(c.dtype is norm.dtype and native.whole_pages(c) for pair in kv for c in pair)
+        return packed and norms and all(c.dtype is norm.dtype and whole_pages(c) for pair in kv for c in pair)
 
     def forward(
         self, x: Tensor, positions: Tensor, slots: Tensor, block_tables: Tensor, context_lens: Tensor, cu_q: Tensor,

@@ -23,6 +23,18 @@ def new_pages(
     return torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
 
 
+def whole_pages(cache: torch.Tensor) -> bool:
+    """Whether each page of a cache [num_pages, Hk, page_size, D] is contiguous; the pages may lie apart."""
+    page_size, head_dim = cache.shape[2:]
+    return cache.stride()[1:] == (page_size * head_dim, head_dim, 1)
+
+
+def page_stride(k_cache: torch.Tensor, v_cache: torch.Tensor) -> int:
+    """Elements from one page to the next, the same in both caches."""
+    assert k_cache.stride() == v_cache.stride(), (k_cache.stride(), v_cache.stride())
+    return k_cache.stride(0)
+
+
 def gather_pages(cache: torch.Tensor, block_tables: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
     """cache [num_pages, Hk, page_size, D], block_tables [B, P] -> [Hk, B, P * page_size, D] float32, a copy.
 

@@ -42,7 +42,7 @@ class QuantizedMatrix:
     ) -> QuantizedMatrix:
         """Uninitialised."""
         return cls(
-            huge_pages.empty((rows, cols), codes, device),
+            huge_pages.empty((rows, cols), codes, device, brief=True),
             torch.empty(rows, dtype=torch.float32, device=device),
             dtype,
         )

@@ -3,7 +3,7 @@
 // A query row (one query, one head) takes its keys in parts of 256: scores of all, one softmax, then the weighted sum of
 // the values; the parts are merged in order. Every score, sum and output is one chain in the order of the keys, so a row
 // has the same bits in decode and prefill, in any batch, chunk or number of threads. Rows that share a KV head share what
-// is read of it. The keys' products fetch the values of the same part, the values' those keys that come next.
+// is read of it. Pages lie anywhere, so whoever reads a line of them fetches one that is read later: see Places.
 #include "operators.h"
 #include "paged.h"
 
@@ -61,8 +61,8 @@ struct Head {
   int64_t skip;
 };
 
-// Calls visit(i, elements into the cache) for every UNIT keys of the first head from `first` on, `count` in all; a page holds
-// whole units.
+// Calls visit(i, elements into the cache) for every UNIT keys of the first head from `first` on, `count` in all; a page
+// holds whole units.
 template <int UNIT, class Visit>
 S1_INLINE void walk(const Attention& op, const Keys& keys, int64_t first, int64_t count, const Visit& visit) {
   int64_t page = first / op.page_size, offset = first % op.page_size;
@@ -289,11 +289,14 @@ struct Paired {
       const bf16 *k_cache = (const bf16*)op.k_cache, *v_cache = (const bf16*)op.v_cache;
       blocks = int((count + BLOCK_KEYS - 1) / BLOCK_KEYS);
       if (together(op)) {
-        const int64_t plane = op.page_size * op.head_dim, left = then.count - then_first < PART ? then.count - then_first : PART;
-        const auto list = [&](const bf16* cache, const Keys& of, int64_t from, int64_t some, int most, const Pair** into) {
+        const int64_t plane = op.page_size * op.head_dim, rest = then.count - then_first;
+        const int64_t left = rest < PART ? rest : PART;
+        const auto list = [&](const bf16* cache, const Keys& of, int64_t from, int64_t some, int most,
+                              const Pair** into) {
           walk<BLOCK_KEYS>(op, of, from, some, [&](int i, int64_t place) {
             if (into) into[i] = (const Pair*)(cache + place);
-            for (int64_t h = 0; h < of.heads && all < most; ++h) order[all++] = (const Pair*)(cache + place + h * plane);
+            for (int64_t h = 0; h < of.heads && all < most; ++h)
+              order[all++] = (const Pair*)(cache + place + h * plane);
           });
         };
         const int own = int(2 * blocks * keys.heads), most = own + AHEAD;

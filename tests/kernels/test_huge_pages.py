@@ -30,6 +30,22 @@ def test_shapes_and_dtypes():
     assert huge_pages.empty((2,), torch.float32, torch.device("meta")).device.type == "meta"
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the mappings from /proc")
+def test_what_is_brief_shares_no_mapping():
+    """Freed between two that stay, its memory is no longer the process's."""
+    kept, gone, other = (huge_pages.empty((2**18,), torch.uint8, brief=i == 1).fill_(i) for i in range(3))
+    address = gone.data_ptr()
+    assert any(low <= address < high for low, high in mappings())
+    del gone
+    assert not any(low <= address < high for low, high in mappings())
+    assert (kept == 0).all() and (other == 2).all()
+
+
+def mappings() -> list[tuple[int, int]]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [(int(low, 16), int(high, 16)) for low, high in (x.split()[0].split("-") for x in lines)]
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
 @pytest.mark.parametrize("mib", [1, 40])
 def test_memory_goes_back_with_the_last_tensor(mib: int):
