@@ -23,12 +23,12 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(TEST) -n $(WORKERS) -m "not slow"
+	$(TEST) -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-full: $(VENV)/.test sanitize
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(TEST) -n $(WORKERS)
+	$(TEST) -n $(WORKERS) --dist worksteal
 
 # The native library built with AddressSanitizer and UndefinedBehaviorSanitizer, under its own tests.
 ASAN := build/sanitize

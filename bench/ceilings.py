@@ -45,7 +45,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def measure(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
-    """Measure `device` with buffers far above its caches (CPU: 512 MiB, GPU: 2 GiB) and square products."""
+    """Measure `device` with a buffer far above its caches (CPU: 512 MiB, GPU: 4 GiB) and square products."""
     cuda = device.type == "cuda"
     copy, read = _bandwidths(device, buffer_bytes)
     size = matmul_size or (8192 if cuda else 1024)
@@ -63,17 +63,15 @@ def later(before: Ceilings, device: torch.device) -> Ceilings:
 
 
 def _bandwidths(device: torch.device, buffer_bytes: int | None = None) -> tuple[float, float]:
-    """(copy, read) in bytes/s."""
+    """(copy, read) in bytes/s: one half onto the other, and all of it."""
     cuda = device.type == "cuda"
-    count = (buffer_bytes or (2**31 if cuda else 2**29)) // 8
-    source, target = (
-        huge_pages.empty((count,), torch.int64, device).fill_(value) for value in (1, 2)
-    )
-    copy = 2 * 8 * count / repeat(partial(target.copy_, source), device, cold=False).best
+    half = (buffer_bytes or (2**32 if cuda else 2**29)) // 16
+    buffer = huge_pages.empty((2 * half,), torch.int64, device).fill_(1)
+    copy = 2 * 8 * half / repeat(partial(buffer[half:].copy_, buffer[:half]), device, cold=False).best
     reads: list[Callable[[torch.Tensor], object]] = [torch.sum]
     if native.LOADED and not cuda:
         reads.append(native.read)
-    return copy, max(8 * count / repeat(partial(reader, source), device, cold=False).best for reader in reads)
+    return copy, max(16 * half / repeat(partial(reader, buffer), device, cold=False).best for reader in reads)
 
 
 def _matmul(device: torch.device, size: int, dtype: torch.dtype) -> float:

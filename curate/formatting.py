@@ -7,13 +7,15 @@ delimiter; "Answer: " stands before an answer that does not contain "Answer:".
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from curate.config import Format
 from curate.records import decisions
-from engine.text import Tokenizer
+
+if TYPE_CHECKING:
+    from engine.text import Tokenizer
 
 STAGE = "format"
 
@@ -61,6 +63,8 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
 
     Raises InputError where the tokenizer's folder cannot be used.
     """
+    from engine.text import Tokenizer  # torch comes with it: only this stage needs it
+
     tokenizer = Tokenizer.load(settings.tokenizer)
     samples, lines, keeps, notes = [], [], [], []
     for row in rows.iter_rows(named=True):

@@ -1,17 +1,22 @@
-"""Models by configuration: `engine:DIR` is our engine in process, anything else an OpenAI-compatible endpoint."""
+"""Models by configuration: `engine:DIR` is our engine in process, anything else an OpenAI-compatible endpoint.
+
+Either takes a second to import (torch, openai), so it is imported where a configuration names one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from curate.asking import Model
-from curate.endpoint import EndpointConfig, EndpointModel
-from curate.local import LocalConfig, LocalModel, engine_config
 from curate.store import Store
+
+if TYPE_CHECKING:
+    from curate.endpoint import EndpointConfig
+    from curate.local import LocalConfig
 
 ENGINE = "engine:"
 
@@ -25,27 +30,47 @@ def check_model_config(values: Mapping[str, Any]) -> EndpointConfig | LocalConfi
     Raises:
         ValueError: an unknown field, a wrong type, or a required field that is missing; the message names it.
     """
-    model = values.get("model")
-    if not isinstance(model, str) or model in ("", ENGINE):
-        raise ValueError(f"model is {model!r}; give \"{ENGINE}DIR\", or the name of a model beside a base_url")
-    if model.startswith(ENGINE):
-        rest = {key: value for key, value in values.items() if key != "name"}
-        return LocalConfig(engine_config({**rest, "model": model.removeprefix(ENGINE)}), str(values.get("name", "")))
-    try:
-        return msgspec.convert(dict(values), EndpointConfig)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"model {model!r}: {error}; an engine in process is written \"{ENGINE}DIR\"") from None
+    return _local_config(values) if _is_local(values) else _endpoint_config(values)
 
 
 @contextmanager
 def open_model(values: Mapping[str, Any], store: Store) -> Iterator[Model]:
     """A model to ask, whose answers go into `store`. Raises ValueError (InputError is one) for what cannot be used."""
-    config = check_model_config(values)
-    if isinstance(config, EndpointConfig):
-        yield EndpointModel(config, store)
+    if not _is_local(values):
+        from curate.endpoint import EndpointModel
+
+        yield EndpointModel(_endpoint_config(values), store)
         return
-    local = LocalModel(config, store)
+    from curate.local import LocalModel
+
+    local = LocalModel(_local_config(values), store)
     try:
         yield local
     finally:
         local.close()
+
+
+def _is_local(values: Mapping[str, Any]) -> bool:
+    model = values.get("model")
+    if not isinstance(model, str) or model in ("", ENGINE):
+        raise ValueError(f"model is {model!r}; give \"{ENGINE}DIR\", or the name of a model beside a base_url")
+    return model.startswith(ENGINE)
+
+
+def _local_config(values: Mapping[str, Any]) -> LocalConfig:
+    from curate.local import LocalConfig, engine_config
+
+    rest = {key: value for key, value in values.items() if key != "name"}
+    engine = engine_config({**rest, "model": values["model"].removeprefix(ENGINE)})
+    return LocalConfig(engine, str(values.get("name", "")))
+
+
+def _endpoint_config(values: Mapping[str, Any]) -> EndpointConfig:
+    from curate.endpoint import EndpointConfig
+
+    try:
+        return msgspec.convert(dict(values), EndpointConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"model {values['model']!r}: {error}; an engine in process is written \"{ENGINE}DIR\""
+        ) from None

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 
 from curate.findings import Findings, find
-from curate.plots import domain_plot, length_plot
 from curate.stage import Context
 
 STYLE = """
@@ -89,6 +88,8 @@ def page(found: Findings, plots: dict[str, bytes], title: str, seed: int) -> str
 
 def write_report(context: Context) -> Path:
     """Writes `report/report.html`, its plots, `counts.json` and `ledger.parquet` (every row and where it ended)."""
+    from curate.plots import domain_plot, length_plot  # matplotlib is slow to import: only the report needs it
+
     found = find(context)
     folder = context.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
