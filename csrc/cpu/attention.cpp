@@ -79,14 +79,6 @@ struct Rows {
   static constexpr int COUNT = N;
 };
 
-// Which of the lines beside those that it reads a tile of rows fetches: all, one half where two tiles share them, or none.
-enum class Fetch { NONE, ALL, FIRST, SECOND };
-
-S1_INLINE Fetch fetches(int64_t rows, int64_t row, int most) {
-  if (rows > 2 * most) return row ? Fetch::NONE : Fetch::ALL;
-  return rows <= most ? Fetch::ALL : row ? Fetch::SECOND : Fetch::FIRST;
-}
-
 // Calls work(rows, first row) for tiles of at most MOST rows of nearly the same size; `rows` is a constant.
 template <int MOST, class Tile>
 S1_INLINE void tiles(int64_t rows, const Tile& work) {
@@ -99,8 +91,8 @@ S1_INLINE void tiles(int64_t rows, const Tile& work) {
       case 2: work(Rows<2>{}, row); break;
       case 3: work(Rows<3>{}, row); break;
       case 4: work(Rows<4>{}, row); break;
-      case 5: work(Rows<MOST < 5 ? MOST : 5>{}, row); break;
-      case 6: work(Rows<MOST < 6 ? MOST : 6>{}, row); break;
+      case 5: work(Rows<5>{}, row); break;
+      case 6: work(Rows<6>{}, row); break;
       case 7: work(Rows<MOST < 7 ? MOST : 7>{}, row); break;
       default: work(Rows<MOST>{}, row); break;
     }
@@ -179,7 +171,7 @@ struct Widened {
   // Scores of ROWS query rows against the `count` keys that were prepared.
   template <int ROWS>
   static void score(const Attention& op, const Work& work, const Places&, const Head&, int64_t row, int first,
-                    int count, Fetch) {
+                    int count, bool) {
     const int64_t dim = op.head_dim;
     const float* q = work.q + row * dim;
     for (int j = 0; j < count; j += NV * W) {
@@ -245,10 +237,10 @@ struct Widened {
   // acc [ROWS, dim] += the weights of keys begin .. end - 1 of the part times V.
   template <int ROWS>
   static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
-                    int64_t dim, Fetch who) {
+                    int64_t dim, bool fetching) {
     const float* weights = work.scores + row * PART;
     const int64_t skip = head.skip;
-    const T* const* next = who == Fetch::ALL || who == Fetch::FIRST ? at.next : at.v;
+    const T* const* next = fetching ? at.next : at.v;
     int64_t d = 0;
     for (; d + NV * W <= dim; d += NV * W)
       weigh_vectors<ROWS, NV>(weights, at.v, next, skip + d, begin, end, acc + d, dim);
@@ -268,7 +260,7 @@ struct Paired {
   using T = bf16;
   using Weight = bf16;
   using Pair = int32_t;
-  static constexpr int TILE = 4;
+  static constexpr int TILE = 7;
   static constexpr int VECTORS = 4;                 // of keys or of head_dim: TILE times as many sums
   static constexpr int BLOCKS = PART / BLOCK_KEYS;  // of keys in a part
   static constexpr int AHEAD = 2;                   // blocks between the one that is read and the one that is fetched
@@ -337,28 +329,9 @@ struct Paired {
 
   static void prepare(const Work&, const Places&, const Head&, int, int, int64_t) {}
 
-  template <Fetch WHO>
-  struct Fetches {
-    static constexpr bool line(int v) {
-      return WHO == Fetch::ALL || (WHO == Fetch::FIRST && v < VECTORS / 2) || (WHO == Fetch::SECOND && v >= VECTORS / 2);
-    }
-  };
-
-  // Calls run with `who` as a constant.
-  template <class Run>
-  S1_INLINE_MEMBER static void with(Fetch who, const Run& run) {
-    switch (who) {
-      case Fetch::ALL: return run(Fetches<Fetch::ALL>{});
-      case Fetch::FIRST: return run(Fetches<Fetch::FIRST>{});
-      case Fetch::SECOND: return run(Fetches<Fetch::SECOND>{});
-      case Fetch::NONE: return run(Fetches<Fetch::NONE>{});
-    }
-  }
-
   // Scores of ROWS query rows against one block of keys.
-  template <int ROWS, class Lines>
-  S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later,
-                                           float* scores) {
+  template <int ROWS, bool FETCH>
+  S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later, float* scores) {
     F acc[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -368,7 +341,7 @@ struct Paired {
       __m512i x[VECTORS];
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; ++v) {
-        if (Lines::line(v)) fetch(later + v * W);
+        if (FETCH) fetch(later + v * W);
         x[v] = _mm512_loadu_si512(k + v * W);
       }
 #pragma GCC unroll 8
@@ -384,14 +357,17 @@ struct Paired {
 
   template <int ROWS>
   static void score(const Attention& op, const Work& work, const Places& at, const Head& head, int64_t row, int first,
-                    int, Fetch who) {
+                    int, bool fetching) {
     const Pair* q = (const Pair*)((const bf16*)work.q + row * op.head_dim);
     const int block = first / BLOCK_KEYS;
     const Pair *k = at.k[block] + head.skip / 2, *later = at.later(block * head.count + head.index, k);
     const int64_t pairs = op.head_dim / 2;
     const float scale = op.scale * 1.44269504f;
     float* scores = work.scores + row * PART + first;
-    with(who, [&](auto lines) { score_block<ROWS, decltype(lines)>(q, pairs, scale, k, later, scores); });
+    if (fetching)
+      score_block<ROWS, true>(q, pairs, scale, k, later, scores);
+    else
+      score_block<ROWS, false>(q, pairs, scale, k, later, scores);
   }
 
   // 2^x for x <= 0, to 3 in a million: 1 for 0, 0 for -infinity, NaN for NaN.
@@ -415,9 +391,9 @@ struct Paired {
 
   // Keys begin .. end - 1 of one block, `begin` even, times NV vectors of V. Where `end` is odd the key after it, which may
   // be NaN, is left out.
-  template <int ROWS, int NV, class Lines>
-  S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin,
-                                             int end, float* acc, int64_t dim) {
+  template <int ROWS, int NV, bool FETCH>
+  S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin, int end, float* acc,
+                            int64_t dim) {
     F sum[ROWS][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -427,7 +403,7 @@ struct Paired {
       __m512i x[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
-        if (Lines::line(v)) fetch(later + j / 2 * dim + v * W);
+        if (FETCH) fetch(later + j / 2 * dim + v * W);
         x[v] = _mm512_maskz_loadu_epi16(both, values + j / 2 * dim + v * W);
       }
 #pragma GCC unroll 8
@@ -446,39 +422,49 @@ struct Paired {
       for (int v = 0; v < NV; ++v) store(acc + r * dim + v * W, sum[r][v]);
   }
 
+  template <int ROWS, bool FETCH>
+  static void weigh_block(const bf16* weights, const Pair* values, const Pair* later, int begin, int end, float* acc,
+                          int64_t dim) {
+    int64_t d = 0;
+    for (; d + VECTORS * W <= dim; d += VECTORS * W)
+      weigh_vectors<ROWS, VECTORS, FETCH>(weights, values + d, later + d, begin, end, acc + d, dim);
+    if (d < dim) weigh_vectors<ROWS, 2, FETCH>(weights, values + d, later + d, begin, end, acc + d, dim);
+  }
+
   template <int ROWS>
   static void weigh(const Work& work, const Places& at, const Head& head, int64_t row, int begin, int end, float* acc,
-                    int64_t dim, Fetch who) {
+                    int64_t dim, bool fetching) {
     const int block = begin / BLOCK_KEYS, first = block * BLOCK_KEYS;
     const bf16* weights = (const bf16*)(work.scores + row * PART) + first;
     const Pair *v = at.v[block] + head.skip / 2, *later = at.later((at.blocks + 1 + block) * head.count + head.index, v);
-    begin -= first, end -= first;
-    with(who, [&](auto lines) {
-      int64_t d = 0;
-      for (; d + VECTORS * W <= dim; d += VECTORS * W)
-        weigh_vectors<ROWS, VECTORS, decltype(lines)>(weights, v + d, later + d, begin, end, acc + d, dim);
-      if (d < dim) weigh_vectors<ROWS, 2, decltype(lines)>(weights, v + d, later + d, begin, end, acc + d, dim);
-    });
+    if (fetching)
+      weigh_block<ROWS, true>(weights, v, later, begin - first, end - first, acc, dim);
+    else
+      weigh_block<ROWS, false>(weights, v, later, begin - first, end - first, acc, dim);
   }
 };
 #endif
 
-// The scores of a row against the keys it sees -> their weights in the same place, maximum and sum. Weights of the keys
-// after the last are zeros up to a whole vector.
-template <class Kind>
-static inline void soften(const Work& work, int64_t row, int visible) {
-  float* scores = work.scores + row * PART;
+// The largest score of a row against the keys it sees. Scores of the keys after the last are -infinity up to a whole vector.
+S1_INLINE float highest(float* scores, int visible) {
   const int padded = int(whole(visible));
   for (int j = visible; j < padded; ++j) scores[j] = MINUS_INFINITY;
   F best[2] = {set1(MINUS_INFINITY), set1(MINUS_INFINITY)};
-  for (int j = 0; j < padded; j += W) best[j / W % 2] = max(best[j / W % 2], load(scores + j));
-  const float top = max_lane(max(best[0], best[1]));
+  int j = 0;
+  for (; j + 2 * W <= padded; j += 2 * W)
+    best[0] = max(best[0], load(scores + j)), best[1] = max(best[1], load(scores + j + W));
+  if (j < padded) best[0] = max(best[0], load(scores + j));
+  return max_lane(max(best[0], best[1]));
+}
+
+// Scores -> weights in the same place, relative to the highest; their sum.
+template <class Kind>
+S1_INLINE float weights(float* scores, int visible, float top) {
   const F base = set1(top == MINUS_INFINITY ? 0 : top);  // only -inf: weights of 0, not NaN
   F total = zero();
-  for (int j = 0; j < padded; j += W)
+  for (int j = 0; j < whole(visible); j += W)
     total = add(total, Kind::keep(Kind::power(sub(load(scores + j), base)), (typename Kind::Weight*)scores + j));
-  work.part.top[row] = top;
-  work.part.sum[row] = sum(total);
+  return sum(total);
 }
 
 // work.part = the softmax of `rows` query rows of each head over keys begin .. end - 1, which are one part or its
@@ -500,15 +486,17 @@ static void attend(const Attention& op, const Work& work, const Keys& keys, cons
       const Head head{h, int(keys.heads), h * plane};
       Kind::prepare(work, at, head, first, some, dim);
       tiles<Kind::TILE>(rows, [&](auto n, int64_t row) {
-        Kind::template score<n.COUNT>(op, work, at, head, h * rows + row, first, some,
-                                             fetches(rows, row, Kind::TILE));
+        Kind::template score<n.COUNT>(op, work, at, head, h * rows + row, first, some, row == 0);
       });
     }
   }
+  const int64_t all = keys.heads * rows;
+  for (int64_t r = 0; r < all; ++r) work.part.top[r] = highest(work.scores + r * PART, seen(r));
   for (int h = 0; h < keys.heads; ++h)
-    for (int64_t r = 0; r < rows; ++r) {
-      at.fetch_lines({h, int(keys.heads), h * plane}, 2 * dim * r / rows, 2 * dim * (r + 1) / rows);  // of 2 * dim lines
-      soften<Kind>(work, h * rows + r, seen(h * rows + r));
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t r = h * rows + i;
+      at.fetch_lines({h, int(keys.heads), h * plane}, 2 * dim * i / rows, 2 * dim * (i + 1) / rows);  // of 2 * dim lines
+      work.part.sum[r] = weights<Kind>(work.scores + r * PART, seen(r), work.part.top[r]);
     }
   __builtin_memset(work.part.acc, 0, sizeof(float) * keys.heads * rows * dim);
   for (int first = 0; first < count; first += CHUNK) {
@@ -525,10 +513,10 @@ static void attend(const Attention& op, const Work& work, const Keys& keys, cons
         // sum.
         const int common = Kind::common(least, count), until = common < last ? common : last;
         if (first < until)
-          Kind::template weigh<ROWS>(work, at, head, row, first, until, acc, dim, fetches(rows, tile, Kind::TILE));
+          Kind::template weigh<ROWS>(work, at, head, row, first, until, acc, dim, tile == 0);
         for (int r = 0; r < ROWS; ++r) {
           const int from = common > first ? common : first, to = visible[r] < last ? visible[r] : last;
-          if (from < to) Kind::template weigh<1>(work, at, head, row + r, from, to, acc + r * dim, dim, Fetch::NONE);
+          if (from < to) Kind::template weigh<1>(work, at, head, row + r, from, to, acc + r * dim, dim, false);
         }
       });
   }
@@ -565,13 +553,9 @@ static void write(const float* acc, float sum, T* out, int64_t dim) {
 
 // Units of work in a fixed order; a thread takes those that begin inside its share of the total cost.
 struct Shares {
-  int64_t at = 0, begin, end;
-  Shares(int64_t total, int id, int threads) : begin(total * id / threads), end(total * (id + 1) / threads) {}
-  bool mine(int64_t cost) {
-    const bool inside = begin <= at && at < end;
-    at += cost;
-    return inside;
-  }
+  int64_t total;
+  int threads;
+  int owner(int64_t at) const { return int(((at + 1) * threads - 1) / total); }
 };
 
 static inline int64_t parts_of(int64_t keys) { return (keys + PART - 1) / PART; }
@@ -617,42 +601,52 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
   };
   int64_t total = 0;
   for (int64_t b = 0; b < op.rows; ++b) total += op.context_lens[b] * op.num_kv;
-  Shares shares(total, id, threads);
+  const Shares shares{total, threads};
+  const auto write_rows = [&](const State& all, int64_t b, const Keys& keys) {
+    T* out = (T*)op.out + (b * op.num_q + keys.head * group) * dim;
+    for (int64_t r = 0; r < keys.heads * group; ++r) write(all.acc + r * dim, all.sum[r], out + r * dim, dim);
+  };
+  // Whether threads share the parts of the keys at `at`: they go to `slot` then, and are merged by one of them at the end.
+  const auto shared_out = [&](int64_t at, const Keys& keys, int64_t parts) {
+    return parts > 1 && shares.owner(at) != shares.owner(at + (parts - 1) * PART * keys.heads);
+  };
+  bool split = false;
+  int64_t at = 0;
   each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
-    const int64_t rows = keys.heads * group, first = b * op.num_q + keys.head * group;
+    const int64_t rows = keys.heads * group, first = b * op.num_q + keys.head * group, here = at;
+    at += keys.count * keys.heads;
+    const bool several = shared_out(here, keys, parts);
+    split |= several;
     bool loaded = false;
     for (int64_t p = 0; p < parts; ++p) {
-      const int64_t begin = p * PART, end = begin + PART < keys.count ? begin + PART : keys.count;
-      if (!shares.mine((end - begin) * keys.heads)) continue;
+      if (shares.owner(here + p * PART * keys.heads) != id) continue;
       for (int64_t r = 0; r < rows && !loaded; ++r) {
         Kind::query((const T*)op.q + (first + r) * dim, op.scale, work, r, dim);
         work.seen[r] = keys.count;
       }
       loaded = true;
-      Work into = work;  // a part of several goes to its own place
-      if (parts > 1) into.part = State::at(slot + p * State::size(rows, dim), rows);
+      const int64_t begin = p * PART, end = begin + PART < keys.count ? begin + PART : keys.count;
+      Work into = work;
+      if (several)
+        into.part = State::at(slot + p * State::size(rows, dim), rows);
+      else if (p == 0)
+        into.part = work.total;
       attend<Kind>(op, into, keys, following(op, keys, b), group, begin, end);
-      if (parts == 1)
-        for (int64_t r = 0; r < rows; ++r)
-          write(work.part.acc + r * dim, work.part.sum[r], (T*)op.out + (first + r) * dim, dim);
+      if (!several && p > 0) merge<Kind>(work.total, work.part, rows, dim);
     }
+    if (loaded && !several) write_rows(work.total, b, keys);
+    if (parts == 0 && id == 0) __builtin_memset((T*)op.out + first * dim, 0, sizeof(T) * rows * dim);
   });
+  if (!split) return;
   barrier();
-  int64_t unit = 0;
-  const Range mine = share(op.rows * ((op.num_kv + together - 1) / together), id, threads);
+  at = 0;
   each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
-    const bool here = mine.begin <= unit && unit < mine.end;
-    ++unit;
-    if (!here || parts == 1) return;
-    const int64_t rows = keys.heads * group;
-    T* out = (T*)op.out + (b * op.num_q + keys.head * group) * dim;
-    if (parts < 1) {
-      __builtin_memset(out, 0, sizeof(T) * rows * dim);
-      return;
-    }
+    const int64_t rows = keys.heads * group, here = at;
+    at += keys.count * keys.heads;
+    if (!shared_out(here, keys, parts) || shares.owner(here) != id) return;
     const State all = State::at(slot, rows);
     for (int64_t p = 1; p < parts; ++p) merge<Kind>(all, State::at(slot + p * State::size(rows, dim), rows), rows, dim);
-    for (int64_t r = 0; r < rows; ++r) write(all.acc + r * dim, all.sum[r], out + r * dim, dim);
+    write_rows(all, b, keys);
   });
 }
 
@@ -674,10 +668,12 @@ static void prefill(const Attention& op, int id, int threads) {
   };
   int64_t total = 0;
   each([&](int64_t, int64_t, int64_t q, int64_t stop, int64_t before) { total += before + stop - q + 1; });
-  Shares shares(total, id, threads);
+  const Shares shares{total, threads};
+  int64_t at = 0;
   each([&](int64_t row, int64_t head, int64_t q, int64_t stop, int64_t before) {
-    const int64_t keys = before + stop - q, rows = (stop - q) * group;
-    if (!shares.mine(keys + 1)) return;
+    const int64_t keys = before + stop - q, rows = (stop - q) * group, place = at;
+    at += keys + 1;
+    if (shares.owner(place) != id) return;
     const Keys here{op.block_tables + row * op.pages, head, 1, keys};
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = (q + r / group) * op.num_q + head * group + r % group;
