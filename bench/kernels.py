@@ -2,10 +2,14 @@
 
 Memory is cold: on a GPU the L2 cache is flushed before every call, on a CPU each call takes the next of so many copies
 of its weight or cache that they take 512 MiB. `--against torch` adds torch's own way to do the same work.
+
+On a CPU `layers` is what the engine calls, all layers of a step, and `layers: qkv` and the like are its parts: the
+operators inside that call, by a clock of its own, for one layer.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
@@ -50,7 +54,8 @@ class Operation:
 
     name: str
     size: str
-    call: Callable[[], object]
+    call: Callable[[], object] | float
+    """Or seconds, where they are measured already."""
     cost: tuple[int, int]
     torch: Callable[[], object] | None = None
     reads: Callable[[], object] | None = None
@@ -228,16 +233,18 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
 
 
 def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
-    """All layers of a decode step in one native call, as the engine runs them on a CPU."""
+    """All layers of a decode step in one native call, as the engine runs them on a CPU, and the parts of a layer."""
     heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
     hidden, queries = shape.hidden_size, shape.num_heads * shape.head_dim
     width = queries + 2 * shape.num_kv_heads * shape.head_dim
     sizes = {"qkv": (width, hidden), "output": (hidden, queries), "gate_up": (2 * shape.intermediate_size, hidden),
              "down": (hidden, shape.intermediate_size)}  # fmt: skip
-    weight_bytes = shape.num_layers * sum(out * inner for out, inner in sizes.values()) * item
-    if device.type != "cpu" or not native_decoder.LOADED or weight_bytes > 2**32:
-        return
     pages = -(-context // _PAGE)
+    page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
+    each = sum(out * inner for out, inner in sizes.values()) + 2 * page[0] * page[1] * page[2] * page[3]
+    needed = shape.num_layers * each * item
+    if device.type != "cpu" or not native_decoder.LOADED or needed > 2**32:
+        return
     tables = (torch.randperm(batch * pages) + 1).view(batch, pages).int()
     positions = torch.full((batch,), context - 1)
     slots = tables[:, -1].long() * _PAGE + (context - 1) % _PAGE
@@ -252,25 +259,37 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
             })
             for _ in range(shape.num_layers)
         ]  # fmt: skip
-        page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
         kv = [new_pages(page, dtype, device) for _ in range(shape.num_layers)]
         cos_sin = torch.randn(context, shape.head_dim)
         return NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
 
-    x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([decoder() for _ in range(copies(weight_bytes, device))])
-    costs = [linear_cost(batch, out, inner, item) for out, inner in sizes.values()]
-    costs.append(decode_attention_cost([context] * batch, heads, shape.head_dim, item, item))
-    yield Operation(
-        "layers", f"{batch}x{context}",
-        lambda: next(turn).forward(x.clone(), positions, slots, tables, lens, cu_q, batch),
-        (shape.num_layers * sum(moved for moved, _ in costs), shape.num_layers * sum(flops for _, flops in costs)),
-    )  # fmt: skip
+    x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([decoder() for _ in range(copies(needed, device))])
+    costs = {name: linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()}
+    costs["attention"] = decode_attention_cost([context] * batch, heads, shape.head_dim, item, item)
+
+    def forward(seconds: torch.Tensor | None = None) -> object:
+        return next(turn).forward(x.clone(), positions, slots, tables, lens, cu_q, batch, seconds)
+
+    size = f"{batch}x{context}"
+    moved, flops = (sum(cost) * shape.num_layers for cost in zip(*costs.values(), strict=True))
+    yield Operation("layers", size, forward, (moved, flops))
+    clocks = torch.zeros(max(10, len(costs) * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
+    for clock in clocks:
+        forward(clock)
+    moved, flops = rms_norm_cost(batch, hidden, item, False)
+    costs["norm"] = 2 * moved, 2 * flops
+    costs["append"] = rope_append_cost(batch, heads, shape.head_dim, item, item)
+    for name, seconds in zip(native_decoder.PARTS, clocks.T.tolist(), strict=True):
+        yield Operation(f"layers: {name}", size, statistics.median(seconds) / shape.num_layers, costs[name])
 
 
 def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
     """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
     `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
-    seconds = repeat(operation.call, device, min_seconds=0.1).median
+    if isinstance(operation.call, float):
+        seconds = operation.call
+    else:
+        seconds = repeat(operation.call, device, min_seconds=0.1).median
     moved, flops = operation.cost
     limits = ceilings.limits_of(device)
     least = max(moved / limits.bandwidth, flops / limits.flops)
@@ -301,11 +320,11 @@ def main(options: Options) -> None:
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
         sources += [attention(shape, batch, context, device, dtype) for context in options.context]
-        sources.append(layers(shape, batch, 128, device, dtype))
+        sources += [layers(shape, batch, context, device, dtype) for context in (128, *options.context)]
         for operation in (operation for source in sources for operation in source):
             if options.only not in operation.name:
                 continue
-            if name == "cpu":
+            if name == "cpu" and not isinstance(operation.call, float):
                 ceilings = later(ceilings, device)
             found = figures(operation, ceilings, device, "torch" in options.against)
             found |= {"read_GBps": ceilings.read / 1e9}

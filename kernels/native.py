@@ -23,7 +23,7 @@ from kernels.paged import page_stride, whole_pages
 if TYPE_CHECKING:
     from kernels.linear import LinearWeight
 
-ABI = 6
+ABI = 7
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""

@@ -18,6 +18,8 @@ from kernels.linear import LinearWeight
 from kernels.paged import page_stride, whole_pages
 
 LOADED = native.LOADED
+PARTS = ("norm", "qkv", "append", "attention", "output", "gate_up", "down")
+"""What a layer consists of, in order; the last norm counts as `norm`. `S1Part` of csrc/cpu/abi.h."""
 _POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
 
@@ -64,7 +66,9 @@ class _Tokens(ctypes.Structure):
     """`S1Tokens` of csrc/cpu/abi.h."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("x", "y", "positions", "slots", "block_tables", "context_lens", "cu_q")),
+        *((name, _POINTER) for name in (
+            "x", "y", "positions", "slots", "block_tables", "context_lens", "cu_q", "seconds",
+        )),
         *((name, _SIZE) for name in ("n", "decodes", "chunks", "pages")),
     ]
 
@@ -109,11 +113,12 @@ class NativeDecoder:
 
     def forward(
         self, x: Tensor, positions: Tensor, slots: Tensor, block_tables: Tensor, context_lens: Tensor, cu_q: Tensor,
-        decodes: int,
+        decodes: int, seconds: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """x [N, H], overwritten with the layers' sum -> [N, H] after the last norm.
 
-        positions and slots [N] int64; block_tables [R, P], context_lens [R] and cu_q [R - decodes + 1] int32.
+        positions and slots [N] int64; block_tables [R, P], context_lens [R] and cu_q [R - decodes + 1] int32. What each
+        of PARTS takes is added to `seconds` [7] float64.
         """
         x, positions, slots = x.contiguous(), positions.contiguous(), slots.contiguous()
         block_tables, context_lens, cu_q = block_tables.contiguous(), context_lens.contiguous(), cu_q.contiguous()
@@ -121,7 +126,8 @@ class NativeDecoder:
         rows, pages = block_tables.shape
         tokens = _Tokens(
             x.data_ptr(), y.data_ptr(), positions.data_ptr(), slots.data_ptr(), block_tables.data_ptr(),
-            context_lens.data_ptr(), cu_q.data_ptr(), x.shape[0], decodes, rows - decodes, pages,
+            context_lens.data_ptr(), cu_q.data_ptr(), None if seconds is None else seconds.data_ptr(),
+            x.shape[0], decodes, rows - decodes, pages,
         )  # fmt: skip
         self._run(self._address, ctypes.addressof(tokens))
         return y

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 // Bumped with every change of this file; kernels/native.py refuses a library that answers another number.
-#define S1_ABI 6
+#define S1_ABI 7
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
 
@@ -39,6 +39,9 @@ struct S1Decoder {
   int32_t type;
 };
 
+// The parts of a layer in the order in which they run; the last norm of a model counts as NORM too.
+enum S1Part : int32_t { S1_NORM, S1_QKV, S1_APPEND, S1_ATTENTION, S1_OUTPUT, S1_GATE_UP, S1_DOWN, S1_PARTS };
+
 // The tokens of one step: `decodes` rows of one token each, then `chunks` rows of several; tables and lengths in that order.
 struct S1Tokens {
   void* x;                      // [n, hidden]: embeddings in, the sum of all layers out
@@ -48,6 +51,7 @@ struct S1Tokens {
   const int32_t* block_tables;  // [decodes + chunks, pages]
   const int32_t* context_lens;  // [decodes + chunks]
   const int32_t* cu_q;          // [chunks + 1], from 0
+  double* seconds;              // [S1_PARTS], to which what each part takes is added, or null
   int64_t n, decodes, chunks, pages;
 };
 

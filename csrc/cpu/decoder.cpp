@@ -1,5 +1,7 @@
 // All layers of a step in one call. Twin of engine.model.Decoder.forward on one rank, and bit for bit what it gives
 // operator by operator: the same parts in the same order, without leaving the team of threads in between.
+#include <chrono>
+
 #include "operators.h"
 
 namespace S1_LEVEL {
@@ -11,22 +13,35 @@ struct Buffers {
   void *y, *qkv, *q, *attended, *wide, *gated, *shared;
 };
 
+using Clock = std::chrono::steady_clock;
+
 struct Forward {
   const S1Decoder& model;
   const S1Tokens& in;
   Buffers at;
   int id, threads;
+  Clock::time_point since = Clock::now();
+
+  // All threads have done a part of the layer.
+  void done(S1Part part) {
+    barrier();
+    if (in.seconds && id == 0) {
+      const Clock::time_point now = Clock::now();
+      in.seconds[part] += std::chrono::duration<double>(now - since).count();
+      since = now;
+    }
+  }
 
   int64_t token_bytes() const { return model.type == S1_BFLOAT16 ? 2 : 4; }
 
-  void norm(const void* weight, void* y) const {
+  void norm(const void* weight, void* y) {
     rms_norm_part({in.x, nullptr, weight, y, nullptr, in.n, model.hidden, model.eps, model.type}, id, threads);
-    barrier();
+    done(S1_NORM);
   }
 
-  void product(const S1Weight* w, const void* x, const void* residual, void* y, Epilogue epilogue) const {
+  void product(S1Part part, const S1Weight* w, const void* x, const void* residual, void* y, Epilogue epilogue) {
     linear_part({w, x, residual, y, in.n, model.type, epilogue}, id, threads, at.shared);
-    barrier();
+    done(part);
   }
 
   Attention attention(const S1Layer& layer, int64_t token, int64_t row, int64_t rows, const int32_t* cu_q) const {
@@ -36,35 +51,35 @@ struct Forward {
             model.head_dim, model.page_size, model.page_stride, model.scale, model.type};
   }
 
-  void attend(const S1Layer& layer) const {
+  void attend(const S1Layer& layer) {
     rope_append_part({at.qkv, model.cos_sin, in.positions, in.slots, at.q, layer.k_cache, layer.v_cache, in.n,
                       model.num_q, model.num_kv, model.head_dim, model.page_size, model.page_stride, model.type},
                      id, threads);
-    barrier();
+    done(S1_APPEND);
     if (in.decodes) decode_attention_part(attention(layer, 0, 0, in.decodes, nullptr), id, threads, at.shared);
     if (in.chunks)
       prefill_attention_part(attention(layer, in.decodes, in.decodes, in.chunks, in.cu_q), id, threads);
-    barrier();
+    done(S1_ATTENTION);
   }
 
-  void mlp(const S1Layer& layer) const {
+  void mlp(const S1Layer& layer) {
     if (model.features % 32 == 0) {
-      product(layer.gate_up, at.y, nullptr, at.gated, SILU_MUL);
+      product(S1_GATE_UP, layer.gate_up, at.y, nullptr, at.gated, SILU_MUL);
     } else {
-      product(layer.gate_up, at.y, nullptr, at.wide, PLAIN);
+      product(S1_GATE_UP, layer.gate_up, at.y, nullptr, at.wide, PLAIN);
       silu_mul_part({at.wide, at.gated, in.n, model.features, model.type}, id, threads);
-      barrier();
+      done(S1_GATE_UP);
     }
-    product(layer.down, at.gated, in.x, in.x, PLAIN);
+    product(S1_DOWN, layer.down, at.gated, in.x, in.x, PLAIN);
   }
 
-  void run() const {
+  void run() {
     for (int64_t i = 0; i < model.num_layers; ++i) {
       const S1Layer& layer = model.layers[i];
       norm(layer.input_norm, at.y);
-      product(layer.qkv, at.y, nullptr, at.qkv, PLAIN);
+      product(S1_QKV, layer.qkv, at.y, nullptr, at.qkv, PLAIN);
       attend(layer);
-      product(layer.output, at.attended, in.x, in.x, PLAIN);
+      product(S1_OUTPUT, layer.output, at.attended, in.x, in.x, PLAIN);
       norm(layer.mlp_norm, at.y);
       mlp(layer);
     }

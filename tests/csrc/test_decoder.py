@@ -1,5 +1,6 @@
 """All layers in one call give the bits of the operators called one by one."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from kernels import native
 from kernels.linear import LinearWeight
-from kernels.native_decoder import Layer, NativeDecoder
+from kernels.native_decoder import PARTS, Layer, NativeDecoder
 from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS
 
@@ -99,7 +100,9 @@ def test_decoder_equals_its_operators(ops, dtype, threads, shape, contexts, chun
     step = positions, slots, tables, torch.tensor(lens, dtype=torch.int32), cu_q, len(contexts)
 
     decoder = NativeDecoder(layers, norm, cos_sin, kv, heads, EPS, scale, ops.decoder)
-    found = decoder.forward(x.clone(), *step)
+    seconds, start = torch.zeros(len(PARTS), dtype=torch.float64), time.perf_counter()
+    found = decoder.forward(x.clone(), *step, seconds)
+    assert seconds.min() > 0 and seconds.sum() < time.perf_counter() - start
     wanted = one_by_one(ops, layers, norm, cos_sin, twin, heads, scale, x, *step)
     assert wanted.isfinite().all()
     assert torch.equal(found, wanted)

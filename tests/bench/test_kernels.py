@@ -1,0 +1,27 @@
+"""The operators' benchmark: all layers in one call beside their parts, on a tiny model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import kernels
+from bench.ceilings import measure
+from bench.shapes import SHAPES
+from kernels import native
+from kernels.native_decoder import PARTS
+
+
+@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
+def test_layers_and_their_parts(monkeypatch):
+    monkeypatch.setattr(kernels, "_COLD_BYTES", 2**20)
+    device, shape = torch.device("cpu"), SHAPES["tiny"]
+    ceilings = measure(device, buffer_bytes=2**22, matmul_size=64)
+    operations = list(kernels.layers(shape, 2, 40, device, torch.bfloat16))
+    assert [op.name for op in operations] == ["layers", *(f"layers: {part}" for part in PARTS)]
+    assert {op.size for op in operations} == {"2x40"}
+    assert all(kernels.figures(op, ceilings, device, False)["us"] > 0 for op in operations)
+    whole, *parts = (op.cost[0] for op in operations)
+    read_once = dict(zip(PARTS, parts, strict=True))
+    del read_once["norm"], read_once["append"]
+    assert whole == shape.num_layers * sum(read_once.values())
