@@ -445,7 +445,7 @@ struct Paired {
 };
 #endif
 
-// The largest score of a row against the keys it sees. Scores of the keys after the last are -infinity up to a whole vector.
+// The largest score of a row against the keys it sees. The scores after them are -infinity up to a whole vector.
 S1_INLINE float highest(float* scores, int visible) {
   const int padded = int(whole(visible));
   for (int j = visible; j < padded; ++j) scores[j] = MINUS_INFINITY;
@@ -589,13 +589,16 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
   using T = typename Kind::T;
   const int64_t dim = op.head_dim, group = op.num_q / op.num_kv, together = heads_together<Kind>(op, threads);
   const Work work(together * group, dim);
-  const auto each = [&](auto&& visit) {  // the keys of each row and heads, what follows them, and where its parts go
+  // The keys of each row and heads, the cost before them, and where their parts go if threads share them.
+  const auto each = [&](auto&& visit) {
     float* slot = shared;
+    int64_t at = 0;
     for (int64_t b = 0; b < op.rows; ++b)
       for (int64_t head = 0; head < op.num_kv; head += together) {
         const int64_t left = op.num_kv - head, count = op.context_lens[b], parts = parts_of(count);
         const Keys keys{op.block_tables + b * op.pages, head, left < together ? left : together, count};
-        visit(b, keys, parts, slot);
+        visit(b, keys, at, parts, slot);
+        at += count * keys.heads;
         if (parts > 1) slot += parts * State::size(keys.heads * group, dim);
       }
   };
@@ -606,20 +609,17 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
     T* out = (T*)op.out + (b * op.num_q + keys.head * group) * dim;
     for (int64_t r = 0; r < keys.heads * group; ++r) write(all.acc + r * dim, all.sum[r], out + r * dim, dim);
   };
-  // Whether threads share the parts of the keys at `at`: they go to `slot` then, and are merged by one of them at the end.
   const auto shared_out = [&](int64_t at, const Keys& keys, int64_t parts) {
     return parts > 1 && shares.owner(at) != shares.owner(at + (parts - 1) * PART * keys.heads);
   };
-  bool split = false;
-  int64_t at = 0;
-  each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
-    const int64_t rows = keys.heads * group, first = b * op.num_q + keys.head * group, here = at;
-    at += keys.count * keys.heads;
-    const bool several = shared_out(here, keys, parts);
-    split |= several;
+  bool any = false;
+  each([&](int64_t b, const Keys& keys, int64_t at, int64_t parts, float* slot) {
+    const int64_t rows = keys.heads * group, first = b * op.num_q + keys.head * group;
+    const bool several = shared_out(at, keys, parts);
+    any |= several;
     bool loaded = false;
     for (int64_t p = 0; p < parts; ++p) {
-      if (shares.owner(here + p * PART * keys.heads) != id) continue;
+      if (shares.owner(at + p * PART * keys.heads) != id) continue;
       for (int64_t r = 0; r < rows && !loaded; ++r) {
         Kind::query((const T*)op.q + (first + r) * dim, op.scale, work, r, dim);
         work.seen[r] = keys.count;
@@ -637,13 +637,11 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
     if (loaded && !several) write_rows(work.total, b, keys);
     if (parts == 0 && id == 0) __builtin_memset((T*)op.out + first * dim, 0, sizeof(T) * rows * dim);
   });
-  if (!split) return;
+  if (!any) return;
   barrier();
-  at = 0;
-  each([&](int64_t b, const Keys& keys, int64_t parts, float* slot) {
-    const int64_t rows = keys.heads * group, here = at;
-    at += keys.count * keys.heads;
-    if (!shared_out(here, keys, parts) || shares.owner(here) != id) return;
+  each([&](int64_t b, const Keys& keys, int64_t at, int64_t parts, float* slot) {
+    const int64_t rows = keys.heads * group;
+    if (!shared_out(at, keys, parts) || shares.owner(at) != id) return;
     const State all = State::at(slot, rows);
     for (int64_t p = 1; p < parts; ++p) merge<Kind>(all, State::at(slot + p * State::size(rows, dim), rows), rows, dim);
     write_rows(all, b, keys);
