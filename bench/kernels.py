@@ -243,7 +243,10 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
     each = sum(out * inner for out, inner in sizes.values()) + 2 * page[0] * page[1] * page[2] * page[3]
     needed = shape.num_layers * each * item
-    if device.type != "cpu" or not native_decoder.LOADED or needed > 2**32:
+    if device.type != "cpu" or not native_decoder.LOADED:
+        return
+    if needed > 2**32:
+        print(f"layers {batch}x{context}: {needed / 2**30:.1f} GiB of weights and cache, left out")
         return
     tables = (torch.randperm(batch * pages) + 1).view(batch, pages).int()
     positions = torch.full((batch,), context - 1)

@@ -331,7 +331,8 @@ struct Paired {
 
   // Scores of ROWS query rows against one block of keys.
   template <int ROWS, bool FETCH>
-  S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later, float* scores) {
+  S1_INLINE_MEMBER static void score_block(const Pair* q, int64_t pairs, float scale, const Pair* k, const Pair* later,
+                                           float* scores) {
     F acc[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -392,8 +393,8 @@ struct Paired {
   // Keys begin .. end - 1 of one block, `begin` even, times NV vectors of V. Where `end` is odd the key after it, which may
   // be NaN, is left out.
   template <int ROWS, int NV, bool FETCH>
-  S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin, int end, float* acc,
-                            int64_t dim) {
+  S1_INLINE_MEMBER static void weigh_vectors(const bf16* weights, const Pair* values, const Pair* later, int begin,
+                                             int end, float* acc, int64_t dim) {
     F sum[ROWS][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -449,12 +450,9 @@ struct Paired {
 S1_INLINE float highest(float* scores, int visible) {
   const int padded = int(whole(visible));
   for (int j = visible; j < padded; ++j) scores[j] = MINUS_INFINITY;
-  F best[2] = {set1(MINUS_INFINITY), set1(MINUS_INFINITY)};
-  int j = 0;
-  for (; j + 2 * W <= padded; j += 2 * W)
-    best[0] = max(best[0], load(scores + j)), best[1] = max(best[1], load(scores + j + W));
-  if (j < padded) best[0] = max(best[0], load(scores + j));
-  return max_lane(max(best[0], best[1]));
+  F best = set1(MINUS_INFINITY);
+  for (int j = 0; j < padded; j += W) best = max(best, load(scores + j));
+  return max_lane(best);
 }
 
 // Scores -> weights in the same place, relative to the highest; their sum.
@@ -609,6 +607,7 @@ static void decode(const Attention& op, int id, int threads, float* shared) {
     T* out = (T*)op.out + (b * op.num_q + keys.head * group) * dim;
     for (int64_t r = 0; r < keys.heads * group; ++r) write(all.acc + r * dim, all.sum[r], out + r * dim, dim);
   };
+  // Whether several threads have the parts of the keys: they go to `slot` then, and one of them merges them at the end.
   const auto shared_out = [&](int64_t at, const Keys& keys, int64_t parts) {
     return parts > 1 && shares.owner(at) != shares.owner(at + (parts - 1) * PART * keys.heads);
   };
