@@ -44,6 +44,7 @@ from kernels.silu_mul import silu_mul, silu_mul_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
 
 _PAGE = 64
+LAYERS = ("layers", *(f"layers: {part}" for part in native_decoder.PARTS))
 _COLD_BYTES = 2**29
 """What the copies of an input take together on a CPU: more than its caches."""
 
@@ -275,15 +276,15 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
 
     size = f"{batch}x{context}"
     moved, flops = (sum(cost) * shape.num_layers for cost in zip(*costs.values(), strict=True))
-    yield Operation("layers", size, forward, (moved, flops))
+    yield Operation(LAYERS[0], size, forward, (moved, flops))
     clocks = torch.zeros(max(10, len(costs) * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
     for clock in clocks:
         forward(clock)
     moved, flops = rms_norm_cost(batch, hidden, item, False)
     costs["norm"] = 2 * moved, 2 * flops
     costs["append"] = rope_append_cost(batch, heads, shape.head_dim, item, item)
-    for name, seconds in zip(native_decoder.PARTS, clocks.T.tolist(), strict=True):
-        yield Operation(f"layers: {name}", size, statistics.median(seconds) / shape.num_layers, costs[name])
+    for name, part, seconds in zip(LAYERS[1:], native_decoder.PARTS, clocks.T.tolist(), strict=True):
+        yield Operation(name, size, statistics.median(seconds) / shape.num_layers, costs[part])
 
 
 def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
@@ -323,12 +324,15 @@ def main(options: Options) -> None:
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
         sources += [attention(shape, batch, context, device, dtype) for context in options.context]
-        sources += [layers(shape, batch, context, device, dtype) for context in (128, *options.context)]
+        if any(options.only in operator for operator in LAYERS):
+            contexts = dict.fromkeys((128, *options.context))
+            sources += [layers(shape, batch, context, device, dtype) for context in contexts]
         for operation in (operation for source in sources for operation in source):
-            if options.only not in operation.name:
+            wanted = options.only in operation.name
+            if name == "cpu" and (wanted or operation.name == LAYERS[0]) and not isinstance(operation.call, float):
+                ceilings = later(ceilings, device)  # the parts of `layers` are judged by what it was judged by
+            if not wanted:
                 continue
-            if name == "cpu" and not isinstance(operation.call, float):
-                ceilings = later(ceilings, device)
             found = figures(operation, ceilings, device, "torch" in options.against)
             found |= {"read_GBps": ceilings.read / 1e9}
             shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("reads_us"),

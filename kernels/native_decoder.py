@@ -120,6 +120,7 @@ class NativeDecoder:
         positions and slots [N] int64; block_tables [R, P], context_lens [R] and cu_q [R - decodes + 1] int32. What each
         of PARTS takes is added to `seconds` [7] float64.
         """
+        assert seconds is None or (seconds.dtype is torch.float64 and seconds.shape == (len(PARTS),))
         x, positions, slots = x.contiguous(), positions.contiguous(), slots.contiguous()
         block_tables, context_lens, cu_q = block_tables.contiguous(), context_lens.contiguous(), cu_q.contiguous()
         y = torch.empty_like(x)

@@ -663,13 +663,13 @@ static void prefill(const Attention& op, int id, int threads) {
         }
     }
   };
-  int64_t total = 0;
-  each([&](int64_t, int64_t, int64_t q, int64_t stop, int64_t before) { total += before + stop - q + 1; });
+  const auto cost = [](int64_t keys) { return keys > 0 ? keys + 1 : 1; };
+  int64_t total = 0, at = 0;
+  each([&](int64_t, int64_t, int64_t q, int64_t stop, int64_t before) { total += cost(before + stop - q); });
   const Shares shares{total, threads};
-  int64_t at = 0;
   each([&](int64_t row, int64_t head, int64_t q, int64_t stop, int64_t before) {
     const int64_t keys = before + stop - q, rows = (stop - q) * group, place = at;
-    at += keys + 1;
+    at += cost(keys);
     if (shares.owner(place) != id) return;
     const Keys here{op.block_tables + row * op.pages, head, 1, keys};
     for (int64_t r = 0; r < rows; ++r) {

@@ -59,7 +59,7 @@ struct Attention {
   float scale;
   int32_t type;
 };
-// q and the pages must be complete. `shared` holds decode_shared_bytes(op). Passes one barrier.
+// q and the pages must be complete. `shared` holds decode_shared_bytes(op); a barrier may be passed inside.
 void decode_attention_part(const Attention& op, int id, int threads, void* shared);
 size_t decode_shared_bytes(const Attention& op);
 void prefill_attention_part(const Attention& op, int id, int threads);

@@ -108,3 +108,16 @@ def test_scores_of_minus_infinity_weigh_nothing(ops: native.Operators, dtype: to
     found = ops.decode_attention(q, *to_pages(ops.level, k, v), tables, lens, 0.125, 200)
     assert found.isfinite().all()
     assert_near(found, decode_attention_reference(q, k, v, tables, lens, 0.125, 200))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("context", [0, 3])
+def test_queries_before_the_first_key_give_zeros(ops: native.Operators, dtype: torch.dtype, context: int):
+    """A chunk of 66 with fewer keys than that, which no scheduler makes: the last `context` queries see some."""
+    k, v, tables = pages(1, 64, 1, 64, 64, dtype)
+    q, lens, starts = torch.randn(66, 1, 64).to(dtype), torch.tensor([context]).int(), torch.tensor([0, 66]).int()
+    found = ops.prefill_attention(q, *to_pages(ops.level, k, v), tables, lens, starts, 66, 0.125, 64)
+    alone = torch.tensor([0, context]).int()
+    wanted = prefill_attention_reference(q[66 - context :], k, v, tables, lens, alone, context, 0.125, 64)
+    assert (found[: 66 - context] == 0).all()
+    assert_near(found[66 - context :], wanted)
