@@ -11,6 +11,7 @@ TORCH := torch>=2.11,<2.14
 WORKERS ?= 2
 
 # Several processes on few cores: one thread each.
+PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
 
 .PHONY: setup demo test test-full sanitize bench nano clean
@@ -23,12 +24,12 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(TEST) -n $(WORKERS) --dist worksteal -m "not slow"
+	$(TEST) $(PARALLEL) -m "not slow"
 
 test-full: $(VENV)/.test sanitize
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(TEST) -n $(WORKERS) --dist worksteal
+	$(TEST) $(PARALLEL)
 
 # The native library built with AddressSanitizer and UndefinedBehaviorSanitizer, under its own tests.
 ASAN := build/sanitize

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,7 @@ from kernels.thinking import MachineTables, Param, State, Text, thinking_step, t
 
 _PAGE = 64
 LAYERS = ("layers", *(f"layers: {part}" for part in native_decoder.PARTS))
+"""The operations of `layers`: the call, and the parts of a layer inside it."""
 _COLD_BYTES = 2**29
 """What the copies of an input take together on a CPU: more than its caches."""
 
@@ -242,10 +244,9 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
              "down": (hidden, shape.intermediate_size)}  # fmt: skip
     pages = -(-context // _PAGE)
     page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
-    each = sum(out * inner for out, inner in sizes.values()) + 2 * page[0] * page[1] * page[2] * page[3]
-    needed = shape.num_layers * each * item
     if device.type != "cpu" or not native_decoder.LOADED:
         return
+    needed = shape.num_layers * (sum(out * inner for out, inner in sizes.values()) + 2 * prod(page)) * item
     if needed > 2**32:
         print(f"layers {batch}x{context}: {needed / 2**30:.1f} GiB of weights and cache, left out")
         return
@@ -277,7 +278,8 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     size = f"{batch}x{context}"
     moved, flops = (sum(cost) * shape.num_layers for cost in zip(*costs.values(), strict=True))
     yield Operation(LAYERS[0], size, forward, (moved, flops))
-    clocks = torch.zeros(max(10, len(costs) * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
+    calls = max(10, 4 * _COLD_BYTES // moved)  # some tens of milliseconds
+    clocks = torch.zeros(calls, len(native_decoder.PARTS), dtype=torch.float64)
     for clock in clocks:
         forward(clock)
     moved, flops = rms_norm_cost(batch, hidden, item, False)

@@ -39,6 +39,7 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def image(png: bytes, alt: str) -> str:
+    """An HTML image with the picture inside it; `alt` is escaped."""
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 

@@ -1,7 +1,9 @@
 """All layers in one call give the bits of the operators called one by one."""
 
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS
 
 EPS, PAGE = 1e-6, 64
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=[1, 2])
@@ -24,6 +27,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+def test_parts_are_those_of_the_interface():
+    (listed,) = re.findall(r"enum S1Part : int32_t \{(.*?)\};", (ROOT / "csrc" / "cpu" / "abi.h").read_text())
+    names = [f"S1_{part.upper()}" for part in PARTS]
+    assert [name.strip() for name in listed.split(",")] == [*names, "S1_PARTS"]
 
 
 def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, features: int, dtype, int8) -> Layer:
