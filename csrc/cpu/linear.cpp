@@ -69,6 +69,19 @@ struct Bfloat16Dot {
 #endif
 
 #if defined(S1_LEVEL_avx512_bf16)
+// The two bytes of the bfloat16 numbers 0 .. 127. Constant: what runs when the library is loaded runs on every processor.
+struct Magnitudes {
+  alignas(64) uint8_t low[128] = {}, high[128] = {};
+  constexpr Magnitudes() {
+    for (int i = 1; i < 128; ++i) {
+      int exponent = 0;
+      while (i >> (exponent + 1)) ++exponent;
+      const int bits = (127 + exponent) << 7 | (i << (7 - exponent) & 0x7f);
+      low[i] = uint8_t(bits), high[i] = uint8_t(bits >> 8);
+    }
+  }
+};
+
 // Codes as sign and magnitude, two columns of a panel in the 64 bytes of a vector. A magnitude picks the two bytes of the
 // bfloat16 number that it is from tables: half the instructions of the way through int32 and float32.
 struct Codes {
@@ -77,17 +90,7 @@ struct Codes {
 
   S1_INLINE_MEMBER static uint8_t code(int8_t value) { return uint8_t(value < 0 ? 0x80 | -value : value); }
 
-  struct Tables {
-    alignas(64) uint8_t low[128], high[128];
-    Tables() {
-      for (int i = 0; i < 128; ++i) {
-        bf16 x;
-        narrow(float(i), &x);
-        low[i] = uint8_t(x.bits), high[i] = uint8_t(x.bits >> 8);
-      }
-    }
-  };
-  static const Tables tables;
+  static constexpr Magnitudes tables{};
 
   // Pairs of outputs 16 v .. 16 v + 15.
   S1_INLINE_MEMBER static __m512i pairs(const char* p, int v) {
@@ -100,7 +103,6 @@ struct Codes {
     return v ? _mm512_unpackhi_epi8(low, high) : _mm512_unpacklo_epi8(low, high);
   }
 };
-const Codes::Tables Codes::tables;
 
 struct Int8 {
   using X = float;

@@ -1,6 +1,7 @@
 """Finding the library, choosing its instruction set, and doing without it."""
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,24 @@ print(native.REASON)
     lines = python(code, S1_CPU_LIBRARY="").stdout.splitlines()
     assert lines[0] == "False None [[2.0, 2.0, 2.0]]"
     assert "was not built" in lines[1]
+
+
+@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
+def test_nothing_of_a_level_runs_when_the_library_is_loaded():
+    """A constructor of a static object is compiled for its file's level and runs before one is picked: on a processor
+    without AVX-512 the import was its end. What may be there is the toolchain's own: frame_dummy and what asks the
+    processor (__cpu_indicator_init), an address each in .init_array."""
+    assert native.LIBRARY is not None
+    if "asan" in Path("/proc/self/maps").read_text():
+        pytest.skip("built with sanitizers, which register every file at load time")
+    assert len(init_array(Path(native.LIBRARY._name).read_bytes())) <= 2
+
+
+def init_array(elf: bytes) -> list[int]:
+    """What a 64-bit little-endian ELF file calls when it is loaded (DT_INIT_ARRAY, its size from DT_INIT_ARRAYSZ)."""
+    assert elf[:6] == b"\x7fELF\x02\x01"
+    (start,), (size, count) = struct.unpack_from("<Q", elf, 32), struct.unpack_from("<HH", elf, 54)
+    segments = [struct.unpack_from("<IIQQQQQQ", elf, start + i * size) for i in range(count)]
+    offset, length = next((s[2], s[5]) for s in segments if s[0] == 2)  # PT_DYNAMIC
+    dynamic = dict(struct.iter_unpack("<QQ", elf[offset : offset + length]))
+    return list(range(dynamic.get(27, 0) // 8))
