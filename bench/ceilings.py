@@ -34,7 +34,7 @@ class Ceilings:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
         bandwidth = self.copy if device.type == "cuda" else self.read
-        return Device(device.type, bandwidth, self.flops, memory_bytes(device))
+        return Device(device.type, bandwidth, self.flops, memory_bytes(device), gpu=device.type == "cuda")
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -21,12 +21,8 @@ from engine.slots import SlotTables
 from engine.text import Tokenizer
 from engine.thinking import resolve_format
 from engine.weights import Precision
+from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
-
-_CPU_SHARE, _CUDA_SHARE = 0.25, 0.92
-"""Of the memory that is free once the weights are loaded, what the page pool may take if nothing else is said."""
-_CUDA_SCRATCH_BYTES = 2 << 30
-"""Left free on a GPU for activations, logits and the libraries' workspaces."""
 
 
 def resolve_device(device: str) -> str:
@@ -128,11 +124,10 @@ def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int
 
 def pages_that_fit(config: EngineConfig, free: int, kind: str, page_bytes: int, length: int, size: int) -> int:
     """Pages of `page_bytes` in `free` bytes on a device of `kind`: what the configuration says, else what its share of
-    memory holds, at most `max_num_seqs` full lengths."""
+    memory holds (`kernels.limits.pool_bytes`), at most `max_num_seqs` full lengths."""
     if config.kv_cache_tokens is not None:
         return config.kv_cache_tokens // size
-    usable = int(free * _CPU_SHARE) if kind == "cpu" else int(free * _CUDA_SHARE) - _CUDA_SCRATCH_BYTES
-    return min(config.max_num_seqs * -(-length // size), max(0, usable) // page_bytes)
+    return min(config.max_num_seqs * -(-length // size), pool_bytes(free, kind == "cuda") // page_bytes)
 
 
 def free_bytes(device: torch.device, ranks: int) -> int:

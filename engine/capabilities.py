@@ -157,7 +157,8 @@ def limiting_device(device: torch.device, step_bytes: float) -> Device:
         native.read(buffer)
         seconds.append(time.perf_counter() - start)
     rate = len(buffer) / min(seconds)
-    return Device(f"this CPU, which reads {rate / 1e9:.3g} GB/s now", rate, float("inf"), float(memory))
+    name = f"this CPU, which reads {rate / 1e9:.3g} GB/s now"
+    return Device(name, rate, float("inf"), float(memory), gpu=False)
 
 
 def _cache_bytes() -> int:

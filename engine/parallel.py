@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import EngineDead, InputError
 from engine.one_shot import OneShotAllReduce, OneShotAllReduceNorm
 from kernels.rms_norm import rms_norm
+from kernels.torch_versions import all_gather
 
 DATA_TIMEOUT = timedelta(minutes=10)
 """Longest wait of one collective on weights or activations; long enough for another rank's kernels to compile."""
@@ -23,9 +24,6 @@ START_TIMEOUT = timedelta(minutes=5)
 """Longest wait for all ranks to come to the store: a cold import of torch on a busy disk takes a minute."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a rank that leaves waits for the others to do the same."""
-
-# torch 2.13 renames the collective and deprecates the name that 2.11 has.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Companions(Protocol):
@@ -109,7 +107,7 @@ class Group:
             return tensor
         gathered = torch.empty(self.size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
         try:
-            _all_gather(gathered, tensor.flatten())
+            all_gather(gathered, tensor.flatten())
         except RuntimeError as error:
             raise self._dead(error) from error
         return gathered.view(self.size, *tensor.shape).movedim(0, -2).flatten(-2)

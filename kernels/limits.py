@@ -42,20 +42,35 @@ class Device:
     bandwidth: float
     flops: float
     memory: float
+    """as its driver tells it"""
+    peak_flops: float | None = None
+    """dense bf16 by the data sheet, which training's share (MFU) is of"""
+    gpu: bool = True
 
 
-H200 = Device("H200", 4.3e12, 790e12, 141e9)
-"""Copy bandwidth and matmul rate as measured on one card; the datasheet says 4.8 TB/s and 989 TFLOP/s."""
-H100 = Device("H100", 3.0e12, 700e12, 80e9)
-"""SXM. 90 % of the datasheet's 3.35 TB/s, assumed until measured."""
+H200 = Device("H200", 4.3e12, 790e12, 150.0e9, 989.5e12)
+"""Copy bandwidth and matmul rate as measured on one card; the datasheet says 4.8 TB/s."""
+H100 = Device("H100", 3.0e12, 798e12, 84.9e9, 989.5e12)
+"""SXM, 80 GB. Copy bandwidth and matmul rate as measured on one card; the datasheet says 3.35 TB/s."""
+A100 = Device("A100", float("inf"), float("inf"), 85.0e9, 312e12)
+B200 = Device("B200", float("inf"), float("inf"), 192.0e9, 2250e12)
+"""Of these two only the data sheet's figures, for training's plan."""
 
 UNKNOWN = Device("unknown", float("inf"), float("inf"), 0.0)
 """A device without measured rates: bytes and FLOPs stand, seconds are 0 and nothing is said to fit."""
 
-_USABLE = 0.93
-"""Share of a device's memory that weights, pages and workspace may fill together."""
-_WORKSPACE = 3e9
-"""Bytes per device for activations, captured graphs and the allocator; a tenth of the memory of a small one."""
+_CPU_SHARE, _GPU_SHARE = 0.25, 0.92
+"""Of the memory that is free once the weights are loaded, what the page pool may take if nothing else is said."""
+_SCRATCH = 2 << 30
+"""Bytes left free on a GPU for activations, logits, captured graphs and the libraries' workspaces."""
+_CONTEXT = 0.6e9
+"""Bytes of a GPU that are taken before anything is loaded: the driver's, and a process's CUDA context."""
+
+
+def pool_bytes(free: float, gpu: bool) -> int:
+    """What the page pool may take of `free` bytes, those left beside the weights: the engine's own rule, which every
+    plan asks too."""
+    return max(0, int(free * _GPU_SHARE) - _SCRATCH if gpu else int(free * _CPU_SHARE))
 
 
 @dataclass(frozen=True)
@@ -181,9 +196,10 @@ class Limits:
 
     @property
     def kv_pool_tokens(self) -> int:
-        """Tokens of KV cache that fit beside the weights; 0 where the weights do not fit."""
-        room = _USABLE * self.device.memory - min(_WORKSPACE, 0.1 * self.device.memory)
-        return max(0, int((room * self.tensor_parallel_size - self.resident_bytes) // self.kv_bytes_per_token))
+        """Tokens of KV cache that fit beside the weights of a device that does nothing else; 0 where those do not."""
+        taken = self.resident_bytes / self.tensor_parallel_size + (_CONTEXT if self.device.gpu else 0)
+        room = pool_bytes(max(0.0, self.device.memory - taken), self.device.gpu)
+        return int(room * self.tensor_parallel_size // self.kv_bytes_per_token)
 
     def resident_sequences(self, context: int) -> int:
         """Sequences of `context` tokens that fit at once."""

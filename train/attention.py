@@ -16,15 +16,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from kernels import torch_versions
+
 # Documents whose length is at least this share of the longest join its group: at most 1/4 more attention work in it,
 # against one call per document (10 times slower for 64 documents of 128 tokens, forward and backward, on one core).
 GROUP_RATIO = 0.8
 
 FLASH = find_spec("flash_attn") is not None
-
-# PyTorch 2.13 renamed these two.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True)
@@ -136,13 +134,13 @@ class _GatherStream(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
         out = x.new_empty(dist.get_world_size(group) * x.shape[0], *x.shape[1:])
-        _all_gather(out, x.contiguous(), group=group)
+        torch_versions.all_gather(out, x.contiguous(), group=group)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
         out = grad.new_empty(grad.shape[0] // dist.get_world_size(ctx.group), *grad.shape[1:])
-        _reduce_scatter(out, grad.contiguous(), group=ctx.group)
+        torch_versions.reduce_scatter(out, grad.contiguous(), group=ctx.group)
         return out, None
 
 
@@ -187,15 +185,7 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Docume
         return flash_attn_varlen_func(
             q, k, v, documents.cu_queries, documents.cu_keys, *longest, causal=True, deterministic=deterministic
         )
-    # Imported here: it brings the compiler along, 2 s of start-up that CPUs need not pay.
-    from torch.nn.attention.varlen import varlen_attn
-
-    out = varlen_attn(
-        q, k, v, documents.cu_queries, documents.cu_keys, *longest,
-        window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
-    )  # fmt: skip
-    assert isinstance(out, torch.Tensor)
-    return out
+    return torch_versions.varlen_attention(q, k, v, documents.cu_queries, documents.cu_keys, longest)
 
 
 def _grouped(qkv: torch.Tensor, heads: tuple[int, int], documents: Documents) -> torch.Tensor:

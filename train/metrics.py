@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -15,25 +14,11 @@ from uuid import uuid4
 import msgspec
 import torch
 
+from kernels.limits import A100, B200, H100, H200
 from train.config import TrainConfig
 from train.errors import TrainingError
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """`memory_gb`: 1e9 bytes, as the driver reports it; `flops`: dense bf16 peak per second, by the data sheet."""
-
-    name: str
-    memory_gb: float
-    flops: float
-
-
-GPUS = (
-    Gpu("H100", 84.9, 989.5e12),
-    Gpu("H200", 150.0, 989.5e12),
-    Gpu("A100", 85.0, 312e12),
-    Gpu("B200", 192.0, 2250e12),
-)
+GPUS = (H100, H200, A100, B200)
 
 
 class Sink(Protocol):
@@ -162,7 +147,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((gpu.flops for gpu in GPUS if gpu.name in name), None)
+    return next((gpu.peak_flops for gpu in GPUS if gpu.name in name), None)
 
 
 def memory_gb(device: torch.device) -> float:

@@ -186,8 +186,10 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
         f"time        at {100 * ASSUMED_MFU:.0f} % of peak, which is assumed, not measured, and without start-up",
     ]
     for gpu in GPUS:
-        fits = "fits" if memory.total <= gpu.memory_gb else f"does NOT fit its {gpu.memory_gb:.0f} GB"
-        lines.append(f"  {ranks} x {gpu.name:6s} {total / (ASSUMED_MFU * gpu.flops * ranks) / 60:8.1f} minutes, {fits}")
+        assert gpu.peak_flops is not None
+        fits = "fits" if memory.total * 1e9 <= gpu.memory else f"does NOT fit its {gpu.memory / 1e9:.0f} GB"
+        minutes = total / (ASSUMED_MFU * gpu.peak_flops * ranks) / 60
+        lines.append(f"  {ranks} x {gpu.name:6s} {minutes:8.1f} minutes, {fits}")
     return "\n".join(lines)
 
 

@@ -7,9 +7,22 @@ import math
 import pytest
 
 from bench.shapes import SHAPES
+from engine.build import pages_that_fit
+from engine.config import EngineConfig
 from kernels.decode_attention import decode_attention_cost
-from kernels.limits import H100, H200, UNKNOWN, Device, Limits, all_reduce_seconds, known_device, matrices, summary
+from kernels.limits import (
+    H100,
+    H200,
+    UNKNOWN,
+    Device,
+    Limits,
+    all_reduce_seconds,
+    known_device,
+    matrices,
+    summary,
+)
 from kernels.linear import linear_cost
+from train.metrics import GPUS
 
 SHAPE = SHAPES["qwen2.5-32b"]
 
@@ -46,7 +59,7 @@ def test_flops_of_32b():
     assert limits.prefill_flops(1024) == 2 * 31_205_621_760 * 1024 + 2 * 778_567_680 + 1_310_720 * 524_800
     assert round(limits.prefill_seconds(1024) * 1e3) == 82
     assert round(limits.compute_bound_batch()) == 184
-    assert round(Limits(SHAPE, H100).compute_bound_batch()) == 233
+    assert round(Limits(SHAPE, H100).compute_bound_batch()) == 266
 
 
 @pytest.mark.parametrize(
@@ -73,9 +86,10 @@ def test_quantised_weights():
 @pytest.mark.parametrize(
     "device, ranks, weight_bytes, kv_bytes, resident, step_ms, tokens_per_second",
     [
-        (H200, 1, 2, 2, 54, 29.2, 1849), (H200, 1, 2, 1, 109, 29.3, 3716), (H200, 1, 1, 2, 82, 29.2, 2809),
-        (H200, 1, 1, 1, 165, 29.3, 5626), (H200, 1, 0.5625, 2, 95, 29.4, 3235), (H200, 2, 2, 2, 167, 32.0, 5219),
-        (H200, 4, 2, 2, 391, 33.5, 11675), (H200, 8, 2, 2, 841, 36.5, 23069), (H100, 4, 2, 2, 192, 26.2, 7342),
+        (H200, 1, 2, 2, 65, 32.1, 2024), (H200, 1, 2, 1, 131, 32.3, 4061), (H200, 1, 1, 2, 91, 31.6, 2881),
+        (H200, 1, 1, 1, 183, 31.7, 5770), (H200, 1, 0.5625, 2, 102, 31.2, 3264), (H200, 2, 2, 2, 184, 34.4, 5354),
+        (H200, 4, 2, 2, 421, 35.7, 11802), (H200, 8, 2, 2, 895, 38.6, 23192), (H100, 4, 2, 2, 211, 28.1, 7514),
+        (H100, 1, 2, 2, 13, 26.3, 495),
     ],
 )  # fmt: skip
 def test_memory_full(device, ranks, weight_bytes, kv_bytes, resident, step_ms, tokens_per_second):
@@ -87,9 +101,20 @@ def test_memory_full(device, ranks, weight_bytes, kv_bytes, resident, step_ms, t
 
 
 def test_resident_where_32k_are_reserved():
-    assert Limits(SHAPE, H200).resident_sequences(32768) == 7
-    assert round(Limits(SHAPE, H200).kv_pool_tokens, -3) == 239_000
+    assert Limits(SHAPE, H200).resident_sequences(32768) == 8
+    assert round(Limits(SHAPE, H200).kv_pool_tokens, -3) == 286_000
     assert Limits(SHAPE, Device("small", 1e12, 1e14, 40e9)).resident_sequences(1) == 0
+
+
+@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
+@pytest.mark.parametrize("weight_bytes, kv_bytes", [(2, 2), (2, 1), (1, 1)])
+def test_a_plan_and_the_engine_say_the_same_about_what_fits(device, weight_bytes, kv_bytes):
+    limits = Limits(SHAPE, device, 1, weight_bytes, kv_bytes)
+    free = int(device.memory - 0.6e9 - limits.resident_bytes)  # as the driver tells the engine, the weights loaded
+    config = EngineConfig(max_num_seqs=1000)
+    pages = pages_that_fit(config, free, "cuda", int(limits.kv_bytes_per_token) * 64, 65536, 64)
+    assert 0 < pages == limits.kv_pool_tokens // 64
+    assert device in GPUS, "the trainer's plan knows the card from the same place"
 
 
 def test_a_step_is_the_sum_of_its_operators_costs():
