@@ -34,7 +34,7 @@ from engine.response import Response
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.sequence import Admission
-from engine.slots import SlotTables
+from engine.slots import SlotTables, StepTables
 from engine.text import Tokenizer
 
 PAGE_SIZE = 16
@@ -65,9 +65,9 @@ class TimedRunner(Runner):
 
     device_seconds = 0.0
 
-    def _decode(self, inputs: Tensor, bits: int, top: int, longest: int) -> StepResult:
+    def _decode(self, inputs: Tensor, tables: StepTables, bits: int, top: int, longest: int) -> StepResult:
         start = time.process_time()
-        result = super()._decode(inputs, bits, top, longest)
+        result = super()._decode(inputs, tables, bits, top, longest)
         self.device_seconds += time.process_time() - start
         return result
 

@@ -19,7 +19,7 @@ from engine.batch import AttentionMeta, Batch, StepResult
 from engine.launched import Launched, ResultBuffers
 from engine.scheduler import Chunk, Step
 from engine.sequence import Control, Sequence
-from engine.slots import LOGPROBS, MASKED, NOISE, SlotTables, needs_of, sampling_needs, to_device
+from engine.slots import LOGPROBS, MASKED, NOISE, SlotTables, StepTables, needs_of, sampling_needs, to_device
 from engine.step_graphs import CaptureReport, StepGraphs, StepKey
 from engine.step_inputs import StepInputs
 from kernels.decode_inputs import decode_inputs
@@ -63,7 +63,7 @@ class Runner:
         comes that needs it. Nothing to do without graphs."""
         if self._graphs is None:
             return CaptureReport()
-        return self._graphs.capture_all((MASKED, MASKED | NOISE), self.tables.generation)
+        return self._graphs.capture_all((MASKED, MASKED | NOISE), self.tables.for_step)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -116,27 +116,28 @@ class Runner:
         pages = self.tables.new_pages()
         bucket = self._graphs.bucket(len(rows)) if self._graphs is not None else None
         if self._graphs is None or bucket is None:
-            return self._decode(self._inputs.write(slots, pages, len(rows)), bits, top, step.longest)
+            inputs = self._inputs.write(slots, pages, len(rows))
+            return self._decode(inputs, self.tables.for_step(bits), bits, top, step.longest)
         # Always with the masked draw, and a power of two of log-probabilities: fewer kinds of graphs.
         key = StepKey(bucket, bits | MASKED, 1 << (top - 1).bit_length() if top else 0)
-        capture = self._graphs.get(key, self.tables.generation)
+        capture = self._graphs.get(key, self.tables.for_step(key.needs))
         self._inputs.write(slots, pages, bucket)
         capture.replay()
         return capture.result
 
-    def _captured(self, key: StepKey) -> StepResult:
+    def _captured(self, key: StepKey, tables: StepTables) -> StepResult:
         """What a graph holds: nothing in it depends on the host, and the context is bounded by its largest value."""
-        context = self.tables.blocks.shape[1] * self.page_size
-        return self._decode(self._inputs.device[:, : key.bucket], key.needs, key.top, context)
+        context = tables.blocks.shape[1] * self.page_size
+        return self._decode(self._inputs.device[:, : key.bucket], tables, key.needs, key.top, context)
 
     def _clear(self) -> None:
         self._inputs.clear()
 
-    def _decode(self, inputs: Tensor, bits: int, top: int, longest: int) -> StepResult:
+    def _decode(self, inputs: Tensor, tables: StepTables, bits: int, top: int, longest: int) -> StepResult:
         """inputs [3, B]: see engine.step_inputs. Where each sequence stands is the machine's state: the host may not
         know yet what was committed."""
-        machine, blocks, size = self.tables.machine, self.tables.blocks, self.page_size
-        rows = decode_inputs(inputs, machine.state, machine.history, blocks, size, -(-longest // size))
+        machine, size = tables.machine, self.page_size
+        rows = decode_inputs(inputs, machine.state, machine.history, tables.blocks, size, -(-longest // size))
         meta = AttentionMeta(
             slot_mapping=rows.slot_mapping,
             block_tables=rows.block_tables,
@@ -147,14 +148,17 @@ class Runner:
             max_context=longest,
         )
         hidden = self.model.forward(rows.ids, rows.positions, meta, self.kv)
-        return self._draw(hidden, inputs[0], bits, top)
+        return self._draw(hidden, inputs[0], tables, bits, top)
 
     def _mixed(self, step: Step, rows: list[Sequence]) -> StepResult | None:
         """A step with prompts in it; None where none of them is complete and nothing decodes."""
         self.tables.flush_pages()
         batch = self._batch(step, rows)
         hidden = self.model.forward(batch.ids, batch.positions, batch.meta, self.kv)
-        return self._draw(hidden[batch.sampled], batch.slots, *_needs(rows)) if rows else None
+        if not rows:
+            return None
+        bits, top = _needs(rows)
+        return self._draw(hidden[batch.sampled], batch.slots, self.tables.for_step(bits), bits, top)
 
     def _batch(self, step: Step, rows: list[Sequence]) -> Batch:
         decodes, tables = step.decodes, self.tables
@@ -196,20 +200,19 @@ class Runner:
         pages = self.tables.host_pages(chunk.sequence.slot)[positions // self.page_size].astype(np.int64)
         return ids, positions, pages * self.page_size + positions % self.page_size
 
-    def _draw(self, hidden: Tensor, slots: Tensor, bits: int, top: int) -> StepResult:
+    def _draw(self, hidden: Tensor, slots: Tensor, tables: StepTables, bits: int, top: int) -> StepResult:
         """hidden [B, H] of the rows that draw, slots [B] int64; `top` best log-probabilities where bits ask for any."""
-        tables, needs = self.tables, sampling_needs(bits)
-        machine = tables.machine_for(bits)
+        needs, vocab = sampling_needs(bits), self.tables.vocab
         logits = self.model.logits(hidden)
-        own = torch.log_softmax(logits[:, : tables.vocab], 1) if needs.logprobs else None
-        draws = sample(logits, tables.sampling, machine, slots, tables.vocab, needs)
-        records = thinking_step(machine, slots, draws.draw, draws.masked, draws.bad)
+        own = torch.log_softmax(logits[:, :vocab], 1) if needs.logprobs else None
+        draws = sample(logits, tables.sampling, tables.machine, slots, vocab, needs)
+        records = thinking_step(tables.machine, slots, draws.draw, draws.masked, draws.bad)
         token = records[:, Record.TOKEN]
         tables.count(slots, token)
         if own is None:
             return StepResult(records)
         chosen = own.gather(1, token.clamp(min=0).long()[:, None])[:, 0]
-        best = own.topk(min(top, tables.vocab), 1)
+        best = own.topk(min(top, vocab), 1)
         return StepResult(records, chosen, best.indices, best.values)
 
     def _ids(self, values: list[int] | np.ndarray) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence as Seq
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,24 @@ def sampling_needs(bits: int) -> SamplingNeeds:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class StepTables:
+    """What a step's rows read and write of the slot tables, and what the machine may skip for them. A captured step
+    holds these very tensors and constants; where `SlotTables.for_step` gives another object, it is stale."""
+
+    machine: MachineTables
+    sampling: SamplingTables
+    blocks: Tensor
+    """[S, P] int32"""
+
+    def count(self, slots: Tensor, tokens: Tensor) -> None:
+        """Add committed tokens [B] (-1: none) to the counts that penalties read."""
+        if self.sampling.counts is not None:
+            self.sampling.counts.index_put_(
+                (slots, tokens.clamp(min=0).long()), (tokens >= 0).to(torch.int32), accumulate=True
+            )
+
+
 class SlotTables:
     """Rows are written when a sequence gets its slot and changed by the device alone after that; the block table
     gets the new page's number, once per page. S - 1 slots for sequences, C context, P pages per context, V vocabulary.
@@ -79,14 +97,12 @@ class SlotTables:
         self.device, self.vocab, self._columns = device, len(ends_line), columns
         self.dummy = num_slots
         """The dummy request's slot."""
-        self.generation = 0
-        """Goes up whenever a table is replaced by another tensor: captured steps hold the addresses of the old one."""
         pages = -(-context // page_size) + 1
         self._host_blocks = np.zeros((rows, pages), dtype=np.int32)
         self.blocks = table(pages, fill=0)
         """[S, P] int32"""
         self._longest_lead = self._longest_opener = 0
-        self._told: dict[tuple[int, int, bool], MachineTables] = {}
+        self._for_steps: dict[tuple[int, int, bool], StepTables] = {}
         self._pages_written = [0] * rows
         self._new_pages: list[tuple[int, int]] = []
         self.machine = MachineTables(
@@ -147,20 +163,15 @@ class SlotTables:
         """A copy of the machine's state row, on the device."""
         return self.machine.state[slot].clone()
 
-    def machine_for(self, bits: int) -> MachineTables:
-        """The machine's tables, told what it may skip for these sequences; the same object for the same answer."""
+    def for_step(self, bits: int) -> StepTables:
+        """The tables for a step that does what `bits` ask for: the same object until a table is replaced by a wider
+        one, or a longer delimiter must be matched."""
         lead, opener = self._longest_lead if bits & LEAD else 0, self._longest_opener if bits & OPENER else 0
         key = lead, opener, bool(bits & LOOPS)
-        if key not in self._told:
-            self._told[key] = replace(self.machine, max_lead=lead, max_opener=opener, loops=key[2])
-        return self._told[key]
-
-    def count(self, slots: Tensor, tokens: Tensor) -> None:
-        """Add committed tokens [B] (-1: none) to the counts that penalties read."""
-        if self.sampling.counts is not None:
-            self.sampling.counts.index_put_(
-                (slots, tokens.clamp(min=0).long()), (tokens >= 0).to(torch.int32), accumulate=True
-            )
+        if key not in self._for_steps:
+            machine = replace(self.machine, max_lead=lead, max_opener=opener, loops=key[2])
+            self._for_steps[key] = StepTables(machine, self.sampling, self.blocks)
+        return self._for_steps[key]
 
     def _seat_machine(self, slot: int, plan: ThinkingPlan) -> None:
         format = plan.format
@@ -175,12 +186,10 @@ class SlotTables:
         )
         kept = wide.strings is old.strings and wide.trigger_last is old.trigger_last and wide.stop_ids is old.stop_ids
         if not kept:
-            self.machine, self.generation = wide, self.generation + 1
-            self._told.clear()
-        lead, opener = max(self._longest_lead, format.max_lead), max(self._longest_opener, len(format.opener))
-        # Steps captured with a shorter match would overlook the longer delimiter; those with none have no such rows.
-        self.generation += (lead > self._longest_lead > 0) + (opener > self._longest_opener > 0)
-        self._longest_lead, self._longest_opener = lead, opener
+            self.machine = wide
+            self._for_steps.clear()
+        self._longest_lead = max(self._longest_lead, format.max_lead)
+        self._longest_opener = max(self._longest_opener, len(format.opener))
         machine = self.machine
         self._write(machine.params[slot], _params_row(plan))
         for row, ids in zip(machine.strings[slot], strings, strict=True):
@@ -205,20 +214,20 @@ class SlotTables:
         self._write(self.sampling.whole[slot], [whole[c] for c in Whole])
         rows, biased = len(self.machine.state), bool(needs_of(sequence) & BIAS)
         if biased and self.sampling.bias is None:
-            self.generation += 1
             self.sampling = replace(self.sampling, bias=torch.zeros(rows, self._columns, device=self.device))
+            self._for_steps.clear()
         if self.sampling.bias is not None:
             self.sampling.bias[slot] = (
                 self._to_device(_bias_row(sequence, self._columns).numpy(), torch.float32) if biased else 0.0
             )
         if penalised(sequence) and self.sampling.counts is None:
             shape = (rows, self._columns)
-            self.generation += 1
             self.sampling = replace(
                 self.sampling,
                 counts=torch.zeros(shape, dtype=torch.int32, device=self.device),
                 in_prompt=torch.zeros(shape, dtype=torch.bool, device=self.device),
             )
+            self._for_steps.clear()
         if self.sampling.counts is not None and self.sampling.in_prompt is not None:
             tokens = np.frombuffer(sequence.tokens, dtype=np.int32)
             prompt, response = np.split(tokens, [sequence.admission.plan.prompt_len])

@@ -1,8 +1,9 @@
 """Captured decode steps: one CUDA graph per batch bucket, from the embedding to the thinking machine.
 
-A bucket is padded with the dummy request (`engine.slots`). On the CPU nothing can be captured, and the same step
-function is called on the same persistent, padded inputs instead; its result is copied to where a graph's would be. So
-whatever could go wrong in the bookkeeping goes wrong on the CPU as well, where tests see it.
+A bucket is padded with the dummy request (`engine.slots`). On the CPU nothing can be captured: the same step function
+is called instead, on the same persistent, padded inputs and on the tables that were there when it was "captured", and
+its result is copied to where a graph's would be. So whatever could go wrong in the bookkeeping goes wrong on the CPU as
+well, where tests see it.
 
 The CUDA part is not yet measured on a GPU.
 """
@@ -17,6 +18,7 @@ import torch
 
 from engine.batch import StepResult
 from engine.errors import InputError
+from engine.slots import StepTables
 
 BUCKETS = (1, 2, 4, *range(8, 65, 8), *range(80, 257, 16))
 """Rows of a captured step. Doubling beyond 8 would waste up to half of a step; finer steps save nothing, as the
@@ -43,10 +45,12 @@ class StepKey:
 
 @dataclass
 class Capture:
-    """A step that can be run again and again: `replay` queues it, `result` is where it leaves what it drew."""
+    """A step that can be run again and again: `replay` queues it, `result` is where it leaves what it drew. Whatever
+    becomes of the slot tables, it reads and writes `tables`."""
 
     replay: Callable[[], None]
     result: StepResult
+    tables: StepTables
 
 
 @dataclass
@@ -62,14 +66,13 @@ class CaptureReport:
 class StepGraphs:
     """The captured steps of one rank, made when they are first needed or all at the start."""
 
-    def __init__(self, step: Callable[[StepKey], StepResult], clear: Callable[[], None], max_num_seqs: int,
+    def __init__(self, step: Callable[[StepKey, StepTables], StepResult], clear: Callable[[], None], max_num_seqs: int,
                  device: torch.device) -> None:
         """`step` runs a step on the persistent inputs; after `clear` those are dummy requests in every row."""
         self._step, self._clear, self._device = step, clear, device
         self.buckets = buckets_for(max_num_seqs)
         self.report = CaptureReport()
         self._captures: dict[StepKey, Capture] = {}
-        self._generation = 0
         self._pool = self._stream = None
         if device.type == "cuda":
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
@@ -78,31 +81,29 @@ class StepGraphs:
         """The least bucket that holds `rows`; None: there is none, the step runs outside the graphs."""
         return next((b for b in self.buckets if b >= rows), None)
 
-    def get(self, key: StepKey, generation: int) -> Capture:
-        """The capture for `key`. It overwrites the inputs where it has to be made: write them afterwards.
-
-        `generation` is that of the slot tables: a new one makes the old captures' addresses worthless.
-        """
-        if generation != self._generation:
-            self._drop()
-            self._generation = generation
+    def get(self, key: StepKey, tables: StepTables) -> Capture:
+        """The capture for `key` on `tables`. It overwrites the inputs where it must be made: write them afterwards."""
         found = self._captures.get(key)
+        if found is not None and found.tables is not tables:
+            self._drop()  # the others will be found as stale as this one
+            found = None
         if found is None:
-            found = self._captures[key] = self._capture(key)
+            found = self._captures[key] = self._capture(key, tables)
         return found
 
-    def capture_all(self, needs: Sequence[int], generation: int) -> CaptureReport:
-        """Capture every bucket for each of these needs, the largest first: the others then fit into its memory."""
+    def capture_all(self, needs: Sequence[int], tables: Callable[[int], StepTables]) -> CaptureReport:
+        """Capture every bucket for each of these needs, the largest first: the others then fit into its memory.
+        `tables` gives those for some needs."""
         for bucket in reversed(self.buckets):
             for bits in needs:
-                self.get(StepKey(bucket, bits), generation)
+                self.get(StepKey(bucket, bits), tables(bits))
         return self.report
 
-    def _capture(self, key: StepKey) -> Capture:
+    def _capture(self, key: StepKey, tables: StepTables) -> Capture:
         start, before = time.monotonic(), self._free_bytes()
         self._clear()
         try:
-            capture = self._plain(key) if self._stream is None else self._graph(key, self._stream)
+            capture = self._plain(key, tables) if self._stream is None else self._graph(key, tables, self._stream)
         except torch.OutOfMemoryError:
             raise InputError(
                 f"no memory is left on {self._device} to capture a step of {key.bucket} rows; lower max_num_seqs or "
@@ -113,32 +114,32 @@ class StepGraphs:
         self.report.bytes += max(0, before - self._free_bytes())
         return capture
 
-    def _plain(self, key: StepKey) -> Capture:
-        result = self._step(key)
+    def _plain(self, key: StepKey, tables: StepTables) -> Capture:
+        result = self._step(key, tables)
 
         def replay() -> None:
-            drawn = self._step(key)
+            drawn = self._step(key, tables)
             for f in fields(StepResult):
                 kept = getattr(result, f.name)
                 if kept is not None:
                     kept.copy_(getattr(drawn, f.name))
 
-        return Capture(replay, result)
+        return Capture(replay, result, tables)
 
-    def _graph(self, key: StepKey, stream: torch.cuda.Stream) -> Capture:
+    def _graph(self, key: StepKey, tables: StepTables, stream: torch.cuda.Stream) -> Capture:
         # What is made at a first call (compiled kernels, workspaces, communicators) must not become part of the graph,
         # so the step runs first, on dummy requests and on the stream that captures it.
         current = torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(2):
-                self._step(key)
+                self._step(key, tables)
         current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # thread_local: a caller's thread, or NCCL's watchdog, may go on calling CUDA while this one captures.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            result = self._step(key)
-        return Capture(graph.replay, result)
+            result = self._step(key, tables)
+        return Capture(graph.replay, result, tables)
 
     def _drop(self) -> None:
         if self._captures and self._stream is not None:

@@ -51,7 +51,7 @@ def test_sampler(benchmark, tokenizer, case, batch):
     """Both draws for every row of [batch, 32000] logits."""
     tables, slots, bits = seated(tokenizer, batch, CASES[case])
     logits = torch.randn(batch, VOCAB, generator=torch.Generator().manual_seed(0))
-    needs, machine = sampling_needs(bits), tables.machine_for(bits)
+    needs, machine = sampling_needs(bits), tables.for_step(bits).machine
     draws = benchmark(lambda: sample(logits.clone(), tables.sampling, machine, slots, VOCAB, needs))
     assert draws.draw.shape == (batch,) and not draws.bad.any()
 
@@ -60,7 +60,7 @@ def test_sampler(benchmark, tokenizer, case, batch):
 def test_machine(benchmark, tokenizer, batch):
     """One step of the thinking machine for every row; thinking has a budget that is far away."""
     tables, slots, bits = seated(tokenizer, batch, SamplingParams(thinking_token_budget=400, thinking_extensions=2))
-    machine = tables.machine_for(bits)
+    machine = tables.for_step(bits).machine
     draw, bad = torch.full((batch,), 9), torch.zeros(batch, dtype=torch.bool)
     start = machine.state.clone()
 

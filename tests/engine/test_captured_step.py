@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from engine.step_graphs import BUCKETS, buckets_for
 from engine.step_inputs import PAGE, PLACE, SLOT, StepInputs
 from engine.text import Tokenizer
 from kernels import native
-from kernels.thinking import Finish, Record, State, Stop
+from kernels.thinking import UNLIMITED, Finish, Record, State, Stop
 from tests.checkpoints import write_random_checkpoint
 
 CPU = torch.device("cpu")
@@ -104,6 +105,8 @@ class Ask:
     abort: int | None = None
     control: tuple[int, Control, int] | None = None
     """(steps after the start, what it is told, the budget that goes with SET_BUDGET)"""
+    opens: bool = False
+    """The model has to open its thinking itself."""
 
 
 @dataclass
@@ -135,7 +138,8 @@ def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict
     for step in range(4000):
         for i, ask in enumerate(asks):
             if ask.start == step:
-                prepared = world.preparer.prepare([*ask.prompt, *world.opener], ask.params)
+                opener = [] if ask.opens else world.opener
+                prepared = world.preparer.prepare([*ask.prompt, *opener], ask.params)
                 core.apply(Add(Admission(i, prepared.prompt, prepared.params, prepared.plan, 7 + i)))
             if not calm and ask.abort is not None and ask.start + ask.abort == step:
                 core.apply(End(i))
@@ -261,11 +265,69 @@ def test_graphs_are_kept_by_bucket_and_need_and_dropped_with_the_tables(world: W
     assert report.graphs == 2, "a bucket of four"
     drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20, temperature=1.0), 0)])
     assert report.graphs == 3
-    generation = core.runner.tables.generation
+    before = core.runner.tables.for_step(0)
     drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20, logit_bias={9: 1.0}), 0)])
-    assert core.runner.tables.generation > generation, "the first bias makes a table"
+    assert core.runner.tables.for_step(0) is not before, "the first bias makes a table"
     drive(world, core, [Ask((5, 6), SamplingParams(max_tokens=20), 0)])
     assert report.graphs == 5, "one for biases, and the first one again"
+
+
+@pytest.mark.parametrize("told", [25, None])
+def test_a_budget_that_was_told_holds_after_a_preemption(world: World, told: int | None) -> None:
+    """Seated again, a sequence gets its plan's parameters, and then what it was told since."""
+    banned = tuple(world.tokenizer.encode("<|im_start|>", specials=True))
+    own = 10 if told is None else None
+    params = [SamplingParams(max_tokens=38, banned_token_ids=banned, ignore_eos=True, thinking_token_budget=budget)
+              for budget in (None, own)]  # fmt: skip
+    unlimited = UNLIMITED if told is None else told
+    asks = [Ask((9, 11), params[0], 0), Ask((9, 12), params[1], 0, control=(3, Control.SET_BUDGET, unlimited))]
+    core = world.core(12, overlap=False, graphs=True)
+    got = drive(world, core, asks)
+    assert core.scheduler.counters.preemptions >= 1
+    assert got[1, 0].thinking == (told or got[0, 0].thinking)
+    assert got[1, 0].reason == (Stop.MAX_TOKENS if told is None else Stop.BUDGET)
+
+
+END = "<|im_start|><|endoftext|>answer"
+
+
+def custom(*triggers: str, opener: str = "<|im_start|>think") -> dict[str, Any]:
+    return {"thinking_format": {"opener": opener, "end": END, "budget_end": END, "triggers": triggers}}
+
+
+GROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a longer forced text": ({}, {"thinking_extensions": 2, "thinking_extension_str": "Wait, " * 12}),
+    "more triggers": (custom("<|im_start|>"), custom("<|im_start|>", "<|endoftext|>")),
+    "more stop tokens": ({"stop_token_ids": (3,)}, {"stop_token_ids": tuple(range(3, 90))}),
+    "a first bias": ({}, {"banned_token_ids": tuple(range(3, 60))}),
+    "a first penalty": ({}, {"repetition_penalty": 1.8, "presence_penalty": 1.5}),
+    "a longer trigger": (custom("<|im_start|><|endoftext|>"), custom(END)),
+    "a longer opener": tuple(custom("<|endoftext|>", opener=text) for text in ("<|im_start|>", "<|im_start|>answer")),
+}
+"""Parameters of two requests, the second of which replaces a slot table or a constant that steps are captured with."""
+
+
+@pytest.mark.parametrize("grows", GROWS)
+def test_a_step_captured_before_a_table_was_replaced_is_not_replayed(world: World, grows: str) -> None:
+    often = world.tokenizer.encode("<|im_start|><|endoftext|>answer", specials=True)
+    common: dict[str, Any] = {"temperature": 1.0, "max_tokens": 80, "ignore_eos": True}
+    if grows != "a first bias":
+        common["logit_bias"] = dict.fromkeys(often, 4.0)
+    first, second = (
+        [Ask((9, 11, i), SamplingParams(**common | own), 0, opens="opener" in grows) for i in range(4)]
+        for own in GROWS[grows]
+    )
+    got, want = [], []
+    for graphs, tokens in ((True, got), (False, want)):
+        core = world.core(200, overlap=False, graphs=graphs)
+        made = []
+        for asks in (first, second, first):
+            tokens.append(drive(world, core, asks))
+            made.append(core.runner.capture_report.graphs)
+        # The native machine matches whatever is there; a kernel is compiled for the longest delimiter of its time.
+        assert not graphs or made[1] > made[0], "the same steps, captured again"
+    assert got == want
+    assert want[0] == want[2] != want[1]
 
 
 def test_capture_at_start_covers_greedy_and_sampled(tmp_path: Path) -> None:

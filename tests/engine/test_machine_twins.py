@@ -99,7 +99,7 @@ def test_machine_equals_the_python_machine_over_100_000_transitions(implementati
             )
             tables.seat(sequence)
             twins.append(Machine(plan, prompt, EOS, ENDS_LINE))
-        machine = tables.machine_for(LEAD | OPENER | LOOPS)
+        machine = tables.for_step(LEAD | OPENER | LOOPS).machine
         rows = torch.randperm(slots, generator=torch.Generator().manual_seed(rounds))
         while any(twin.finish is Finish.RUNNING for twin in twins):
             draws = [draw_for(chance, twins[slot]) for slot in rows.tolist()]
@@ -149,7 +149,7 @@ def test_native_greedy_equals_the_definition() -> None:
         tables.seat(
             Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot)
         )
-    machine, slots = tables.machine_for(0), torch.arange(8)
+    machine, slots = tables.for_step(0).machine, torch.arange(8)
     for trial in range(300):
         logits = torch.randn(8, 80, generator=generator).round(decimals=1)  # ties
         logits[:, [1, 2, 5]] += float(trial % 5)

@@ -164,3 +164,19 @@ def test_oldest_request_is_served_first_and_the_youngest_is_preempted() -> None:
                 finished.append(sequence.arrival)
     assert scheduler.counters.preemptions > 0
     assert finished == sorted(finished) and len(finished) == len(samples)
+
+
+def test_a_preempted_sequence_comes_back_to_stay() -> None:
+    """Not as soon as its tokens fit, but when each that runs could get one page more: 4 preemptions, not 8."""
+    sizes = {13: 53, 27: 11, 15: 19, 5: 44, 25: 46, 6: 33}  # tokens of the prompt and of the answer
+    scheduler = Scheduler(PagePool(27, PAGE_SIZE), SLOTS, 64)
+    for number, (prompt, most) in enumerate(sizes.items()):
+        scheduler.add(admission(number, [number] + [3] * (prompt - 1), most, 1))
+    while scheduler.has_work:
+        step = scheduler.schedule(drained=True)
+        assert step is not None
+        for sequence in step.rows:
+            scheduler.commit(sequence, 3)
+            if len(sequence.tokens) >= sequence.limit:
+                scheduler.finish(sequence)
+    assert scheduler.counters.preemptions == 4
