@@ -1,18 +1,21 @@
 """`python -m bench.decode`: decode speed of this engine, beside its limit and beside peers, on random weights.
 
-Every engine runs in a process of its own with the same checkpoint, prompts (token ids), token counts and threads, in
-turn within each round. A step's time is the difference of a long and a short run over the difference of their tokens,
-so prefill and start-up cancel; a figure is the median over the rounds, a ratio the median of the rounds' ratios.
-With `--budget`, this engine runs once more in every round with budgets and extensions in half of the requests.
+Every engine runs in a process of its own with the same checkpoint, prompts (token ids) and threads, in turn within each
+round. This engine's steps are timed one by one, by its own clock, where all prompts decode and none is prefilled: a
+round is the median of `--tokens` steps, and prompts are prefilled once. A peer's step is the difference of a long and a
+short run over the difference of their tokens, so that prefill and start-up cancel. A figure is the median over the
+rounds, a ratio the median of the rounds' ratios. With `--budget`, this engine runs once more in every round with
+budgets and extensions in half of the requests.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +28,10 @@ from rich.table import Table
 
 from bench import ceilings, record
 from bench.checkpoints import checkpoint
-from bench.peers.worker import Setup, Worker
+from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.shapes import SHAPES
+from bench.timing import Times
+from engine.config import EngineConfig
 from engine.errors import InputError
 from engine.model_config import ModelConfig
 from engine.text import Tokenizer
@@ -34,12 +39,12 @@ from kernels.limits import Limits
 
 OURS, UNQUANTIZED = "s1-engine", "s1-engine, unquantized"
 SHORT = 8
-"""Tokens of the short run."""
+"""Tokens of a peer's short run, and of the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to run. Each batch is run at each context."""
+    """What to run: each batch at each context, or `cells` in their order."""
 
     model: str | None = None
     """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
@@ -49,10 +54,12 @@ class Options:
     batch: tuple[int, ...] = (1, 8)
     context: tuple[int, ...] = (128,)
     """Tokens of each prompt."""
+    cells: tuple[str, ...] = ()
+    """BATCHxCONTEXT, like 8x1024: these instead of `batch` and `context`."""
     budget: tuple[int, ...] = ()
     """Thinking budgets to run with, two extensions each, in half of the requests."""
     tokens: int = 64
-    """Tokens by which the long run is longer than the short one."""
+    """Steps that are timed in every round; of a peer, the tokens by which the long run is longer than the short one."""
     rounds: int = 5
     against: tuple[Literal["transformers", "vllm", "unquantized"], ...] = ()
     """Peers; `unquantized` is this engine with its weights and cache in `dtype`."""
@@ -80,6 +87,16 @@ class Options:
             raise InputError("batch, context, tokens, rounds and threads start at 1, budgets at 0")
         if self.resume and self.output is None:
             raise InputError("--resume needs --output, the file whose results are kept")
+        for cell in self.cells:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell):
+                raise InputError(f"--cells has {cell!r}; give BATCHxCONTEXT, like 8x1024")
+
+    @property
+    def cases(self) -> list[Case]:
+        """What is run, in order."""
+        if self.cells:
+            return [Case(*map(int, cell.split("x"))) for cell in self.cells]
+        return [Case(batch, context) for batch in self.batch for context in self.context]
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,23 @@ class Case:
 
     batch: int
     context: int
+
+    @property
+    def ahead(self) -> int:
+        """Steps that the first prompts may decode while the last one is prefilled, and some while it is submitted."""
+        return -(-self.batch * self.context // max(1, EngineConfig.max_num_batched_tokens - self.batch)) + 32
+
+    def most_tokens(self, tokens: int) -> int:
+        """Of one request, whichever way it is timed."""
+        return self.context + SHORT + tokens + self.ahead + 1
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one round of a lane gave: seconds of steps, one by one or of an average one, and keys that a step saw."""
+
+    steps: tuple[float, ...]
+    keys: float
 
 
 @dataclass(frozen=True)
@@ -108,31 +142,62 @@ class Lane:
     def label(self) -> str:
         return self.name if self.budget is None else f"{self.name}, budget {self.budget}"
 
-    def run(self, ids: list[list[int]], tokens: int) -> float:
-        """Seconds to continue every prompt by `tokens`."""
-        if self.budget is None:
-            return self.worker.run(ids, tokens)
+    def warm(self, case: Case, ids: list[list[int]]) -> None:
+        """Everything that a first run brings: prefill, compiled kernels, captured steps."""
+        self._window(case, ids, SHORT) if self.worker.name == "engine" else self.worker.run(ids, SHORT)
+
+    def run(self, case: Case, ids: list[list[int]], tokens: int) -> Timed:
+        """One round."""
+        if self.worker.name == "engine":
+            return self._window(case, ids, tokens)
+        keys = case.batch * (case.context + SHORT + tokens // 2)
+        return Timed((self._difference(ids, tokens),), keys)
+
+    def _window(self, case: Case, ids: list[list[int]], steps: int) -> Timed:
         off = {"thinking_format": "none"}
-        # no reserve: the short run has no room for one, and never reaches the budget
+        # no reserve: a window may be shorter than one, and never reaches the budget then
         on = {"thinking_format": "s1", "thinking_token_budget": self.budget, "thinking_extensions": 2,
               "thinking_end_str": "<|im_start|>answer", "answer_reserve_tokens": 0}  # fmt: skip
-        return self.worker.run(ids, tokens, params=[off if i % 2 else on for i in range(len(ids))])
+        params = [on if self.budget is not None and i % 2 == 0 else off for i in range(len(ids))]
+        seconds, keys = self.worker.window(ids, steps, case.ahead, params=params)
+        return Timed(tuple(seconds), keys)
+
+    def _difference(self, ids: list[list[int]], tokens: int, tries: int = 3) -> float:
+        """Seconds per step of a peer; again where something else on the machine made the short run the longer one."""
+        short = long = 0.0
+        for _ in range(tries):
+            short, long = self.worker.run(ids, SHORT), self.worker.run(ids, SHORT + tokens)
+            if long > short:
+                break
+        return step_seconds(short, long, tokens)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds per step by lane, a value for every round; all lanes have as many."""
+    """The rounds of a case by lane; all lanes have as many."""
 
     case: Case
-    step_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    rounds: Mapping[str, Sequence[Timed]] = field(default_factory=dict)
+
+    def medians(self, label: str) -> list[float]:
+        """Seconds per step of each round."""
+        return [statistics.median(one.steps) for one in self.rounds[label]]
 
     def median(self, label: str) -> float:
-        return statistics.median(self.step_seconds[label])
+        return statistics.median(self.medians(label))
 
-    def ratio(self, label: str, base: str = OURS) -> float:
-        """How many times `base` is as fast as `label`."""
-        pairs = zip(self.step_seconds[label], self.step_seconds[base], strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
+    def keys(self, label: str) -> float:
+        """Keys that a step of the lane saw, on average."""
+        return statistics.mean(one.keys for one in self.rounds[label])
+
+    def spread(self, label: str) -> float:
+        """(90th - 10th percentile) / median over all steps of all rounds."""
+        return Times(tuple(seconds for one in self.rounds[label] for seconds in one.steps)).spread
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """How many times as fast as `theirs` `ours` are: the median over the rounds, of which both have as many."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def step_seconds(short: float, long: float, tokens: int) -> float:
@@ -149,38 +214,28 @@ def prompts(case: Case, vocab: int, opener: list[int], seed: int = 0) -> list[li
     return [[source.randrange(vocab) for _ in range(length)] + opener for _ in range(case.batch)]
 
 
-def measure(case: Case, lanes: list[Lane], ids: list[list[int]], tokens: int, rounds: int) -> Measured:
-    """Time every lane `rounds` times, in an order that turns, after a warm-up of the short run."""
-    seconds: dict[str, list[float]] = {lane.label: [] for lane in lanes}
+def measure(case: Case, lanes: Sequence[Lane], ids: list[list[int]], tokens: int, rounds: int) -> Measured:
+    """Time every lane `rounds` times, in an order that turns, after a warm-up."""
+    timed: dict[str, list[Timed]] = {lane.label: [] for lane in lanes}
     for lane in lanes:
-        lane.run(ids, SHORT)
+        lane.warm(case, ids)
     for turn in range(rounds):
         for lane in lanes if turn % 2 == 0 else reversed(lanes):
-            seconds[lane.label].append(_one(lane, ids, tokens))
-    return Measured(case, seconds)
+            timed[lane.label].append(lane.run(case, ids, tokens))
+    return Measured(case, timed)
 
 
-def _one(lane: Lane, ids: list[list[int]], tokens: int, tries: int = 3) -> float:
-    """Seconds per step, once; again where something else on the machine stretched the short run beyond the long."""
-    short = long = 0.0
-    for _ in range(tries):
-        short, long = lane.run(ids, SHORT), lane.run(ids, SHORT + tokens)
-        if long > short:
-            break
-    return step_seconds(short, long, tokens)
-
-
-def figures(case: Case, step: float, limits: Limits, tokens: int) -> dict[str, float | None]:
-    """ms per step, tok/s per user and in all, GB/s, and the share of the measured bandwidth that this is."""
-    context = case.context + SHORT + tokens // 2
-    needed = limits.step_bytes(case.batch, context)
+def figures(case: Case, step: float, limits: Limits, keys: float) -> dict[str, float | None]:
+    """ms per step, tok/s per user and in all, GB/s, and the share of the measured bandwidth that this is, for a step
+    whose rows see `keys` keys together."""
+    needed = limits.streamed_bytes + keys * limits.kv_bytes_per_token
     return {
         "step_ms": step * 1e3,
         "tok_s_user": 1 / step,
         "tok_s_total": case.batch / step,
         "GBps": needed / step / 1e9,
         "bandwidth_share": needed / step / limits.device.bandwidth,
-        "limit_ms": limits.step_seconds(case.batch, context) * 1e3,
+        "limit_ms": limits.step_seconds(case.batch, round(keys / case.batch)) * 1e3,
     }
 
 
@@ -207,33 +262,44 @@ class Run:
             head_bytes=1 if options.quantization == "int8" else itemsize,
         )  # fmt: skip
         self._known = _known(options)
-        self.records: list[record.Record] = []
+        self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
+        self._ours: dict[Case, list[float]] = {}
+        """Round medians of this engine, which the others are compared with."""
 
-    def all(self) -> list[record.Record]:
-        """Every case, in order; a table and a record for each lane as it is done."""
-        options = self._options
-        cases = [case for case in _cases(options) if not self._is_known(case)]
-        if not cases:
-            return self.records
-        setup = Setup(
-            checkpoint=str(self._folder), dtype=options.dtype, device=options.device, threads=options.threads,
-            max_model_len=max(options.context) + SHORT + options.tokens + 1, max_num_seqs=max(options.batch),
-            dummy=options.dummy, engine=self._eight_bits,
-        )  # fmt: skip
-        opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
-        with ExitStack() as stack:
-            lanes = self._start(setup, stack)
-            machine = record.Machine.read(self._device, {lane.name: lane.worker.version for lane in lanes})
-            for case in cases:
-                if self._limits.resident_sequences(case.context + SHORT + options.tokens) < case.batch:
-                    self._console.print(f"batch {case.batch}, context {case.context:,}: does not fit in memory")
-                    for lane in lanes:
-                        self._write(machine, case, lane.name, lane.budget, {"step_ms": None})
-                else:
-                    ids = prompts(case, self._model.vocab_size - 3, opener)
-                    self._judge_by_now()
-                    self._report(machine, measure(case, lanes, ids, options.tokens, options.rounds), lanes)
-        return self.records
+    def all(self) -> bool:
+        """Every case, in order; a table and a record for each lane as it is done. Whether all could be measured."""
+        engines = ("engine", *self._options.against)
+        # On a GPU one process at a time: each fills the card. A CPU's bandwidth drifts, so there they take turns.
+        groups = [(name,) for name in engines] if self._device.type == "cuda" else [engines]
+        done = [self._group(names) for names in groups]
+        return all(done)
+
+    def _group(self, names: tuple[str, ...]) -> bool:
+        cases, good = [case for case in self._options.cases if not self._is_known(case, names)], True
+        while cases:
+            with ExitStack() as stack:
+                lanes = self._start(names, stack)
+                machine = record.Machine.read(self._device, {lane.name: lane.worker.version for lane in lanes})
+                while cases:
+                    case = cases.pop(0)
+                    try:
+                        self._case(case, lanes, machine)
+                    except WorkerFailed as error:  # the next case gets a new one
+                        self._console.print(f"batch {case.batch}, context {case.context:,}: {error}", markup=False)
+                        good = False
+                        break
+        return good
+
+    def _case(self, case: Case, lanes: list[Lane], machine: record.Machine) -> None:
+        tokens, rounds = self._options.tokens, self._options.rounds
+        if self._limits.resident_sequences(case.most_tokens(tokens)) < case.batch:
+            self._console.print(f"batch {case.batch}, context {case.context:,}: does not fit in memory")
+            for lane in lanes:
+                self._write(machine, case, lane.name, lane.budget, {"step_ms": None})
+            return
+        ids = prompts(case, self._model.vocab_size - 3, self._opener)
+        self._judge_by_now()
+        self._report(machine, measure(case, lanes, ids, tokens, rounds), lanes)
 
     def _judge_by_now(self) -> None:
         """On a CPU, whose bandwidth drifts, every case is judged by the ceilings measured right before it."""
@@ -248,19 +314,32 @@ class Run:
         chosen = {"quantization": (options.quantization, "none"), "kv_cache_dtype": (options.kv_cache_dtype, "auto")}
         return {name: value for name, (value, default) in chosen.items() if value != default}
 
-    def _is_known(self, case: Case) -> bool:
-        lanes = [(OURS, None), *((OURS, budget) for budget in self._options.budget)]
-        lanes += [(UNQUANTIZED if name == "unquantized" else name, None) for name in self._options.against]
-        known = all(_key(self._varied(case, name, budget)) in self._known for name, budget in lanes)
-        if known:
-            self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
-        return known
+    def _lanes_of(self, names: tuple[str, ...]) -> Iterator[tuple[str, int | None]]:
+        """(engine, budget) of what the named engines run, as records tell it."""
+        for name in names:
+            yield {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), None
+            if name == "engine":
+                yield from ((OURS, budget) for budget in self._options.budget)
 
-    def _start(self, setup: Setup, stack: ExitStack) -> list[Lane]:
+    def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
+        lines = [self._known.get(_key(self._varied(case, *lane))) for lane in self._lanes_of(names)]
+        if not all(lines):
+            return False
+        self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
+        if names[0] == "engine" and lines[0] is not None and lines[0].figures["step_ms"] is not None:
+            self._ours[case] = [lines[0].figures["step_ms"] / 1e3] * self._options.rounds
+        return True
+
+    def _start(self, names: tuple[str, ...], stack: ExitStack) -> list[Lane]:
         options = self._options
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        setup = Setup(
+            checkpoint=str(self._folder), dtype=options.dtype, device=options.device, threads=options.threads,
+            max_model_len=max(case.most_tokens(options.tokens) for case in options.cases),
+            max_num_seqs=max(case.batch for case in options.cases), dummy=options.dummy, engine=self._eight_bits,
+        )  # fmt: skip
         lanes = []
-        for name in ("engine", *options.against):
+        for name in names:
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
             plain = name == "unquantized"
             program = "engine_worker.py" if plain else f"{name}_worker.py"
@@ -275,29 +354,33 @@ class Run:
         case, found = measured.case, self._ceilings
         limit = self._limits.step_seconds(case.batch, case.context) * 1e3
         table = Table(
-            "", "ms/step", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is", title_justify="left",
+            "", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is", title_justify="left",
             title=f"{self._name} {self._options.dtype}, batch {case.batch}, context {case.context:,}: limit "
                   f"{limit:.3g} ms (copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
         )  # fmt: skip
+        if lanes[0].name == OURS:
+            self._ours[case] = measured.medians(lanes[0].label)
         for lane in lanes:
             step = measured.median(lane.label)
             limits = self._limits if lane.name == OURS else self._plain
-            values = figures(case, step, limits, self._options.tokens)
-            ratio = measured.ratio(lane.label) if lane is not lanes[0] else None
+            values = figures(case, step, limits, measured.keys(lane.label)) | {"spread": measured.spread(lane.label)}
+            own = lane.name == OURS and lane.budget is None
+            times = None if own or case not in self._ours else ratio(measured.medians(lane.label), self._ours[case])
             table.add_row(
-                lane.label, f"{step * 1e3:.3g}", f"{1 / step:.1f}", f"{case.batch / step:.1f}",
-                f"{values['GBps']:.2f}", f"{values['bandwidth_share']:.0%}", "" if ratio is None else f"{ratio:.2f}x",
+                lane.label, f"{step * 1e3:.3g}", f"{values['spread']:.1%}", f"{1 / step:.1f}",
+                f"{case.batch / step:.1f}", f"{values['GBps']:.2f}", f"{values['bandwidth_share']:.0%}",
+                "" if times is None else f"{times:.2f}x",
             )  # fmt: skip
-            self._write(machine, case, lane.name, lane.budget, values if ratio is None else values | {"ratio": ratio})
+            self._write(machine, case, lane.name, lane.budget, values if times is None else values | {"ratio": times})
         self._console.print(table)
 
     def _write(
         self, machine: record.Machine, case: Case, engine: str, budget: int | None, values: Mapping[str, float | None]
     ) -> None:
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}
-        self.records.append(machine.record("decode", self._varied(case, engine, budget), {**values, **rates}))
         if self._options.output is not None:
-            record.append(self.records[-1], self._options.output)
+            line = machine.record("decode", self._varied(case, engine, budget), {**values, **rates})
+            record.append(line, self._options.output)
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
         return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
@@ -305,14 +388,11 @@ class Run:
                 **(self._eight_bits if engine == OURS else {})}  # fmt: skip
 
 
-def _cases(options: Options) -> list[Case]:
-    return [Case(batch, context) for batch in options.batch for context in options.context]
-
-
-def _known(options: Options) -> set[str]:
+def _known(options: Options) -> dict[str, record.Record]:
+    """The results that `output` has, where they are not to be measured again."""
     if not options.resume or options.output is None or not options.output.exists():
-        return set()
-    return {_key(line.case) for line in record.read(options.output) if line.benchmark == "decode"}
+        return {}
+    return {_key(line.case): line for line in record.read(options.output) if line.benchmark == "decode"}
 
 
 def _key(case: Mapping[str, Any]) -> str:
@@ -322,9 +402,11 @@ def _key(case: Mapping[str, Any]) -> str:
 def main() -> None:
     """Run every case; options that do not go together end it with a line that names them."""
     try:
-        Run(tyro.cli(Options, prog="python -m bench.decode", description=__doc__), Console()).all()
+        good = Run(tyro.cli(Options, prog="python -m bench.decode", description=__doc__), Console()).all()
     except InputError as error:
         raise SystemExit(f"bench.decode: {error}") from None
+    if not good:
+        raise SystemExit("bench.decode: not every case could be measured; the lines above say why")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,11 @@ def read(file: Path) -> list[Record]:
 
 
 def commit() -> str:
-    """The repository's short commit, with `+` where tracked or new files differ from it."""
+    """The repository's short commit, with `+` where tracked or new files differ from it; S1_COMMIT, where that is set:
+    for copies without the history."""
+    given = os.environ.get("S1_COMMIT")
+    if given:
+        return given
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         state = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
@@ -112,9 +116,11 @@ def commit() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with its number of cores."""
+    """The GPU's name, or the CPU's with its number of cores. A GPU's is asked of its driver, so that this process takes
+    nothing of its memory."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        names = _ask_driver("name")
+        return names[device.index or 0] if names else torch.cuda.get_device_name(device)
     name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -125,15 +131,22 @@ def device_name(device: torch.device) -> str:
 
 def clocks() -> dict[str, float]:
     """MHz now: the GPU's SM and memory clocks as its driver tells them, otherwise the mean of the CPU's cores."""
-    if torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits", "--id=0"]
-        answer = subprocess.run(query, capture_output=True, text=True)
-        if answer.returncode == 0:
-            sm, memory = (float(value) for value in answer.stdout.split(","))
-            return {"sm": sm, "memory": memory}
+    answer = _ask_driver("clocks.sm,clocks.mem") if torch.cuda.is_available() else []
+    if answer:
+        sm, memory = (float(value) for value in answer[0].split(","))
+        return {"sm": sm, "memory": memory}
     cpuinfo = Path("/proc/cpuinfo")
     found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
     return {"cpu": round(sum(map(float, found)) / len(found))} if found else {}
+
+
+def _ask_driver(what: str) -> list[str]:
+    """nvidia-smi's answer, a line for each GPU; none where it is missing or fails."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def versions() -> dict[str, str]:

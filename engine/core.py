@@ -7,14 +7,16 @@ Every rank applies the same commands before the same step and so does the same w
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.launched import Launched, Read
 from engine.runner import Runner
-from engine.scheduler import Scheduler
+from engine.scheduler import Scheduler, Step
 from engine.sequence import Admission, Control, Sequence
+from engine.step_clock import StepClock
 from kernels.thinking import UNLIMITED, Finish, Record
 
 
@@ -69,7 +71,8 @@ class Core:
     def __init__(self, scheduler: Scheduler, runner: Runner, overlap: bool) -> None:
         self.scheduler, self.runner = scheduler, runner
         self._lag = 1 if overlap else 0
-        self._flying: deque[Launched] = deque()
+        self.clock = StepClock()
+        self._flying: deque[tuple[Launched, Step, float]] = deque()
         self._requests: dict[int, dict[int, Sequence]] = {}
         """The samples of each request that have not finished, by their number."""
 
@@ -103,10 +106,14 @@ class Core:
             events += self._read(keep=0)
             step = self.scheduler.schedule(drained=True)
             assert step is not None  # nothing is in flight any more
+        started = time.perf_counter()
         launched = self.runner.launch(step)
         if step.tokens:
-            self._flying.append(launched)
-        return events + self._read(keep=self._lag if step.tokens else 0)
+            self._flying.append((launched, step, started))
+        events += self._read(keep=self._lag if step.tokens else 0)
+        if not self.has_work:
+            self.clock.rest()
+        return events
 
     def check(self) -> None:
         """Raises EngineDead unless all pages and slots are accounted for."""
@@ -116,8 +123,9 @@ class Core:
         events: list[Event] = []
         commit = self.scheduler.commit
         while len(self._flying) > keep:
-            launched = self._flying.popleft()
+            launched, step, started = self._flying.popleft()
             read = launched.read()
+            self.clock.end(step, started)
             if read is None:
                 continue
             for row, (sequence, record) in enumerate(zip(launched.rows, read.records, strict=True)):

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.response import Response
 from engine.sequence import Admission, Control
 from engine.spawn import spawn_ranks
+from engine.step_clock import StepTime
 from engine.text import Tokenizer
 from kernels.thinking import UNLIMITED
 
@@ -244,6 +246,17 @@ class Engine:
             "waiting": len(scheduler.waiting),
             "graphs": self._core.runner.capture_report.graphs,
         }
+
+    @contextmanager
+    def clocked(self) -> Iterator[list[StepTime]]:
+        """Inside it, every step that ends is entered in the list, in order."""
+        clock = self._core.clock
+        times: list[StepTime] = []
+        clock.times = times
+        try:
+            yield times
+        finally:
+            clock.times = None
 
     def start_lines(self) -> list[str]:
         """What to tell when the engine starts: the pool and the predicted limit, what capturing took, slow paths."""

@@ -43,6 +43,8 @@ class Step:
     """Decoding sequences that got pages since the last step."""
     longest: int = 0
     """Keys that the longest decoding sequence sees."""
+    keys: int = 0
+    """Keys that all decoding sequences see."""
 
     @property
     def rows(self) -> list[Sequence]:
@@ -112,7 +114,7 @@ class Scheduler:
         (`drained` says there are none), since a preempted sequence needs all its tokens on the host.
         """
         step = Step(copies=self._copies)
-        decodes, filling, size, longest = step.decodes, [], self.pool.page_size, 0
+        decodes, filling, size, longest, keys = step.decodes, [], self.pool.page_size, 0, 0
         for sequence in list(self.running.values()):
             if not sequence.decoding:
                 filling.append(sequence)  # still in its prompt, or preempted just now
@@ -127,11 +129,13 @@ class Scheduler:
                     continue
             if length > longest:
                 longest = length
+            keys += length
             decodes.append(sequence)
         if step.preempted:
             decodes = step.decodes = [s for s in decodes if s.slot >= 0]
             filling = [s for s in filling if s.slot >= 0]
-        step.longest = longest
+            keys = sum(s.length for s in decodes)
+        step.longest, step.keys = longest, keys
         budget = self.max_num_batched_tokens - len(step.decodes)
         for sequence in filling:
             if budget > 0:
@@ -208,8 +212,10 @@ class Scheduler:
         found, chain = self.pool.find(sequence.tokens)
         need = self.pool.pages_for(len(sequence.tokens)) - len(found)
         self.pool.share(found)
-        # One page beyond for each running sequence: without it a preempted one comes back only to be preempted again.
-        pages = self.pool.allocate(need) if need + len(self.running) <= self.pool.available else None
+        # One page beyond for each running sequence that may grow: without it a preempted one comes back only to be
+        # preempted again.
+        growing = sum(len(s.pages) < self.pool.pages_for(s.limit) for s in self.running.values())
+        pages = self.pool.allocate(need) if need + growing <= self.pool.available else None
         if pages is None:
             self.pool.release(found)
             self._blocked = (sequence, self.pool.available)

@@ -1,12 +1,16 @@
 """This project's engine as a timing worker; the protocol is that of `bench.peers.worker`.
 
-A job may carry "params": fields of SamplingParams, one object for all prompts or a list with one for each.
+A job may carry "params": fields of SamplingParams, one object for all prompts or a list with one for each. With
+"window" instead of "tokens" the engine's own clock answers: {"steps": seconds of `window` steps in which every prompt
+decodes and none is prefilled, "keys": what they saw per step, on average}. Pages of prompts are kept, so that the same
+prompts are prefilled once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import torch
 
 from engine import Engine, SamplingParams
+from engine.step_clock import StepTime
 from kernels import native
 
 
@@ -24,8 +29,8 @@ def main() -> None:
     torch.set_num_threads(setup["threads"])
     config: dict[str, Any] = {
         "device": setup["device"], "dtype": setup["dtype"], "max_model_len": setup["max_model_len"],
-        "max_num_seqs": setup["max_num_seqs"], "enable_prefix_caching": False,
-        "load_format": "dummy" if setup["dummy"] else "auto", **setup["engine"],
+        "max_num_seqs": setup["max_num_seqs"], "load_format": "dummy" if setup["dummy"] else "auto",
+        "capture_at_start": setup["device"].startswith("cuda"), **setup["engine"],
     }  # fmt: skip
     with Engine(setup["checkpoint"], **config) as engine:
         path = native.LEVEL if native.LOADED else "torch definitions"
@@ -33,14 +38,43 @@ def main() -> None:
         for line in sys.stdin:
             job = json.loads(line)
             given = job.get("params", {"thinking_format": "none"})
-            fixed = {"max_tokens": job["tokens"], "ignore_eos": True}
             each = given if isinstance(given, list) else [given] * len(job["prompts"])
-            params = [SamplingParams.from_dict({**values, **fixed}) for values in each]
-            start = time.perf_counter()
-            outputs = engine.generate(job["prompts"], params)
-            seconds = time.perf_counter() - start
-            total = sum(output.usage.completion_tokens for output in outputs)
-            print(json.dumps({"seconds": seconds, "tokens": total}), file=answers)
+            answer = window(engine, job, each) if "window" in job else whole(engine, job, each)
+            print(json.dumps(answer), file=answers)
+
+
+def whole(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds to continue every prompt to exactly `tokens`."""
+    fixed = {"max_tokens": job["tokens"], "ignore_eos": True}
+    chosen = [SamplingParams.from_dict({**values, **fixed}) for values in params]
+    start = time.perf_counter()
+    outputs = engine.generate(job["prompts"], chosen)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "tokens": sum(output.usage.completion_tokens for output in outputs)}
+
+
+def window(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]], tries: int = 3) -> dict[str, Any]:
+    """Seconds of the steps in which all prompts decode. The last prompt writes as many tokens as there are such steps;
+    the others, which begin to decode while it is prefilled, could write more, and end when it does. Again where they
+    began too early, so that one of them ended first."""
+    prompts, steps = job["prompts"], job["window"] + 1  # a prompt's first token is drawn in a step with its prefill
+    lengths = [steps + job["ahead"]] * (len(prompts) - 1) + [steps]
+    prepared = [
+        engine.prepare(prompt, SamplingParams.from_dict({**values, "max_tokens": length, "ignore_eos": True}))
+        for prompt, values, length in zip(prompts, params, lengths, strict=True)
+    ]
+    full: list[StepTime] = []
+    while len(full) < job["window"] and tries:
+        tries -= 1
+        with engine.clocked() as times:
+            handles = [engine.submit_prepared(one) for one in prepared]
+            handles[-1].result()
+            for handle in handles[:-1]:
+                handle.abort()
+                handle.result()
+        full = [one for one in times if one.decodes == len(prompts) and not one.prefill][: job["window"]]
+    keys = statistics.mean(one.keys for one in full) if full else 0.0
+    return {"steps": [one.seconds for one in full], "keys": keys}
 
 
 if __name__ == "__main__":

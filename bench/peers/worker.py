@@ -3,6 +3,7 @@
 Protocol, one JSON object per line. First line in: {"checkpoint", "dtype", "device", "threads", "max_model_len",
 "max_num_seqs", "dummy", "engine"}; answer: {"version"}. Then jobs {"prompts": [[token id]], "tokens": n}: every prompt
 is continued greedily to exactly n tokens; answer: {"seconds", "tokens": in all}. The worker ends when its input does.
+This project's engine also answers {"prompts", "window": steps, "ahead": steps}: see `bench.peers.engine_worker`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,18 @@ class Worker:
         if answer["tokens"] != tokens * len(prompts):
             raise WorkerFailed(f"{self.name} wrote {answer['tokens']} tokens of {tokens * len(prompts)}")
         return float(answer["seconds"])
+
+    def window(
+        self, prompts: list[list[int]], steps: int, ahead: int, seconds: float = 600, **extra: Any
+    ) -> tuple[list[float], float]:
+        """This project's engine: (seconds of `steps` steps in which all prompts decode and none is prefilled, keys that
+        they saw per step). `ahead`: steps that prompts may decode before the last of them does. Raises WorkerFailed
+        where there were fewer."""
+        answer = self._ask({"prompts": prompts, "window": steps, "ahead": ahead, **extra}, seconds)
+        if len(answer["steps"]) != steps:
+            raise WorkerFailed(f"{self.name}: all {len(prompts)} prompts decoded in {len(answer['steps'])} steps only, "
+                               f"not in {steps}; they do not fit in memory together")  # fmt: skip
+        return answer["steps"], float(answer["keys"])
 
     def close(self) -> None:
         """End the worker; kill it where it does not end by itself within 20 seconds."""

@@ -12,7 +12,8 @@ import torch
 
 from bench import decode, record
 from bench.checkpoints import checkpoint
-from bench.decode import Case, Measured, Options, figures, prompts, step_seconds
+from bench.decode import Case, Measured, Options, Timed, figures, prompts, ratio, step_seconds
+from bench.peers import engine_worker
 from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.shapes import SHAPES
 from engine import Engine, InputError, SamplingParams
@@ -29,9 +30,8 @@ def test_figures_by_hand():
     # tiny: 2 layers of (64 + 2 x 32) x 64 + 64 x 64 + 3 x 192 x 64, and a head of 1024 x 64, in 2 bytes
     limits = Limits(SHAPES["tiny"], Device("cpu", 1e9, 1e12, 1e10))
     weights = 2 * (2 * (8192 + 4096 + 36864) + 65536 + 2 * (2 * 64 + 128) + 64)
-    context = 100 + decode.SHORT + 10
-    needed = weights + 4 * context * (2 * 2 * 2 * 16 * 2)
-    values = figures(Case(batch=4, context=100), 0.01, limits, tokens=20)
+    needed = weights + 4 * 118 * (2 * 2 * 2 * 16 * 2)
+    values = figures(Case(batch=4, context=100), 0.01, limits, keys=4 * 118)
     assert values["step_ms"] == 10 and values["tok_s_user"] == 100 and values["tok_s_total"] == 400
     assert values["GBps"] == pytest.approx(needed / 0.01 / 1e9)
     assert values["bandwidth_share"] == pytest.approx(needed / 1e7)
@@ -39,9 +39,32 @@ def test_figures_by_hand():
 
 
 def test_ratio_is_the_median_of_paired_rounds():
-    measured = Measured(Case(1, 1), {"s1-engine": [1.0, 2.0, 4.0], "peer": [2.0, 6.0, 4.0]})
-    assert measured.ratio("peer") == 2.0
-    assert measured.median("s1-engine") == 2.0
+    rounds = {"ours": [Timed((1.0, 1.0, 9.0), 3), Timed((2.0,), 5)], "peer": [Timed((2.0,), 4), Timed((6.0,), 4)]}
+    measured = Measured(Case(1, 1), rounds)
+    assert measured.medians("ours") == [1.0, 2.0] and measured.median("ours") == 1.5 and measured.keys("ours") == 4
+    assert ratio(measured.medians("peer"), measured.medians("ours")) == 2.5
+
+
+def test_a_cell_costs_one_prefill(tmp_path):
+    """Whatever the number of rounds: their steps are timed where all prompts decode, and pages of prompts are kept."""
+    case, steps = Case(3, 200), 10
+    ids = prompts(case, SHAPES["tiny"].vocab_size - 3, [])
+    job = {"prompts": ids, "window": steps, "ahead": case.ahead}
+    with Engine(
+        checkpoint(tmp_path, SHAPES["tiny"]), device="cpu", max_num_seqs=3, max_model_len=case.most_tokens(steps),
+        max_num_batched_tokens=64,
+    ) as engine:  # fmt: skip
+        prefilled = []
+        for _ in range(3):
+            before = engine.stats()["prefill_tokens"]
+            answer = engine_worker.window(engine, job, [{"thinking_format": "none"}] * 3)
+            prefilled.append(engine.stats()["prefill_tokens"] - before)
+            assert len(answer["steps"]) == steps and min(answer["steps"]) > 0
+            # in the last prompt's first step it sees itself and one token; the others have gone ahead by some steps
+            assert 3 * 201 <= answer["keys"] <= 3 * case.most_tokens(steps)
+    page = engine.config.page_size
+    assert prefilled[0] == 600 and max(prefilled[1:]) <= 3 * page
+    assert answer["keys"] == pytest.approx(3 * (200 + steps / 2), abs=2 * 32), "no prompt far ahead any more"
 
 
 def test_prompts_end_in_the_opener():
@@ -69,6 +92,13 @@ def test_bad_options_are_refused():
         Options(resume=True)
     with pytest.raises(InputError, match="start at 1"):
         Options(batch=(0,))
+    with pytest.raises(InputError, match="'8,1024'; give BATCHxCONTEXT"):
+        Options(cells=("1x8", "8,1024"))
+
+
+def test_cells_are_run_in_their_order():
+    assert Options(cells=("64x512", "1x1024")).cases == [Case(64, 512), Case(1, 1024)]
+    assert Options(batch=(1, 2), context=(3, 4)).cases == [Case(1, 3), Case(1, 4), Case(2, 3), Case(2, 4)]
 
 
 def test_a_run_against_transformers(tmp_path):
@@ -141,6 +171,6 @@ def test_a_worker_that_does_not_answer_is_killed(tmp_path):
 
 
 def test_ceilings_are_positive_and_judge_a_cpu_by_reads():
-    found = decode.ceilings.measure(torch.device("cpu"), buffer_bytes=2**22, matmul_size=64)
+    found = decode.ceilings.measure_here(torch.device("cpu"), buffer_bytes=2**22, matmul_size=64)
     assert min(found.copy, found.read, found.flops) > 0 and found.fp8_flops is None
     assert found.limits_of(torch.device("cpu")).bandwidth == found.read

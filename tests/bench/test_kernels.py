@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import kernels
-from bench.ceilings import measure
+from bench.ceilings import measure_here
 from bench.shapes import SHAPES
 from kernels import native
 from kernels.native_decoder import PARTS
@@ -16,7 +16,7 @@ from kernels.native_decoder import PARTS
 def test_layers_and_their_parts(monkeypatch):
     monkeypatch.setattr(kernels, "_COLD_BYTES", 2**20)
     device, shape = torch.device("cpu"), SHAPES["tiny"]
-    ceilings = measure(device, buffer_bytes=2**22, matmul_size=64)
+    ceilings = measure_here(device, buffer_bytes=2**22, matmul_size=64)
     operations = list(kernels.layers(shape, 2, 40, device, torch.bfloat16))
     assert tuple(op.name for op in operations) == kernels.LAYERS
     assert {op.size for op in operations} == {"2x40"}

@@ -180,3 +180,12 @@ def test_a_preempted_sequence_comes_back_to_stay() -> None:
             if len(sequence.tokens) >= sequence.limit:
                 scheduler.finish(sequence)
     assert scheduler.counters.preemptions == 4
+
+
+def test_a_sequence_that_has_all_its_pages_keeps_nobody_waiting() -> None:
+    """A pool of exactly two full lengths runs two full lengths."""
+    scheduler = Scheduler(PagePool(2 * 4 + 1, PAGE_SIZE), SLOTS, 64)
+    for number in range(2):
+        scheduler.add(admission(number, [number] + [3] * 12, 3, 1))  # 13 tokens and 3: four pages from the start
+    step = scheduler.schedule(drained=True)
+    assert step is not None and len(step.rows) == 2
