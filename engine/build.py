@@ -114,8 +114,9 @@ def assemble(
 def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, size: int) -> int:
     """Pages of the pool, the dummy page not counted; the same on every rank."""
     page_bytes = decoder.kv_bytes_per_token * size
-    fits = pages_that_fit(config, free_bytes(group.device, group.size), group.device.type, page_bytes, length, size)
-    pages = int(group.all_gather_last_dim(torch.tensor([fits], device=group.device)).min())
+    pages = pages_that_fit(config, free_bytes(group.device, group.size), group.device.type, page_bytes, length, size)
+    if group.size > 1:
+        pages = int(group.all_gather_last_dim(torch.tensor([pages], device=group.device)).min())
     if pages < 1:
         raise InputError(f"no memory is left for the KV cache on {group.device} after the weights; "
                          "use more devices or a smaller model")

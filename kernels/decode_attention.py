@@ -17,7 +17,7 @@ import torch
 
 from kernels import REFERENCE, native, use_triton
 from kernels.gemm_choices import has_dependents
-from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
+from kernels.language import jit_varying, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 from kernels.paged import attention_cost, gather_pages, tile_config
 
 LOG2_E = 1.4426950408889634
@@ -49,7 +49,7 @@ def decode_attention_reference(
     return (weights @ v).transpose(0, 1).reshape(batch, num_q, head_dim).to(q.dtype)
 
 
-@jit
+@jit_varying("batch", "table_stride")
 def _decode_attention_kernel(
     q_ptr, k_cache_ptr, v_cache_ptr, tables_ptr, lens_ptr, out_ptr,
     partial_ptr, stats_ptr, tickets_ptr, k_scale_ptr, v_scale_ptr, scale_log2, batch, table_stride,
@@ -158,12 +158,13 @@ def decode_attention_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, i
     """Constants for these shapes: 16 query rows at least (the tensor core's M).
 
     Five stages keep two tiles of K and V in flight: the page's number is a load of its own, so a tile takes two stages.
+    Three sizes of the table of lengths, not one for each power of two: every one is a kernel to compile.
     """
     config = tile_config(q, cache)
     group, batch = int(config["GROUP"]), q.shape[0]
     return {
         **config,
-        "BLOCK_B": next_power_of_2(max(batch, 2)),
+        "BLOCK_B": next((size for size in (8, 64) if batch <= size), max(256, next_power_of_2(batch))),
         "BLOCK_M": max(16, next_power_of_2(group)),
         **launch(num_warps=4, num_stages=5),
     }

@@ -35,14 +35,23 @@ except ImportError:
     triton = tl = ASTSource = GPUTarget = None
 
 __all__ = [
-    "ASTSource", "GPUTarget", "cdiv", "dot_precision", "jit", "launch", "let_next_kernel_start", "next_power_of_2",
-    "prefetch", "require_triton", "tl", "triton", "wait_for_previous_kernel",
+    "ASTSource", "GPUTarget", "cdiv", "dot_precision", "jit", "jit_varying", "launch", "let_next_kernel_start",
+    "next_power_of_2", "prefetch", "require_triton", "tl", "triton", "wait_for_previous_kernel",
 ]  # fmt: skip
 
 
 def jit(fn: Callable) -> Any:
     """`triton.jit` where Triton is installed."""
     return fn if triton is None else triton.jit(fn)
+
+
+def jit_varying(*names: str) -> Callable[[Callable], Any]:
+    """`jit` for a kernel whose arguments `names` change from launch to launch: counts that may be 1, strides of cut
+    tables, pointers into the middle of them. Triton would compile it anew for a 1, for multiples of 16 and for pointers
+    aligned to 16 bytes, in the middle of a run, and gain nothing where the argument is a bound or a scalar is read."""
+    if triton is None:
+        return lambda fn: fn
+    return triton.jit(do_not_specialize=names, do_not_specialize_on_alignment=names)
 
 
 _COMPILED = None if tl is None else tl.constexpr(not INTERPRET)

@@ -48,7 +48,10 @@ def gather_pages(cache: torch.Tensor, block_tables: torch.Tensor, scale: torch.T
 
 
 def tile_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | bool]:
-    """The constants of both attention kernels: one KV tile never crosses a page, so its page is one scalar load."""
+    """The constants of both attention kernels: one KV tile never crosses a page, so its page is one scalar load.
+
+    Float32 has no tensor cores: its products are unrolled, and the compiler pays for every key.
+    """
     heads, (num_kv, page_size, head_dim) = q.shape[1], cache.shape[1:]
     if page_size < 16 or page_size != next_power_of_2(page_size):
         raise KernelError(f"page size is {page_size}; the attention kernels take powers of two from 16 (use 64)")
@@ -59,7 +62,7 @@ def tile_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | b
         "GROUP": heads // num_kv,
         "HEAD_DIM": head_dim,
         "PAGE_SIZE": page_size,
-        "BLOCK_N": min(page_size, 64),
+        "BLOCK_N": min(page_size, 64 if q.element_size() == 2 else 32),
         "PRECISION": dot_precision(q.dtype),
     }
 

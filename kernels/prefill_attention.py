@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kernels import REFERENCE, native, use_triton
 from kernels.decode_attention import LOG2_E
-from kernels.language import cdiv, jit, launch, require_triton, tl
+from kernels.language import cdiv, jit, jit_varying, launch, require_triton, tl
 from kernels.paged import attention_cost, gather_pages, tile_config
 
 
@@ -81,7 +81,7 @@ def _attend(
     return acc, top, total_weight
 
 
-@jit
+@jit_varying("tables_ptr", "lens_ptr", "table_stride")
 def _prefill_attention_kernel(
     q_ptr, k_cache_ptr, v_cache_ptr, tables_ptr, lens_ptr, cu_q_ptr, out_ptr,
     k_scale_ptr, v_scale_ptr, scale_log2, table_stride,

@@ -1,4 +1,5 @@
-"""The production configurations that are compiled ahead of time: Qwen2.5's shapes in bf16, pages of 64 tokens.
+"""The configurations that are compiled ahead of time: Qwen2.5's shapes in bf16, pages of 64 tokens, and what tests on a
+GPU compile besides.
 
 Shapes come as meta tensors through the same `*_config` functions that the launchers use.
 """
@@ -157,3 +158,25 @@ def _gemm_kernels() -> list[Case]:
 def production_cases() -> list[Case]:
     """Every kernel in every configuration that a Qwen2.5 model on Hopper launches."""
     return _row_kernels() + _attention_kernels() + _gemm_kernels() + _step_kernels()
+
+
+def checking_cases() -> list[Case]:
+    """The largest kernels of tests alone: float32, whose products are unrolled, and a block of the machine for 1,024
+    rows. They must not take long to compile."""
+    known = {case.name: case for case in production_cases()}
+    q, cache = (_meta(*shape, dtype=torch.float32) for shape in ((64, 40, 128), (2, 8, PAGE, 128)))
+    rows = {"QUANTISED": False, "LETS_NEXT_START": False}
+    configs = {
+        "decode 32B batch 64 bf16": {**decode_attention_config(q, cache), **rows},
+        "prefill 32B batch 64 bf16": {**prefill_attention_config(q, cache), "QUANTISED": False},
+        "gemm gate_up 64": small_gemm_config(GemmConfig(block_in=64), 64, torch.float32),
+    }
+    cases = []
+    for name, config in configs.items():
+        like = known[name]
+        arguments = {key: kind.replace("bf16", "fp32") for key, kind in like.arguments.items()}
+        constants = {**like.constants, **config}
+        cases.append(Case(f"{name.removesuffix(' bf16')} float32", like.kernel, arguments, constants))
+    like = known["thinking_step all"]
+    wide = {**like.constants, **thinking_step_config(1024)}
+    return [*cases, Case("thinking_step 1024 rows", like.kernel, like.arguments, wide)]

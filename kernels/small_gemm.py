@@ -27,7 +27,7 @@ from kernels.errors import KernelError
 from kernels.language import (
     cdiv,
     dot_precision,
-    jit,
+    jit_varying,
     launch,
     let_next_kernel_start,
     next_power_of_2,
@@ -55,7 +55,7 @@ class GemmConfig:
     Needs sm_90 or later."""
 
 
-@jit
+@jit_varying("tokens")
 def _small_gemm_kernel(
     x_ptr, weight_ptr, scale_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, maxima_ptr, partial_ptr, tickets_ptr,
     tokens, eps,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 import kernels.thinking_tables as m
-from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
+from kernels.language import cdiv, jit, jit_varying, launch, next_power_of_2, require_triton, tl
 
 
 @jit
@@ -23,7 +23,7 @@ def _text_ends_with(history_ptr, strings_ptr, length, match_from, inside, SIZE: 
     return same
 
 
-@jit
+@jit_varying("batch")
 def _thinking_step_kernel(
     state_ptr, params_ptr, strings_ptr, trigger_last_ptr, trigger_lead_ptr, stop_ids_ptr, history_ptr, eos_ids_ptr,
     ends_line_ptr, slots_ptr, draw_ptr, masked_ptr, bad_ptr, record_ptr, batch, string_len, history_stride,
@@ -269,9 +269,10 @@ def _thinking_step_kernel(
     tl.store(record + m.Record.EXTENSIONS_USED, extensions_used + extends, mask=inside)
 
 
-def thinking_step_config() -> dict[str, int | bool]:
-    """One warp of rows per program: a batch of 64 is two programs, all of them in one wave."""
-    return {"BLOCK": 32, **launch(num_warps=1)}
+def thinking_step_config(block: int = 32) -> dict[str, int | bool]:
+    """A row per thread. One warp per program: a batch of 64 is two programs, all of them in one wave. (More rows per
+    thread are unrolled: 1,024 in one warp took 45 s to compile.)"""
+    return {"BLOCK": block, **launch(num_warps=max(1, block // 32))}
 
 
 def thinking_step_triton(
@@ -282,9 +283,7 @@ def thinking_step_triton(
     require_triton()
     batch = slots.shape[0]
     record = torch.empty(batch, len(m.Record), dtype=torch.int32, device=draw.device)
-    config = thinking_step_config()
-    if block is not None:
-        config["BLOCK"] = next_power_of_2(block)
+    config = thinking_step_config() if block is None else thinking_step_config(next_power_of_2(block))
     if batch:
         _thinking_step_kernel[(cdiv(batch, int(config["BLOCK"])),)](
             tables.state, tables.params, tables.strings, tables.trigger_last, tables.trigger_lead, tables.stop_ids,

@@ -1,0 +1,199 @@
+"""The CUDA path without a GPU: the whole step on fake tensors, launches held against their contracts, no host reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.checkpoints import checkpoint
+from bench.shapes import SHAPES
+from engine.request import SamplingParams
+from kernels import rms_norm
+from kernels.dry_run import CUDA, DryRun, HostSync
+from kernels.limits import H200
+from kernels.silu_mul import silu_mul
+from tests.engine.dry import DryCore, DryGroup
+from tests.kernels import launch_contracts
+
+NANO = Path(__file__).parents[2] / "models" / "s1-nano"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By layers: config.json and tokenizer of the 32B shape; weights are "made on the device"."""
+    folder, whole = tmp_path_factory.mktemp("shapes"), SHAPES["qwen2.5-32b"]
+    return {n: checkpoint(folder / str(n), replace(whole, num_layers=n), weights=False) for n in (1, 2, 64)}
+
+
+def mixture(count: int) -> list[SamplingParams]:
+    """Requests of all kinds."""
+    kinds: list[dict[str, Any]] = [
+        {}, {"temperature": 0.7}, {"thinking_token_budget": 9, "thinking_extensions": 2},
+        {"temperature": 0.6, "top_p": 0.9, "thinking_token_budget": 5}, {"logprobs": 3}, {"thinking_format": "none"},
+    ]  # fmt: skip
+    return [SamplingParams(max_tokens=6 + i % 5, seed=i, **kinds[i % len(kinds)]) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"quantization": "int8"}, {"quantization": "fp8", "kv_cache_dtype": "fp8"}, {"step_graphs": "off"}]
+)
+def test_s1_nano_loads_prefills_and_decodes(options: dict[str, Any]) -> None:
+    """From its file; prompts in chunks, mixed with decodes; captured steps of all kinds."""
+    with DryRun() as dry:
+        core = DryCore(dry, NANO, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=256, **options)
+        pageable = dry.counts.pageable
+        for i, params in enumerate(mixture(6)):
+            core.add([5] * (3 + 29 * (i % 4)), params)
+        core.run()
+        graphs = options.get("step_graphs") != "off"
+        assert (dry.counts.graphs >= 3 and dry.counts.replays > 5) == graphs
+        assert dry.counts.pageable == pageable, "a step copies from pinned memory alone"
+        assert dry.counts.reads == 0
+
+
+@pytest.mark.parametrize("layers", [2, pytest.param(64, marks=pytest.mark.slow)])
+def test_32b_at_batch_1_and_64(shapes: dict[int, Path], layers: int) -> None:
+    """Decode and mixed steps. A captured step has nine launches a layer: two norms, four products, rotation with
+    append, attention, activation."""
+    greedy = SamplingParams(max_tokens=3, ignore_eos=True, thinking_token_budget=2)
+    with DryRun(H200) as dry:
+        core = DryCore(dry, shapes[layers], load_format="dummy", max_num_seqs=64, max_model_len=4096)
+        assert core.core.scheduler.pool.capacity == 64 * 4096
+        for batch in (1, 64):
+            graphs = dry.counts.graphs
+            for _ in range(batch):
+                core.add([7] * 40, greedy)
+            core.step()
+            if batch == 64:  # a prompt beside the others' decodes
+                core.add([7] * 1000, greedy)
+                before = len(dry.counts.launches)
+                core.step()
+                kinds = {launch.kernel for launch in dry.counts.launches[before:]}
+                assert {"_decode_attention_kernel", "_prefill_attention_kernel"} <= kinds
+            core.run()
+            assert dry.counts.graphs > graphs and core.replayed is not None
+            done = Counter(name for name, _ in core.replayed.entries)
+            launched = {name: count for name, count in done.items() if name.endswith("_kernel")}
+            assert launched == {
+                "_embedding_kernel": 1, "_rms_norm_kernel": 2 * layers + 1, "_rope_append_kernel": layers,
+                "_decode_attention_kernel": layers, "_silu_mul_kernel": layers, "_tile_kernel": 1, "_draw_kernel": 1,
+                "_thinking_step_kernel": 1,
+            }  # fmt: skip
+            products = sum(count for name, count in done.items() if name.startswith(("aten.mm", "aten.addmm")))
+            assert products == 4 * layers + 1
+
+
+@pytest.mark.parametrize("ranks", [8, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_rank_of_several(shapes: dict[int, Path], ranks: int) -> None:
+    with DryRun() as dry:
+        core = DryCore(dry, shapes[1], DryGroup(ranks - 1, ranks), load_format="dummy", max_num_seqs=8,
+                       max_model_len=1024, kv_cache_tokens=8192)  # fmt: skip
+        for params in mixture(6):
+            core.add([7] * 40, params)
+        core.run()
+        heads = {launch.arguments["NUM_KV"] for launch in dry.counts.launches if "NUM_KV" in launch.arguments}
+        assert heads == {8 // ranks} and dry.counts.replays > 2
+
+
+@pytest.mark.parametrize("quantization, kv", [("int8", "auto"), ("fp8", "fp8")])
+def test_eight_bits_of_the_32b_shape(shapes: dict[int, Path], quantization: str, kv: str) -> None:
+    """Up to 64 tokens through the kernel, more (prefill) through widened matrices."""
+    with DryRun() as dry:
+        core = DryCore(dry, shapes[1], load_format="dummy", quantization=quantization, kv_cache_dtype=kv,
+                       max_num_seqs=64, max_model_len=1024)  # fmt: skip
+        for params in mixture(40):
+            core.add([7] * 100, replace(params, max_tokens=4))
+        core.run()
+        products = [launch for launch in dry.counts.launches if launch.kernel == "_small_gemm_kernel"]
+        assert {launch.arguments["QUANTISED"] for launch in products} == {True}
+        assert {launch.arguments["tokens"] for launch in products} >= {40}
+
+
+def test_a_captured_step_that_does_not_know_of_a_change_shows_itself() -> None:
+    with DryRun() as dry:
+        core = DryCore(dry, NANO, max_num_seqs=2, max_model_len=256)
+        core.add([5] * 20, SamplingParams(max_tokens=9, ignore_eos=True))
+        for _ in range(3):
+            core.step()
+        core.core.runner.model.scale *= 2
+        with pytest.raises(AssertionError, match=r"is stale: .*_decode_attention_kernel"):
+            core.step()
+
+
+def test_kernels_are_compiled_for_few_variants(shapes: dict[int, Path]) -> None:
+    """Whatever the batch, the chunks and where tables are cut: a compilation in the middle of a run costs seconds."""
+    with DryRun() as dry:
+        core = DryCore(dry, shapes[1], load_format="dummy", max_num_seqs=64, max_num_batched_tokens=128,
+                       max_model_len=1024)  # fmt: skip
+        for i, params in enumerate(mixture(24)):
+            core.add([7] * (1 + 37 * i % 150), params)
+        core.run()
+    variants = {name: len(keys) for name, keys in dry.counts.variants.items()}
+    most = {
+        "_rms_norm_kernel": 2,  # with and without residual
+        "_decode_attention_kernel": 2,  # up to 8 rows, and up to 64
+        "_tile_kernel": 3, "_draw_kernel": 3,  # greedy, sampled, filtered
+    }  # fmt: skip
+    assert all(count <= most.get(name, 1) for name, count in variants.items()), variants
+    assert variants["_decode_attention_kernel"] == 2 and len(variants) == 9
+
+
+@pytest.mark.parametrize(
+    "read", [lambda t: t[0].item(), lambda t: bool(t.any()), lambda t: t.nonzero(), lambda t: t.tolist(),
+             lambda t: t.cpu(), lambda t: int(t.max()), lambda t: torch.zeros(4).copy_(t), lambda t: t[t > 0]]
+)  # fmt: skip
+def test_what_would_wait_for_the_device_is_refused(read: Any) -> None:
+    with DryRun():
+        on_card = torch.zeros(4, device=CUDA)
+        with pytest.raises((HostSync, RuntimeError), match=r"host|dynamic|data-dependent|nonzero|_local_scalar"):
+            read(on_card)
+
+
+def test_one_pinned_copy_comes_back_and_is_counted() -> None:
+    with DryRun() as dry:
+        on_card, host = torch.zeros(4, device=CUDA), torch.empty(4, pin_memory=True)
+        host.copy_(on_card, non_blocking=True)
+        assert dry.counts.to_host == 1
+        with pytest.raises(HostSync, match="blocks"):
+            host.copy_(on_card)
+        on_card.copy_(host, non_blocking=True)
+        on_card.copy_(torch.zeros(4))
+        assert (dry.counts.to_device, dry.counts.pageable) == (2, 1)
+        dry.answer([1.0, 2.0])
+        assert on_card.tolist() == [1.0, 2.0] and dry.counts.reads == 1
+
+
+def test_tensors_of_two_devices_are_refused() -> None:
+    with DryRun():
+        x, here = torch.zeros(3, 64, device=CUDA), torch.ones(64)
+        with pytest.raises(RuntimeError, match="two devices"):
+            x + here
+        with pytest.raises(HostSync, match="weight_ptr is on cpu"):
+            rms_norm.rms_norm(x, here, 1e-6)
+
+
+def test_a_captured_step_touches_no_host_memory() -> None:
+    with DryRun(), torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        x = torch.zeros(4, device=CUDA)
+        with pytest.raises(HostSync, match="while a step is captured"):
+            x.copy_(torch.ones(4))
+        with pytest.raises(HostSync, match="synchronize"):
+            torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize(
+    "x, message", [
+        (lambda: torch.zeros(3, 128, device=CUDA, dtype=torch.float64), "x_ptr is torch.float64"),
+        (lambda: torch.zeros(3, 128, 1, device=CUDA), r"x_ptr is \[3, 128, 1\]"),
+    ]
+)  # fmt: skip
+def test_a_launch_that_breaks_its_contract_is_seen(x: Any, message: str) -> None:
+    with DryRun() as dry:
+        silu_mul(x())
+    with pytest.raises(AssertionError, match=message):
+        launch_contracts.check(dry.counts.launches[0])
