@@ -39,14 +39,17 @@ def repeat(
 ) -> Times:
     """Times of `call` after one warm-up, until both minima are reached. On CUDA: device time by events, after a flush
     of the L2 cache where `cold`; on the CPU: wall time.
+
+    The flush reads: what it leaves in the cache is clean. Lines that were written would have to go back to memory while
+    the call is timed, at its expense.
     """
     call()
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if cold and device.type == "cuda" else None
+    flush = torch.zeros(_FLUSH_BYTES // 4, dtype=torch.int32, device=device) if cold and device.type == "cuda" else None
     seconds: list[float] = []
     deadline = time.perf_counter() + min_seconds
     while len(seconds) < min_calls or time.perf_counter() < deadline:
         if flush is not None:
-            flush.zero_()
+            flush.sum()
         seconds.append(once(call, device))
     return Times(tuple(seconds))
 

@@ -170,7 +170,9 @@ class DryRun:
             "Stream": lambda *args, **kwargs: stream, "current_stream": lambda device=None: stream,
             "stream": lambda stream: ExitStack(), "CUDAGraph": lambda: Graph(self),
             "graph": self._graph, "synchronize": self._synchronize,
-            "Event": lambda **kwargs: SimpleNamespace(record=lambda: None, synchronize=lambda: None),
+            "Event": lambda **kwargs: SimpleNamespace(
+                record=lambda: None, synchronize=lambda: None, elapsed_time=lambda other: 1.0
+            ),
         }  # fmt: skip
         for name, value in simple.items():
             yield mock.patch.object(torch.cuda, name, value)
