@@ -127,7 +127,7 @@ class Trainer:
         loss = self.backward(samples, layout)
         norm = gradient_norm(self.trainable)
         # One transfer to the host per step: the loss, the norm, and whether a rank was told to stop.
-        report = self.world.sum(torch.stack([loss, loss.new_tensor(float(self.told_to_stop))]))
+        report = self.world.sum(torch.stack([loss, loss.new_full((), float(self.told_to_stop))]))
         loss_value, stop, norm_value = torch.cat([report, norm.reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             ids = ", ".join(self.data.ids[i] for i in samples)
