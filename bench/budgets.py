@@ -27,9 +27,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import record
+from bench import record, stand_in
 from bench.checkpoints import checkpoint
-from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
 from engine import Engine, Handle, SamplingParams, TokenKind
 from engine.errors import InputError
@@ -116,8 +115,8 @@ def make_plans(engine: Engine, options: Options, seed: int) -> list[Plan]:
     reserve = len(BUDGET_END) + options.answer
     plans = []
     for i in range(options.batch):
-        prompt = [source.randrange(trigger) for _ in range(options.context)] + opener
-        budget = options.budget[i % len(options.budget)]
+        prompt = [source.randrange(trigger) for _ in range(stand_in.tokens(options.context))] + opener
+        budget = stand_in.tokens(options.budget[i % len(options.budget)])
         often = max(2.0, budget / (options.extensions + 1))
         bias = min(100.0, log(engine.tokenizer.size / often))
         sampling = {"temperature": 1.0, "seed": seed * 1000 + i, "ignore_eos": True, "logit_bias": {trigger: bias}}
@@ -224,15 +223,15 @@ class Options:
 def run(options: Options, console: Console) -> list[record.Record]:
     """Both ways with and without the prefix cache; a table, and records appended to `options.output`."""
     torch.set_num_threads(options.threads)
-    folder = Path(options.model) if options.model else checkpoint(options.cache, SHAPES[options.shape])
+    folder = Path(options.model) if options.model else checkpoint(options.cache, stand_in.shape(options.shape))
     machine = record.Machine.read(torch.device(options.device))
     table = Table("prefix cache", "", "prefill tokens", "s", "equal tokens",
                   title=f"{folder.name}: batch {options.batch}, budgets {options.budget}")  # fmt: skip
     records = []
-    longest = options.context + max(options.budget) + options.answer + 2 * len(BUDGET_END)
+    longest = sum(map(stand_in.tokens, (options.context, max(options.budget)))) + options.answer + 2 * len(BUDGET_END)
     for caching in (False, True):
         with Engine(
-            folder, device=options.device, max_num_seqs=options.batch, max_model_len=longest,
+            folder, device=str(stand_in.device(options.device)), max_num_seqs=options.batch, max_model_len=longest,
             enable_prefix_caching=caching,
         ) as engine:  # fmt: skip
             outcome = compare(engine, options)
@@ -259,7 +258,8 @@ def mixed(
     options: Options, console: Console, folder: Path, machine: record.Machine, longest: int
 ) -> record.Record:  # fmt: skip
     """The mixed batch, budget by budget; a table, and one record appended to `options.output`."""
-    with Engine(folder, device=options.device, max_num_seqs=options.batch, max_model_len=longest) as engine:
+    device = str(stand_in.device(options.device))
+    with Engine(folder, device=device, max_num_seqs=options.batch, max_model_len=longest) as engine:
         serve(engine, make_plans(engine, options, 1))
         served, seconds = serve(engine, make_plans(engine, options, 0))
     rate = sum(one.tokens for one in served) / seconds
@@ -267,7 +267,7 @@ def mixed(
                   title=f"{folder.name}: one batch of {options.batch}, {rate:,.0f} tok/s")  # fmt: skip
     values: dict[str, float] = {"tokens_per_s": rate, "overshoot_tokens": float(max(one.overshoot for one in served))}
     for budget in sorted(set(options.budget)):
-        some = [one for one in served if one.budget == budget]
+        some = [one for one in served if one.budget == stand_in.tokens(budget)]
         if some:
             first = statistics.mean(one.first_answer_s for one in some)
             values[f"first_answer_s_{budget}"] = first

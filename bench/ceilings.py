@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 import tyro
 
-from bench import record
+from bench import record, stand_in
 from bench.timing import repeat
 from kernels import huge_pages, native
 from kernels.limits import Device
@@ -91,6 +91,7 @@ def _of(line: record.Record) -> Ceilings:
 def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
     """Measure `device` in this process, with a buffer far above its caches (CPU: 512 MiB, GPU: 4 GiB) and square
     products."""
+    device = stand_in.device(device)
     cuda, memory = device.type == "cuda", memory_bytes(device)
     copy, read = _bandwidths(device, buffer_bytes)
     size = matmul_size or (8192 if cuda else 1024)

@@ -26,10 +26,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceilings, record
+from bench import ceilings, record, stand_in
 from bench.checkpoints import checkpoint
 from bench.peers.worker import Setup, Worker, WorkerFailed
-from bench.shapes import SHAPES
 from bench.timing import Times
 from engine.config import EngineConfig
 from engine.errors import InputError
@@ -107,13 +106,18 @@ class Case:
     context: int
 
     @property
+    def length(self) -> int:
+        """Tokens of each prompt."""
+        return stand_in.tokens(self.context)
+
+    @property
     def ahead(self) -> int:
         """Steps that the first prompts may decode while the last one is prefilled, and some while it is submitted."""
-        return -(-self.batch * self.context // max(1, EngineConfig.max_num_batched_tokens - self.batch)) + 32
+        return -(-self.batch * self.length // max(1, EngineConfig.max_num_batched_tokens - self.batch)) + 32
 
     def most_tokens(self, tokens: int) -> int:
         """Of one request, whichever way it is timed."""
-        return self.context + SHORT + tokens + self.ahead + 1
+        return self.length + SHORT + tokens + self.ahead + 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Lane:
         """One round."""
         if self.worker.name == "engine":
             return self._window(case, ids, tokens)
-        keys = case.batch * (case.context + SHORT + tokens // 2)
+        keys = case.batch * (case.length + SHORT + tokens // 2)
         return Timed((self._difference(ids, tokens),), keys)
 
     def _window(self, case: Case, ids: list[list[int]], steps: int) -> Timed:
@@ -208,9 +212,9 @@ def step_seconds(short: float, long: float, tokens: int) -> float:
 
 
 def prompts(case: Case, vocab: int, opener: list[int], seed: int = 0) -> list[list[int]]:
-    """`batch` lists of `context` random ids, the last of which are the opener."""
+    """`batch` lists of `length` random ids, the last of which are the opener."""
     source = random.Random(seed)
-    length = max(1, case.context - len(opener))
+    length = max(1, case.length - len(opener))
     return [[source.randrange(vocab) for _ in range(length)] + opener for _ in range(case.batch)]
 
 
@@ -248,7 +252,7 @@ class Run:
         self._device = torch.device(options.device)
         self._name: str = options.shape if options.model is None else Path(options.model).name
         if options.model is None:
-            self._folder = checkpoint(options.cache, SHAPES[options.shape], weights=not options.dummy)
+            self._folder = checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy)
         else:
             self._folder = Path(options.model)
         self._model = ModelConfig.load(self._folder)
@@ -334,7 +338,8 @@ class Run:
         options = self._options
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         setup = Setup(
-            checkpoint=str(self._folder), dtype=options.dtype, device=options.device, threads=options.threads,
+            checkpoint=str(self._folder), dtype=options.dtype, device=str(stand_in.device(options.device)),
+            threads=options.threads,
             max_model_len=max(case.most_tokens(options.tokens) for case in options.cases),
             max_num_seqs=max(case.batch for case in options.cases), dummy=options.dummy, engine=self._eight_bits,
         )  # fmt: skip

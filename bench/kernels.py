@@ -10,12 +10,12 @@ operators inside that call, by a clock of its own, for one layer.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import record
+from bench import record, stand_in
 from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
@@ -81,6 +81,8 @@ class Options:
     """Operators whose name contains this."""
     threads: int = 1
     output: Path | None = record.RESULTS / "kernels.jsonl"
+    resume: bool = False
+    """Leave out what `output` has already."""
 
 
 def copies(nbytes: int, device: torch.device) -> int:
@@ -312,35 +314,39 @@ def figures(operation: Operation, ceilings: Ceilings, device: torch.device, agai
 def main(options: Options) -> None:
     """Measure the ceilings, then every operator; print the table, append the records."""
     torch.set_num_threads(options.threads)
-    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    there = torch.cuda.is_available() or stand_in.card() is not None
+    name = options.device if options.device != "auto" else "cuda" if there else "cpu"
+    device = stand_in.device(name)
     shape_name = options.shape or ("qwen2.5-32b" if name == "cuda" else "qwen2.5-0.5b")
     if shape_name not in SHAPES:
         raise SystemExit(f"bench.kernels: --shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
     dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
-    ceilings, machine = measure(device), record.Machine.read(device)
+    ceilings, machine = measure(torch.device(name)), record.Machine.read(torch.device(name))
     table = Table(title=f"{machine.device}, {shape_name}, {dtype}".replace("torch.", ""))
     for column in ("operator", "size", "us", "GB/s", "TFLOP/s", "share", "reads us", "torch us"):
         table.add_column(column, justify="left" if column in ("operator", "size") else "right")
-    shape = SHAPES[shape_name]
+    shape = stand_in.shape(shape_name)
+    known: list[Mapping[str, Any]] = []
+    if options.resume and options.output is not None and options.output.exists():
+        known = [line.case for line in record.read(options.output) if line.benchmark == "kernels"]
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
-        sources += [attention(shape, batch, context, device, dtype) for context in options.context]
+        contexts = [stand_in.tokens(context) for context in options.context]
+        sources += [attention(shape, batch, context, device, dtype) for context in contexts]
         if any(options.only in operator for operator in LAYERS):
-            contexts = dict.fromkeys((128, *options.context))
-            sources += [layers(shape, batch, context, device, dtype) for context in contexts]
+            sources += [layers(shape, batch, context, device, dtype) for context in dict.fromkeys((128, *contexts))]
         for operation in (operation for source in sources for operation in source):
             wanted = options.only in operation.name
             if name == "cpu" and (wanted or operation.name == LAYERS[0]) and not isinstance(operation.call, float):
                 ceilings = later(ceilings, device)  # the parts of `layers` are judged by what it was judged by
-            if not wanted:
+            case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
+            if not wanted or case in known:
                 continue
             found = figures(operation, ceilings, device, "torch" in options.against)
             found |= {"read_GBps": ceilings.read / 1e9}
             shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("reads_us"),
                      found.get("torch_us")]  # fmt: skip
             table.add_row(operation.name, operation.size, *("" if v is None else f"{v:.3g}" for v in shown))
-            case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
             if options.output is not None:
                 record.append(machine.record("kernels", case, found), options.output)
     Console().print(table)

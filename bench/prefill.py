@@ -19,9 +19,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceilings, record
+from bench import ceilings, record, stand_in
 from bench.checkpoints import checkpoint
-from bench.shapes import SHAPES
 from engine import Engine, InputError, SamplingParams
 from engine.model_config import ModelConfig
 from kernels.limits import Limits
@@ -74,15 +73,22 @@ def run(options: Options, console: Console) -> list[record.Record]:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     name = Path(options.model).name if options.model else options.shape
-    folder = Path(options.model or checkpoint(options.cache, SHAPES[options.shape], weights=not options.dummy))
+    folder = Path(options.model or checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy))
     rates = ceilings.measure(device).limits_of(device)
     model = ModelConfig.load(folder)
     limits = Limits(model, rates, weight_bytes=model.dtype.itemsize, kv_bytes=model.dtype.itemsize)
     machine = record.Machine.read(device)
     records = []
+
+    def keep(line: record.Record) -> None:
+        records.append(line)
+        if options.output is not None:
+            record.append(line, options.output)
+
     start = time.perf_counter()
     with Engine(
-        folder, device=options.device, max_num_seqs=1, max_model_len=max(options.context) + 1,
+        folder, device=str(stand_in.device(device)), max_num_seqs=1,
+        max_model_len=stand_in.tokens(max(options.context)) + 1,
         enable_prefix_caching=False, load_format="dummy" if options.dummy else "auto",
     ) as engine:  # fmt: skip
         loaded = time.perf_counter() - start
@@ -90,17 +96,15 @@ def run(options: Options, console: Console) -> list[record.Record]:
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             console.print(f"{name}: {size / 1e9:.2f} GB loaded in {loaded:.2f} s, {size / loaded / 1e9:.2f} GB/s")
             values = {"seconds": loaded, "GBps": size / loaded / 1e9}
-            records.append(machine.record("load", {"model": name}, values))
+            keep(machine.record("load", {"model": name}, values))
         table = Table("prompt", "s", "tok/s", "TFLOP/s", "of matmul", "limit, s", title=f"{name}: prefill")
         for context in options.context:
-            got = figures(prefill_seconds(engine, context, options.rounds), context, limits)
-            records.append(machine.record("prefill", {"model": name, "context": context}, got))
+            length = stand_in.tokens(context)
+            got = figures(prefill_seconds(engine, length, options.rounds), length, limits)
+            keep(machine.record("prefill", {"model": name, "context": context}, got))
             table.add_row(f"{context:,}", f"{got['seconds']:.3g}", f"{got['tok_s']:,.0f}", f"{got['TFLOPs']:.3g}",
                           f"{got['matmul_share']:.0%}", f"{got['limit_s']:.3g}")  # fmt: skip
     console.print(table)
-    if options.output is not None:
-        for line in records:
-            record.append(line, options.output)
     return records
 
 

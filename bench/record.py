@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from bench import stand_in
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 _PACKAGES = ("torch", "triton", "transformers", "numpy", "tokenizers", "safetensors")
@@ -118,6 +120,9 @@ def commit() -> str:
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's with its number of cores. A GPU's is asked of its driver, so that this process takes
     nothing of its memory."""
+    card = stand_in.card() if device.type == "cuda" else None
+    if card is not None:
+        return f"stand-in for {card.name}: {device_name(torch.device('cpu'))}"
     if device.type == "cuda":
         names = _ask_driver("name")
         return names[device.index or 0] if names else torch.cuda.get_device_name(device)
@@ -154,6 +159,9 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
+    card = stand_in.card()
+    if card is not None:
+        found["stand_in"] = card.name
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

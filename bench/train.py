@@ -22,11 +22,14 @@ import torch
 import tyro
 import yaml
 
+from bench import stand_in
 from bench.record import Machine, append
 from bench.shapes import SHAPES, Shape
+from train.architecture import Architecture
 from train.config import load_config
 from train.data import step_samples
 from train.errors import TrainingError
+from train.huggingface import initialize
 from train.parallel import join_world, leave_world
 from train.plan import plan_memory, plan_steps
 from train.sft import Trainer
@@ -67,14 +70,16 @@ class Options:
 
 def write_run(options: Options, folder: Path) -> Path:
     """Shape, samples and configuration of the run, in `folder`."""
-    shape = asdict(ALL_SHAPES[options.shape])
-    shape["num_hidden_layers"] = options.layers or shape.pop("num_layers")
+    shape = asdict(stand_in.shape(options.shape) if stand_in.card() else ALL_SHAPES[options.shape])
+    layers = shape.pop("num_layers")
+    shape["num_hidden_layers"] = min(layers, options.layers or layers)
     names = {"num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads"}
     config = {"model_type": "qwen2"} | {names.get(name, name): value for name, value in shape.items()}
     (folder / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(0)
     count = options.batch_size * (options.steps + 1)
-    lengths = rng.lognormal(np.log(options.mean_tokens) - options.sigma**2 / 2, options.sigma, count)
+    mean = stand_in.tokens(options.mean_tokens)
+    lengths = rng.lognormal(np.log(mean) - options.sigma**2 / 2, options.sigma, count)
     with (folder / "data.jsonl").open("w") as file:
         for length in np.maximum(lengths.round().astype(int), 2):
             file.write(json.dumps({"tokens": rng.integers(0, config["vocab_size"], length).tolist()}) + "\n")
@@ -85,8 +90,8 @@ def write_run(options: Options, folder: Path) -> Path:
         "epochs": options.rounds,
         "reduction": "token_mean",
         "compute": {
-            "device": options.device, "dtype": options.dtype, "checkpointing": options.checkpointing,
-            "compile": options.compile,
+            "device": stand_in.device(options.device).type, "dtype": options.dtype,
+            "checkpointing": options.checkpointing, "compile": options.compile,
         },
         "metrics": {"progress": False},
     }  # fmt: skip
@@ -145,6 +150,13 @@ def pad_batch(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]
     }
 
 
+@torch.no_grad()
+def draw_on_device(model: torch.nn.Module, arch: Architecture, seed: int, adapters_only: bool = False) -> None:
+    """Random weights for whom it does not matter which: the CPU's generator takes a minute for 7B."""
+    for parameter in model.parameters():
+        parameter.normal_(0.0, arch.initializer_range)
+
+
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product in this process, best of several: what a CPU's share is measured against."""
     size = 1024 if device.type == "cpu" else 8192
@@ -164,7 +176,7 @@ def main(options: Options) -> None:
         config = load_config(write_run(options, folder), options.settings)
         world = join_world(config)
         started = time.perf_counter()
-        ours = Trainer(config, world)
+        ours = Trainer(config, world, initialize if world.device.type == "cpu" else draw_on_device)
         peer = Peer(options, ours, folder) if options.against else None
         seconds: dict[str, list[float]] = {"s1-engine": [], "transformers": []}
         ratios, first = [], None
@@ -181,12 +193,13 @@ def main(options: Options) -> None:
                 ratios.append(sum(theirs[1:]) / sum(times[1:]))
         lengths = ours.data.lengths
         tokens = float(lengths.mean()) * options.batch_size
-        flops = ours.arch.training_flops([int(n) for n in lengths]) / len(lengths) * options.batch_size
+        frozen = config.lora is not None
+        flops = ours.arch.training_flops([int(n) for n in lengths], frozen) / len(lengths) * options.batch_size
         peak = matmul_flops(world.device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
         plan = plan_memory(config, ours.arch, world.size, plan_steps(config, lengths, world.size).largest_slice)
         padded = float(np.mean([lengths[step_samples(config.seed, s, len(lengths), config.data)].max()
                                 for s in range(per_round)])) / float(lengths.mean())  # fmt: skip
-        machine = Machine.read(world.device)
+        machine = Machine.read(torch.device(options.device))
         print(
             f"{ours.arch.parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of "
             f"{lengths.mean():.0f} tokens "
@@ -201,13 +214,15 @@ def main(options: Options) -> None:
             }  # fmt: skip
             if engine == "s1-engine":
                 figures["first_step_s"] = first
-                if options.device == "cuda":
+                if world.device.type == "cuda":
                     figures |= {"memory_GB": torch.cuda.max_memory_allocated() / 1e9, "planned_GB": plan.total}
             if engine == "s1-engine" and ratios:
                 figures["times_transformers"] = statistics.median(ratios)
             case = {
                 "engine": engine, "shape": options.shape, "batch_size": options.batch_size, "compile": options.compile,
                 "mean_tokens": options.mean_tokens, "sigma": options.sigma, "padding": padded, "dtype": options.dtype,
+                "layers": options.layers, "checkpointing": options.checkpointing,
+                "lora": None if config.lora is None else config.lora.rank,
             }  # fmt: skip
             print(f"{engine:14s} " + "  ".join(f"{k} {v:,.3g}" for k, v in figures.items() if v is not None))
             if options.output is not None:

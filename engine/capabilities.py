@@ -18,7 +18,7 @@ from engine.model_config import ModelConfig
 from engine.shard import Shard
 from engine.step_graphs import BUCKETS
 from kernels import REFERENCE, native
-from kernels.gemm_choices import read_choices
+from kernels.gemm_choices import read_choices, table_in_use
 from kernels.language import triton
 from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
 
@@ -99,7 +99,7 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
     if (major, minor) != (9, 0):
         why = "tile sizes were chosen for sm_90 (H100, H200); other GPUs run them as they are"
         found.append(Route("tiles", kernels, why, slow=True))
-    rows = [choice for choice in read_choices() if choice.device == name]
+    rows = [choice for choice in read_choices(table_in_use()) if choice.device == name]
     why = f"{len(rows)} shapes where Triton was measured to be faster" if rows else "no shape was measured on this GPU"
     found.append(Route("products", "cuBLAS" + (f" and {kernels}" if rows else ""), why))
     if config.quantization != "none":

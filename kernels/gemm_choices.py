@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -43,6 +44,11 @@ class Choice:
     least: int = 1
 
 
+def table_in_use() -> Path:
+    """The table that products are chosen from: this package's, or what S1_GEMM_TABLE names."""
+    return Path(os.environ.get("S1_GEMM_TABLE") or TABLE)
+
+
 def read_choices(path: Path = TABLE) -> tuple[Choice, ...]:
     """The rows of a table."""
     rows = json.loads(path.read_text())
@@ -58,7 +64,7 @@ def write_choices(choices: list[Choice], path: Path = TABLE) -> None:
 
 @functools.cache
 def _rows() -> tuple[Choice, ...]:
-    return read_choices()
+    return read_choices(table_in_use())
 
 
 @functools.cache

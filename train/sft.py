@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,8 +37,9 @@ COMPILED_MULTIPLE = 256
 class Trainer:
     """A run: everything between the configuration and the last step."""
 
-    def __init__(self, config: TrainConfig, world: World):
-        self.config, self.world = config, world
+    def __init__(self, config: TrainConfig, world: World, initialize: Callable[..., None] = initialize):
+        """`initialize` makes the weights that are not loaded (see train.huggingface)."""
+        self.config, self.world, self.initialize = config, world, initialize
         self.run = Path(config.run)
         self.config_file = find_config(config.model)
         self.arch = Architecture.load(self.config_file)
@@ -90,7 +91,7 @@ class Trainer:
         model.to_empty(device=self.world.device)
         if self.config.model.path:
             load_weights(model, self.config_file.parent)
-        initialize(model, self.arch, self.config.seed, adapters_only=self.config.model.path is not None)
+        self.initialize(model, self.arch, self.config.seed, adapters_only=self.config.model.path is not None)
         return model
 
     def lay_out(self, data: Dataset, samples: np.ndarray) -> StepLayout:

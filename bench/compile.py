@@ -1,0 +1,143 @@
+"""`python -m bench.compile`: Triton's cache filled with what a GPU day launches, before a GPU is asked for anything.
+
+Every kernel is launched on a card that is not there (`kernels.dry_run`), in the very configurations that the engine and
+the tuner use, and compiled for sm_90 as Triton itself would; processes share the work. The cache that this fills serves
+a machine with the same build of Triton, at the same path (TRITON_CACHE_DIR).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from bench import record
+from bench.checkpoints import checkpoint
+from bench.gemm import candidates, linears
+from bench.shapes import SHAPES
+from engine.build import build_core
+from engine.config import EngineConfig
+from engine.core import Add
+from engine.parallel import Group
+from engine.prepare import Preparer
+from engine.request import SamplingParams
+from engine.sequence import Admission
+from engine.text import Tokenizer
+from kernels.dry_run import CUDA, DryRun
+from kernels.gemm_choices import Product
+from kernels.small_gemm import small_gemm
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "bf16": {},
+    "fp8 KV": {"kv_cache_dtype": "fp8"},
+    "int8": {"quantization": "int8"},
+    "fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+}
+OTHERS = {
+    "0.5B": ("qwen2.5-0.5b", {}), "7B": ("qwen2.5-7b", {}),  # the client loop, and the peers' side
+    "tiny": ("tiny", {}), "tiny float32": ("tiny", {"dtype": "float32"}),  # correctness
+    "32B float32": ("qwen2.5-32b", {"dtype": "float32"}),
+}  # fmt: skip
+TOKENS = (1, 8, 32, 64)
+_WARM = (
+    SamplingParams(max_tokens=40, thinking_format="none"),
+    SamplingParams(max_tokens=40, temperature=1.0, thinking_token_budget=2, thinking_extensions=1),
+    SamplingParams(max_tokens=40, temperature=1.0, top_p=0.9),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compile, and with how many processes."""
+
+    gemm: bool = True
+    """The tuner's candidates too."""
+    workers: int = os.cpu_count() or 1
+    output: Path | None = None
+    """A file of JSON lines to append the result to."""
+
+
+def engine(shape: str, options: dict[str, Any]) -> int:
+    """Compile what an engine of one layer launches: prompts, mixed steps, and decode steps of all sizes. How many."""
+    with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
+        model = checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
+        config = EngineConfig(
+            model=str(model), device="cuda", load_format="dummy", max_model_len=4096, max_num_seqs=64,
+            capture_at_start=True, **options,
+        )  # fmt: skip
+        tokenizer = Tokenizer.load(model)
+        core = build_core(config, model, tokenizer, Group.single(CUDA))
+        preparer = Preparer(tokenizer, "s1", 4096)
+        opener = tokenizer.encode("<|im_start|>think", specials=True)
+        for number, params in enumerate(_WARM):
+            one = preparer.prepare([5] * 300 + opener, params)
+            core.apply(Add(Admission(number, one.prompt, one.params, one.plan, number)))
+            step = core.scheduler.schedule(drained=True)
+            assert step is not None
+            core.runner.launch(step).read()
+            for sequence in step.rows:
+                core.scheduler.commit(sequence, 5)
+        return sum(map(len, dry.counts.variants.values()))
+
+
+def tuner(product: str, tokens: int) -> int:
+    """Compile the tuner's candidates for one product of the 32B shape. How many."""
+    linear = next(one for one in linears(SHAPES["qwen2.5-32b"], 1) if one.name == product)
+    gated, head = linear.product is Product.GATED, linear.product is Product.HEAD
+    with DryRun(compiles=True) as dry:
+        x = torch.empty(tokens, linear.inner, dtype=torch.bfloat16, device=CUDA)
+        weight = torch.empty(linear.out, linear.inner, dtype=torch.bfloat16, device=CUDA)
+        bias = torch.empty(linear.out, dtype=torch.bfloat16, device=CUDA) if linear.bias else None
+        for config in candidates(linear, tokens, x.element_size()):
+            small_gemm(x, weight, config, bias=bias, gated=gated, maxima=head)
+        return sum(map(len, dry.counts.variants.values()))
+
+
+def jobs(options: Options) -> dict[str, Callable[[], int]]:
+    """What there is to do, the longest first, by name."""
+    work: dict[str, Callable[[], int]] = {
+        **{f"32B {name}": partial(engine, "qwen2.5-32b", config) for name, config in ENGINES.items()},
+        **{name: partial(engine, *arguments) for name, arguments in OTHERS.items()},
+    }
+    if options.gemm:
+        products = [linear.name for linear in linears(SHAPES["qwen2.5-32b"], 1)]
+        work |= {f"{name}, {tokens} tokens": partial(tuner, name, tokens) for tokens in TOKENS for name in products}
+    return work
+
+
+def _alone() -> None:
+    """In a worker: one thread, and no GPU, which none of this needs."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+
+
+def main(options: Options) -> None:
+    """Compile everything; a line for each job, and a record."""
+    start, total = time.perf_counter(), 0
+    work = jobs(options)
+    with ProcessPoolExecutor(min(options.workers, len(work)), get_context("spawn"), _alone) as pool:
+        futures = {name: pool.submit(job) for name, job in work.items()}
+        for name, future in futures.items():
+            total += future.result()
+            print(f"{name}: {future.result()} kernels, {time.perf_counter() - start:.0f} s", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"{total} kernels compiled by {options.workers} processes in {seconds:.0f} s")
+    if options.output is not None:
+        line = record.Machine.read(torch.device("cpu")).record(
+            "compile", {"workers": options.workers, "gemm": options.gemm}, {"kernels": float(total), "seconds": seconds}
+        )
+        record.append(line, options.output)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.compile", description=__doc__))
