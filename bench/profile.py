@@ -1,0 +1,123 @@
+"""`python -m bench.profile`: where a decode step's time goes: kernels by name, and what lies between them.
+
+The engine decodes as it always does, captured steps and all, while torch's profiler writes down every kernel. A step is
+what the engine's own clock says; what no kernel fills is gaps between them. On a CPU the operators of torch are listed;
+native calls do not show there.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch._C._profiler import _ExperimentalConfig
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench import record, stand_in
+from bench.checkpoints import checkpoint
+from bench.decode import Case, prompts
+from engine import Engine, SamplingParams
+
+_SHOWN = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to look at: each cell is BATCHxCONTEXT."""
+
+    shape: Literal["tiny", "40m", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"] = "40m"
+    dummy: bool = False
+    """Make the random weights on the device."""
+    cells: tuple[str, ...] = ("1x1024",)
+    steps: int = 10
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
+    output: Path | None = None
+    """A file of JSON lines to append the results to."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Microseconds of `count` kernels of one name."""
+
+    name: str
+    count: int
+    us: float
+
+
+def spent(kernels: Iterable[tuple[str, float, float]]) -> tuple[list[Spent], float]:
+    """From (name, start, end) in us: totals by name, the largest first, and the time that any of them fills."""
+    totals: dict[str, list[float]] = defaultdict(list)
+    filled, reached = 0.0, float("-inf")
+    for name, start, end in sorted(kernels, key=lambda kernel: kernel[1]):
+        totals[name].append(end - start)
+        filled += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    found = [Spent(name, len(times), sum(times)) for name, times in totals.items()]
+    return sorted(found, key=lambda one: -one.us), filled
+
+
+def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[list[Spent], dict[str, float]]:
+    """(kernels of `steps` decode steps, figures per step). The prompts' pages are there already."""
+    params = SamplingParams(max_tokens=steps, ignore_eos=True, thinking_format="none")
+    engine.generate(ids, params)
+    cuda = torch.cuda.is_available() and stand_in.card() is None
+    activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    # Operators of a CPU are those of the engine's own thread.
+    settings = None if cuda else _ExperimentalConfig(profile_all_threads=True)
+    with profile(activities=[activity], experimental_config=settings) as profiler, engine.clocked() as times:
+        engine.generate(ids, params)
+    wanted = DeviceType.CUDA if cuda else DeviceType.CPU
+    kernels = [(event.name, float(event.time_range.start), float(event.time_range.end))
+               for event in profiler.events() or () if event.device_type == wanted]  # fmt: skip
+    totals, filled = spent(kernels)
+    full = [one.seconds * 1e6 for one in times if one.decodes == len(ids) and not one.prefill]
+    all_steps = sum(one.seconds for one in times) * 1e6
+    figures = {
+        "step_us": statistics.median(full), "kernels_us": filled / len(times), "launches": len(kernels) / len(times),
+        "gaps_us": max(0.0, all_steps - filled) / len(times),
+    }  # fmt: skip
+    return totals, figures
+
+
+def main(options: Options) -> None:
+    """Profile every cell; a table and a record for each."""
+    console, device = Console(), torch.device(options.device)
+    folder = checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy)
+    cases = [Case(*map(int, cell.split("x"))) for cell in options.cells]
+    machine = record.Machine.read(device)
+    with Engine(
+        folder, device=str(stand_in.device(device)), load_format="dummy" if options.dummy else "auto",
+        max_num_seqs=max(case.batch for case in cases),
+        max_model_len=max(case.most_tokens(options.steps) for case in cases),
+    ) as engine:  # fmt: skip
+        for case in cases:
+            totals, figures = look(engine, case, prompts(case, engine.tokenizer.size - 3, []), options.steps)
+            step, filled, gaps = (f"{figures[name]:,.0f} us" for name in ("step_us", "kernels_us", "gaps_us"))
+            console.print(
+                f"{options.shape}, batch {case.batch}, context {case.context:,}: a step of {step} has "
+                f"{figures['launches']:.0f} kernels of {filled}; {gaps} lie between"
+            )
+            table = Table("kernel", "times", "us, all", "share")
+            whole = sum(one.us for one in totals) or 1.0
+            for one in totals[:_SHOWN]:
+                table.add_row(one.name[:60], str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")
+            console.print(table)
+            shares: dict[str, Any] = {f"share: {one.name[:60]}": one.us / whole for one in totals[:_SHOWN]}
+            if options.output is not None:
+                varied = {"model": options.shape, "batch": case.batch, "context": case.context}
+                record.append(machine.record("profile", varied, figures | shares), options.output)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.profile", description=__doc__))
