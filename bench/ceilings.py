@@ -91,7 +91,8 @@ def _of(line: record.Record) -> Ceilings:
 def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
     """Measure `device` in this process, with a buffer far above its caches (CPU: 512 MiB, GPU: 4 GiB) and square
     products."""
-    device = stand_in.device(device)
+    if stand_in.card() is not None:
+        device, buffer_bytes, matmul_size = stand_in.device(device), 2**26, 256
     cuda, memory = device.type == "cuda", memory_bytes(device)
     copy, read = _bandwidths(device, buffer_bytes)
     size = matmul_size or (8192 if cuda else 1024)

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
-from bench.shapes import Shape
+from bench.shapes import SHAPES, Shape
 from engine import Engine, SamplingParams
 from train.attention import Documents, attend
 
@@ -67,7 +67,7 @@ class Answer:
 
 def shapes() -> dict[str, Shape]:
     """The models that are compared, by name."""
-    return {"tiny": stand_in.shape("tiny"), "32B, 2 layers": replace(stand_in.shape("qwen2.5-32b"), num_layers=2)}
+    return {"tiny": SHAPES["tiny"], "32B, 2 layers": replace(SHAPES["qwen2.5-32b"], num_layers=2)}
 
 
 def answer(folder: Path, device: str, dtype: str) -> Answer:
@@ -137,17 +137,18 @@ def training_error(device: torch.device) -> float:
 def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     """Run one file of tests; how many passed, failed and were skipped."""
     environment = dict(os.environ)
-    if stand_in.card() is not None:
+    if stand_in.card() is not None:  # a part of one file, interpreted
         environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None else []
-    only = ["-k", "silu"] if stand_in.card() is not None else []
+    rehearsed = stand_in.card() is not None
+    parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None and not rehearsed else []
+    only = ["-k", "silu"] if rehearsed else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *only, str(file)]
     done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment)
-    counts = {word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
+    counts: dict[str, float | None] = {word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
               for word in ("passed", "failed", "skipped")}  # fmt: skip
     if done.returncode not in (0, 5):
         print(f"{file.name}: {done.stdout[-3000:]}{done.stderr[-500:]}", flush=True)
-        counts["failed"] = max(1.0, counts["failed"])
+        counts["failed"] = max(1.0, counts["failed"] or 0.0)
     return counts
 
 
@@ -169,7 +170,7 @@ class Run:
         jobs: list[bool] = []
         if "tokens" in self._options.parts:
             # Two layers of the 32B shape are 5 GB, and minutes of a small processor.
-            for model in shapes() if self._options.device == "cuda" else ("tiny",):
+            for model in shapes() if self._device.type == "cuda" else ("tiny",):
                 jobs += [self._tokens(model, dtype) for dtype in ("float32", "bfloat16")]
         if "training" in self._options.parts:
             jobs.append(self._one({"what": "packed attention and gradients"}, self._training))

@@ -34,7 +34,8 @@ from engine.config import EngineConfig
 from engine.errors import InputError
 from engine.model_config import ModelConfig
 from engine.text import Tokenizer
-from kernels.limits import Limits
+from kernels.gemm_choices import TABLE, table_in_use
+from kernels.limits import DecoderShape, Device, Limits
 
 OURS, UNQUANTIZED = "s1-engine", "s1-engine, unquantized"
 SHORT = 8
@@ -243,6 +244,18 @@ def figures(case: Case, step: float, limits: Limits, keys: float) -> dict[str, f
     }
 
 
+def limits_of(options: Options, model: DecoderShape, rates: Device) -> tuple[Limits, Limits]:
+    """The limits of this engine as it is configured, and with all in `dtype`."""
+    itemsize = getattr(torch, options.dtype).itemsize
+    plain = Limits(model, rates, weight_bytes=itemsize, kv_bytes=itemsize, head_bytes=itemsize)
+    ours = replace(
+        plain, weight_bytes=itemsize if options.quantization == "none" else 1,
+        kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
+        head_bytes=1 if options.quantization == "int8" else itemsize,
+    )  # fmt: skip
+    return ours, plain
+
+
 class Run:
     """One invocation: the options, what follows from them, and the records so far."""
 
@@ -257,14 +270,7 @@ class Run:
             self._folder = Path(options.model)
         self._model = ModelConfig.load(self._folder)
         self._ceilings = ceilings.measure(self._device)
-        itemsize = getattr(torch, options.dtype).itemsize
-        rates = self._ceilings.limits_of(self._device)
-        self._plain = Limits(self._model, rates, weight_bytes=itemsize, kv_bytes=itemsize, head_bytes=itemsize)
-        self._limits = replace(
-            self._plain, weight_bytes=itemsize if options.quantization == "none" else 1,
-            kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
-            head_bytes=1 if options.quantization == "int8" else itemsize,
-        )  # fmt: skip
+        self._limits, self._plain = limits_of(options, self._model, self._ceilings.limits_of(self._device))
         self._known = _known(options)
         self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
         self._ours: dict[Case, list[float]] = {}
@@ -317,6 +323,12 @@ class Run:
         options = self._options
         chosen = {"quantization": (options.quantization, "none"), "kv_cache_dtype": (options.kv_cache_dtype, "auto")}
         return {name: value for name, (value, default) in chosen.items() if value != default}
+
+    @property
+    def _products(self) -> dict[str, str]:
+        """What is said of products that another table than the package's chooses."""
+        table = table_in_use()
+        return {} if table == TABLE else {"products": table.name}
 
     def _lanes_of(self, names: tuple[str, ...]) -> Iterator[tuple[str, int | None]]:
         """(engine, budget) of what the named engines run, as records tell it."""
@@ -390,7 +402,7 @@ class Run:
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
         return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
                 "context": case.context, "budget": budget,
-                **(self._eight_bits if engine == OURS else {})}  # fmt: skip
+                **(self._eight_bits if engine == OURS else {}), **self._products}  # fmt: skip
 
 
 def _known(options: Options) -> dict[str, record.Record]:

@@ -140,7 +140,8 @@ class Race:
         if not right:
             return None
         first = min(right, key=right.__getitem__)
-        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0):
+        dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
+        if dependent and stand_in.card() is None:
             for prefetch in (2, 8):
                 seconds = self.our_seconds(replace(first, prefetch=prefetch))
                 if seconds is not None:

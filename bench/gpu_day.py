@@ -1,209 +1,331 @@
-"""`python -m bench.gpu_day`: every figure that a GPU at hand for minutes can give, in order of value.
+"""`python -m bench.gpu_day`: every figure that a GPU at hand for half an hour can give, in order of value.
 
 Each part is a benchmark of its own in a process of its own with a time limit: one that raises, hangs or runs out of
-memory costs the others nothing. Parts append JSON lines to a folder as they go. Called again with that folder, parts
-that are done are left out, and unfinished ones go on where they can. On a machine without a GPU, or with `--reduced`,
-every part runs with a tiny model in seconds.
+memory costs the others nothing, and when it ends all that it started ends with it. The same command is given again and
+again: parts that are done are left out, unfinished ones go on where they can.
+
+`--out` has everything that is worth keeping, at most eight files: results.jsonl (a line as soon as a figure is there),
+log.txt, state.json and the tuner's table. What a machine loses between two calls is laid there again: `--state` keeps a
+copy on the machine, `--resume-from` takes the files of an earlier call. `--rehearse H100` runs the same plan on a CPU,
+with a tiny model in place of each; `--plan` prints it with the minutes that it should take. docs/gpu_day.md says what
+to do with an hour.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import ctypes
+import importlib
+import json
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import record
+from bench import ceilings, record, stand_in
+from bench.gpu.plan import GEMM_TABLE, PLANS, Part
+from kernels.limits import known_device
 
-_32B = ("--shape", "qwen2.5-32b", "--dummy", "--device", "cuda")
-_TINY = ("--shape", "tiny", "--device", "cpu")
-
-
-@dataclass(frozen=True)
-class Part:
-    """`module` with `full` arguments on a GPU, `reduced` ones elsewhere; None: the part has no such form."""
-
-    name: str
-    module: str
-    full: tuple[str, ...]
-    reduced: tuple[str, ...] | None
-    minutes: float
-    """Most it may take on a GPU."""
-    resumes: bool = False
-    """Its module takes --resume and leaves out what its output has."""
-    peer: bool = False
-    """Its full arguments end with --against, so that vllm --peer-python can follow."""
-
-
-PARTS = (
-    Part("ceilings", "bench.ceilings", ("--device", "cuda"), ("--device", "cpu"), 1),
-    Part("correctness", "bench.correctness", ("--device", "cuda"), ("--device", "cpu", "--no-tests"), 3),
-    Part("kernels", "bench.kernels", (), None, 3),
-    Part("decode", "bench.decode",
-         (*_32B, "--batch", "1", "8", "32", "64", "--context", "1024", "8192", "32768", "--budget", "64",
-          "--tokens", "96", "--rounds", "3"),
-         (*_TINY, "--batch", "1", "4", "--context", "32", "--budget", "8", "--tokens", "24", "--rounds", "2"),
-         7.5, resumes=True),
-    Part("gemm", "bench.gemm", (), None, 7, resumes=True),
-    Part("decode_fp8_kv", "bench.decode",
-         (*_32B, "--kv-cache-dtype", "fp8", "--batch", "8", "64", "--context", "1024", "8192", "--tokens", "64",
-          "--rounds", "3"), None, 4, resumes=True),
-    Part("decode_int8", "bench.decode",
-         (*_32B, "--quantization", "int8", "--batch", "1", "8", "64", "--context", "1024", "--tokens", "64",
-          "--rounds", "3"), None, 4, resumes=True),
-    Part("decode_fp8", "bench.decode",
-         (*_32B, "--quantization", "fp8", "--kv-cache-dtype", "fp8", "--batch", "1", "8", "64", "--context", "1024",
-          "--tokens", "64", "--rounds", "3"), None, 4, resumes=True),
-    Part("prefill", "bench.prefill", (*_32B, "--context", "1024", "8192", "32768"),
-         (*_TINY, "--context", "128", "--rounds", "1"), 2),
-    Part("load", "bench.prefill", ("--shape", "qwen2.5-0.5b", "--context", "1024"), None, 2),
-    Part("peers", "bench.decode",
-         (*_32B, "--batch", "1", "8", "64", "--context", "1024", "--tokens", "64", "--rounds", "3",
-          "--against", "transformers"),
-         None, 7, resumes=True, peer=True),
-    Part("training", "bench.train",
-         ("--shape", "qwen2.5-0.5b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "4"),
-         ("--shape", "tiny", "--device", "cpu", "--batch-size", "4", "--steps", "2", "--rounds", "1"), 3),
-    Part("training_32b_slice", "bench.train",
-         ("--shape", "qwen2.5-32b", "--layers", "4", "--device", "cuda", "--mean-tokens", "8192", "--batch-size", "2",
-          "--steps", "3", "--rounds", "2", "--checkpointing", "selective"), None, 3),
-    Part("client_loop", "bench.budgets",
-         ("--shape", "qwen2.5-0.5b", "--batch", "32", "--context", "256", "--budget", "500", "1000", "2000", "4000",
-          "--rounds", "2"),
-         (*_TINY, "--batch", "4", "--context", "16", "--budget", "8", "16", "--rounds", "1", "--answer", "8"), 4),
-    Part("host", "bench.host", (), ("--tokens", "1024", "--window", "256", "--batch", "16", "--rounds", "2",
-                                    "--batch-tokens", "64"), 1),
-)  # fmt: skip
-
-GAPS = (
-    "a profile of ten decode steps: gaps between kernels, and device-to-host synchronisations",
-    "tensor parallelism: NCCL against one-shot all-reduce needs several GPUs",
-    "training of 7B with LoRA: only full fine-tuning is timed",
-    "peers with continuous batching of transformers: `generate` with a static cache is what runs",
-)
-"""What the day does not measure, said with every table."""
+RESULTS, LOG, STATE = "results.jsonl", "log.txt", "state.json"
+MOST_FILES, MOST_BYTES = 8, 16 << 20
+"""What may come back from a machine that is lent."""
+_PATIENCE = 60.0
+"""Seconds that a part which resumes is worth starting for."""
+_LAST_LINES = 25
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    only: tuple[Literal["ceilings", "correctness", "kernels", "decode", "gemm", "decode_fp8_kv", "decode_int8",
-                        "decode_fp8", "prefill", "load", "peers", "training", "training_32b_slice", "client_loop",
-                        "host"],
-                ...] = ()  # fmt: skip
-    """Parts to run; without it all, in order."""
-    minutes: float = 8.0
+    only: tuple[str, ...] = ()
+    """Names of parts to run; without them all, in order."""
+    minutes: float = 9.3
     """Most the whole call may take; what does not fit is left for the next call."""
-    out: Path | None = None
-    """Folder for JSON lines and logs; by default one for the date and commit in bench/results."""
-    reduced: bool = not torch.cuda.is_available()
-    """The small form that needs no GPU."""
+    out: Path = Path("gpu-day")
+    """Folder for what is worth keeping."""
+    state: Path = Path(tempfile.gettempdir()) / "s1-gpu-day"
+    """Folder on this machine: a copy of the results, the caches."""
+    resume_from: Path | None = None
+    """A folder with the files of an earlier call."""
+    rehearse: Literal["H100", "H200"] | None = None
+    """Run the plan of that card on this machine's CPU."""
+    plan: Literal["H100", "H200"] | None = None
+    """Print the plan for that card, with the minutes that it should take, and end."""
     peer_python: str | None = None
     """The interpreter that has vLLM; without it vLLM is not run."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: done, failed, out of time, not started, or absent."""
+    """How a part ended."""
 
     part: str
-    state: Literal["done", "done before", "failed", "out of time", "not started", "absent"]
+    state: Literal["done", "done before", "failed", "out of time", "not started"]
     seconds: float = 0.0
     lines: int = 0
     why: str = ""
 
 
-def command(part: Part, options: Options, output: Path) -> list[str] | None:
-    """What runs the part; None where it has no form for this machine."""
-    arguments = part.reduced if options.reduced else part.full
-    if arguments is None:
-        return None
-    peer = ("vllm", "--peer-python", options.peer_python) if part.peer and options.peer_python is not None else ()
+class Day:
+    """The folder of the results, its copy, and the parts that have been run."""
+
+    def __init__(self, options: Options, console: Console) -> None:
+        self.options, self.console = options, console
+        self.out, self._kept = options.out.resolve(), options.state.resolve()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._kept.mkdir(parents=True, exist_ok=True)
+        self._gather()
+        state = self.out / STATE
+        self.done: set[str] = set(json.loads(state.read_text())["done"]) if state.exists() else set()
+
+    @property
+    def results(self) -> Path:
+        return self.out / RESULTS
+
+    def lines(self) -> int:
+        """Results so far."""
+        return len(self.results.read_bytes().splitlines()) if self.results.exists() else 0
+
+    def finish(self, part: Part) -> None:
+        """The part is done for good."""
+        self.done.add(part.name)
+        temporary = self.out / f"{STATE}.new"
+        temporary.write_text(json.dumps({"done": sorted(self.done)}))
+        temporary.replace(self.out / STATE)
+
+    def keep(self) -> None:
+        """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
+        files = sorted(path for path in self.out.rglob("*") if path.is_file())
+        for extra in files[MOST_FILES:] if len(files) > MOST_FILES else ():
+            (self._kept / "left out").mkdir(exist_ok=True)
+            shutil.move(extra, self._kept / "left out" / extra.name)
+            self.console.print(f"{extra.name} is one file too many of {MOST_FILES}: it is in {self._kept / 'left out'}")
+        for name in (RESULTS, LOG, STATE, GEMM_TABLE):
+            source = self.out / name
+            if source.exists():
+                _cut(source)
+                shutil.copy2(source, self._kept / f"{name}.new")
+                (self._kept / f"{name}.new").replace(self._kept / name)
+
+    def _gather(self) -> None:
+        """Lay out what earlier calls left: lines of all, in order, each once; the newest of the other files."""
+        folders = [folder for folder in (self.options.resume_from, self._kept, self.out) if folder is not None]
+        lines: dict[bytes, None] = {}
+        for folder in folders:
+            if (folder / RESULTS).exists():
+                whole = (folder / RESULTS).read_bytes().rpartition(b"\n")[0]  # a call that was killed may tear its last
+                lines |= dict.fromkeys(whole.split(b"\n") if whole else ())
+        if lines:
+            (self.out / f"{RESULTS}.new").write_bytes(b"\n".join(lines) + b"\n")
+            (self.out / f"{RESULTS}.new").replace(self.results)
+        for name in (LOG, STATE, GEMM_TABLE):
+            found = [folder / name for folder in folders if (folder / name).exists()]
+            newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
+            if newest is not None and newest != self.out / name:
+                shutil.copy2(newest, self.out / name)
+
+
+def _cut(file: Path) -> None:
+    """Keep the end of a file that has become too long to come back."""
+    if file.stat().st_size > MOST_BYTES:
+        text = file.read_bytes()[-MOST_BYTES // 2 :]
+        file.write_bytes(text.partition(b"\n")[2])
+
+
+def command(part: Part, options: Options, day: Day) -> tuple[list[str], dict[str, str]]:
+    """(arguments of `python -m`, environment) of a part."""
+    fill: Callable[[str], str] = lambda text: text.replace("{out}", str(day.out))  # noqa: E731
+    peer = ("vllm", "--peer-python", options.peer_python) if part.peers and options.peer_python is not None else ()
     resume = ("--resume",) if part.resumes else ()
-    return [sys.executable, "-m", part.module, *arguments, *peer, "--output", str(output), *resume]
+    arguments = [part.module, *map(fill, part.arguments), *peer, "--output", str(day.results), *resume]
+    caches = {"TRITON_CACHE_DIR": str(options.state.resolve() / "triton"), ceilings.FILE: str(day.results)}
+    environment = {"PYTHONUNBUFFERED": "1", **{name: fill(value) for name, value in part.environment.items()}}
+    if options.rehearse is not None:
+        environment |= {stand_in.VARIABLE: options.rehearse, "OMP_NUM_THREADS": "2"}
+        if part.module == "bench.gemm":
+            environment["TRITON_INTERPRET"] = "1"
+    return arguments, {**caches, **environment}
 
 
-def run_part(part: Part, options: Options, folder: Path, seconds: float) -> Outcome:
-    """Run one part for at most `seconds`; whatever happens to it, its lines so far stay."""
-    output, log, done = (folder / f"{part.name}.{suffix}" for suffix in ("jsonl", "log", "done"))
-    if done.exists():
-        return Outcome(part.name, "done before", lines=_count(output))
-    if importlib.util.find_spec(part.module) is None:
-        return Outcome(part.name, "absent", why=f"there is no {part.module}")
-    arguments = command(part, options, output)
-    if arguments is None:
-        return Outcome(part.name, "absent", why="needs a GPU")
-    start = time.monotonic()
-    with log.open("w") as text:
-        # A session of its own: killing its group ends the workers it started too.
-        process = subprocess.Popen(arguments, stdout=text, stderr=text, start_new_session=True, cwd=record.ROOT)
+def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
+    """Run one part for at most `limit` seconds; whatever happens to it, its results so far stay."""
+    if part.name in day.done:
+        return Outcome(part.name, "done before")
+    before, start = day.lines(), time.monotonic()
+    with (day.out / LOG).open("ab") as log:
+        log.write(f"\n=== {part.name} ===\n".encode())
+        log.flush()
+        begin = log.tell()
+        spared = set(_descendants(os.getpid()))
+        process = _start(*command(part, options, day), log.fileno(), _forks(part, options))
+        code = None
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            return Outcome(part.name, "out of time", time.monotonic() - start, _count(output), f"after {seconds:.0f} s")
-        except BaseException:
-            _end(process)
-            raise
-    taken = time.monotonic() - start
+            while (code := process.poll()) is None and time.monotonic() - start < limit:
+                time.sleep(0.05)
+        finally:
+            _end_all(spared)
+    taken, text = time.monotonic() - start, (day.out / LOG).read_bytes()[begin:].decode(errors="replace").strip()
+    lines = day.lines() - before
     if code == 0:
-        done.touch()
-        return Outcome(part.name, "done", taken, _count(output))
-    words = log.read_text(errors="replace").strip().splitlines()
-    why = f"exit code {code}: {words[-1][:200] if words else 'no output'}"
-    return Outcome(part.name, "failed", taken, _count(output), why)
+        day.finish(part)
+        day.console.print(text, markup=False, highlight=False)
+        return Outcome(part.name, "done", taken, lines)
+    last = "\n".join(text.splitlines()[-_LAST_LINES:]) or "no output"
+    day.console.print(f"the last lines of {part.name}:\n{last}", markup=False, highlight=False)
+    if code is None:
+        return Outcome(part.name, "out of time", taken, lines, f"after {limit:.0f} s")
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return Outcome(part.name, "failed", taken, lines, f"{how}: {last.splitlines()[-1][:160]}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _forks(part: Part, options: Options) -> bool:
+    """Whether a part is forked off: in a rehearsal, but for what Triton interprets, which is chosen on import."""
+    return options.rehearse is not None and part.module != "bench.gemm"
 
 
-def _count(output: Path) -> int:
-    return len(output.read_text(encoding="utf-8").splitlines()) if output.exists() else 0
+class _Forked:
+    """A child of this process, with what it has imported: a rehearsal's parts need not import torch each."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
 
 
-def run(options: Options, console: Console, parts: tuple[Part, ...] = PARTS) -> list[Outcome]:
-    """All parts within the minutes; their printed tables and what became of each."""
-    date = datetime.now(UTC).strftime("%Y-%m-%d")
-    folder = options.out or record.RESULTS / f"{date}-{record.commit().rstrip('+')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + options.minutes * 60
-    device = torch.device("cpu" if options.reduced or not torch.cuda.is_available() else "cuda")
-    console.print(f"{record.device_name(device)}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}")
-    outcomes = []
+def _start(arguments: list[str], environment: dict[str, str], log: int, forks: bool) -> Any:
+    """Start `python -m` with these arguments, its output going to `log`."""
+    if not forks:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=record.ROOT,
+            env=os.environ | environment, start_new_session=True,
+        )  # fmt: skip
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return _Forked(pid)
+    code = 1
+    try:
+        os.setsid()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(environment)
+        sys.argv = arguments
+        sys.modules.pop(arguments[0], None)
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of whatever its children leave behind, in whatever group or session (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_all(spared: set[int]) -> None:
+    """Kill all descendants of this process but the spared, until there are none: what an ended part leaves behind holds
+    memory of the card."""
+    while left := [pid for pid in _descendants(os.getpid()) if pid not in spared]:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):  # a grandchild: its parent, or this process, comes to it
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.01)
+
+
+def _descendants(root: int) -> list[int]:
+    """Processes that run below `root`, by /proc; those that have ended are not counted."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state != "Z":
+                parents[int(entry.name)] = int(parent)
+    found: list[int] = []
+    level = {root}
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level}
+        found += level
+    return found
+
+
+def run(options: Options, console: Console, parts: tuple[Part, ...]) -> list[Outcome]:
+    """All parts within the minutes; what they printed, and what became of each."""
+    adopt_orphans()
+    day, deadline = Day(options, console), time.monotonic() + options.minutes * 60
+    outcomes: list[Outcome] = []
     for part in parts:
         if options.only and part.name not in options.only:
             continue
         left = deadline - time.monotonic()
-        if left < 5:
-            outcomes.append(Outcome(part.name, "not started", why="out of minutes; run the command again"))
+        if part.name not in day.done and left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
+            outcomes.append(Outcome(part.name, "not started", why="out of minutes: give the same command again"))
             continue
-        outcome = run_part(part, options, folder, min(left, part.minutes * 60))
-        outcomes.append(outcome)
-        log = folder / f"{part.name}.log"
-        if outcome.state in ("done", "out of time") and log.exists():
-            console.print(log.read_text(errors="replace").rstrip(), markup=False, highlight=False)
-    table = Table("part", "", "s", "lines", "why")
+        if part.name not in day.done:
+            console.print(f"[bold]{part.name}[/bold], at most {min(left, part.limit):.0f} s")
+        outcomes.append(run_part(part, options, day, min(left, part.limit)))
+        day.keep()
+    table = Table("part", "", "s", "results", "why")
     for outcome in outcomes:
         table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), outcome.why)
     console.print(table)
-    for gap in GAPS:
-        console.print(f"not measured: {gap}")
-    console.print(f"results: {folder}")
+    console.print(f"{day.lines()} results in {day.out}")
     return outcomes
 
 
+def main(options: Options) -> int:
+    """Print a plan, or run one; 1 where a part failed."""
+    console = Console()
+    if options.plan is not None:
+        from bench.gpu import cost  # imports every benchmark
+
+        card = known_device(options.plan)
+        assert card is not None
+        console.print(cost.table(PLANS[options.plan], card))
+        return 0
+    name = options.rehearse or record.gpu_name()
+    card = known_device(name) if name else None
+    if card is None:
+        raise SystemExit(f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
+                         "give --rehearse H100 to run one on the CPU, or --plan H100 to see it")  # fmt: skip
+    unknown = set(options.only) - {part.name for part in PLANS[card.name]}
+    if unknown:
+        raise SystemExit(f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "
+                         f"{', '.join(part.name for part in PLANS[card.name])}")  # fmt: skip
+    if options.rehearse is not None:
+        importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
+    console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
+    return int(any(outcome.state == "failed" for outcome in run(options, console, PLANS[card.name])))
+
+
 if __name__ == "__main__":
-    ended = run(tyro.cli(Options, prog="python -m bench.gpu_day", description=__doc__), Console())
-    raise SystemExit(1 if any(outcome.state == "failed" for outcome in ended) else 0)
+    sys.exit(main(tyro.cli(Options, prog="python -m bench.gpu_day", description=__doc__)))

@@ -87,7 +87,7 @@ class Options:
 
 def copies(nbytes: int, device: torch.device) -> int:
     """How many copies of an input of `nbytes` calls take in turn."""
-    return 1 if device.type == "cuda" else -(-_COLD_BYTES // nbytes)
+    return 1 if device.type == "cuda" or stand_in.card() is not None else -(-_COLD_BYTES // nbytes)
 
 
 def packed_in_turn(w: LinearWeight) -> Iterator[LinearWeight]:
@@ -197,11 +197,12 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
 def attention(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     """Decode over `batch` rows of `context` keys, and at batch 1 a prefill of 512 tokens at their end."""
     heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
+    size, context = f"{batch}x{context}", stand_in.tokens(context)
     pages = -(-context // _PAGE)
     sizes = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
     needed = 2 * sizes[0] * shape.num_kv_heads * _PAGE * shape.head_dim * item
     if needed > (2**31 if device.type == "cpu" else 2**35):
-        print(f"attention {batch}x{context}: {needed / 2**30:.1f} GiB of cache, left out")
+        print(f"attention {size}: {needed / 2**30:.1f} GiB of cache, left out")
         return
 
     def cache() -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,7 +219,7 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         torch.randn(batch, shape.num_kv_heads, context, shape.head_dim, device=device, dtype=dtype) for _ in range(2)
     )
     yield Operation(
-        "decode_attention", f"{batch}x{context}",
+        "decode_attention", size,
         lambda: decode_attention(q, *next(caches), tables, lens, scale, context),
         decode_attention_cost([context] * batch, heads, shape.head_dim, item, item),
         # SDPA over contiguous K and V: the queries of a KV head stand as rows, which a single query allows.
@@ -291,13 +292,18 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
         yield Operation(name, size, statistics.median(seconds) / shape.num_layers, costs[part])
 
 
+def _least_seconds() -> float:
+    """Seconds that calls are repeated for."""
+    return 0.1 if stand_in.card() is None else 0.0
+
+
 def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
     """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
     `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
     if isinstance(operation.call, float):
         seconds = operation.call
     else:
-        seconds = repeat(operation.call, device, min_seconds=0.1).median
+        seconds = repeat(operation.call, device, min_seconds=_least_seconds()).median
     moved, flops = operation.cost
     limits = ceilings.limits_of(device)
     least = max(moved / limits.bandwidth, flops / limits.flops)
@@ -305,9 +311,9 @@ def figures(operation: Operation, ceilings: Ceilings, device: torch.device, agai
         "us": seconds * 1e6, "GBps": moved / seconds / 1e9, "TFLOPps": flops / seconds / 1e12, "share": least / seconds,
     }  # fmt: skip
     if operation.reads is not None:
-        found["reads_us"] = repeat(operation.reads, device, min_seconds=0.1).median * 1e6
+        found["reads_us"] = repeat(operation.reads, device, min_seconds=_least_seconds()).median * 1e6
     if against and operation.torch is not None:
-        found["torch_us"] = repeat(operation.torch, device, min_seconds=0.1).median * 1e6
+        found["torch_us"] = repeat(operation.torch, device, min_seconds=_least_seconds()).median * 1e6
     return found
 
 
@@ -331,10 +337,10 @@ def main(options: Options) -> None:
         known = [line.case for line in record.read(options.output) if line.benchmark == "kernels"]
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
-        contexts = [stand_in.tokens(context) for context in options.context]
-        sources += [attention(shape, batch, context, device, dtype) for context in contexts]
-        if any(options.only in operator for operator in LAYERS):
-            sources += [layers(shape, batch, context, device, dtype) for context in dict.fromkeys((128, *contexts))]
+        sources += [attention(shape, batch, context, device, dtype) for context in options.context]
+        if name == "cpu" and any(options.only in operator for operator in LAYERS):
+            contexts = dict.fromkeys((128, *options.context))
+            sources += [layers(shape, batch, context, device, dtype) for context in contexts]
         for operation in (operation for source in sources for operation in source):
             wanted = options.only in operation.name
             if name == "cpu" and (wanted or operation.name == LAYERS[0]) and not isinstance(operation.call, float):

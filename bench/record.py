@@ -124,8 +124,7 @@ def device_name(device: torch.device) -> str:
     if card is not None:
         return f"stand-in for {card.name}: {device_name(torch.device('cpu'))}"
     if device.type == "cuda":
-        names = _ask_driver("name")
-        return names[device.index or 0] if names else torch.cuda.get_device_name(device)
+        return gpu_name(device.index or 0) or torch.cuda.get_device_name(device)
     name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -134,9 +133,15 @@ def device_name(device: torch.device) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def gpu_name(index: int = 0) -> str | None:
+    """What the driver calls a GPU; None: there is no driver, or no such GPU."""
+    names = _ask_driver("name")
+    return names[index] if index < len(names) else None
+
+
 def clocks() -> dict[str, float]:
     """MHz now: the GPU's SM and memory clocks as its driver tells them, otherwise the mean of the CPU's cores."""
-    answer = _ask_driver("clocks.sm,clocks.mem") if torch.cuda.is_available() else []
+    answer = _ask_driver("clocks.sm,clocks.mem")
     if answer:
         sm, memory = (float(value) for value in answer[0].split(","))
         return {"sm": sm, "memory": memory}

@@ -7,10 +7,10 @@ what never ran on a GPU says "not yet measured on a GPU".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -18,16 +18,18 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import tyro
+from matplotlib.ticker import LogLocator, NullFormatter
 
+from bench.gpu.plan import CELLS, GEMM_TABLE, peer_shape
 from bench.record import RESULTS, Record, read
 from bench.shapes import SHAPES
-from kernels.limits import H100, H200, Limits
+from kernels.limits import H100, H200, Device, Limits
 
 BEGIN, END = "<!-- performance: begin (python -m bench.report --write) -->", "<!-- performance: end -->"
 GAP_GPU, GAP = "not yet measured on a GPU", "not yet measured"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One row of the table: which record answers it (every pair of `case` must match), and where it belongs."""
 
@@ -35,89 +37,156 @@ class Row:
     what: str
     benchmark: str
     case: Mapping[str, Any]
-    gpu: bool
     goal: str
+    card: str | None = None
+    """the GPU that it is about; None: a CPU"""
 
-    def answers(self, line: Record) -> bool:
-        """Whether `line` is a measurement of this row, on the right kind of device."""
-        on_gpu = "cuda" in line.versions and "cores" not in line.device
-        return (
-            line.benchmark == self.benchmark and on_gpu == self.gpu
-            and all(line.case.get(key) == value for key, value in self.case.items())
-            and any(value is not None for value in line.figures.values())
-        )  # fmt: skip
+    def answers(self, line: Record, rehearsal: str | None = None) -> bool:
+        """Whether `line` is a measurement of this row, on the right kind of device; with `rehearsal`, on the stand-in
+        for that card."""
+        if line.versions.get("stand_in") != rehearsal:
+            return False
+        there = self.card in line.device if self.card is not None else "cores" in line.device
+        return there and line.benchmark == self.benchmark and all(
+            line.case.get(key) == value for key, value in self.case.items()
+        )
 
 
 _PEERS = {"s1-engine, unquantized": "bf16 weights"}
-_WHOLE = {"quantization": None, "kv_cache_dtype": None}
-"""Weights and cache in the model's own type: records name only what differs from that."""
+_WHOLE = {"quantization": None, "kv_cache_dtype": None, "products": None}
+"""Weights and cache in the model's own type, products by the package's table: records name only what differs."""
+_WAYS = {
+    "tuned": ({"products": GEMM_TABLE}, "products as measured on this card"),
+    "int8": ({"quantization": "int8"}, "int8 weights"),
+    "fp8 KV": ({"kv_cache_dtype": "fp8"}, "fp8 keys and values"),
+    "fp8": ({"quantization": "fp8", "kv_cache_dtype": "fp8"}, "fp8 weights, keys and values"),
+}
 
 
-def _decode(on: str, model: str, batch: int, context: int, gpu: bool, goal: str, engine: str = "s1-engine") -> Row:
-    what = f"decode, batch {batch}, context {context:,}"
+def _decode(
+    on: str, model: str, batch: int, context: int, goal: str, engine: str = "s1-engine", card: str | None = None,
+    way: str | None = None, budget: int | None = None,
+) -> Row:  # fmt: skip
+    different, words = _WAYS[way] if way is not None else ({}, "")
+    what = f"decode, batch {batch}, context {context:,}" + (f", {words}" if words else "")
     if engine != "s1-engine":
         what += f": against {_PEERS.get(engine, engine)}"
-    case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": None, **_WHOLE}
-    return Row(on, what, "decode", case, gpu, goal)
+    if budget is not None:
+        what += f": budgets of {budget} in half of it, over none"
+    case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": budget}
+    return Row(on, what, "decode", case | _WHOLE | different, goal, card)
+
+
+def _gpu(card: Device) -> Iterator[Row]:
+    """What the plan for a card measures."""
+    cells, on, model = CELLS[card.name], f"{card.name}, 32B", "qwen2.5-32b"
+
+    def at(cell: str) -> tuple[int, int]:
+        batch, context = map(int, cell.split("x"))
+        return batch, context
+
+    for cell in cells.bf16:
+        goal = "≥ 95 % of the copy bandwidth" if cell == "1x1024" else "≥ 90 %"
+        yield _decode(f"{on} bf16", model, *at(cell), goal, card=card.name)
+    yield _decode(f"{on} bf16", model, 8, 1024, "< 0.5 % slower", card=card.name, budget=64)
+    yield _decode(f"{on} bf16", model, *at(cells.tuned[0]), "≥ 95 %", card=card.name, way="tuned")
+    yield _decode(on, model, *at(cells.eight_bits[0]), "≥ 90 %", card=card.name, way="int8")
+    yield _decode(on, model, *at(cells.fp8_kv[0]), "≥ 90 %", card=card.name, way="fp8 KV")
+    yield _decode(on, model, *at(cells.eight_bits[1]), "≥ 90 %", card=card.name, way="fp8")
+    yield Row(f"{on} bf16", "prefill, 8,192 tokens", "prefill", {"model": model, "context": 8192}, "≥ 60 % of matmul",
+              card.name)  # fmt: skip
+    attention = {"operator": "decode_attention", "size": "8x8192", "shape": model}
+    yield Row(f"{on} bf16", "decode attention alone, batch 8, context 8,192", "kernels", attention, "≥ 90 %", card.name)
+    yield Row(f"{card.name}, 0.5B bf16", "native forcing against a client loop, no prefix cache", "budgets",
+              {"model": "qwen2.5-0.5b", "prefix_cache": False}, "> 1x", card.name)  # fmt: skip
+    for shape, name, more in (
+        ("qwen2.5-0.5b", "0.5B", {"lora": None}), ("qwen2.5-7b", "7B, LoRA", {"lora": 16}),
+        ("qwen2.5-32b", "32B, four layers", {"layers": 4}),
+    ):  # fmt: skip
+        case = {"engine": "s1-engine", "shape": shape, **more}
+        yield Row(f"{card.name}, {name}", "training", "train", case, "≥ 40 % of matmul", card.name)
+    size = {"qwen2.5-32b": "32B", "qwen2.5-7b": "7B"}[peer_shape(card)]
+    yield _decode(f"{card.name}, {size} bf16", peer_shape(card), *at(cells.peers[0]), "> 1x", "transformers", card.name)
 
 
 ROWS: tuple[Row, ...] = (
-    *(_decode("H200, 32B bf16", "qwen2.5-32b", batch, context, True, goal) for batch, context, goal in (
-        (1, 1024, "≥ 95 % of the copy bandwidth"), (8, 1024, "≥ 90 %"), (64, 1024, "≥ 90 %"), (8, 8192, "≥ 90 %"))),
-    Row("H200, 32B bf16", "prefill, 8,192 tokens", "prefill", {"model": "qwen2.5-32b", "context": 8192}, True,
-        "≥ 60 % of matmul"),
-    Row("H200, 32B bf16", "native forcing against a client loop", "budgets", {"model": "qwen2.5-32b"}, True, "> 1x"),
-    *(_decode("CPU, 40M bf16", "40m", batch, 128, False, goal, engine) for batch in (1, 8) for engine, goal in (
+    *_gpu(H100),
+    *_gpu(H200),
+    *(_decode("CPU, 40M bf16", "40m", batch, 128, goal, engine) for batch in (1, 8) for engine, goal in (
         ("s1-engine", "the read bandwidth"), ("vllm", "≥ 1x"), ("transformers", "> 1x"))),
-    *(_decode("CPU, 0.5B bf16", "qwen2.5-0.5b", batch, 128, False, goal, engine) for batch in (1, 8)
+    *(_decode("CPU, 0.5B bf16", "qwen2.5-0.5b", batch, 128, goal, engine) for batch in (1, 8)
       for engine, goal in (("s1-engine", "the read bandwidth"), ("vllm", "> 1x"),
                            ("transformers", "≥ 1.2x" if batch == 1 else "≥ 1.3x"))),
-    Row("CPU, 0.5B int8 weights", "decode, batch 1, context 128", "decode",
-        {"model": "qwen2.5-0.5b", "engine": "s1-engine", "batch": 1, "context": 128, "budget": None,
-         "quantization": "int8"}, False, "the read bandwidth"),
-    _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, False, "≥ 1.7x", "s1-engine, unquantized"),
-    Row("CPU, null model", "host time per token, end of 16k tokens over start", "host_growth", {}, False, "≤ 1.1"),
-    Row("CPU, null model", "batch of 128, budgets in half of it over none", "host_budgets", {}, False, "≤ 1.02"),
+    _decode("CPU, 0.5B", "qwen2.5-0.5b", 1, 128, "the read bandwidth", way="int8"),
+    _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, "≥ 1.7x", "s1-engine, unquantized"),
+    Row("CPU, null model", "host time per token, end of 16k tokens over start", "host_growth", {}, "≤ 1.1"),
+    Row("CPU, null model", "batch of 128, budgets in half of it over none", "host_budgets", {}, "≤ 1.02"),
     Row("CPU, 40M bf16", "native forcing against a client loop, no prefix cache", "budgets",
-        {"model": "40m", "prefix_cache": False}, False, "> 1x"),
+        {"model": "40m", "prefix_cache": False}, "> 1x"),
     Row("CPU, 40M bf16", "native forcing against a client loop, prefix cache", "budgets",
-        {"model": "40m", "prefix_cache": True}, False, "> 1x"),
+        {"model": "40m", "prefix_cache": True}, "> 1x"),
 )  # fmt: skip
 
 
-def newest(row: Row, lines: Iterable[Record]) -> Record | None:
+def newest(row: Row, lines: Iterable[Record], rehearsal: str | None = None) -> Record | None:
     """The latest record that answers `row`."""
-    found = [line for line in lines if row.answers(line)]
+    found = [line for line in lines if row.answers(line, rehearsal)]
     return max(found, key=lambda line: line.date) if found else None
 
 
 def cell(row: Row, line: Record | None) -> str:
     """The figure of one row as text."""
     if line is None:
-        return GAP_GPU if row.gpu else GAP
-    figures = line.figures
-    if row.benchmark == "decode" and "ratio" in figures:
-        return f"**{figures['ratio']:.2f}x** ({figures['step_ms']:.3g} ms per step there)"
+        return GAP if row.card is None else GAP_GPU
+    figures: Mapping[str, Any] = line.figures
     if row.benchmark == "decode":
+        if figures["step_ms"] is None:
+            return "does not fit in memory"
+        if row.case["budget"] is not None:
+            return f"**{figures['ratio'] - 1:+.1%}** ({figures['step_ms']:.3g} ms per step)"
+        if "ratio" in figures:
+            return f"**{figures['ratio']:.2f}x** ({figures['step_ms']:.3g} ms per step there)"
         return (
             f"**{figures['step_ms']:.3g} ms** per step, {figures['tok_s_total']:,.0f} tok/s, "
-            f"{figures['GBps']:.3g} GB/s, {figures['bandwidth_share']:.0%} of the bandwidth"
+            f"{_short(figures['GBps'])} GB/s, {figures['bandwidth_share']:.0%} of the bandwidth"
         )
     if row.benchmark == "budgets":
-        less = 1 - (figures["native_prefill_tokens"] or 0) / (figures["client_prefill_tokens"] or 1)
+        less = 1 - figures["native_prefill_tokens"] / figures["client_prefill_tokens"]
         return f"**{figures['time_ratio']:.2f}x**, {less:.0%} less prefill"
     if row.benchmark == "prefill":
         return f"**{figures['seconds']:.3g} s**, {figures['matmul_share']:.0%} of the matmul rate"
+    if row.benchmark == "kernels":
+        return f"**{figures['us']:.3g} us**, {_short(figures['GBps'])} GB/s, {figures['share']:.0%} of the bandwidth"
+    if row.benchmark == "train":
+        share = f"{figures['share_of_matmul']:.0%} of the matmul rate"
+        return f"**{figures['tokens_per_second']:,.0f} tok/s**, {_short(figures['step_ms'])} ms per step, {share}"
     return f"**{figures['ratio']:.3f}**"
 
 
-def table(lines: Sequence[Record]) -> str:
-    """Markdown: a row for each question, with device and commit of its answer."""
+def _short(value: float) -> str:
+    """Three digits, or whole thousands."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
+    """Markdown: a row for each question, with device and commit of its answer; one for a card that has answered none.
+    With `rehearsal`, only the rows of that card, from its stand-in, and a sentence that says so."""
+    rows = [row for row in ROWS if rehearsal is None or row.card == rehearsal]
     out = ["| on | what | goal | measured | device, commit |", "|---|---|---|---|---|"]
-    for row in ROWS:
-        line = newest(row, lines)
+    if rehearsal is not None:
+        words = f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named."
+        out = [words, "", *out]
+    answers = {row: newest(row, lines, rehearsal) for row in rows}
+    silent: dict[str, int] = {}
+    for row, line in answers.items():
+        if row.card is not None and not any(answers[other] for other in rows if other.card == row.card):
+            silent[row.card] = silent.get(row.card, 0) + 1
+            continue
         source = "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
         out.append(f"| {row.on} | {row.what} | {row.goal} | {cell(row, line)} | {source} |")
+    for card, count in silent.items():
+        what = f"decode, prefill, forcing, training, peers: {count} figures, see `docs/gpu_day.md`"
+        out.append(f"| {card} | {what} | | {GAP_GPU} | |")
     return "\n".join(out)
 
 
@@ -129,17 +198,25 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
         limits = Limits(SHAPES["qwen2.5-32b"], device)
         gpu.plot(batches, [limits.tokens_per_second(b, 1024) for b in batches], style, color="0.4",
                  label=f"limit, {device.name}")  # fmt: skip
-    _points(gpu, [line for line in lines if line.case.get("model") == "qwen2.5-32b"])
+    lines = [line for line in lines if "stand_in" not in line.versions]
+    for device in (H200, H100):
+        large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and device.name in line.device]
+        _points(gpu, [line for line in large if line.case.get("context") == 1024], f", {device.name}")
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
     small = [line for line in lines if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b"]
     _points(cpu, small)
-    rows = sorted({(line.case["batch"], line.case["batch"] / line.figures["limit_ms"] * 1e3)
-                   for line in small if line.figures.get("limit_ms")})  # fmt: skip
-    if rows:
-        cpu.plot(*zip(*rows, strict=True), "-", color="0.4", label="limit, measured read bandwidth")
+    limits_ms = {line.case["batch"]: line.figures["limit_ms"] for line in sorted(small, key=lambda line: line.date)
+                 if line.case["engine"] == "s1-engine" and line.figures.get("limit_ms") and not line.case["budget"]
+                 and all(line.case.get(key) == value for key, value in _WHOLE.items())}  # fmt: skip
+    if limits_ms:
+        rates = [(batch, batch / ms * 1e3) for batch, ms in sorted(limits_ms.items()) if ms]
+        cpu.plot(*zip(*rates, strict=True), "-", color="0.4", label="limit, read bandwidth of the same run")
     cpu.set_title("0.5B bf16 on a CPU, context 128")
     for axes in (gpu, cpu):
-        axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="tokens per second")
+        axes.set(yscale="log", xlabel="batch", ylabel="tokens per second")
+        axes.set_xscale("log", base=2)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(True, which="both", alpha=0.25)
@@ -152,14 +229,15 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
     plt.close(figure)
 
 
-def _points(axes: Any, lines: Iterable[Record]) -> None:
+def _points(axes: Any, lines: Iterable[Record], where: str = "") -> None:
     decodes = [line for line in lines if line.benchmark == "decode" and line.figures.get("tok_s_total")
                and all(line.case.get(key) == value for key, value in _WHOLE.items())]  # fmt: skip
     for engine in dict.fromkeys(line.case["engine"] for line in decodes):
         latest = {line.case["batch"]: line.figures["tok_s_total"]
                   for line in sorted(decodes, key=lambda line: line.date)
                   if line.case["engine"] == engine and line.case["budget"] is None}  # fmt: skip
-        axes.plot(*zip(*sorted(latest.items()), strict=True), "o", label=engine)
+        if latest:
+            axes.plot(*zip(*sorted(latest.items()), strict=True), "o", label=engine + where)
 
 
 def insert(text: str, rendered: str) -> str:
@@ -180,12 +258,16 @@ class Options:
     """Files whose table, between its markers, is replaced; without any, it is printed."""
     plot: Path | None = None
     """A PNG to write the roofline to."""
+    rehearsal: Literal["H100", "H200"] | None = None
+    """Print the table of a rehearsal of that card."""
 
 
 def main(options: Options) -> None:
     """Render, print or write."""
     lines = [line for file in sorted(options.results.rglob("*.jsonl")) for line in speed_records(file)]
-    rendered = table(lines)
+    if options.rehearsal is not None and options.write:
+        raise SystemExit("bench.report: --rehearsal goes with no --write: what was rehearsed is no figure of a GPU")
+    rendered = table(lines, options.rehearsal)
     for file in options.write:
         try:
             file.write_text(insert(file.read_text(encoding="utf-8"), rendered), encoding="utf-8")

@@ -1,0 +1,204 @@
+"""What the parts of a GPU day should take, by a clock that is simulated: published rates, and assumptions with a name.
+
+`bench.decode` runs its own loop, with engines that only add up what prefill and steps would take: so a change that
+makes a cell prefill twice shows here. The other parts are counted from their own options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import tyro
+from rich.table import Table
+
+from bench import budgets, compile, correctness, decode, gemm, kernels, prefill, profile, train
+from bench.gpu.plan import Part
+from bench.peers.worker import Worker
+from bench.shapes import SHAPES
+from engine.step_graphs import buckets_for
+from kernels.limits import Device, Limits
+from train.architecture import Architecture
+
+START = 14.0
+"""Seconds until a process has imported torch and made a CUDA context, on a machine whose disk is cold."""
+DECODE, PREFILL, TRAIN = 0.7, 0.4, 0.35
+"""Shares of the limit that are assumed: of bandwidth, of the matrix rate, of the peak."""
+DRAW = 4.0
+"""Seconds to make random weights of the 32B shape on the device; quantised ones need a few passes more."""
+COMPILE = 0.7
+"""Seconds for one kernel."""
+CORES = 16
+SMALL_STEP = 1.5e-3
+"""Seconds of a decode step of a model so small that launches are all that counts."""
+
+
+class Clock:
+    """Seconds so far."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+class SimulatedWorker:
+    """An engine in whose place a clock runs. Prompts that it has seen are in its prefix cache, if it has one."""
+
+    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
+        self.name, self._limits, self._clock = name, limits, clock
+        self._seen: set[int] = set()
+
+    def _prefill(self, ids: list[list[int]]) -> None:
+        new = [prompt for prompt in ids if self.name != "engine" or hash(tuple(prompt)) not in self._seen]
+        self._seen |= {hash(tuple(prompt)) for prompt in new}
+        self._clock.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL
+
+    def _decode(self, ids: list[list[int]], steps: int) -> None:
+        step = max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
+        self._clock.seconds += steps * step
+
+    def window(self, ids: list[list[int]], steps: int, ahead: int, **_: Any) -> tuple[list[float], float]:
+        self._prefill(ids)
+        self._decode(ids, steps + 1)
+        return [1.0] * steps, float(len(ids) * len(ids[0]))
+
+    def run(self, ids: list[list[int]], tokens: int, **_: Any) -> float:
+        self._prefill(ids)
+        self._decode(ids, tokens)
+        return float(tokens)
+
+
+def decode_seconds(options: decode.Options, card: Device) -> float:
+    """`bench.decode`: every engine in turn, each cell by the benchmark's own loop."""
+    clock = Clock()
+    ours, plain = decode.limits_of(options, SHAPES[options.shape], card)
+    quantised = options.quantization != "none"
+    clock.seconds += START  # the command itself, which makes the prompts
+    for name in ("engine", *options.against):
+        limits = ours if name == "engine" else plain
+        weights = DRAW * limits.resident_bytes / 65.5e9 * (4 if quantised and name == "engine" else 1)
+        clock.seconds += START + weights
+        if name == "engine":
+            most = max(case.batch for case in options.cases)
+            clock.seconds += 2 * 3 * len(buckets_for(most)) * max(limits.step_seconds(1, 1) / DECODE, SMALL_STEP)
+        else:
+            clock.seconds += 90  # transformers compiles its step, for each batch anew
+        worker = cast(Worker, SimulatedWorker(name, limits, clock))
+        lanes = [decode.Lane(worker), *(decode.Lane(worker, b) for b in options.budget if name == "engine")]
+        for case in options.cases:
+            if limits.resident_sequences(case.most_tokens(options.tokens)) < case.batch:
+                raise ValueError(f"{case} does not fit beside {options.shape} on {card.name}")
+            decode.measure(case, lanes, decode.prompts(case, 1000, []), options.tokens, options.rounds)
+    return clock.seconds
+
+
+def compile_seconds(options: compile.Options, card: Device) -> float:
+    """`bench.compile`: about fifteen kernels a job, shared by the cores."""
+    return START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2  # the last jobs leave cores idle
+
+
+def ceilings_seconds(options: Any, card: Device) -> float:
+    """`bench.ceilings`: four kinds of repeated calls."""
+    return START + 4
+
+
+def correctness_seconds(options: correctness.Options, card: Device) -> float:
+    """`bench.correctness`."""
+    seconds = START
+    if "tokens" in options.parts:
+        engines, processes = 4, 3
+        seconds += engines * 10 + processes * (START + 20)  # definitions: a dozen torch calls for each of ours
+    if "training" in options.parts:
+        seconds += 5
+    if "operators" in options.parts:
+        seconds += 2 * START + 80 * COMPILE / options.workers * 1.5  # the largest of the files, which run side by side
+    return seconds
+
+
+def kernels_seconds(options: kernels.Options, card: Device) -> float:
+    """`bench.kernels`: some fourteen operators and an attention for each batch and context."""
+    operators = len(options.batch) * (14 + 1.3 * len(options.context))
+    return START + operators * 0.35 + 8 * COMPILE
+
+
+def gemm_seconds(options: gemm.Options, card: Device) -> float:
+    """`bench.gemm`: every candidate once its result is right, then two dependent launches, which are compiled now."""
+    seconds = START
+    for linear in gemm.linears(SHAPES[options.shape], options.ranks):
+        for tokens in options.tokens:
+            tried = len(list(gemm.candidates(linear, tokens, 2)))
+            seconds += (tried + 4) * 0.1 + 2 * COMPILE + 0.5
+    return seconds
+
+
+def prefill_seconds(options: prefill.Options, card: Device) -> float:
+    """`bench.prefill`: a warm-up and the rounds for every context."""
+    limits = Limits(SHAPES[options.shape], card)
+    each = sum(limits.prefill_seconds(context) for context in options.context) / PREFILL
+    return START + (DRAW if options.dummy else 15) + (options.rounds + 1) * each
+
+
+def profile_seconds(options: profile.Options, card: Device) -> float:
+    """`bench.profile`: prefill, steps without the profiler and with it, and its own work."""
+    limits, seconds = Limits(SHAPES[options.shape], card), START + DRAW
+    for cell in options.cells:
+        batch, context = map(int, cell.split("x"))
+        seconds += batch * limits.prefill_seconds(context) / PREFILL + 10
+        seconds += 8 * options.steps * limits.step_seconds(batch, context) / DECODE
+    return seconds
+
+
+def train_seconds(options: train.Options, card: Device) -> float:
+    """`bench.train`: all steps, and as much again for the first, in which libraries choose."""
+    shape = train.ALL_SHAPES[options.shape]
+    arch = Architecture(
+        "qwen2", shape.hidden_size, shape.intermediate_size, options.layers or shape.num_layers, shape.num_heads,
+        shape.num_kv_heads, shape.head_dim, shape.vocab_size, 1e-6, 1e6, shape.tie_word_embeddings, 0.02, 32768,
+    )  # fmt: skip
+    frozen = any(setting.startswith("lora=") for setting in options.settings)
+    flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)
+    flops *= {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
+    assert card.peak_flops is not None
+    step = flops / card.peak_flops / TRAIN + 0.1
+    return START + 15 + ((options.steps + 1) * options.rounds + 2) * step
+
+
+def budgets_seconds(options: budgets.Options, card: Device) -> float:
+    """`bench.budgets`: both ways, with and without the prefix cache, then the mixed batch."""
+    run = max(options.budget) * SMALL_STEP
+    both = run * (1 + 1.6)  # the client took 1.6 times as long on a CPU
+    return START + 10 + 2 * (options.rounds + 2) * both + 2 * run
+
+
+_COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
+    "bench.decode": (decode.Options, decode_seconds),
+    "bench.compile": (compile.Options, compile_seconds),
+    "bench.ceilings": (None, ceilings_seconds),
+    "bench.correctness": (correctness.Options, correctness_seconds),
+    "bench.kernels": (kernels.Options, kernels_seconds),
+    "bench.gemm": (gemm.Options, gemm_seconds),
+    "bench.prefill": (prefill.Options, prefill_seconds),
+    "bench.profile": (profile.Options, profile_seconds),
+    "bench.train": (train.Options, train_seconds),
+    "bench.budgets": (budgets.Options, budgets_seconds),
+}
+
+
+def seconds(part: Part, card: Device) -> float:
+    """What `part` should take on `card`: its arguments are read by the module's own parser."""
+    parser, cost = _COSTS[part.module]
+    arguments = [argument.replace("{out}", "out") for argument in part.arguments]
+    if "--table" in arguments:
+        arguments += ["--output", "out/results.jsonl"]
+    return cost(None if parser is None else tyro.cli(parser, args=arguments), card)
+
+
+def table(parts: tuple[Part, ...], card: Device) -> Table:
+    """Minute by minute: when each part should begin, what it should take, and its limit."""
+    shown = Table("part", "begins at, min", "takes, s", "limit, s", title=f"the plan for an {card.name}, simulated")
+    begin = 0.0
+    for part in parts:
+        takes = seconds(part, card)
+        shown.add_row(part.name, f"{begin / 60:.1f}", f"{takes:.0f}", f"{part.limit:.0f}")
+        begin += takes
+    shown.add_row("all", f"{begin / 60:.1f}", f"{begin:.0f}", "")
+    return shown

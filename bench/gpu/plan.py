@@ -1,0 +1,116 @@
+"""The plan of a GPU day: parts in order of value, for an H100 and for an H200.
+
+A part is a command of its own, with a limit; `bench.gpu.cost` says what it should take. The headline figures need
+61 GiB of weights: an H100 has 17 GiB left beside them, so its cells are small; what an H200 adds is cells of the same
+shape that hold more. Everything that can be known without a GPU is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.shapes import SHAPES
+from kernels.limits import H100, H200, Device, Limits
+
+_32B = ("--shape", "qwen2.5-32b", "--dummy", "--device", "cuda")
+GEMM_TABLE = "gemm_choices.json"
+"""The tuner's table among the results; parts that use it get its path by S1_GEMM_TABLE."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """`module` with `arguments`; "{out}" in them is the folder of the results."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    limit: float
+    """Seconds after which it is ended, with all that it started."""
+    resumes: bool = True
+    """It takes --resume, and leaves out what the results have: worth starting with less time than it needs in all."""
+    peers: bool = False
+    """vLLM can follow in its arguments, where an interpreter that has it is named."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What decodes where: BATCHxCONTEXT, the most valuable first."""
+
+    bf16: tuple[str, ...]
+    tuned: tuple[str, ...]
+    fp8_kv: tuple[str, ...]
+    eight_bits: tuple[str, ...]
+    profile: tuple[str, ...]
+    prefill: tuple[str, ...] = ("1024", "8192", "32768")
+    peers: tuple[str, ...] = ("1x1024", "8x1024")
+
+
+CELLS = {
+    "H100": Cells(
+        bf16=("1x1024", "8x1024", "64x512", "32x1024", "1x8192", "4x8192", "1x32768"),
+        tuned=("1x1024", "8x1024", "64x512", "32x1024"),
+        fp8_kv=("64x1024", "8x8192"), eight_bits=("1x1024", "64x1024", "8x8192"), profile=("1x1024", "64x512"),
+    ),
+    "H200": Cells(
+        bf16=("1x1024", "8x1024", "64x1024", "32x1024", "8x8192", "1x8192", "1x32768"),
+        tuned=("1x1024", "8x1024", "64x1024", "32x1024"),
+        fp8_kv=("64x1024", "8x8192", "64x4096"), eight_bits=("1x1024", "64x1024", "8x8192"),
+        profile=("1x1024", "64x1024"),
+    ),
+}  # fmt: skip
+_PEERS_ROOM = 20e9
+"""Bytes beside the weights for caches and compiled graphs of peers; where there is less they run a smaller shape."""
+
+
+def peer_shape(card: Device) -> str:
+    """What peers run."""
+    fits = Limits(SHAPES["qwen2.5-32b"], card).resident_bytes + _PEERS_ROOM <= card.memory
+    return "qwen2.5-32b" if fits else "qwen2.5-7b"
+
+
+def _decode(name: str, cells: tuple[str, ...], limit: float, *more: str, **other: object) -> Part:
+    arguments = (*_32B, "--cells", *cells, "--tokens", "48", "--rounds", "2", *more)
+    return Part(name, "bench.decode", arguments, limit, **other)  # type: ignore[arg-type]
+
+
+def plan(card: Device) -> tuple[Part, ...]:
+    """The parts for `card`, in order. KeyError for a card that none is made for."""
+    cells = CELLS[card.name]
+    tuned = {"S1_GEMM_TABLE": "{out}/" + GEMM_TABLE}
+    return (
+        Part("ceilings", "bench.ceilings", ("--device", "cuda"), 60, resumes=False),
+        Part("compile", "bench.compile", (), 150, resumes=False),
+        Part("tokens", "bench.correctness", ("--device", "cuda", "--parts", "tokens", "training"), 300),
+        _decode("decode", cells.bf16, 300, "--budget", "64"),
+        Part("kernels", "bench.kernels", ("--device", "cuda"), 150),
+        Part("profile", "bench.profile", (*_32B, "--cells", *cells.profile), 120, resumes=False),
+        Part("prefill", "bench.prefill", (*_32B, "--context", *cells.prefill, "--rounds", "1"), 120, resumes=False),
+        _decode("decode_int8", cells.eight_bits, 180, "--quantization", "int8"),
+        _decode("decode_fp8_kv", cells.fp8_kv, 240, "--kv-cache-dtype", "fp8"),
+        _decode("decode_fp8", cells.eight_bits, 180, "--quantization", "fp8", "--kv-cache-dtype", "fp8"),
+        Part("gemm", "bench.gemm", ("--table", "{out}/" + GEMM_TABLE), 240),
+        _decode("decode_tuned", cells.tuned, 180, environment=tuned),
+        Part("training", "bench.train", (
+            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "4",
+            "--rounds", "2"), 120, resumes=False),
+        Part("training_7b_lora", "bench.train", (
+            "--shape", "qwen2.5-7b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "3",
+            "--rounds", "1", "--checkpointing", "full", "--settings", "lora={rank: 16}"), 150, resumes=False),
+        Part("training_32b_slice", "bench.train", (
+            "--shape", "qwen2.5-32b", "--layers", "4", "--device", "cuda", "--mean-tokens", "8192", "--batch-size", "2",
+            "--steps", "3", "--rounds", "1", "--checkpointing", "selective"), 150, resumes=False),
+        Part("client_loop", "bench.budgets", (
+            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--batch", "32", "--context", "256", "--budget", "500",
+            "1000", "2000", "--rounds", "2"), 180, resumes=False),
+        Part("operators", "bench.correctness", ("--device", "cuda", "--parts", "operators"), 240),
+        Part("peers", "bench.decode", (
+            "--shape", peer_shape(card), "--dummy", "--device", "cuda", "--cells", *cells.peers, "--tokens", "48",
+            "--rounds", "2", "--against", "transformers"), 300, peers=True),
+        Part("load", "bench.prefill", (
+            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--context", "1024"), 90, resumes=False),
+    )  # fmt: skip
+
+
+PLANS = {device.name: plan(device) for device in (H100, H200)}
+"""By the card's name."""
