@@ -14,7 +14,7 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
 
-.PHONY: setup demo test test-full sanitize bench nano clean
+.PHONY: setup demo test test-full sanitize bench nano gpu-kit clean
 
 setup: $(VENV)/.test
 
@@ -45,6 +45,10 @@ bench: $(VENV)/.test
 
 nano: $(VENV)/.core
 	$(RUN) -m curate.nano_build --out models/s1-nano
+
+# What to carry to a machine with a GPU and no network, and the command to run there: docs/gpu_day.md
+gpu-kit: $(VENV)/.test
+	$(RUN) -m bench.gpu.kit $(if $(EARLIER),--earlier $(EARLIER)) $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

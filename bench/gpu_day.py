@@ -38,13 +38,15 @@ from bench import ceilings, record, stand_in
 from bench.gpu.plan import GEMM_TABLE, PLANS, Part
 from kernels.limits import known_device
 
-RESULTS, LOG, STATE = "results.jsonl", "log.txt", "state.json"
+RESULTS, LOG, STATE, CACHE = "results.jsonl", "log.txt", "state.json", "triton"
 MOST_FILES, MOST_BYTES = 8, 16 << 20
 """What may come back from a machine that is lent."""
 _PATIENCE = 60.0
 """Seconds that a part which resumes is worth starting for."""
 _LAST_LINES = 25
 _PR_SET_CHILD_SUBREAPER = 36
+KEPT = Path(tempfile.gettempdir()) / "s1-gpu-day"
+"""Where a machine keeps what its next call can use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,12 @@ class Options:
     """Most the whole call may take; what does not fit is left for the next call."""
     out: Path = Path("gpu-day")
     """Folder for what is worth keeping."""
-    state: Path = Path(tempfile.gettempdir()) / "s1-gpu-day"
-    """Folder on this machine: a copy of the results, the caches."""
+    state: Path = KEPT
+    """Folder on this machine: a copy of the results, Triton's cache."""
     resume_from: Path | None = None
     """A folder with the files of an earlier call."""
+    cache: Path | None = None
+    """A folder to begin Triton's cache with."""
     rehearse: Literal["H100", "H200"] | None = None
     """Run the plan of that card on this machine's CPU."""
     plan: Literal["H100", "H200"] | None = None
@@ -86,6 +90,8 @@ class Day:
         self.out, self._kept = options.out.resolve(), options.state.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
         self._kept.mkdir(parents=True, exist_ok=True)
+        if options.cache is not None and not (self._kept / CACHE).exists():
+            shutil.copytree(options.cache, self._kept / CACHE)
         self._gather()
         state = self.out / STATE
         self.done: set[str] = set(json.loads(state.read_text())["done"]) if state.exists() else set()
@@ -150,7 +156,7 @@ def command(part: Part, options: Options, day: Day) -> tuple[list[str], dict[str
     peer = ("vllm", "--peer-python", options.peer_python) if part.peers and options.peer_python is not None else ()
     resume = ("--resume",) if part.resumes else ()
     arguments = [part.module, *map(fill, part.arguments), *peer, "--output", str(day.results), *resume]
-    caches = {"TRITON_CACHE_DIR": str(options.state.resolve() / "triton"), ceilings.FILE: str(day.results)}
+    caches = {"TRITON_CACHE_DIR": str(options.state.resolve() / CACHE), ceilings.FILE: str(day.results)}
     environment = {"PYTHONUNBUFFERED": "1", **{name: fill(value) for name, value in part.environment.items()}}
     if options.rehearse is not None:
         environment |= {stand_in.VARIABLE: options.rehearse, "OMP_NUM_THREADS": "2"}

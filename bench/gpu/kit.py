@@ -1,0 +1,111 @@
+"""`python -m bench.gpu.kit`: what a machine lacks that has a GPU, PyTorch and no network, and the command to run there.
+
+The machine to plan for has Python 3.12, torch 2.11 with CUDA 13.0, Triton 3.6 and transformers; it is bare each time,
+its commands run ten minutes at most, 64 MiB can be carried to it and eight files come back. The kit is a folder:
+wheels, the files of an earlier call, and, where an interpreter with the machine's Python and Triton is named, Triton's
+cache, filled on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import tyro
+
+from bench import record
+from bench.gpu.plan import GEMM_TABLE
+from bench.gpu_day import CACHE, KEPT, LOG, RESULTS, STATE
+
+CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
+"""What such a machine does not have, and every command needs."""
+BARE = frozenset({
+    "torch", "triton", "numpy", "yaml", "rich", "safetensors", "tokenizers", "jinja2", "markupsafe", "huggingface_hub",
+    "transformers", "matplotlib", "pyarrow", "scipy", "pytest", "xdist", "execnet", "hypothesis", "typing_extensions",
+})  # fmt: skip
+"""Packages that such a machine has, as far as anything here imports them by itself."""
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
+              "manylinux1_x86_64")  # fmt: skip
+_MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to put together."""
+
+    out: Path = Path(".gpu-kit")
+    """The folder; it is made anew, but for `earlier`."""
+    earlier: Path | None = None
+    """Folder with the files of an earlier call, to go on from."""
+    python: str | None = None
+    """An interpreter with the machine's Python, torch and Triton: it fills Triton's cache too, which takes minutes."""
+    python_version: str = "3.12"
+    """The machine's Python."""
+
+
+def wheels(folder: Path, python_version: str) -> None:
+    """Download what is carried, in the versions that are installed here, for the machine's Python."""
+    platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
+    names = [f"{name}=={metadata.version(name)}" for name in CARRIED]
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", python_version, *platforms, "-d",
+        str(folder), *names,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"bench.gpu.kit: pip cannot fetch {', '.join(names)} for Python {python_version}: "
+                         f"{done.stderr.strip()[-300:]}")  # fmt: skip
+
+
+def fill_cache(python: str, folder: Path) -> None:
+    """Compile with `python`, at the path that the cache will have there (Triton keeps absolute paths), then copy it."""
+    cache = KEPT / CACHE
+    environment = os.environ | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(record.ROOT)}
+    done = subprocess.run([python, "-m", "bench.compile", "--no-gemm"], cwd=record.ROOT, env=environment)
+    if done.returncode:
+        raise SystemExit(f"bench.gpu.kit: {python} could not compile; leave --python out, or give it what it lacks")
+    shutil.copytree(cache, folder)
+
+
+def command(kit: Path, commit: str) -> str:
+    """What to run there, in a copy of the repository that has the kit in it."""
+    words = [
+        f"python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/s1-site {kit}/wheels/*.whl &&",
+        f"export PYTHONPATH=/tmp/s1-site S1_COMMIT={commit} &&",
+        'python3 -m bench.gpu_day --out "${OUT:-gpu-day}"',
+    ]
+    if (kit / "earlier").is_dir():
+        words.append(f"--resume-from {kit}/earlier")
+    if (kit / CACHE).is_dir():
+        words.append(f"--cache {kit}/{CACHE}")
+    return " ".join(words)
+
+
+def main(options: Options) -> None:
+    """Make the folder, say how large it is, and print the command."""
+    kit = options.out
+    for name in ("wheels", CACHE):
+        shutil.rmtree(kit / name, ignore_errors=True)
+    wheels(kit / "wheels", options.python_version)
+    if options.earlier is not None:
+        (kit / "earlier").mkdir(parents=True, exist_ok=True)
+        for name in (RESULTS, LOG, STATE, GEMM_TABLE):
+            if (options.earlier / name).exists():
+                shutil.copy2(options.earlier / name, kit / "earlier" / name)
+    if options.python is not None:
+        fill_cache(options.python, kit / CACHE)
+    size = sum(file.stat().st_size for file in kit.rglob("*") if file.is_file())
+    if size > _MOST_BYTES:
+        raise SystemExit(f"bench.gpu.kit: {kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
+    print(f"{kit}: {size / 2**20:.1f} MiB to carry. There, in the repository's folder, as often as there is time:\n")
+    print(command(kit, record.commit()))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m bench.gpu.kit", description=__doc__))
