@@ -41,10 +41,13 @@ from kernels.limits import known_device
 RESULTS, LOG, STATE, CACHE = "results.jsonl", "log.txt", "state.json", "triton"
 MOST_FILES, MOST_BYTES = 8, 16 << 20
 """What may come back from a machine that is lent."""
+FILES = (RESULTS, LOG, STATE, GEMM_TABLE)
+"""What a day leaves in its folder."""
 _PATIENCE = 60.0
 """Seconds that a part which resumes is worth starting for."""
 _LAST_LINES = 25
-_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 KEPT = Path(tempfile.gettempdir()) / "s1-gpu-day"
 """Where a machine keeps what its next call can use."""
 
@@ -104,6 +107,11 @@ class Day:
         """Results so far."""
         return len(self.results.read_bytes().splitlines()) if self.results.exists() else 0
 
+    def mend(self) -> None:
+        """Cut off half a line, which a part that was killed may leave: the next begins a line of its own."""
+        if self.results.exists() and not (text := self.results.read_bytes()).endswith(b"\n"):
+            os.truncate(self.results, text.rfind(b"\n") + 1)
+
     def finish(self, part: Part) -> None:
         """The part is done for good."""
         self.done.add(part.name)
@@ -113,12 +121,13 @@ class Day:
 
     def keep(self) -> None:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
+        own = [self.out / name for name in FILES]
         files = sorted(path for path in self.out.rglob("*") if path.is_file())
-        for extra in files[MOST_FILES:] if len(files) > MOST_FILES else ():
+        for extra in sorted(files, key=lambda path: path not in own)[MOST_FILES:]:
             (self._kept / "left out").mkdir(exist_ok=True)
             shutil.move(extra, self._kept / "left out" / extra.name)
             self.console.print(f"{extra.name} is one file too many of {MOST_FILES}: it is in {self._kept / 'left out'}")
-        for name in (RESULTS, LOG, STATE, GEMM_TABLE):
+        for name in FILES:
             source = self.out / name
             if source.exists():
                 _cut(source)
@@ -182,6 +191,7 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
                 time.sleep(0.05)
         finally:
             _end_all(spared)
+            day.mend()
     taken, text = time.monotonic() - start, (day.out / LOG).read_bytes()[begin:].decode(errors="replace").strip()
     lines = day.lines() - before
     if code == 0:
@@ -220,7 +230,7 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
     if not forks:
         return subprocess.Popen(
             [sys.executable, "-m", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=record.ROOT,
-            env=os.environ | environment, start_new_session=True,
+            env=os.environ | environment, preexec_fn=_ends_with_its_parent,
         )  # fmt: skip
     sys.stdout.flush()
     pid = os.fork()
@@ -228,7 +238,7 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
         return _Forked(pid)
     code = 1
     try:
-        os.setsid()
+        _ends_with_its_parent()
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(environment)
@@ -248,9 +258,15 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
         os._exit(code)
 
 
+def _ends_with_its_parent() -> None:
+    """In a child: a day that is killed takes its part along. It has no session of its own: some machines end all of a
+    command's session with it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of whatever its children leave behind, in whatever group or session (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _end_all(spared: set[int]) -> None:
@@ -316,7 +332,7 @@ def main(options: Options) -> int:
 
         card = known_device(options.plan)
         assert card is not None
-        console.print(cost.table(PLANS[options.plan], card))
+        print(cost.table(PLANS[options.plan], card))
         return 0
     name = options.rehearse or record.gpu_name()
     card = known_device(name) if name else None

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import tyro
-from rich.table import Table
 
-from bench import budgets, compile, correctness, decode, gemm, kernels, prefill, profile, train
+from bench import budgets, ceilings, compile, correctness, decode, gemm, kernels, prefill, profile, train
 from bench.gpu.plan import Part
 from bench.peers.worker import Worker
 from bench.shapes import SHAPES
@@ -96,7 +95,7 @@ def compile_seconds(options: compile.Options, card: Device) -> float:
     return START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2  # the last jobs leave cores idle
 
 
-def ceilings_seconds(options: Any, card: Device) -> float:
+def ceilings_seconds(options: ceilings.Options, card: Device) -> float:
     """`bench.ceilings`: four kinds of repeated calls."""
     return START + 4
 
@@ -172,7 +171,7 @@ def budgets_seconds(options: budgets.Options, card: Device) -> float:
 _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
     "bench.decode": (decode.Options, decode_seconds),
     "bench.compile": (compile.Options, compile_seconds),
-    "bench.ceilings": (None, ceilings_seconds),
+    "bench.ceilings": (ceilings.Options, ceilings_seconds),
     "bench.correctness": (correctness.Options, correctness_seconds),
     "bench.kernels": (kernels.Options, kernels_seconds),
     "bench.gemm": (gemm.Options, gemm_seconds),
@@ -183,22 +182,23 @@ _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
 }
 
 
-def seconds(part: Part, card: Device) -> float:
-    """What `part` should take on `card`: its arguments are read by the module's own parser."""
-    parser, cost = _COSTS[part.module]
+def options_of(part: Part) -> Any:
+    """A part's arguments, read by its module's own parser."""
     arguments = [argument.replace("{out}", "out") for argument in part.arguments]
-    if "--table" in arguments:
-        arguments += ["--output", "out/results.jsonl"]
-    return cost(None if parser is None else tyro.cli(parser, args=arguments), card)
+    return tyro.cli(_COSTS[part.module][0], args=[*arguments, "--output", "out/results.jsonl"])
 
 
-def table(parts: tuple[Part, ...], card: Device) -> Table:
-    """Minute by minute: when each part should begin, what it should take, and its limit."""
-    shown = Table("part", "begins at, min", "takes, s", "limit, s", title=f"the plan for an {card.name}, simulated")
+def seconds(part: Part, card: Device) -> float:
+    """What `part` should take on `card`. Raises ValueError where a cell of it does not fit."""
+    return _COSTS[part.module][1](options_of(part), card)
+
+
+def table(parts: tuple[Part, ...], card: Device) -> str:
+    """Markdown, minute by minute: when each part should begin, what it should take, its limit, what it brings."""
+    rows = ["| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|"]
     begin = 0.0
     for part in parts:
         takes = seconds(part, card)
-        shown.add_row(part.name, f"{begin / 60:.1f}", f"{takes:.0f}", f"{part.limit:.0f}")
+        rows.append(f"| {begin / 60:.1f} | `{part.name}` | {takes:.0f} | {part.limit:.0f} | {part.brings} |")
         begin += takes
-    shown.add_row("all", f"{begin / 60:.1f}", f"{begin:.0f}", "")
-    return shown
+    return "\n".join([*rows, f"| {begin / 60:.1f} | | {begin:.0f} | | |"])

@@ -19,8 +19,7 @@ from pathlib import Path
 import tyro
 
 from bench import record
-from bench.gpu.plan import GEMM_TABLE
-from bench.gpu_day import CACHE, KEPT, LOG, RESULTS, STATE
+from bench.gpu_day import CACHE, FILES, KEPT
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
@@ -95,7 +94,7 @@ def main(options: Options) -> None:
     wheels(kit / "wheels", options.python_version)
     if options.earlier is not None:
         (kit / "earlier").mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, LOG, STATE, GEMM_TABLE):
+        for name in FILES:
             if (options.earlier / name).exists():
                 shutil.copy2(options.earlier / name, kit / "earlier" / name)
     if options.python is not None:

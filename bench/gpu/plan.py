@@ -1,7 +1,7 @@
 """The plan of a GPU day: parts in order of value, for an H100 and for an H200.
 
 A part is a command of its own, with a limit; `bench.gpu.cost` says what it should take. The headline figures need
-61 GiB of weights: an H100 has 17 GiB left beside them, so its cells are small; what an H200 adds is cells of the same
+61 GiB of weights: an H100 has 15 GB for the cache beside them, so its cells are small; what an H200 adds is cells of the same
 shape that hold more. Everything that can be known without a GPU is not here.
 """
 
@@ -26,6 +26,8 @@ class Part:
     arguments: tuple[str, ...]
     limit: float
     """Seconds after which it is ended, with all that it started."""
+    brings: str = ""
+    """What is known after it."""
     resumes: bool = True
     """It takes --resume, and leaves out what the results have: worth starting with less time than it needs in all."""
     peers: bool = False
@@ -69,46 +71,55 @@ def peer_shape(card: Device) -> str:
     return "qwen2.5-32b" if fits else "qwen2.5-7b"
 
 
-def _decode(name: str, cells: tuple[str, ...], limit: float, *more: str, **other: object) -> Part:
+def _decode(name: str, cells: tuple[str, ...], limit: float, how: str, *more: str, **other: object) -> Part:
     arguments = (*_32B, "--cells", *cells, "--tokens", "48", "--rounds", "2", *more)
-    return Part(name, "bench.decode", arguments, limit, **other)  # type: ignore[arg-type]
+    brings = f"32B {how}: {', '.join(cell.replace('x', ' x ') for cell in cells)}"
+    return Part(name, "bench.decode", arguments, limit, brings, **other)  # type: ignore[arg-type]
 
 
 def plan(card: Device) -> tuple[Part, ...]:
     """The parts for `card`, in order. KeyError for a card that none is made for."""
     cells = CELLS[card.name]
     tuned = {"S1_GEMM_TABLE": "{out}/" + GEMM_TABLE}
+    trained = ("--device", "cuda", "--mean-tokens")
     return (
-        Part("ceilings", "bench.ceilings", ("--device", "cuda"), 60, resumes=False),
-        Part("compile", "bench.compile", (), 150, resumes=False),
-        Part("tokens", "bench.correctness", ("--device", "cuda", "--parts", "tokens", "training"), 300),
-        _decode("decode", cells.bf16, 300, "--budget", "64"),
-        Part("kernels", "bench.kernels", ("--device", "cuda"), 150),
-        Part("profile", "bench.profile", (*_32B, "--cells", *cells.profile), 120, resumes=False),
-        Part("prefill", "bench.prefill", (*_32B, "--context", *cells.prefill, "--rounds", "1"), 120, resumes=False),
-        _decode("decode_int8", cells.eight_bits, 180, "--quantization", "int8"),
-        _decode("decode_fp8_kv", cells.fp8_kv, 240, "--kv-cache-dtype", "fp8"),
-        _decode("decode_fp8", cells.eight_bits, 180, "--quantization", "fp8", "--kv-cache-dtype", "fp8"),
-        Part("gemm", "bench.gemm", ("--table", "{out}/" + GEMM_TABLE), 240),
-        _decode("decode_tuned", cells.tuned, 180, environment=tuned),
-        Part("training", "bench.train", (
-            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "4",
-            "--rounds", "2"), 120, resumes=False),
-        Part("training_7b_lora", "bench.train", (
-            "--shape", "qwen2.5-7b", "--device", "cuda", "--mean-tokens", "4096", "--batch-size", "4", "--steps", "3",
-            "--rounds", "1", "--checkpointing", "full", "--settings", "lora={rank: 16}"), 150, resumes=False),
-        Part("training_32b_slice", "bench.train", (
-            "--shape", "qwen2.5-32b", "--layers", "4", "--device", "cuda", "--mean-tokens", "8192", "--batch-size", "2",
-            "--steps", "3", "--rounds", "1", "--checkpointing", "selective"), 150, resumes=False),
-        Part("client_loop", "bench.budgets", (
-            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--batch", "32", "--context", "256", "--budget", "500",
-            "1000", "2000", "--rounds", "2"), 180, resumes=False),
-        Part("operators", "bench.correctness", ("--device", "cuda", "--parts", "operators"), 240),
-        Part("peers", "bench.decode", (
-            "--shape", peer_shape(card), "--dummy", "--device", "cuda", "--cells", *cells.peers, "--tokens", "48",
-            "--rounds", "2", "--against", "transformers"), 300, peers=True),
-        Part("load", "bench.prefill", (
-            "--shape", "qwen2.5-0.5b", "--device", "cuda", "--context", "1024"), 90, resumes=False),
+        Part("ceilings", "bench.ceilings", ("--device", "cuda"), 60, "bandwidth and matrix rate: all is judged by them",
+             resumes=False),
+        Part("compile", "bench.compile", (), 150, "every kernel compiled, by all cores, before anything is timed",
+             resumes=False),
+        Part("tokens", "bench.correctness", ("--device", "cuda", "--parts", "tokens", "training"), 300,
+             "the engine's tokens on this card against the CPU's and the definitions'; packed attention and gradients"),
+        _decode("decode", cells.bf16, 300, "bf16, and with budgets in half of the requests", "--budget", "64"),
+        Part("kernels", "bench.kernels", ("--device", "cuda"), 150, "each operator alone beside its limit"),
+        Part("profile", "bench.profile", (*_32B, "--cells", *cells.profile), 120, "where a step's time goes, by kernel",
+             resumes=False),
+        Part("prefill", "bench.prefill", (*_32B, "--context", *cells.prefill, "--rounds", "1"), 120,
+             "32B prefill: " + ", ".join(f"{int(length):,}" for length in cells.prefill), resumes=False),
+        _decode("decode_int8", cells.eight_bits, 180, "int8 weights", "--quantization", "int8"),
+        _decode("decode_fp8_kv", cells.fp8_kv, 240, "fp8 keys and values", "--kv-cache-dtype", "fp8"),
+        _decode("decode_fp8", cells.eight_bits, 180, "fp8 weights, keys and values", "--quantization", "fp8",
+                "--kv-cache-dtype", "fp8"),
+        Part("gemm", "bench.gemm", ("--table", "{out}/" + GEMM_TABLE), 240,
+             "our product against cuBLAS, and the table that says which to take"),
+        _decode("decode_tuned", cells.tuned, 180, "bf16 with that table", environment=tuned),
+        Part("training", "bench.train", ("--shape", "qwen2.5-0.5b", *trained, "4096", "--batch-size", "4", "--steps",
+             "4", "--rounds", "2"), 120, "0.5B, all parameters", resumes=False),
+        Part("training_7b_lora", "bench.train", ("--shape", "qwen2.5-7b", *trained, "4096", "--batch-size", "4",
+             "--steps", "3", "--rounds", "1", "--checkpointing", "full", "--settings", "lora={rank: 16}"), 150,
+             "7B, LoRA", resumes=False),
+        Part("training_32b_slice", "bench.train", ("--shape", "qwen2.5-32b", "--layers", "4", *trained, "8192",
+             "--batch-size", "2", "--steps", "3", "--rounds", "1", "--checkpointing", "selective"), 150,
+             "four layers of 32B and its head", resumes=False),
+        Part("client_loop", "bench.budgets", ("--shape", "qwen2.5-0.5b", "--device", "cuda", "--batch", "32",
+             "--context", "256", "--budget", "500", "1000", "2000", "--rounds", "2"), 180,
+             "budget forcing inside against a loop of requests, 0.5B", resumes=False),
+        Part("operators", "bench.correctness", ("--device", "cuda", "--parts", "operators"), 240,
+             "the tests of every operator on this card"),
+        Part("peers", "bench.decode", ("--shape", peer_shape(card), "--dummy", "--device", "cuda", "--cells",
+             *cells.peers, "--tokens", "48", "--rounds", "2", "--against", "transformers"), 300,
+             f"transformers, captured, and vLLM where it is there, beside ours: {peer_shape(card)}", peers=True),
+        Part("load", "bench.prefill", ("--shape", "qwen2.5-0.5b", "--device", "cuda", "--context", "1024"), 90,
+             "loading a checkpoint of 1 GB", resumes=False),
     )  # fmt: skip
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from bench import report
-from bench.record import Machine, append, read
+from bench.record import Machine, Record, append, read
 from bench.report import GAP, GAP_GPU, ROWS, cell, insert, newest, speed_records, table
 
 MACHINE = Machine(command="python -m bench.x", commit="abc1234", device="Some CPU, 2 cores", versions={"torch": "2"})
@@ -48,9 +49,52 @@ def test_the_machine_tells_versions_and_hides_paths(monkeypatch):
 
 
 def test_rows_without_a_record_say_so():
-    assert {cell(row, None) for row in ROWS if row.gpu} == {GAP_GPU}
-    assert {cell(row, None) for row in ROWS if not row.gpu} == {GAP}
-    assert table([]).count(GAP_GPU) == sum(row.gpu for row in ROWS)
+    assert {cell(row, None) for row in ROWS if row.card is not None} == {GAP_GPU}
+    assert {cell(row, None) for row in ROWS if row.card is None} == {GAP}
+    rendered = table([])
+    for card in ("H100", "H200"):  # a card that has answered nothing has one row, which counts what is missing
+        count = sum(row.card == card for row in ROWS)
+        assert count > 15 and f"| {card} | decode, prefill, forcing, training, peers: {count} figures" in rendered
+    assert rendered.count(GAP_GPU) == 2 and rendered.count(f"| {GAP} |") == sum(row.card is None for row in ROWS)
+
+
+def gpu_line(card: str, **different: Any) -> Record:
+    line = MACHINE.record("decode", CASE | {"model": "qwen2.5-32b", "context": 1024}, FIGURES)
+    return replace(line, device=f"NVIDIA {card} 80GB HBM3", versions={"torch": "2", "cuda": "13.0"}, **different)
+
+
+def test_each_card_has_rows_of_its_own():
+    line = gpu_line("H100")
+    assert [row.card for row in ROWS if row.answers(line)] == ["H100"]
+    rendered = table([line])
+    first = next(text for text in rendered.splitlines() if text.startswith("| H100, 32B bf16 | decode, batch 1, "))
+    assert "**2.12 ms** per step" in first and first.endswith("| NVIDIA H100 80GB HBM3, 1 threads, `abc1234` |")
+    rest = sum(row.card == "H100" for row in ROWS) - 1
+    assert rendered.count(GAP_GPU) == rest + 1  # the H100's other rows by name, the H200's as one
+
+
+def test_a_stand_in_fills_no_row_of_a_gpu():
+    line = gpu_line("H100", command="python -m bench.decode")
+    device, versions = "stand-in for H100: Some CPU, 2 cores", {"torch": "2", "stand_in": "H100"}
+    stand_in = replace(line, device=device, versions=versions)
+    assert not any(row.answers(stand_in) for row in ROWS)
+    rendered = table([stand_in], "H100")
+    assert rendered.startswith("A rehearsal: no figure here is of an H100.") and f"| {device}" in rendered
+    assert "H200" not in rendered and not any(row.answers(line, "H100") for row in ROWS)
+
+
+def test_a_cell_that_did_not_fit_says_so(tmp_path):
+    line = gpu_line("H200", figures={"step_ms": None, "copy_GBps": 4000.0, "read_GBps": 4000.0})
+    assert "does not fit in memory" in table([line])
+    report.roofline([line], tmp_path / "r.png")
+
+
+def test_products_of_another_table_are_a_row_of_their_own():
+    line = gpu_line("H100")
+    tuned = replace(line, case=dict(line.case) | {"products": "gemm_choices.json"})
+    assert [row.what for row in ROWS if row.answers(tuned)] == [
+        "decode, batch 1, context 1,024, products as measured on this card"
+    ]
 
 
 def test_the_newest_record_answers():
@@ -68,7 +112,7 @@ def test_ratios_and_savings():
     peer = next(row for row in ROWS if row.what.endswith("against vllm"))
     line = MACHINE.record("decode", CASE | {"engine": "vllm"}, FIGURES | {"ratio": 1.5})
     assert cell(peer, line).startswith("**1.50x**")
-    client = next(row for row in ROWS if row.benchmark == "budgets" and not row.gpu)
+    client = next(row for row in ROWS if row.benchmark == "budgets" and row.card is None)
     values = {"time_ratio": 1.25, "native_prefill_tokens": 100, "client_prefill_tokens": 400}
     assert cell(client, MACHINE.record("budgets", client.case, values)) == "**1.25x**, 75% less prefill"
 
