@@ -23,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,9 +131,9 @@ class DryRun:
         self._stack = ExitStack()
 
     def __enter__(self) -> DryRun:
-        _guard()
+        self._stack.callback(_clear_caches)
         _clear_caches()
-        for patch in (*self._cuda(), *self._triton()):
+        for patch in (_guard(), *self._cuda(), *self._triton()):
             self._stack.enter_context(patch)
         self._stack.enter_context(_Functions(self))
         self._stack.enter_context(_Operators(self))
@@ -140,7 +141,6 @@ class DryRun:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
-        _clear_caches()
 
     def answer(self, *values: Any) -> None:
         """Let the host read that many times, and give it these values."""
@@ -170,12 +170,14 @@ class DryRun:
             "Stream": lambda *args, **kwargs: stream, "current_stream": lambda device=None: stream,
             "stream": lambda stream: ExitStack(), "CUDAGraph": lambda: Graph(self),
             "graph": self._graph, "synchronize": self._synchronize,
+            "is_current_stream_capturing": lambda: self._capturing,
             "Event": lambda **kwargs: SimpleNamespace(
                 record=lambda: None, synchronize=lambda: None, elapsed_time=lambda other: 1.0
             ),
         }  # fmt: skip
         for name, value in simple.items():
             yield mock.patch.object(torch.cuda, name, value)
+        yield mock.patch.object(fake_tensor, "init_gpu_context", lambda device: None)
         yield mock.patch.object(torch, "Generator", _generator)
         yield mock.patch.object(FakeTensor, "tolist", lambda tensor: self._read("tolist"))
 
@@ -388,11 +390,15 @@ def _clear_caches() -> None:
         cached.cache_clear()
 
 
-def _guard() -> None:
-    """A CPU build of torch has nothing that could switch between CUDA devices, and refuses to index their tensors. The
-    no-op that "meta" has takes its place; CUDA builds bring one of their own. (c10's registry of guards, by device
-    type: CUDA is 1, meta 14.)"""
+@contextmanager
+def _guard() -> Iterator[None]:
+    """What switches between CUDA devices is replaced by the no-op that "meta" has: a CPU build of torch has nothing
+    there and refuses to index tensors of CUDA, a CUDA build asks the driver. (c10's registry of guards, by device type:
+    CUDA is 1, meta 14.)"""
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     registry = (ctypes.c_void_p * 15).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    if not registry[1]:
-        registry[1] = registry[14]
+    before, registry[1] = registry[1], registry[14]
+    try:
+        yield
+    finally:
+        registry[1] = before

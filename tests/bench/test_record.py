@@ -45,7 +45,7 @@ def test_the_machine_tells_versions_and_hides_paths(monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "--output", "/some/where/file.jsonl"])
     machine = Machine.read(torch.device("cpu"), {"peer": "1.0"})
     assert machine.command.endswith("--output file.jsonl") and machine.versions["peer"] == "1.0"
-    assert machine.versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(machine.versions["torch"])
 
 
 def test_rows_without_a_record_say_so():
