@@ -1,8 +1,8 @@
 """The plan of a GPU day: parts in order of value, for an H100 and for an H200.
 
 A part is a command of its own, with a limit; `bench.gpu.cost` says what it should take. The headline figures need
-61 GiB of weights: an H100 has 15 GB for the cache beside them, so its cells are small; what an H200 adds is cells of the same
-shape that hold more. Everything that can be known without a GPU is not here.
+61 GiB of weights: an H100 has 15 GB for the cache beside them, so its cells are small; what an H200 adds is cells of
+the same shape that hold more. Everything that can be known without a GPU is not here.
 """
 
 from __future__ import annotations
