@@ -2,10 +2,10 @@
 
 Tokens first. A tiny model in float32 runs a batch of prompts with budgets and extensions on the device, and by torch
 definitions on the CPU: all committed tokens must be equal. In bfloat16, and for two layers of the 32B shape by
-definitions on the device itself, rounding may change a draw: then the two tokens must have been nearly as likely, and
-what is recorded is how far apart they were at each first difference. Then the trainer's packed attention with its
-gradients, and, where pytest is installed, the operators' own tests, a process for each file. Each result is written
-as soon as it is there; `--resume` leaves out what the output has.
+definitions on the device itself, rounding may change a draw: then the token that was drawn must be nearly as likely as
+the definitions' best, and the log-probabilities must agree wherever both had the same text. Then the trainer's packed
+attention with its gradients, and, where pytest is installed, the operators' own tests, a process for each file. Each
+result is written as soon as it is there; `--resume` leaves out what the output has.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +37,10 @@ from train.attention import Documents, attend
 CHILD = "S1_KERNELS"
 """Set to `reference`, it makes a process use the definitions: the pick is made once per process."""
 NEAR = 0.25
-"""Log-probability by which two tokens may differ where rounding to bfloat16 changed the draw: logits of order 10 are
-kept to 2^-8 of themselves, several times over."""
+"""What rounding to bfloat16 may change in a log-probability: logits of order 10 are kept to 2^-8 of themselves, several
+times over."""
+_BEST = 32
+"""Log-probabilities that are kept of each position."""
 _LENGTHS = (512, 200, 1000, 336)
 
 
@@ -59,10 +61,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Answer:
-    """Committed tokens of each request, and the model's two best log-probabilities at each."""
+    """Committed tokens of each request, and at each the best tokens with their log-probabilities."""
 
     tokens: list[list[int]]
-    best: list[list[list[float]]]
+    best: list[list[list[tuple[int, float]]]]
 
 
 def shapes() -> dict[str, Shape]:
@@ -80,13 +82,12 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
         opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
         prompts = [[source.randrange(engine.tokenizer.size - 3) for _ in range(5 + 17 * i)] + opener for i in range(12)]
         params = [
-            SamplingParams(max_tokens=64, temperature=0.5 * (i % 2), seed=i, ignore_eos=True, logprobs=2,
+            SamplingParams(max_tokens=64, temperature=0.5 * (i % 2), seed=i, ignore_eos=True, logprobs=_BEST,
                            thinking_token_budget=None if i % 3 == 0 else 12 + i, thinking_extensions=i % 4)
             for i in range(12)
         ]  # fmt: skip
         samples = [output.outputs[0] for output in engine.generate(prompts, params)]
-    best = [[sorted((value for _, value in one.top), reverse=True) for one in sample.logprobs or ()]
-            for sample in samples]  # fmt: skip
+    best = [[[*one.top] for one in sample.logprobs or ()] for sample in samples]
     return Answer([sample.token_ids for sample in samples], best)
 
 
@@ -100,18 +101,24 @@ def by_definition(options: Options, model: str, dtype: str, device: str) -> Answ
     return Answer(**json.loads(done.stdout))
 
 
-def compare(ours: Answer, theirs: Answer) -> dict[str, float | None]:
-    """Share of positions before each request's first difference, and the largest distance of the two best tokens at
-    one: a sampled draw may change where the noise brings them together, so those of greedy requests count."""
+def compare(ours: Answer, theirs: Answer) -> dict[str, float]:
+    """Up to each request's first difference: the share of equal tokens; `gap`, how much less likely than their best
+    token ours is there, by them (greedy requests: the noise of the others moves draws); `error`, the largest difference
+    of log-probabilities. A token beyond their best ones is as far off as two allowances."""
     same = total = 0
-    gap = 0.0
+    gap = error = 0.0
     for i, (a, b) in enumerate(zip(ours.tokens, theirs.tokens, strict=True)):
-        total += max(len(a), len(b))
-        first = next((at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
-        same += first
-        if first < min(len(a), len(b)) and i % 2 == 0:
-            gap = max(gap, theirs.best[i][first][0] - theirs.best[i][first][1])
-    return {"equal": same / total, "gap": gap}
+        shorter = min(len(a), len(b))
+        first = next((at for at in range(shorter) if a[at] != b[at]), shorter)
+        same, total = same + first, total + max(len(a), len(b))
+        for mine, best in zip(ours.best[i][: first + 1], theirs.best[i][: first + 1], strict=False):
+            values = dict(mine)
+            error = max(error, *(abs(values.get(token, value + 2 * NEAR) - value) for token, value in best[:2]))
+        if first < shorter and i % 2 == 0:
+            known = dict(theirs.best[i][first])
+            top = max(known.values())
+            gap = max(gap, top - known.get(a[first], top - 2 * NEAR))
+    return {"equal": same / total, "gap": gap, "error": error}
 
 
 def training_error(device: torch.device) -> float:
@@ -158,12 +165,11 @@ class Run:
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
         self._device = stand_in.device(options.device)
-        self._machine = record.Machine.read(torch.device(options.device))
+        asked = torch.device(options.device)
+        self._machine = record.Machine.read(asked)
         self._definitions: dict[tuple[str, str, str], Answer] = {}
-        self._known: list[Mapping[str, Any]] = []
-        if options.resume and options.output is not None and options.output.exists():
-            lines = [line for line in record.read(options.output) if line.benchmark == "correctness"]
-            self._known = [line.case for line in lines if line.figures["right"]]
+        lines = record.known(options.output, "correctness", asked) if options.resume else []
+        self._known = [line.case for line in lines if line.figures["right"]]
 
     def all(self) -> bool:
         """Everything that is not known; whether it was right."""
@@ -208,8 +214,7 @@ class Run:
         theirs = self._definitions[key]
         found = compare(ours, theirs)
         exact = tiny and dtype == "float32"
-        right = found["equal"] == 1.0 if exact else (found["gap"] or 0.0) < NEAR
-        return found | {"right": float(right)}
+        return found | {"right": float(found["equal"] == 1.0 if exact else max(found["gap"], found["error"]) < NEAR)}
 
     def _training(self) -> dict[str, float | None]:
         error = training_error(self._device)

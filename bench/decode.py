@@ -147,9 +147,14 @@ class Lane:
     def label(self) -> str:
         return self.name if self.budget is None else f"{self.name}, budget {self.budget}"
 
-    def warm(self, case: Case, ids: list[list[int]]) -> None:
-        """Everything that a first run brings: prefill, compiled kernels, captured steps."""
-        self._window(case, ids, SHORT) if self.worker.name == "engine" else self.worker.run(ids, SHORT)
+    def warm(self, case: Case, ids: list[list[int]], tokens: int) -> None:
+        """Everything that a first run brings: prefill, compiled kernels, captured steps. A peer also runs as long as it
+        is going to be: transformers compiles for the longest request so far."""
+        if self.worker.name == "engine":
+            self._window(case, ids, SHORT)
+        else:
+            for length in (SHORT, SHORT + tokens):
+                self.worker.run(ids, length)
 
     def run(self, case: Case, ids: list[list[int]], tokens: int) -> Timed:
         """One round."""
@@ -223,7 +228,7 @@ def measure(case: Case, lanes: Sequence[Lane], ids: list[list[int]], tokens: int
     """Time every lane `rounds` times, in an order that turns, after a warm-up."""
     timed: dict[str, list[Timed]] = {lane.label: [] for lane in lanes}
     for lane in lanes:
-        lane.warm(case, ids)
+        lane.warm(case, ids, tokens)
     for turn in range(rounds):
         for lane in lanes if turn % 2 == 0 else reversed(lanes):
             timed[lane.label].append(lane.run(case, ids, tokens))
@@ -256,6 +261,12 @@ def limits_of(options: Options, model: DecoderShape, rates: Device) -> tuple[Lim
     return ours, plain
 
 
+def together(engines: tuple[str, ...], device: torch.device) -> list[tuple[str, ...]]:
+    """Engines whose processes are there at once: one on a GPU, for each fills the card; all of them, in turn, on a CPU,
+    whose bandwidth drifts."""
+    return [(name,) for name in engines] if device.type == "cuda" else [engines]
+
+
 class Run:
     """One invocation: the options, what follows from them, and the records so far."""
 
@@ -271,24 +282,26 @@ class Run:
         self._model = ModelConfig.load(self._folder)
         self._ceilings = ceilings.measure(self._device)
         self._limits, self._plain = limits_of(options, self._model, self._ceilings.limits_of(self._device))
-        self._known = _known(options)
+        lines = record.known(options.output, "decode", self._device) if options.resume else []
+        self._known = {_key(line.case): line for line in lines}
         self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
         self._ours: dict[Case, list[float]] = {}
         """Round medians of this engine, which the others are compared with."""
 
     def all(self) -> bool:
         """Every case, in order; a table and a record for each lane as it is done. Whether all could be measured."""
-        engines = ("engine", *self._options.against)
-        # On a GPU one process at a time: each fills the card. A CPU's bandwidth drifts, so there they take turns.
-        groups = [(name,) for name in engines] if self._device.type == "cuda" else [engines]
-        done = [self._group(names) for names in groups]
+        done = [self._group(names) for names in together(("engine", *self._options.against), self._device)]
         return all(done)
 
     def _group(self, names: tuple[str, ...]) -> bool:
         cases, good = [case for case in self._options.cases if not self._is_known(case, names)], True
         while cases:
             with ExitStack() as stack:
-                lanes = self._start(names, stack)
+                try:
+                    lanes = self._start(names, stack)
+                except WorkerFailed as error:  # nothing that it could run, but others may
+                    self._console.print(str(error), markup=False)
+                    return False
                 machine = record.Machine.read(self._device, {lane.name: lane.worker.version for lane in lanes})
                 while cases:
                     case = cases.pop(0)
@@ -403,13 +416,6 @@ class Run:
         return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
                 "context": case.context, "budget": budget,
                 **(self._eight_bits if engine == OURS else {}), **self._products}  # fmt: skip
-
-
-def _known(options: Options) -> dict[str, record.Record]:
-    """The results that `output` has, where they are not to be measured again."""
-    if not options.resume or options.output is None or not options.output.exists():
-        return {}
-    return {_key(line.case): line for line in record.read(options.output) if line.benchmark == "decode"}
 
 
 def _key(case: Mapping[str, Any]) -> str:

@@ -10,12 +10,12 @@ operators inside that call, by a clock of its own, for one layer.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -332,9 +332,8 @@ def main(options: Options) -> None:
     for column in ("operator", "size", "us", "GB/s", "TFLOP/s", "share", "reads us", "torch us"):
         table.add_column(column, justify="left" if column in ("operator", "size") else "right")
     shape = stand_in.shape(shape_name)
-    known: list[Mapping[str, Any]] = []
-    if options.resume and options.output is not None and options.output.exists():
-        known = [line.case for line in record.read(options.output) if line.benchmark == "kernels"]
+    lines = record.known(options.output, "kernels", torch.device(name)) if options.resume else []
+    known = [line.case for line in lines]
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
         sources += [attention(shape, batch, context, device, dtype) for context in options.context]

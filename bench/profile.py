@@ -1,14 +1,15 @@
 """`python -m bench.profile`: where a decode step's time goes: kernels by name, and what lies between them.
 
-The engine decodes as it always does, captured steps and all, while torch's profiler writes down every kernel. A step is
-what the engine's own clock says; what no kernel fills is gaps between them. On a CPU the operators of torch are listed;
-native calls do not show there.
+The engine decodes as it always does, captured steps and all, while torch's profiler writes down every kernel. Steps in
+which all prompts decode and none is prefilled are what counts, between their ends by the engine's own clock; what no
+kernel fills is gaps. On a CPU the operators of torch are listed; native calls do not show there.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
@@ -29,6 +30,7 @@ from bench.decode import Case, prompts
 from engine import Engine, SamplingParams
 
 _SHOWN = 14
+_MARK = "where the engine's clock meets the profiler's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +70,37 @@ def spent(kernels: Iterable[tuple[str, float, float]]) -> tuple[list[Spent], flo
 
 
 def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[list[Spent], dict[str, float]]:
-    """(kernels of `steps` decode steps, figures per step). The prompts' pages are there already."""
-    params = SamplingParams(max_tokens=steps, ignore_eos=True, thinking_format="none")
+    """(kernels of decode steps, figures per step). Prompts begin to decode one after the other: the first of them write
+    so many tokens more that all decode together for about `steps` steps."""
+    params = SamplingParams(max_tokens=case.ahead + steps, ignore_eos=True, thinking_format="none")
     engine.generate(ids, params)
     cuda = torch.cuda.is_available() and stand_in.card() is None
-    activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    wanted, activities = DeviceType.CPU, [ProfilerActivity.CPU]
+    if cuda:
+        wanted, activities = DeviceType.CUDA, [*activities, ProfilerActivity.CUDA]
     # Operators of a CPU are those of the engine's own thread.
     settings = None if cuda else _ExperimentalConfig(profile_all_threads=True)
-    with profile(activities=[activity], experimental_config=settings) as profiler, engine.clocked() as times:
+    with profile(activities=activities, experimental_config=settings) as profiler, engine.clocked() as times:
+        marked = time.perf_counter()
+        with record_function(_MARK):
+            pass
         engine.generate(ids, params)
-    wanted = DeviceType.CUDA if cuda else DeviceType.CPU
-    kernels = [(event.name, float(event.time_range.start), float(event.time_range.end))
-               for event in profiler.events() or () if event.device_type == wanted]  # fmt: skip
-    totals, filled = spent(kernels)
-    full = [one.seconds * 1e6 for one in times if one.decodes == len(ids) and not one.prefill]
-    all_steps = sum(one.seconds for one in times) * 1e6
-    figures = {
-        "step_us": statistics.median(full), "kernels_us": filled / len(times), "launches": len(kernels) / len(times),
-        "gaps_us": max(0.0, all_steps - filled) / len(times),
+    events = profiler.events() or ()
+    mark = next(event.time_range.start for event in events if event.name == _MARK)
+    full = [one for one in times if one.decodes == len(ids) and not one.prefill][-steps - 1 :]
+    if len(full) < 2:
+        raise SystemExit(f"bench.profile: all {len(ids)} prompts decoded in {len(full)} steps; raise --steps")
+    begin, end = (mark + (full[at].ended - marked) * 1e6 for at in (0, -1))
+    totals, filled = spent(
+        (event.name, float(event.time_range.start), float(event.time_range.end)) for event in events
+        if event.device_type == wanted and event.cpu_parent is None and begin <= event.time_range.start < end
+    )  # fmt: skip
+    count = len(full) - 1
+    return totals, {
+        "step_us": statistics.median(one.seconds for one in full[1:]) * 1e6, "steps": count,
+        "kernels_us": filled / count, "launches": sum(one.count for one in totals) / count,
+        "gaps_us": max(0.0, end - begin - filled) / count,
     }  # fmt: skip
-    return totals, figures
 
 
 def main(options: Options) -> None:

@@ -101,6 +101,14 @@ def read(file: Path) -> list[Record]:
     return records
 
 
+def known(file: Path | None, benchmark: str, device: torch.device) -> list[Record]:
+    """What `file` has of a benchmark on this device; nothing where there is no file."""
+    if file is None or not file.exists():
+        return []
+    name = device_name(device)
+    return [line for line in read(file) if (line.benchmark, line.device) == (benchmark, name)]
+
+
 def commit() -> str:
     """The repository's short commit, with `+` where tracked or new files differ from it; S1_COMMIT, where that is set:
     for copies without the history."""

@@ -21,6 +21,8 @@ class StepTime:
     """Tokens of prompts that went through the decoder."""
     keys: int
     """Keys that the decoding sequences saw, all together."""
+    ended: float
+    """When, by `time.perf_counter`."""
 
 
 class StepClock:
@@ -33,11 +35,11 @@ class StepClock:
 
     def end(self, step: Step, launched: float) -> None:
         """The step, launched at that `time.perf_counter`, has been read."""
-        now = time.perf_counter()
-        if self.times is not None:
+        now, times = time.perf_counter(), self.times  # whoever asks may stop asking meanwhile
+        if times is not None:
             since = launched if self._ended is None else self._ended
             decodes = len(step.decodes)
-            self.times.append(StepTime(now - since, decodes, step.tokens - decodes, step.keys))
+            times.append(StepTime(now - since, decodes, step.tokens - decodes, step.keys, now))
         self._ended = now
 
     def rest(self) -> None:

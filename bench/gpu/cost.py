@@ -137,12 +137,12 @@ def prefill_seconds(options: prefill.Options, card: Device) -> float:
 
 
 def profile_seconds(options: profile.Options, card: Device) -> float:
-    """`bench.profile`: prefill, steps without the profiler and with it, and its own work."""
+    """`bench.profile`: prefill, all steps without the profiler and with it, and its own work."""
     limits, seconds = Limits(SHAPES[options.shape], card), START + DRAW
     for cell in options.cells:
-        batch, context = map(int, cell.split("x"))
-        seconds += batch * limits.prefill_seconds(context) / PREFILL + 10
-        seconds += 8 * options.steps * limits.step_seconds(batch, context) / DECODE
+        case = decode.Case(*map(int, cell.split("x")))
+        seconds += case.batch * limits.prefill_seconds(case.context) / PREFILL + 10
+        seconds += 2 * (case.ahead + options.steps) * limits.step_seconds(case.batch, case.context) / DECODE
     return seconds
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench import decode, record
 from bench.checkpoints import checkpoint
-from bench.decode import Case, Measured, Options, Timed, figures, prompts, ratio, step_seconds
+from bench.decode import Case, Lane, Measured, Options, Timed, figures, prompts, ratio, step_seconds
 from bench.peers import engine_worker
 from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.shapes import SHAPES
@@ -67,6 +69,39 @@ def test_a_cell_costs_one_prefill(tmp_path):
     assert answer["keys"] == pytest.approx(3 * (200 + steps / 2), abs=2 * 32), "no prompt far ahead any more"
 
 
+def test_a_gpu_has_one_engine_at_a_time_which_captures_before_it_is_timed(tmp_path):
+    engines = ("engine", "transformers", "vllm")
+    assert decode.together(engines, torch.device("cuda", 0)) == [("engine",), ("transformers",), ("vllm",)]
+    assert decode.together(engines, torch.device("cpu")) == [engines]
+    here = asdict(setup_of(tmp_path))
+    assert [engine_worker.config_of(here | {"device": name})["capture_at_start"] for name in ("cuda", "cpu")] == [1, 0]
+
+
+def test_what_is_timed_was_run_before():
+    """Every lane once, with the cell's own prompts, before the first round of any: no compile or capture is timed."""
+    case, runs = Case(2, 30), []
+
+    class Noted:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def window(self, ids, steps, ahead, **extra):
+            runs.append((self.name, ids, steps))
+            return [0.1] * steps, 1.0
+
+        def run(self, ids, tokens):
+            runs.append((self.name, ids, tokens))
+            return tokens / 10
+
+    ids = prompts(case, 50, [])
+    lanes = [Lane(cast(Worker, Noted("engine"))), Lane(cast(Worker, Noted("engine")), budget=4),
+             Lane(cast(Worker, Noted("vllm")))]  # fmt: skip
+    decode.measure(case, lanes, ids, tokens=20, rounds=2)
+    short, long = decode.SHORT, decode.SHORT + 20
+    assert runs[:4] == [("engine", ids, short), ("engine", ids, short), ("vllm", ids, short), ("vllm", ids, long)]
+    assert [steps for name, _, steps in runs[4:] if name == "engine"] == [20] * 4
+
+
 def test_prompts_end_in_the_opener():
     made = prompts(Case(3, 10), 50, [60, 61])
     assert [len(ids) for ids in made] == [10, 10, 10] and all(ids[-2:] == [60, 61] for ids in made)
@@ -101,22 +136,27 @@ def test_cells_are_run_in_their_order():
     assert Options(batch=(1, 2), context=(3, 4)).cases == [Case(1, 3), Case(1, 4), Case(2, 3), Case(2, 4)]
 
 
-def test_a_run_against_transformers(tmp_path):
-    output = tmp_path / "out.jsonl"
-    command = [
-        sys.executable, "-m", "bench.decode", "--shape", "tiny", "--batch", "2", "--context", "16", "--budget", "8",
-        "--tokens", "24", "--rounds", "1", "--against", "transformers", "--device", "cpu", "--threads", "1",
-        "--cache", str(tmp_path), "--output", str(output),
-    ]  # fmt: skip
-    done = subprocess.run([*command], cwd=record.ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+def test_a_run_against_its_peers(tmp_path):
+    """This engine in 8 bits, with budgets, and in 16, which is a lane of its own judged by its own bytes; transformers.
+    What the output has already is not measured again."""
+    output, told = tmp_path / "out.jsonl", Console(file=StringIO(), width=200)
+    options = Options(
+        shape="tiny", dtype="float32", batch=(2,), context=(16,), budget=(8,), tokens=16, rounds=1, quantization="int8",
+        against=("transformers", "unquantized"), device="cpu", threads=1, cache=tmp_path, output=output,
+    )  # fmt: skip
+    assert decode.Run(options, told).all()
     lines = record.read(output)
-    lanes = [(line.case["engine"], line.case["budget"]) for line in lines]
-    assert lanes == [("s1-engine", None), ("s1-engine", 8), ("transformers", None)]
-    assert "ratio" not in lines[0].figures and lines[2].figures["ratio"] > 0
-    assert lines[0].figures["step_ms"] > 0 and "transformers" in lines[0].versions
-    again = subprocess.run([*command, "--resume"], cwd=record.ROOT, capture_output=True, text=True, timeout=240)
-    assert "in the output already" in again.stdout and len(record.read(output)) == 3
+    lanes = [(line.case["engine"], line.case["budget"], line.case.get("quantization")) for line in lines]
+    ours = "s1-engine"
+    assert lanes == [
+        (ours, None, "int8"), (ours, 8, "int8"), ("transformers", None, None), (f"{ours}, unquantized", None, None)
+    ]  # fmt: skip
+    eight, budget, peer, sixteen = (line.figures for line in lines)
+    assert "ratio" not in eight and min(figures["ratio"] for figures in (peer, sixteen)) > 0
+    assert eight["step_ms"] > 0 and budget["step_ms"] > 0 and "transformers" in lines[0].versions
+    assert sixteen["GBps"] * sixteen["step_ms"] > 2 * eight["GBps"] * eight["step_ms"]
+    decode.Run(replace(options, resume=True), told).all()
+    assert "in the output already" in told.file.getvalue() and record.read(output) == lines
 
 
 def setup_of(folder: Path) -> Setup:
@@ -127,23 +167,6 @@ def setup_of(folder: Path) -> Setup:
 def test_a_worker_that_cannot_start_says_why(tmp_path):
     with pytest.raises(WorkerFailed, match=r"engine ended; its last words: .*absent"):
         Worker("engine_worker.py", setup_of(tmp_path / "absent"), tmp_path / "log")
-
-
-def test_eight_bits_beside_sixteen(tmp_path):
-    """The same engine without them is a lane of its own, judged by its own bytes."""
-    output = tmp_path / "lines"
-    command = [
-        *(sys.executable, "-m", "bench.decode", "--shape", "tiny", "--dtype", "float32", "--threads", "1"),
-        *("--quantization", "int8", "--against", "unquantized", "--batch", "2", "--context", "16", "--tokens", "16"),
-        *("--rounds", "1", "--cache", str(tmp_path), "--output", str(output)),
-    ]
-    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    eight, sixteen = record.read(output)
-    assert eight.case["quantization"] == "int8" and "quantization" not in sixteen.case
-    assert sixteen.case["engine"] == "s1-engine, unquantized" and sixteen.figures["ratio"] > 0
-    moved = [line.figures["GBps"] * line.figures["step_ms"] for line in (eight, sixteen)]
-    assert moved[1] > 2 * moved[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
@@ -168,9 +191,3 @@ def test_a_worker_that_does_not_answer_is_killed(tmp_path):
         with pytest.raises(WorkerFailed, match="no answer within 0 s"):
             worker.run([[1, 2]], 50, seconds=0)
         assert worker._process.poll() is not None
-
-
-def test_ceilings_are_positive_and_judge_a_cpu_by_reads():
-    found = decode.ceilings.measure_here(torch.device("cpu"), buffer_bytes=2**22, matmul_size=64)
-    assert min(found.copy, found.read, found.flops) > 0 and found.fp8_flops is None
-    assert found.limits_of(torch.device("cpu")).bandwidth == found.read

@@ -20,17 +20,30 @@ def test_every_part_is_run():
     assert {file.stem.removeprefix("test_") for file in files} == {part for parts in PARTS for part in parts}
 
 
+def interpreted(*arguments: str) -> str:
+    """What pytest prints with every kernel in the interpreter; it has to pass."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "S1_KERNELS": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    return run.stdout
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the same tests run on it for real")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("parts", PARTS, ids=" ".join)
 def test_the_kernels_equal_their_definitions_in_the_interpreter(parts):
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "S1_KERNELS": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    files = [f"tests/kernels/interpreter/test_{part}.py" for part in parts]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout and "skipped" not in run.stdout
+    printed = interpreted("-m", "not slow", *(f"tests/kernels/interpreter/test_{part}.py" for part in parts))
+    assert " passed" in printed and "skipped" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the same tests run on it for real")
+@pytest.mark.timeout(900)
+def test_the_slow_ones_too():
+    printed = interpreted("-m", "slow", "tests/kernels/interpreter")
+    assert " passed" in printed and "skipped" not in printed
 
 
 CONFORMANCE = [
@@ -43,10 +56,4 @@ CONFORMANCE = [
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the whole conformance suite can run on it")
 @pytest.mark.timeout(900)
 def test_the_engine_conforms_with_kernels_on():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "S1_KERNELS": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    names = [f"tests/conformance/{name}" for name in CONFORMANCE]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *names]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert f"{len(CONFORMANCE)} passed" in run.stdout
+    assert f"{len(CONFORMANCE)} passed" in interpreted(*(f"tests/conformance/{name}" for name in CONFORMANCE))

@@ -53,7 +53,10 @@ def compare(logits: torch.Tensor, tables, machine, slots, vocab: int, needs: Sam
     assert torch.equal(got.masked[good], want.masked[good])
 
 
-FLAGS = [f for f in itertools.product((False, True), repeat=5) if f[0] or not f[1]]
+FLAGS = [
+    flags if sum(flags[2:]) in (0, 3) or not flags[0] else pytest.param(*flags, marks=pytest.mark.slow)
+    for flags in itertools.product((False, True), repeat=5) if flags[0] or not flags[1]
+]
 
 
 @pytest.mark.parametrize("noise, filters, penalties, bias, masked", FLAGS)
@@ -68,7 +71,7 @@ def test_equals_the_definition(device, noise, filters, penalties, bias, masked):
     compare(logits, tables, machine, slots, VOCAB - 5, needs, near=20.0)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 7, 64])
+@pytest.mark.parametrize("batch", [0, 1, 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_batches(device, batch):
     """64 rows share the eight slots: equal parameters and noise, other logits."""
     tables, machine = make_tables(device, 700)
