@@ -2,7 +2,8 @@
 
 Each part is a benchmark of its own in a process of its own with a time limit: one that raises, hangs or runs out of
 memory costs the others nothing, and when it ends all that it started ends with it. The same command is given again and
-again: parts that are done are left out, unfinished ones go on where they can.
+again: parts that are done on this card are left out, unfinished ones go on where they can. `--only PART --again` runs
+one anew.
 
 `--out` has everything that is worth keeping, at most eight files: results.jsonl (a line as soon as a figure is there),
 log.txt, state.json and the tuner's table. What a machine loses between two calls is laid there again: `--state` keeps a
@@ -45,6 +46,8 @@ FILES = (RESULTS, LOG, STATE, GEMM_TABLE)
 """What a day leaves in its folder."""
 _PATIENCE = 60.0
 """Seconds that a part which resumes is worth starting for."""
+_DYING = 20.0
+"""Seconds after which a process that was killed is not going to end."""
 _LAST_LINES = 25
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -56,8 +59,10 @@ KEPT = Path(tempfile.gettempdir()) / "s1-gpu-day"
 class Options:
     only: tuple[str, ...] = ()
     """Names of parts to run; without them all, in order."""
-    minutes: float = 9.3
-    """Most the whole call may take; what does not fit is left for the next call."""
+    again: bool = False
+    """Run them from their start, also where they are done."""
+    minutes: float = 9.0
+    """Most that all parts of this call may take; what does not fit is left for the next one."""
     out: Path = Path("gpu-day")
     """Folder for what is worth keeping."""
     state: Path = KEPT
@@ -79,25 +84,25 @@ class Outcome:
     """How a part ended."""
 
     part: str
-    state: Literal["done", "done before", "failed", "out of time", "not started"]
+    state: Literal["done", "done before", "failed", "out of time", "stuck", "not started"]
     seconds: float = 0.0
     lines: int = 0
     why: str = ""
 
 
 class Day:
-    """The folder of the results, its copy, and the parts that have been run."""
+    """The folder of the results, its copy, and the parts that are done on a card."""
 
-    def __init__(self, options: Options, console: Console) -> None:
-        self.options, self.console = options, console
+    def __init__(self, options: Options, console: Console, card: str) -> None:
+        self.options, self.console, self._card = options, console, card
         self.out, self._kept = options.out.resolve(), options.state.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
         self._kept.mkdir(parents=True, exist_ok=True)
         if options.cache is not None and not (self._kept / CACHE).exists():
             shutil.copytree(options.cache, self._kept / CACHE)
+        self._done: dict[str, list[str]] = {}
         self._gather()
-        state = self.out / STATE
-        self.done: set[str] = set(json.loads(state.read_text())["done"]) if state.exists() else set()
+        self.done = set(self._done.get(card, ()))
 
     @property
     def results(self) -> Path:
@@ -115,8 +120,9 @@ class Day:
     def finish(self, part: Part) -> None:
         """The part is done for good."""
         self.done.add(part.name)
+        self._done[self._card] = sorted(self.done)
         temporary = self.out / f"{STATE}.new"
-        temporary.write_text(json.dumps({"done": sorted(self.done)}))
+        temporary.write_text(json.dumps({"done": self._done}))
         temporary.replace(self.out / STATE)
 
     def keep(self) -> None:
@@ -125,17 +131,22 @@ class Day:
         files = sorted(path for path in self.out.rglob("*") if path.is_file())
         for extra in sorted(files, key=lambda path: path not in own)[MOST_FILES:]:
             (self._kept / "left out").mkdir(exist_ok=True)
-            shutil.move(extra, self._kept / "left out" / extra.name)
+            shutil.move(extra, self._kept / "left out" / "-".join(extra.relative_to(self.out).parts))
             self.console.print(f"{extra.name} is one file too many of {MOST_FILES}: it is in {self._kept / 'left out'}")
+        if (self.out / LOG).exists():
+            _cut(self.out / LOG)
         for name in FILES:
-            source = self.out / name
-            if source.exists():
-                _cut(source)
-                shutil.copy2(source, self._kept / f"{name}.new")
-                (self._kept / f"{name}.new").replace(self._kept / name)
+            self.copy(name)
+
+    def copy(self, name: str) -> None:
+        """Copy one file to the machine's own folder, if it is there."""
+        if (self.out / name).exists():
+            shutil.copy2(self.out / name, self._kept / f"{name}.new")
+            (self._kept / f"{name}.new").replace(self._kept / name)
 
     def _gather(self) -> None:
-        """Lay out what earlier calls left: lines of all, in order, each once; the newest of the other files."""
+        """Lay out what earlier calls left: lines and finished parts of all; of the other files the machine's own, which
+        are never older than what was brought."""
         folders = [folder for folder in (self.options.resume_from, self._kept, self.out) if folder is not None]
         lines: dict[bytes, None] = {}
         for folder in folders:
@@ -145,11 +156,14 @@ class Day:
         if lines:
             (self.out / f"{RESULTS}.new").write_bytes(b"\n".join(lines) + b"\n")
             (self.out / f"{RESULTS}.new").replace(self.results)
+        for folder in folders:
+            if (folder / STATE).exists():
+                for card, names in json.loads((folder / STATE).read_text())["done"].items():
+                    self._done[card] = sorted({*names, *self._done.get(card, ())})
         for name in (LOG, STATE, GEMM_TABLE):
             found = [folder / name for folder in folders if (folder / name).exists()]
-            newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
-            if newest is not None and newest != self.out / name:
-                shutil.copy2(newest, self.out / name)
+            if found and found[-1] != self.out / name:
+                shutil.copy2(found[-1], self.out / name)
 
 
 def _cut(file: Path) -> None:
@@ -163,7 +177,7 @@ def command(part: Part, options: Options, day: Day) -> tuple[list[str], dict[str
     """(arguments of `python -m`, environment) of a part."""
     fill: Callable[[str], str] = lambda text: text.replace("{out}", str(day.out))  # noqa: E731
     peer = ("vllm", "--peer-python", options.peer_python) if part.peers and options.peer_python is not None else ()
-    resume = ("--resume",) if part.resumes else ()
+    resume = ("--resume",) if part.resumes and not options.again else ()
     arguments = [part.module, *map(fill, part.arguments), *peer, "--output", str(day.results), *resume]
     caches = {"TRITON_CACHE_DIR": str(options.state.resolve() / CACHE), ceilings.FILE: str(day.results)}
     environment = {"PYTHONUNBUFFERED": "1", **{name: fill(value) for name, value in part.environment.items()}}
@@ -185,15 +199,19 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
         begin = log.tell()
         spared = set(_descendants(os.getpid()))
         process = _start(*command(part, options, day), log.fileno(), _forks(part, options))
-        code = None
+        code, size = None, -1
         try:
             while (code := process.poll()) is None and time.monotonic() - start < limit:
                 time.sleep(0.05)
+                if day.results.exists() and size != (size := day.results.stat().st_size):
+                    day.copy(RESULTS)  # this call may be killed as well
         finally:
-            _end_all(spared)
+            stuck = _end_all(spared)
             day.mend()
     taken, text = time.monotonic() - start, (day.out / LOG).read_bytes()[begin:].decode(errors="replace").strip()
     lines = day.lines() - before
+    if stuck:
+        return Outcome(part.name, "stuck", taken, lines, f"processes {stuck} cannot be killed, and hold the card")
     if code == 0:
         day.finish(part)
         day.console.print(text, markup=False, highlight=False)
@@ -269,16 +287,18 @@ def adopt_orphans() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _end_all(spared: set[int]) -> None:
+def _end_all(spared: set[int]) -> list[int]:
     """Kill all descendants of this process but the spared, until there are none: what an ended part leaves behind holds
-    memory of the card."""
-    while left := [pid for pid in _descendants(os.getpid()) if pid not in spared]:
+    memory of the card. Those that do not end, as where a driver hangs."""
+    deadline = time.monotonic() + _DYING
+    while (left := [pid for pid in _descendants(os.getpid()) if pid not in spared]) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):  # a grandchild: its parent, or this process, comes to it
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(0.01)
+    return left
 
 
 def _descendants(root: int) -> list[int]:
@@ -300,15 +320,20 @@ def _descendants(root: int) -> list[int]:
     return found
 
 
-def run(options: Options, console: Console, parts: tuple[Part, ...]) -> list[Outcome]:
-    """All parts within the minutes; what they printed, and what became of each."""
+def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) -> list[Outcome]:
+    """All parts within the minutes; what they printed, and what became of each. What is done on another card, or in a
+    rehearsal, which is a `card` of its own, is not done on this one."""
     adopt_orphans()
-    day, deadline = Day(options, console), time.monotonic() + options.minutes * 60
+    day, deadline = Day(options, console, card), time.monotonic() + options.minutes * 60
+    chosen = [part for part in parts if not options.only or part.name in options.only]
+    if options.again:
+        day.done -= {part.name for part in chosen}
     outcomes: list[Outcome] = []
-    for part in parts:
-        if options.only and part.name not in options.only:
-            continue
+    for part in chosen:
         left = deadline - time.monotonic()
+        if part.after and part.name not in day.done and part.after not in day.done:
+            outcomes.append(Outcome(part.name, "not started", why=f"{part.after} comes first"))
+            continue
         if part.name not in day.done and left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
             outcomes.append(Outcome(part.name, "not started", why="out of minutes: give the same command again"))
             continue
@@ -316,6 +341,8 @@ def run(options: Options, console: Console, parts: tuple[Part, ...]) -> list[Out
             console.print(f"[bold]{part.name}[/bold], at most {min(left, part.limit):.0f} s")
         outcomes.append(run_part(part, options, day, min(left, part.limit)))
         day.keep()
+        if outcomes[-1].state == "stuck":
+            break
     table = Table("part", "", "s", "results", "why")
     for outcome in outcomes:
         table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), outcome.why)
@@ -339,6 +366,8 @@ def main(options: Options) -> int:
     if card is None:
         raise SystemExit(f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
                          "give --rehearse H100 to run one on the CPU, or --plan H100 to see it")  # fmt: skip
+    if options.resume_from is not None and not options.resume_from.is_dir():
+        raise SystemExit(f"bench.gpu_day: --resume-from {options.resume_from} is no folder")
     unknown = set(options.only) - {part.name for part in PLANS[card.name]}
     if unknown:
         raise SystemExit(f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "
@@ -346,7 +375,9 @@ def main(options: Options) -> int:
     if options.rehearse is not None:
         importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
     console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
-    return int(any(outcome.state == "failed" for outcome in run(options, console, PLANS[card.name])))
+    which = card.name if options.rehearse is None else f"rehearsal of {card.name}"
+    outcomes = run(options, console, PLANS[card.name], which)
+    return int(any(outcome.state in ("failed", "stuck") for outcome in outcomes))
 
 
 if __name__ == "__main__":

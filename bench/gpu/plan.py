@@ -30,6 +30,8 @@ class Part:
     """What is known after it."""
     resumes: bool = True
     """It takes --resume, and leaves out what the results have: worth starting with less time than it needs in all."""
+    after: str = ""
+    """A part that has to be done first."""
     peers: bool = False
     """vLLM can follow in its arguments, where an interpreter that has it is named."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -101,15 +103,15 @@ def plan(card: Device) -> tuple[Part, ...]:
                 "--kv-cache-dtype", "fp8"),
         Part("gemm", "bench.gemm", ("--table", "{out}/" + GEMM_TABLE), 240,
              "our product against cuBLAS, and the table that says which to take"),
-        _decode("decode_tuned", cells.tuned, 180, "bf16 with that table", environment=tuned),
+        _decode("decode_tuned", cells.tuned, 180, "bf16 with that table", environment=tuned, after="gemm"),
         Part("training", "bench.train", ("--shape", "qwen2.5-0.5b", *trained, "4096", "--batch-size", "4", "--steps",
              "4", "--rounds", "2"), 120, "0.5B, all parameters", resumes=False),
         Part("training_7b_lora", "bench.train", ("--shape", "qwen2.5-7b", *trained, "4096", "--batch-size", "4",
              "--steps", "3", "--rounds", "1", "--checkpointing", "full", "--settings", "lora={rank: 16}"), 150,
              "7B, LoRA", resumes=False),
-        Part("training_32b_slice", "bench.train", ("--shape", "qwen2.5-32b", "--layers", "4", *trained, "8192",
+        Part("training_32b_slice", "bench.train", ("--shape", "qwen2.5-32b", "--layers", "3", *trained, "8192",
              "--batch-size", "2", "--steps", "3", "--rounds", "1", "--checkpointing", "selective"), 150,
-             "four layers of 32B and its head", resumes=False),
+             "three layers of 32B and its head", resumes=False),
         Part("client_loop", "bench.budgets", ("--shape", "qwen2.5-0.5b", "--device", "cuda", "--batch", "32",
              "--context", "256", "--budget", "500", "1000", "2000", "--rounds", "2"), 180,
              "budget forcing inside against a loop of requests, 0.5B", resumes=False),

@@ -66,9 +66,9 @@ def main() -> None:
     console = Console(width=120, file=sys.stderr)
     killer = threading.Thread(target=kill_the_first, args=("decode", out / gpu_day.RESULTS, 3), daemon=True)
     killer.start()
-    first = run(options, console, tuple(parts))
+    first = run(options, console, tuple(parts), card)
     again = [part for part in parts if part.name not in MISBEHAVING]
-    second = run(options, console, tuple(again))
+    second = run(options, console, tuple(again), card)
     print(json.dumps([[(one.part, one.state, one.why) for one in outcomes] for outcomes in (first, second)]))
 
 

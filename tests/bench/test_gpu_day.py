@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from rich.console import Console
 from bench import gpu_day
 from bench.checkpoints import checkpoint
 from bench.gpu.plan import GEMM_TABLE, Part
-from bench.gpu_day import LOG, MOST_FILES, RESULTS, STATE, Options, run
+from bench.gpu_day import LOG, MOST_FILES, RESULTS, STATE, Options, Outcome
 from bench.record import ROOT
 from bench.shapes import SHAPES
 
@@ -29,7 +31,12 @@ PROGRAMS = {
         import subprocess, time
         print('child', subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True)
         time.sleep(60)""",
-    "waits": "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(60)",
+    "waits": """
+        import os, sys, time
+        open(sys.argv[sys.argv.index('--output') + 1], 'a').write('{"of": "waits"}\\n')
+        time.sleep(0.5)
+        print('pid', os.getpid(), flush=True)
+        time.sleep(60)""",
     "hungry": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))\nx = bytearray(2**30)",
     "tells": """
         import os, sys
@@ -71,6 +78,10 @@ def options(tmp_path):
         return Options(**{"out": tmp_path / "out", "state": tmp_path / "state", **more})  # type: ignore[arg-type]
 
     return make
+
+
+def run(options: Options, console: Console, parts: tuple[Part, ...], card: str = "H100") -> list[Outcome]:
+    return gpu_day.run(options, console, parts, card)
 
 
 def quiet() -> Console:
@@ -119,7 +130,7 @@ def test_the_workers_of_a_part_end_with_it(part, options, tmp_path, monkeypatch)
     folder = checkpoint(tmp_path, SHAPES["tiny"])
     program = HOLDS.format(folder=str(folder), log=str(tmp_path / "worker.log"))
     (tmp_path / "programs" / "part_holds.py").write_text(program)
-    day, log, start = gpu_day.Day(options(), quiet()), tmp_path / "out" / LOG, gpu_day._start
+    day, log, start = gpu_day.Day(options(), quiet(), "H100"), tmp_path / "out" / LOG, gpu_day._start
     gpu_day.adopt_orphans()
 
     def until_its_worker_runs(*given):  # so that the limit ends it while its worker is there, however slow the start is
@@ -149,12 +160,12 @@ from rich.console import Console
 from bench.gpu.plan import Part
 from bench.gpu_day import Options, run
 parts = tuple(Part(name, "part_" + name, (), 60) for name in sys.argv[3:])
-run(Options(out=Path(sys.argv[1]), state=Path(sys.argv[2])), Console(file=io.StringIO()), parts)
+run(Options(out=Path(sys.argv[1]), state=Path(sys.argv[2])), Console(file=io.StringIO()), parts, "H100")
 """
 
 
 def test_a_call_that_is_killed_loses_nothing(part, options, tmp_path):
-    """And leaves nothing behind; the folder of the results may be emptied besides."""
+    """Also of the part that it was in, and leaves nothing behind; the folder of the results may be emptied besides."""
     out, state = tmp_path / "out", tmp_path / "state"
     command = [sys.executable, "-c", DAY, str(out), str(state), "tells", "waits"]
     day = subprocess.Popen(command, cwd=ROOT)
@@ -167,11 +178,11 @@ def test_a_call_that_is_killed_loses_nothing(part, options, tmp_path):
     while time.monotonic() < deadline and alive(waiting):
         time.sleep(0.05)
     assert not alive(waiting), "the part goes on without the day, and would hold the card"
-    assert lines(out) == ["tells"] and json.loads((out / STATE).read_text())["done"] == ["tells"]
+    assert lines(out) == ["tells", "waits"] and json.loads((out / STATE).read_text())["done"] == {"H100": ["tells"]}
     for file in out.iterdir():
         file.unlink()
     outcomes = run(options(), quiet(), (part("tells"),))
-    assert outcomes[0].state == "done before" and lines(out) == ["tells"]
+    assert outcomes[0].state == "done before" and lines(out) == ["tells", "waits"]
 
 
 def test_a_new_machine_goes_on_from_the_files_of_an_earlier_call(part, options, tmp_path, monkeypatch):
@@ -215,8 +226,61 @@ def test_only_runs_what_is_named(part, options):
     assert run(options(only=("other",)), quiet(), (part("raises"),)) == []
 
 
+def test_what_is_done_on_one_card_is_not_done_on_another(part, options, tmp_path, monkeypatch):
+    """Nor what was rehearsed; lines of all stay."""
+    parts = (part("tells"),)
+    for card in ("rehearsal of H100", "H100", "H200"):
+        monkeypatch.setenv("SAYS", card)
+        assert [one.state for one in run(options(), quiet(), parts, card)] == ["done"], card
+        assert [one.state for one in run(options(), quiet(), parts, card)] == ["done before"], card
+    assert len(lines(tmp_path / "out")) == 3
+    brought = options(out=tmp_path / "there", state=tmp_path / "there-state", resume_from=tmp_path / "out")
+    assert [one.state for one in run(brought, quiet(), parts, "H200")] == ["done before"]
+
+
+def test_what_was_brought_takes_nothing_from_what_is_there(part, options, tmp_path):
+    """However new its files look: the copies of a warm machine know more than what came back from an earlier call."""
+    run(options(), quiet(), (part("tells"),))
+    earlier = tmp_path / "earlier"
+    shutil.copytree(tmp_path / "out", earlier)
+    run(options(), quiet(), (Part("second", "part_tells", (), 60),))
+    for name in (STATE, LOG, RESULTS):
+        os.utime(earlier / name, (2e9, 2e9))
+        (tmp_path / "out" / name).unlink()
+    parts = (part("tells"), Part("second", "part_tells", (), 60))
+    outcomes = run(options(resume_from=earlier), quiet(), parts)
+    assert [one.state for one in outcomes] == ["done before"] * 2
+    assert "second" in (tmp_path / "out" / LOG).read_text()
+
+
+def test_again_runs_what_is_done_from_its_start(part, options, tmp_path):
+    run(options(), quiet(), (part("tells"), part("raises")))
+    outcomes = run(options(only=("tells",), again=True), quiet(), (part("tells"), part("raises")))
+    assert [(one.part, one.state) for one in outcomes] == [("tells", "done")]
+    assert lines(tmp_path / "out") == ["tells"] * 2
+    day = gpu_day.Day(options(), quiet(), "H100")
+    assert "--resume" not in gpu_day.command(part("tells"), options(again=True), day)[0]
+
+
+def test_a_part_waits_for_the_one_that_it_needs(part, options):
+    needs = part("tells", after="raises")
+    outcomes = run(options(), quiet(), (part("raises"), needs))
+    assert [one.state for one in outcomes] == ["failed", "not started"] and "raises comes first" in outcomes[1].why
+
+
+def test_a_process_that_cannot_be_killed_ends_the_day(part, options, monkeypatch):
+    """As one does that waits for a driver: the card is not free for the next part, and the call has an end."""
+    kill = os.kill
+    monkeypatch.setattr(gpu_day, "_DYING", 0.3)
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)
+    outcomes = run(options(), quiet(), (part("hangs", 1.5), part("tells")))
+    monkeypatch.setattr(os, "kill", kill)
+    assert [one.state for one in outcomes] == ["stuck"] and "cannot be killed" in outcomes[0].why
+    assert gpu_day._end_all(set()) == []
+
+
 def test_parts_are_told_where_the_results_and_tables_are(options, tmp_path):
-    day = gpu_day.Day(options(), quiet())
+    day = gpu_day.Day(options(), quiet(), "H100")
     peer = Part("peers", "bench.decode", ("--against", "transformers"), 1, peers=True)
     tuned = Part("tuned", "m", ("--table", "{out}/" + GEMM_TABLE), 1, environment={"S1_GEMM_TABLE": "{out}/t"})
     arguments, environment = gpu_day.command(peer, options(peer_python="py"), day)
@@ -231,10 +295,12 @@ def test_the_cache_of_the_kit_is_laid_out_once(options, tmp_path):
     (tmp_path / "carried").mkdir()
     (tmp_path / "carried" / "kernel").write_text("x")
     for _ in range(2):
-        gpu_day.Day(options(cache=tmp_path / "carried"), quiet())
+        gpu_day.Day(options(cache=tmp_path / "carried"), quiet(), "H100")
     assert (tmp_path / "state" / "triton" / "kernel").read_text() == "x"
 
 
-def test_without_a_gpu_the_day_says_what_can_be_done():
-    done = subprocess.run([sys.executable, "-m", "bench.gpu_day"], cwd=ROOT, capture_output=True, text=True)
+def test_without_a_gpu_the_day_says_what_can_be_done(tmp_path):
+    without = os.environ | {"PATH": str(tmp_path)}  # and so without nvidia-smi
+    command = [sys.executable, "-m", "bench.gpu_day"]
+    done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True)
     assert done.returncode == 1 and "--rehearse H100" in done.stderr and "Traceback" not in done.stderr
