@@ -96,10 +96,12 @@ def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_s
     cuda, memory = device.type == "cuda", memory_bytes(device)
     copy, read = _bandwidths(device, buffer_bytes)
     size = matmul_size or (8192 if cuda else 1024)
-    flops = _matmul(device, size, torch.bfloat16)
     if cuda:
-        return Ceilings(copy, read, flops, _fp8_matmul(device, size), memory)
-    return Ceilings(copy, read, max(flops, _matmul(device, size, torch.float32)), None, memory)
+        return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), _fp8_matmul(device, size), memory)
+    flops = _matmul(device, size, torch.float32)
+    if _matmul(device, size // 4, torch.bfloat16) > flops / 4:  # without units for it each product takes seconds
+        flops = max(flops, _matmul(device, size, torch.bfloat16))
+    return Ceilings(copy, read, flops, None, memory)
 
 
 def later(before: Ceilings, device: torch.device) -> Ceilings:

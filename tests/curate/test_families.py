@@ -162,9 +162,13 @@ def test_distinct_questions_are_deterministic_and_a_smaller_count_is_their_begin
 
 
 def test_families_that_run_dry_are_refused_by_name_with_what_they_have():
-    """Also where one family's difficulties are spent and another has one that the first does not know."""
     with pytest.raises(RanDry, match=r"weekdays: (\d+) distinct heldout questions were found and 900 are"):
         draw_distinct("heldout", 1, 900, ("weekdays",))
+
+
+@pytest.mark.slow
+def test_all_that_two_families_have_can_be_drawn_and_not_one_more():
+    """Also where one family's difficulties are spent and another has one that the first does not know."""
     both = ("sequences", "residues")
     with pytest.raises(RanDry, match="sequences, residues: ") as refused:
         draw_distinct("heldout", 1, 2000, both)

@@ -60,9 +60,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_slow_answers_are_stopped_and_the_rest_is_graded():
+@pytest.mark.parametrize("slow", [SLOW[::2], pytest.param(SLOW, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_slow_answers_are_stopped_and_the_rest_is_graded(slow):
     with Grader(time_limit_s=LIMIT_S) as grader:
-        items = [Item("\\boxed{" + text + "}", "1", AnswerKind.LATEX) for text in SLOW]
+        items = [Item("\\boxed{" + text + "}", "1", AnswerKind.LATEX) for text in slow]
         items.append(Item("x(x+1)", "x^2+x", AnswerKind.LATEX))
         started = time.monotonic()
         *grades, last = grader.grade(items)
@@ -71,9 +72,9 @@ def test_slow_answers_are_stopped_and_the_rest_is_graded():
         pids = grader.pids
         again = time.monotonic()
         assert grader.grade(items)[:-1] == grades and time.monotonic() - again < LIMIT_S, "verdicts are kept"
-    for text, grade in zip(SLOW, grades, strict=True):
+    for text, grade in zip(slow, grades, strict=True):
         assert grade.correct is False and grade.rule.startswith("boxed/grader_"), (text[:20], grade)
-    assert sum(grade.rule == "boxed/grader_timeout" for grade in grades) >= 3
+    assert sum(grade.rule == "boxed/grader_timeout" for grade in grades) >= len(slow) - 2
     assert pids and not any(map(alive, pids))
 
 

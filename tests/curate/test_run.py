@@ -246,6 +246,7 @@ def test_the_offline_pipeline_from_questions_to_a_training_file(tmp_path):
     assert digests(folder) == before and len(store) == (folder / "responses.sqlite").stat().st_size
 
 
+@pytest.mark.slow
 def test_two_thousand_questions_in_two_minutes(tmp_path):
     """The recipe as it is, in a process of its own; seconds of processor time, which other processes do not change."""
     tree = yaml.safe_load((ROOT / "curate" / "recipes" / "offline_2k.yaml").read_text())

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFORMANCE = ROOT / "tests" / "conformance"
-FILES = [f"test_rules_{name}.py" for name in ("budget", "extension", "control", "limits", "schedule")]
+FILES = [f"test_rules_{name}.py" for name in ("budget", "extension", "schedule")]
 OTHERS = [path.name for path in sorted(CONFORMANCE.glob("test_*.py")) if path.name not in FILES]
 
 

@@ -184,7 +184,7 @@ def test_random_traffic_commits_what_the_plain_loop_commits(world: World) -> Non
     seen: Counter[str] = Counter()
     extension = len(world.tokenizer.encode("Wait")) - 1
 
-    @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(asks=traffic(world.tokenizer.eos_token_ids), overlap=st.booleans(), pages=st.sampled_from([17, 20, 200]))
     def run(asks: list[Ask], overlap: bool, pages: int) -> None:
         want = drive(world, world.core(200, overlap=False, graphs=False), asks, calm=True)

@@ -105,7 +105,12 @@ def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_pat
         assert all(output.outputs[0].token_ids == output.outputs[1].token_ids for output in outputs)
 
 
-def test_s1_nano_keeps_its_accuracy() -> None:
+EIGHT_BITS = [{"quantization": "int8", "kv_cache_dtype": "fp8"}]
+EACH = [{"quantization": "int8"}, {"quantization": "fp8"}, {"kv_cache_dtype": "fp8"}]
+
+
+@pytest.mark.parametrize("modes", [EIGHT_BITS, pytest.param(EACH, marks=pytest.mark.slow)], ids=["both", "each"])
+def test_s1_nano_keeps_its_accuracy(modes: list[dict[str, str]]) -> None:
     """In its own dtype, with one "Wait": the bound is the 95 % interval of what bf16 gets right (Wilson)."""
     questions = draw_distinct("heldout", 2027, 120).problems
     params = SamplingParams(max_tokens=560, thinking_token_budget=512, thinking_extensions=1)
@@ -118,8 +123,7 @@ def test_s1_nano_keeps_its_accuracy() -> None:
     own = right()
     low, high = wilson(own, len(questions))
     assert 0.7 < own / len(questions) < 0.9
-    for options in ({"quantization": "int8"}, {"quantization": "fp8"}, {"kv_cache_dtype": "fp8"},
-                    {"quantization": "int8", "kv_cache_dtype": "fp8"}):  # fmt: skip
+    for options in modes:
         assert low <= right(**options) / len(questions) <= high, options
 
 

@@ -133,13 +133,16 @@ def test_prefill_of_mixed_chunks(device, dtype, num_q, num_kv, head_dim, page_si
     "q_lens, lens, num_q, num_kv, head_dim, page_size",
     [
         ([1], [1], 1, 1, 64, 64),
-        ([40], [5000], 5, 1, 128, 64),
+        pytest.param([40], [5000], 5, 1, 128, 64, marks=pytest.mark.slow),
+        ([40], [1200], 5, 1, 128, 64),
         ([20, 1, 17, 0, 65, 3, 1], [600, 1, 64, 0, 65, 63, 130], 8, 1, 64, 128),
-        ([i % 2 for i in range(64)], [37 * i % 90 + 1 for i in range(64)], 8, 1, 128, 64),
+        pytest.param(
+            [i % 2 for i in range(64)], [37 * i % 90 + 1 for i in range(64)], 8, 1, 128, 64, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_prefill(device, dtype, q_lens, lens, num_q, num_kv, head_dim, page_size):
-    """One key; a chunk at the end of 5,000 keys; ragged rows of up to 600; a batch of 64 with rows that have none."""
+    """One key; a chunk at the end of many; ragged rows of up to 600; a batch of 64 with rows that have none."""
     cache = paged_cache(lens, num_kv, head_dim, page_size, dtype, device)
     cu_q = torch.tensor([0, *q_lens], device=device).cumsum(0).to(torch.int32)
     q = torch.randn(sum(q_lens), num_q, head_dim, device=device).to(dtype)
