@@ -214,7 +214,7 @@ class Run:
         theirs = self._definitions[key]
         found = compare(ours, theirs)
         exact = tiny and dtype == "float32"
-        return found | {"right": float(found["equal"] == 1.0 if exact else max(found["gap"], found["error"]) < NEAR)}
+        return {**found, "right": float(found["equal"] == 1.0 if exact else max(found["gap"], found["error"]) < NEAR)}
 
     def _training(self) -> dict[str, float | None]:
         error = training_error(self._device)

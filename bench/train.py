@@ -25,6 +25,7 @@ import yaml
 from bench import stand_in
 from bench.record import Machine, append
 from bench.shapes import SHAPES, Shape
+from bench.timing import repeat
 from train.architecture import Architecture
 from train.config import load_config
 from train.data import step_samples
@@ -58,7 +59,7 @@ class Options:
     rounds: int = 3
     against: tuple[Literal["transformers"], ...] = ()
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16" if torch.cuda.is_available() else "float32"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if torch.cuda.is_available() or stand_in.card() else "float32"
     checkpointing: Literal["none", "selective", "full"] = "none"
     compile: bool = False
     settings: tuple[str, ...] = ()
@@ -159,14 +160,9 @@ def draw_on_device(model: torch.nn.Module, arch: Architecture, seed: int, adapte
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product in this process, best of several: what a CPU's share is measured against."""
-    size = 1024 if device.type == "cpu" else 8192
+    size = 256 if stand_in.card() is not None else 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        float((a @ b)[0, 0])
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return 2 * size**3 / repeat(lambda: a @ b, device, min_calls=3, cold=False).best
 
 
 def main(options: Options) -> None:
@@ -176,7 +172,8 @@ def main(options: Options) -> None:
         config = load_config(write_run(options, folder), options.settings)
         world = join_world(config)
         started = time.perf_counter()
-        ours = Trainer(config, world, initialize if world.device.type == "cpu" else draw_on_device)
+        large = world.device.type == "cuda" or stand_in.card() is not None
+        ours = Trainer(config, world, draw_on_device if large else initialize)
         peer = Peer(options, ours, folder) if options.against else None
         seconds: dict[str, list[float]] = {"s1-engine": [], "transformers": []}
         ratios, first = [], None

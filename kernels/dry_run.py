@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +101,8 @@ class Counts:
     pageable: int = 0
     """copies to the device out of memory that is not pinned: the host waits for them"""
     to_host: int = 0
+    waits: int = 0
+    """times that the host asked to wait for all that the device has to do"""
     reads: int = 0
     """values that the host read where it was allowed to"""
     graphs: int = 0
@@ -124,7 +126,7 @@ class DryRun:
         )  # fmt: skip
         self._compiles = compiles
         self.fake = _Fake(allow_non_fake_inputs=True)
-        self._pinned: set[int] = set()
+        self._pinned: dict[int, torch.Tensor] = {}  # by address, which nothing else gets while the tensor is here
         self._capturing = False
         self._answers: list[Any] = []
         self._trace: Trace | None = None
@@ -184,6 +186,7 @@ class DryRun:
     def _synchronize(self, device: Any = None) -> None:
         if self._capturing:
             raise HostSync("torch.cuda.synchronize while a step is captured")
+        self.counts.waits += 1
 
     @contextmanager
     def _graph(self, graph: Graph, **options: Any) -> Iterator[None]:
@@ -217,9 +220,9 @@ class DryRun:
             self.counts.variants.setdefault(kernel.__name__, set()).add(key)
             if self._compiles:
                 signature, _, constexprs, options, attrs, _ = args
-                kernel.compile(
+                _build_launcher(kernel.compile(
                     kernel.ASTSource(kernel, signature, constexprs, attrs), target=target, options=options.__dict__
-                )
+                ))  # fmt: skip
             stub = SimpleNamespace(
                 launch_metadata=lambda *args: None, function=None, packed_metadata=None,
                 run=lambda *args: self._launched(kernel, args[:3], args[9:]),
@@ -342,7 +345,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **{**kwargs, "device": "cpu"}).to(CUDA)
         result = func(*args, **kwargs)
         if pinned:
-            self._dry._pinned.add(result.untyped_storage().data_ptr())
+            self._dry._pinned[result.untyped_storage().data_ptr()] = result
         return result
 
 
@@ -383,6 +386,16 @@ _Generator = torch.Generator
 def _generator(device: Any = "cpu") -> torch.Generator:
     """There is none for a card that is not there; what it would draw is not looked at."""
     return _Generator("cpu")
+
+
+def _build_launcher(compiled: Any) -> None:
+    """Some versions of Triton have a function in C for every signature, which the system's compiler makes at the first
+    launch. It is linked with libcuda: where that is, it can be made now."""
+    from triton.backends.nvidia import driver
+
+    if hasattr(driver, "make_launcher"):
+        with suppress(AssertionError):  # there is no libcuda
+            driver.CudaLauncher(compiled.src, compiled.metadata)
 
 
 def _clear_caches() -> None:

@@ -8,18 +8,22 @@ import sys
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import pytest
 
-from bench import decode, gpu_day
+from bench import decode, gpu_day, train
 from bench.gpu import cost, kit
 from bench.gpu.plan import CELLS, GEMM_TABLE, PLANS
 from bench.peers.worker import Worker
 from bench.record import ROOT
 from bench.shapes import SHAPES
 from kernels.limits import H100, H200, Limits
+from train.architecture import Architecture
+from train.config import load_config
+from train.plan import plan_memory, plan_steps
 
 CARDS = {"H100": H100, "H200": H200}
-CALL, LEASE = 9.3 * 60, 27 * 60
+CALL, LEASE = 9.0 * 60, 27 * 60
 """Seconds: one call of `bench.gpu_day`, and what half an hour leaves after three starts of a minute."""
 
 BLOCKED = '''
@@ -141,6 +145,22 @@ def test_peers_run_the_32b_shape_where_it_fits():
     shapes = {card: cost.options_of(next(part for part in PLANS[card] if part.name == "peers")).shape for card in CARDS}
     assert shapes == {"H100": "qwen2.5-7b", "H200": "qwen2.5-32b"}
     assert set(PLANS) == set(CARDS)
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_training_leaves_a_tenth_of_the_card(card, tmp_path):
+    """By the trainer's own plan, for the samples that the part makes."""
+    parts = [part for part in PLANS[card] if part.module == "bench.train"]
+    assert len(parts) == 3
+    for part in parts:
+        folder = tmp_path / part.name
+        folder.mkdir()
+        options = cost.options_of(part)
+        config = load_config(train.write_run(options, folder), options.settings)
+        lengths = np.array([len(json.loads(line)["tokens"]) for line in (folder / "data.jsonl").open()])
+        tokens = plan_steps(config, lengths, 1).largest_slice
+        plan = plan_memory(config, Architecture.load(folder / "config.json"), 1, tokens)
+        assert plan.total * 1e9 < 0.9 * CARDS[card].memory, part.name
 
 
 def test_the_simulated_worker_counts_by_hand():

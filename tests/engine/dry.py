@@ -44,6 +44,7 @@ class DryCore:
         self.context = self.core.runner.tables.machine.history.shape[1] - 1
         self._preparer = Preparer(tokenizer, "s1", self.context)
         self._number = 0
+        self._copies = 1
         self._key: StepKey | None = None
         self.replayed: Trace | None = None
         """What the last captured step that was replayed does."""
@@ -57,12 +58,18 @@ class DryCore:
     def add(self, prompt: Seq[int], params: SamplingParams) -> None:
         """Queue a request."""
         prepared = self._preparer.prepare(list(prompt), params)
+        if params.logprobs is not None:
+            self._copies = 4  # the token's own, the best, and which they are
         self.core.apply(Add(Admission(self._number, prepared.prompt, prepared.params, prepared.plan, self._number)))
         self._number += 1
 
     def step(self) -> list[Event]:
-        """One step of the loop; its launches are checked."""
+        """One step of the loop; its launches are checked, and that the host waits for its results alone."""
+        counts = self.dry.counts
+        copied, waits, graphs = counts.to_host, counts.waits, counts.graphs
         events = self.core.step()
+        assert counts.to_host <= copied + self._copies, "more than the results came back"
+        assert counts.waits == waits or counts.graphs > graphs, "the host waited, not to capture anew"
         self.check()
         return events
 

@@ -15,8 +15,10 @@ from bench.shapes import SHAPES
 from engine.request import SamplingParams
 from kernels import rms_norm
 from kernels.dry_run import CUDA, DryRun, HostSync
+from kernels.gemm_choices import Choice, Product, choose, write_choices
 from kernels.limits import H200
 from kernels.silu_mul import silu_mul
+from kernels.small_gemm import GemmConfig
 from tests.engine.dry import DryCore, DryGroup
 from tests.kernels import launch_contracts
 
@@ -166,6 +168,43 @@ def test_one_pinned_copy_comes_back_and_is_counted() -> None:
         assert (dry.counts.to_device, dry.counts.pageable) == (2, 1)
         dry.answer([1.0, 2.0])
         assert on_card.tolist() == [1.0, 2.0] and dry.counts.reads == 1
+
+
+def test_memory_that_was_pinned_once_is_not_pinned_by_its_address() -> None:
+    with DryRun() as dry:
+        on_card = torch.zeros(1 << 20, device=CUDA)
+        for _ in range(3):
+            on_card.copy_(torch.empty(1 << 20, pin_memory=True), non_blocking=True)
+            on_card.copy_(torch.empty(1 << 20))
+        assert (dry.counts.to_device, dry.counts.pageable) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    "more, message", [
+        (lambda: torch.cuda.synchronize(), "the host waited"),
+        (lambda: torch.empty(4, pin_memory=True).copy_(torch.zeros(4, device=CUDA), non_blocking=True), "came back"),
+    ]
+)  # fmt: skip
+def test_a_step_that_waits_for_more_than_its_results_is_seen(more: Any, message: str) -> None:
+    with DryRun() as dry:
+        core = DryCore(dry, NANO, max_num_seqs=2, max_model_len=256)
+        core.add([5] * 20, SamplingParams(max_tokens=9, ignore_eos=True))
+        for _ in range(3):
+            core.step()
+        launch = core.core.runner.launch
+        core.core.runner.launch = lambda step: (more(), launch(step))[1]  # type: ignore[method-assign]
+        with pytest.raises(AssertionError, match=message):
+            core.step()
+
+
+def test_products_are_chosen_from_the_table_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, table = GemmConfig(64, 128, 1, 4, 3), tmp_path / "table.json"
+    write_choices([Choice("NVIDIA H100", Product.PLAIN, 96, 64, 8, config, 1.0, 2.0)], table)
+    for named, chosen in ((str(table), config), ("", None)):
+        monkeypatch.setenv("S1_GEMM_TABLE", named)
+        with DryRun():
+            x, weight = torch.empty(4, 64, device=CUDA), torch.empty(96, 64, device=CUDA)
+            assert choose(x, weight, Product.PLAIN) == chosen
 
 
 def test_tensors_of_two_devices_are_refused() -> None:

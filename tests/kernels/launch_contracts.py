@@ -2,7 +2,7 @@
 
 A shape is written in words: names of the kernel's constants and numbers, expressions of them, and lower-case names that
 stand for whatever size comes first. Tensors are contiguous unless the text begins with "~": then rows may lie further
-apart, as the kernel is told by `table_stride` and the like.
+apart, and `needs` says by which argument the kernel is told.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ CONTRACTS = {
         "q_ptr": "x n NUM_KV*GROUP HEAD_DIM", "out_ptr": "x n NUM_KV*GROUP HEAD_DIM", "tables_ptr": "~i32 n width",
         "lens_ptr": "i32 n", "partial_ptr": "f32 2*programs BLOCK_M HEAD_DIM", "stats_ptr": "f32 2*programs 2 BLOCK_M",
         "tickets_ptr": "i32 items", **_PAGES},
-        ("batch == n", "BLOCK_B >= n", "items >= n*NUM_KV", "BLOCK_M >= GROUP", "table_stride >= width"),
+        ("batch == n", "BLOCK_B >= n", "items >= n*NUM_KV", "BLOCK_M >= GROUP", "table_stride == tables_ptr.stride(0)"),
         ("k_scale_ptr", "v_scale_ptr")),
     "_prefill_attention_kernel": Contract("blocks NUM_KV*GROUP rows", {
         "q_ptr": "x n NUM_KV*GROUP HEAD_DIM", "out_ptr": "x n NUM_KV*GROUP HEAD_DIM", "tables_ptr": "~i32 rows width",
-        "lens_ptr": "i32 rows", "cu_q_ptr": "i32 rows+1", **_PAGES}, ("table_stride >= width",),
+        "lens_ptr": "i32 rows", "cu_q_ptr": "i32 rows+1", **_PAGES}, ("table_stride == tables_ptr.stride(0)",),
         ("k_scale_ptr", "v_scale_ptr")),
     "_silu_mul_kernel": Contract("n cdiv(FEATURES,BLOCK)", {"x_ptr": "x n 2*FEATURES", "y_ptr": "x n FEATURES"}),
     "_small_gemm_kernel": Contract("cdiv(OUT,BLOCK_OUT) SPLIT_K", {
@@ -87,7 +87,7 @@ CONTRACTS = {
     "_tile_kernel": Contract("n t", {
         **_SAMPLER, "params_ptr": _MACHINE["params_ptr"], "bias_ptr": "f32 slots columns",
         "counts_ptr": "i32 slots columns", "in_prompt_ptr": "bool slots columns"},
-        ("vocab <= columns", "t == cdiv(vocab,BLOCK)", "logits_stride >= columns"),
+        ("vocab <= columns", "t == cdiv(vocab,BLOCK)", "logits_stride == logits_ptr.stride(0)"),
         ("bias_ptr", "counts_ptr", "in_prompt_ptr")),
     "_draw_kernel": Contract("n", {
         **_SAMPLER, "values_ptr": "f32 n work_stride", "ids_ptr": "i32 n work_stride", "draw_ptr": "i64 n",

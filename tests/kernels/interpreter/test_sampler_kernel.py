@@ -80,7 +80,7 @@ def test_batches(device, batch):
     compare(logits, tables, machine, slots, 700, SamplingNeeds(True, True, True, True, True), near=20.0)
 
 
-@pytest.mark.parametrize("near", [0.01, 2.0])
+@pytest.mark.parametrize("near", [0.01, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_too_few_candidates_near_the_maximum_are_noticed(device, near):
     tables, machine = make_tables(device)
     logits = torch.randn(SLOTS, VOCAB, device=device)
