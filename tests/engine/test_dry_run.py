@@ -14,9 +14,11 @@ from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
 from engine.request import SamplingParams
 from kernels import rms_norm
+from kernels.decode_attention import decode_attention_triton
 from kernels.dry_run import CUDA, DryRun, HostSync
 from kernels.gemm_choices import Choice, Product, choose, write_choices
 from kernels.limits import H200
+from kernels.prefill_attention import prefill_attention_triton
 from kernels.silu_mul import silu_mul
 from kernels.small_gemm import GemmConfig
 from tests.engine.dry import DryCore, DryGroup
@@ -223,6 +225,21 @@ def test_a_captured_step_touches_no_host_memory() -> None:
             x.copy_(torch.ones(4))
         with pytest.raises(HostSync, match="synchronize"):
             torch.cuda.synchronize()
+
+
+def test_attention_is_told_how_far_the_rows_of_a_cut_table_lie_apart() -> None:
+    with DryRun() as dry:
+        q, cache = torch.empty(2, 5, 128, device=CUDA), torch.empty(9, 1, 64, 128, device=CUDA)
+        lens, cu_q = (torch.empty(n, dtype=torch.int32, device=CUDA) for n in (2, 3))
+        tables = torch.empty(2, 8, dtype=torch.int32, device=CUDA)[:, :3]
+        decode_attention_triton(q, cache, cache, tables, lens, 1.0)
+        prefill_attention_triton(q, cache, cache, tables, lens, cu_q, 1, 1.0)
+    assert [launch.arguments["table_stride"] for launch in dry.counts.launches] == [8, 8]
+    for launch in dry.counts.launches:
+        launch_contracts.check(launch)
+        launch.arguments["table_stride"] = 3
+        with pytest.raises(AssertionError, match="table_stride == "):
+            launch_contracts.check(launch)
 
 
 @pytest.mark.parametrize(
