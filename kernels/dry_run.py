@@ -394,7 +394,7 @@ def _build_launcher(compiled: Any) -> None:
     from triton.backends.nvidia import driver
 
     if hasattr(driver, "make_launcher"):
-        with suppress(AssertionError):  # there is no libcuda
+        with suppress(AssertionError, ImportError):  # there is no libcuda
             driver.CudaLauncher(compiled.src, compiled.metadata)
 
 
