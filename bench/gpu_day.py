@@ -23,7 +23,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,14 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import ceilings, record, stand_in
-from bench.gpu.plan import GEMM_TABLE, PLANS, Part
+from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
+from bench.gpu.plan import PLANS, Part
 from kernels.limits import known_device
 
-RESULTS, LOG, STATE, CACHE = "results.jsonl", "log.txt", "state.json", "triton"
-MOST_FILES, MOST_BYTES = 8, 16 << 20
-"""What may come back from a machine that is lent."""
-FILES = (RESULTS, LOG, STATE, GEMM_TABLE)
-"""What a day leaves in its folder."""
 _PATIENCE = 60.0
 """Seconds that a part which resumes is worth starting for."""
 _DYING = 20.0
@@ -51,8 +46,6 @@ _DYING = 20.0
 _LAST_LINES = 25
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-KEPT = Path(tempfile.gettempdir()) / "s1-gpu-day"
-"""Where a machine keeps what its next call can use."""
 
 
 @dataclass(frozen=True, kw_only=True)

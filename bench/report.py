@@ -20,7 +20,8 @@ import matplotlib.pyplot as plt
 import tyro
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.gpu.plan import CELLS, GEMM_TABLE, peer_shape
+from bench.gpu.files import GEMM_TABLE
+from bench.gpu.plan import CELLS, peer_shape
 from bench.record import RESULTS, Record, read
 from bench.shapes import SHAPES
 from kernels.limits import H100, H200, Device, Limits

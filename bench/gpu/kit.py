@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from bench import record
-from bench.gpu_day import CACHE, FILES, KEPT
+from bench.gpu.files import CACHE, FILES, KEPT
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""

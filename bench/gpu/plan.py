@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bench.gpu.files import GEMM_TABLE
 from bench.shapes import SHAPES
 from kernels.limits import H100, H200, Device, Limits
 
 _32B = ("--shape", "qwen2.5-32b", "--dummy", "--device", "cuda")
-GEMM_TABLE = "gemm_choices.json"
-"""The tuner's table among the results; parts that use it get its path by S1_GEMM_TABLE."""
 
 
 @dataclass(frozen=True)

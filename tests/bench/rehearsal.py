@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import gpu_day
+from bench.gpu.files import RESULTS
 from bench.gpu.plan import PLANS, Part
 from bench.gpu_day import Options, run
 
@@ -65,7 +66,7 @@ def main() -> None:
     options = Options(out=out, state=state, rehearse=card, minutes=14)  # type: ignore[arg-type]
     importlib.import_module("bench.gpu.cost")
     console = Console(width=120, file=sys.stderr)
-    killer = threading.Thread(target=kill_the_first, args=("decode", out / gpu_day.RESULTS, 3), daemon=True)
+    killer = threading.Thread(target=kill_the_first, args=("decode", out / RESULTS, 3), daemon=True)
     killer.start()
     first = run(options, console, tuple(parts), card)
     again = [part for part in parts if part.name not in MISBEHAVING]

@@ -20,8 +20,9 @@ from rich.console import Console
 
 from bench import gpu_day
 from bench.checkpoints import checkpoint
-from bench.gpu.plan import GEMM_TABLE, Part
-from bench.gpu_day import LOG, MOST_FILES, RESULTS, STATE, Options, Outcome
+from bench.gpu.files import GEMM_TABLE, LOG, MOST_FILES, RESULTS, STATE
+from bench.gpu.plan import Part
+from bench.gpu_day import Options, Outcome
 from bench.record import ROOT
 from bench.shapes import SHAPES
 

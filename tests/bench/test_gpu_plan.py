@@ -13,7 +13,8 @@ import pytest
 
 from bench import decode, gpu_day, train
 from bench.gpu import cost, kit
-from bench.gpu.plan import CELLS, GEMM_TABLE, PLANS
+from bench.gpu.files import CACHE, FILES, GEMM_TABLE
+from bench.gpu.plan import CELLS, PLANS
 from bench.peers.worker import Worker
 from bench.record import ROOT
 from bench.shapes import SHAPES
@@ -138,7 +139,7 @@ def test_the_tuner_hands_its_table_on():
     parts = {part.name: part for part in PLANS["H100"]}
     table = parts["gemm"].arguments[parts["gemm"].arguments.index("--table") + 1]
     assert parts["decode_tuned"].environment["S1_GEMM_TABLE"] == table == "{out}/" + GEMM_TABLE
-    assert GEMM_TABLE in gpu_day.FILES, "it does not come back"
+    assert GEMM_TABLE in FILES, "it does not come back"
 
 
 def test_peers_run_the_32b_shape_where_it_fits():
@@ -189,7 +190,7 @@ def test_the_document_has_the_plan_as_it_is(card, capsys):
 def test_the_kits_command_names_what_is_in_it(tmp_path):
     assert kit.command(tmp_path, "abc1234").endswith('-m bench.gpu_day --out "${OUT:-gpu-day}"')
     (tmp_path / "earlier").mkdir()
-    (tmp_path / gpu_day.CACHE).mkdir()
+    (tmp_path / CACHE).mkdir()
     text = kit.command(tmp_path, "abc1234")
     assert f"--resume-from {tmp_path}/earlier --cache {tmp_path}/triton" in text and "S1_COMMIT=abc1234" in text
     assert "--no-index --no-deps" in text

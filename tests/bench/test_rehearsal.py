@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.gpu.plan import CELLS, GEMM_TABLE, PLANS
-from bench.gpu_day import MOST_FILES, RESULTS
+from bench.gpu.files import GEMM_TABLE, MOST_FILES, RESULTS
+from bench.gpu.plan import CELLS, PLANS
 from bench.record import ROOT, read
 
 FOLDER = Path(__file__).parent
