@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from bench import record, stand_in
+from bench.processes import ends_with_its_parent
 from bench.timing import repeat
 from kernels import huge_pages, native
 from kernels.limits import Device
@@ -63,7 +64,9 @@ def measure(device: torch.device) -> Ceilings:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "ceilings.jsonl"
             command = [sys.executable, "-m", "bench.ceilings", "--device", str(device), "--output", str(output)]
-            done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                command, cwd=record.ROOT, capture_output=True, text=True, preexec_fn=ends_with_its_parent
+            )
             if done.returncode:
                 raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
             found = _of(record.read(output)[-1])

@@ -24,6 +24,7 @@ import tyro
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
 from bench.gemm import candidates, linears
+from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES
 from engine.build import build_core
 from engine.config import EngineConfig
@@ -119,6 +120,7 @@ def jobs(options: Options) -> dict[str, Callable[[], int]]:
 
 def _alone() -> None:
     """In a worker: one thread, and no GPU, which none of this needs."""
+    ends_with_its_parent()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
 

@@ -30,6 +30,7 @@ from rich.console import Console
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
+from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES, Shape
 from engine import Engine, SamplingParams
 from train.attention import Documents, attend
@@ -95,7 +96,8 @@ def by_definition(options: Options, model: str, dtype: str, device: str) -> Answ
     """The same from a process of its own that runs the definitions."""
     command = [sys.executable, "-m", "bench.correctness", "--answer", f"{model}/{dtype}/{device}",
                "--cache", str(options.cache)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {CHILD: "reference"})
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {CHILD: "reference"},
+                          preexec_fn=ends_with_its_parent)  # fmt: skip
     if done.returncode:
         raise SystemExit(f"bench.correctness: the definitions' run failed: {done.stderr.strip()[-500:]}")
     return Answer(**json.loads(done.stdout))
@@ -150,7 +152,8 @@ def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None and not rehearsed else []
     only = ["-k", "silu"] if rehearsed else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *only, str(file)]
-    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment,
+                          preexec_fn=ends_with_its_parent)  # fmt: skip
     counts: dict[str, float | None] = {word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
               for word in ("passed", "failed", "skipped")}  # fmt: skip
     if done.returncode not in (0, 5):

@@ -87,15 +87,14 @@ class Options:
             raise InputError("batch, context, tokens, rounds and threads start at 1, budgets at 0")
         if self.resume and self.output is None:
             raise InputError("--resume needs --output, the file whose results are kept")
-        for cell in self.cells:
-            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell):
-                raise InputError(f"--cells has {cell!r}; give BATCHxCONTEXT, like 8x1024")
+        if self.cells:
+            Case.read(self.cells)
 
     @property
     def cases(self) -> list[Case]:
         """What is run, in order."""
         if self.cells:
-            return [Case(*map(int, cell.split("x"))) for cell in self.cells]
+            return Case.read(self.cells)
         return [Case(batch, context) for batch in self.batch for context in self.context]
 
 
@@ -105,6 +104,16 @@ class Case:
 
     batch: int
     context: int
+
+    @staticmethod
+    def read(cells: Sequence[str]) -> list[Case]:
+        """From BATCHxCONTEXT each. Raises InputError naming one that is not, or where there is none."""
+        if not cells:
+            raise InputError("--cells is empty; give BATCHxCONTEXT, like 8x1024")
+        for cell in cells:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell):
+                raise InputError(f"--cells has {cell!r}; give BATCHxCONTEXT, like 8x1024")
+        return [Case(*map(int, cell.split("x"))) for cell in cells]
 
     @property
     def length(self) -> int:

@@ -14,7 +14,6 @@ to do with an hour.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -26,17 +25,19 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import ceilings, record, stand_in
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
+from bench.processes import adopt_orphans, descendants, ends_with_its_parent, kill
 from kernels.limits import known_device
 
 _PATIENCE = 60.0
@@ -44,8 +45,8 @@ _PATIENCE = 60.0
 _DYING = 20.0
 """Seconds after which a process that was killed is not going to end."""
 _LAST_LINES = 25
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_TAIL = 1 << 16
+"""Bytes of a part's output that are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,9 @@ class Options:
     minutes: float = 9.0
     """Most that all parts of this call may take; what does not fit is left for the next one."""
     out: Path = Path("gpu-day")
-    """Folder for what is worth keeping."""
+    """Folder for what is worth keeping; a rehearsal's is gpu-day-rehearsal."""
     state: Path = KEPT
-    """Folder on this machine: a copy of the results, Triton's cache."""
+    """Folder on this machine: a copy of the results, Triton's cache; a rehearsal's is one of its own."""
     resume_from: Path | None = None
     """A folder with the files of an earlier call."""
     cache: Path | None = None
@@ -101,18 +102,27 @@ class Day:
     def results(self) -> Path:
         return self.out / RESULTS
 
-    def lines(self) -> int:
+    def lines(self) -> list[bytes]:
         """Results so far."""
-        return len(self.results.read_bytes().splitlines()) if self.results.exists() else 0
+        return _lines(self.results)
 
-    def mend(self) -> None:
-        """Cut off half a line, which a part that was killed may leave: the next begins a line of its own."""
-        if self.results.exists() and not (text := self.results.read_bytes()).endswith(b"\n"):
-            os.truncate(self.results, text.rfind(b"\n") + 1)
+    def mend(self, before: list[bytes]) -> None:
+        """Cut off half a line, which a part that was killed may leave: the next begins a line of its own. Whatever a
+        part does, the lines that were there `before` it stay."""
+        here = self.lines()
+        kept = here if here[: len(before)] == before else [*before, *(line for line in here if line not in before)]
+        self._write(kept)
 
-    def finish(self, part: Part) -> None:
-        """The part is done for good."""
-        self.done.add(part.name)
+    def _write(self, lines: list[bytes]) -> None:
+        text = b"".join(line + b"\n" for line in lines)
+        if text and not (self.results.is_file() and self.results.read_bytes() == text):
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / f"{RESULTS}.new").write_bytes(text)
+            (self.out / f"{RESULTS}.new").replace(self.results)
+
+    def count(self, done: set[str]) -> None:
+        """So many parts are done for good."""
+        self.done = done
         self._done[self._card] = sorted(self.done)
         temporary = self.out / f"{STATE}.new"
         temporary.write_text(json.dumps({"done": self._done}))
@@ -122,10 +132,13 @@ class Day:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
         own = [self.out / name for name in FILES]
         files = sorted(path for path in self.out.rglob("*") if path.is_file())
-        for extra in sorted(files, key=lambda path: path not in own)[MOST_FILES:]:
+        extra = sorted(files, key=lambda path: path not in own)[MOST_FILES:]
+        for path in extra:
             (self._kept / "left out").mkdir(exist_ok=True)
-            shutil.move(extra, self._kept / "left out" / "-".join(extra.relative_to(self.out).parts))
-            self.console.print(f"{extra.name} is one file too many of {MOST_FILES}: it is in {self._kept / 'left out'}")
+            shutil.move(path, self._kept / "left out" / "-".join(path.relative_to(self.out).parts))
+        if extra:
+            self.console.print(f"{len(extra)} files too many to come back, as {extra[0].name}: {MOST_FILES} can; they "
+                               f"are in {self._kept / 'left out'}", markup=False)  # fmt: skip
         if (self.out / LOG).exists():
             _cut(self.out / LOG)
         for name in FILES:
@@ -143,20 +156,35 @@ class Day:
         folders = [folder for folder in (self.options.resume_from, self._kept, self.out) if folder is not None]
         lines: dict[bytes, None] = {}
         for folder in folders:
-            if (folder / RESULTS).exists():
-                whole = (folder / RESULTS).read_bytes().rpartition(b"\n")[0]  # a call that was killed may tear its last
-                lines |= dict.fromkeys(whole.split(b"\n") if whole else ())
-        if lines:
-            (self.out / f"{RESULTS}.new").write_bytes(b"\n".join(lines) + b"\n")
-            (self.out / f"{RESULTS}.new").replace(self.results)
-        for folder in folders:
-            if (folder / STATE).exists():
-                for card, names in json.loads((folder / STATE).read_text())["done"].items():
-                    self._done[card] = sorted({*names, *self._done.get(card, ())})
+            lines |= dict.fromkeys(_lines(folder / RESULTS))
+            for card, names in self._done_in(folder / STATE).items():
+                self._done[card] = sorted({*names, *self._done.get(card, ())})
+        self._write(list(lines))
         for name in (LOG, STATE, GEMM_TABLE):
             found = [folder / name for folder in folders if (folder / name).exists()]
             if found and found[-1] != self.out / name:
                 shutil.copy2(found[-1], self.out / name)
+
+
+    def _done_in(self, state: Path) -> dict[str, list[str]]:
+        """Names of the parts that are done, by card."""
+        if not state.exists():
+            return {}
+        try:
+            done = json.loads(state.read_text())["done"]
+            return {str(card): [str(name) for name in names] for card, names in done.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.console.print(f"{state} cannot be read: nothing counts as done by it", markup=False)
+            return {}
+
+
+def _lines(file: Path) -> list[bytes]:
+    """The whole lines of a file of results; what is no JSON, as half a line, is left out."""
+    found = []
+    for line in file.read_bytes().split(b"\n") if file.is_file() else ():
+        with suppress(ValueError):
+            found += [line] if isinstance(json.loads(line), dict) else []
+    return found
 
 
 def _cut(file: Path) -> None:
@@ -186,27 +214,29 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
     if part.name in day.done:
         return Outcome(part.name, "done before")
     before, start = day.lines(), time.monotonic()
-    with (day.out / LOG).open("ab") as log:
+    with (day.out / LOG).open("a+b") as log:
         log.write(f"\n=== {part.name} ===\n".encode())
         log.flush()
         begin = log.tell()
-        spared = set(_descendants(os.getpid()))
+        spared = set(descendants(os.getpid()))
         process = _start(*command(part, options, day), log.fileno(), _forks(part, options))
         code, size = None, -1
         try:
             while (code := process.poll()) is None and time.monotonic() - start < limit:
                 time.sleep(0.05)
-                if day.results.exists() and size != (size := day.results.stat().st_size):
+                if day.results.is_file() and size < (size := day.results.stat().st_size):
                     day.copy(RESULTS)  # this call may be killed as well
         finally:
             stuck = _end_all(spared)
-            day.mend()
-    taken, text = time.monotonic() - start, (day.out / LOG).read_bytes()[begin:].decode(errors="replace").strip()
-    lines = day.lines() - before
+            day.mend(before)
+        end = log.seek(0, os.SEEK_END)
+        tail = os.pread(log.fileno(), _TAIL, max(begin, end - _TAIL))
+    taken, text = time.monotonic() - start, tail.decode(errors="replace").strip()
+    lines = len(day.lines()) - len(before)
     if stuck:
         return Outcome(part.name, "stuck", taken, lines, f"processes {stuck} cannot be killed, and hold the card")
     if code == 0:
-        day.finish(part)
+        day.count(day.done | {part.name})
         day.console.print(text, markup=False, highlight=False)
         return Outcome(part.name, "done", taken, lines)
     last = "\n".join(text.splitlines()[-_LAST_LINES:]) or "no output"
@@ -241,7 +271,7 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
     if not forks:
         return subprocess.Popen(
             [sys.executable, "-m", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=record.ROOT,
-            env=os.environ | environment, preexec_fn=_ends_with_its_parent,
+            env=os.environ | environment, preexec_fn=ends_with_its_parent,
         )  # fmt: skip
     sys.stdout.flush()
     pid = os.fork()
@@ -249,7 +279,7 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
         return _Forked(pid)
     code = 1
     try:
-        _ends_with_its_parent()
+        ends_with_its_parent()  # no session of its own: some machines end all of a command's session with it
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(environment)
@@ -269,48 +299,15 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
         os._exit(code)
 
 
-def _ends_with_its_parent() -> None:
-    """In a child: a day that is killed takes its part along. It has no session of its own: some machines end all of a
-    command's session with it."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of whatever its children leave behind, in whatever group or session (Linux)."""
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def _end_all(spared: set[int]) -> list[int]:
     """Kill all descendants of this process but the spared, until there are none: what an ended part leaves behind holds
     memory of the card. Those that do not end, as where a driver hangs."""
     deadline = time.monotonic() + _DYING
-    while (left := [pid for pid in _descendants(os.getpid()) if pid not in spared]) and time.monotonic() < deadline:
+    while (left := [pid for pid in descendants(os.getpid()) if pid not in spared]) and time.monotonic() < deadline:
         for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):  # a grandchild: its parent, or this process, comes to it
-                os.waitpid(pid, os.WNOHANG)
+            kill(pid)
         time.sleep(0.01)
     return left
-
-
-def _descendants(root: int) -> list[int]:
-    """Processes that run below `root`, by /proc; those that have ended are not counted."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            except OSError:
-                continue
-            if state != "Z":
-                parents[int(entry.name)] = int(parent)
-    found: list[int] = []
-    level = {root}
-    while level:
-        level = {pid for pid, parent in parents.items() if parent in level}
-        found += level
-    return found
 
 
 def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) -> list[Outcome]:
@@ -320,7 +317,7 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
     day, deadline = Day(options, console, card), time.monotonic() + options.minutes * 60
     chosen = [part for part in parts if not options.only or part.name in options.only]
     if options.again:
-        day.done -= {part.name for part in chosen}
+        day.count(day.done - {part.name for part in chosen})
     outcomes: list[Outcome] = []
     for part in chosen:
         left = deadline - time.monotonic()
@@ -332,15 +329,19 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
             continue
         if part.name not in day.done:
             console.print(f"[bold]{part.name}[/bold], at most {min(left, part.limit):.0f} s")
-        outcomes.append(run_part(part, options, day, min(left, part.limit)))
-        day.keep()
+        try:
+            outcomes.append(run_part(part, options, day, min(left, part.limit)))
+            day.keep()
+        except OSError as error:  # whatever a part has done to the folder is its failure alone
+            day.out.mkdir(parents=True, exist_ok=True)
+            outcomes.append(Outcome(part.name, "failed", why=f"the folder of the results: {error}"))
         if outcomes[-1].state == "stuck":
             break
     table = Table("part", "", "s", "results", "why")
     for outcome in outcomes:
-        table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), outcome.why)
+        table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), escape(outcome.why))
     console.print(table)
-    console.print(f"{day.lines()} results in {day.out}")
+    console.print(f"{len(day.lines())} results in {day.out}")
     return outcomes
 
 
@@ -359,8 +360,19 @@ def main(options: Options) -> int:
     if card is None:
         raise SystemExit(f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
                          "give --rehearse H100 to run one on the CPU, or --plan H100 to see it")  # fmt: skip
-    if options.resume_from is not None and not options.resume_from.is_dir():
-        raise SystemExit(f"bench.gpu_day: --resume-from {options.resume_from} is no folder")
+    if options.rehearse is not None and (options.out, options.state) == (Options.out, Options.state):
+        options = replace(options, out=Path("gpu-day-rehearsal"), state=KEPT.with_name(f"{KEPT.name}-rehearsal"))
+    for flag, folder in (("--resume-from", options.resume_from), ("--cache", options.cache)):
+        if folder is not None and not folder.is_dir():
+            raise SystemExit(f"bench.gpu_day: {flag} {folder} is no folder")
+    if not 0 < options.minutes < 1e6:
+        raise SystemExit(f"bench.gpu_day: --minutes is {options.minutes}; give how long this call may take")
+    if options.state.resolve().is_relative_to(options.out.resolve()):
+        raise SystemExit(f"bench.gpu_day: --state {options.state} lies in --out, whose files come back; give another")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"bench.gpu_day: --out {options.out} cannot be a folder of results: {error}") from None
     unknown = set(options.only) - {part.name for part in PLANS[card.name]}
     if unknown:
         raise SystemExit(f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
@@ -27,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
 from bench.decode import Case, prompts
-from engine import Engine, SamplingParams
+from engine import Engine, InputError, SamplingParams
 
 _SHOWN = 14
 _MARK = "where the engine's clock meets the profiler's"
@@ -107,7 +108,10 @@ def main(options: Options) -> None:
     """Profile every cell; a table and a record for each."""
     console, device = Console(), torch.device(options.device)
     folder = checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy)
-    cases = [Case(*map(int, cell.split("x"))) for cell in options.cells]
+    try:
+        cases = Case.read(options.cells)
+    except InputError as error:
+        raise SystemExit(f"bench.profile: {error}") from None
     machine = record.Machine.read(device)
     with Engine(
         folder, device=str(stand_in.device(device)), load_format="dummy" if options.dummy else "auto",
@@ -124,7 +128,7 @@ def main(options: Options) -> None:
             table = Table("kernel", "times", "us, all", "share")
             whole = sum(one.us for one in totals) or 1.0
             for one in totals[:_SHOWN]:
-                table.add_row(one.name[:60], str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")
+                table.add_row(escape(one.name[:60]), str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")
             console.print(table)
             shares: dict[str, Any] = {f"share: {one.name[:60]}": one.us / whole for one in totals[:_SHOWN]}
             if options.output is not None:

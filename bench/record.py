@@ -43,7 +43,7 @@ class Record:
     versions: Mapping[str, str]
 
     @classmethod
-    def parse(cls, line: str) -> Record:
+    def parse(cls, line: bytes) -> Record:
         """Raises ValueError naming the field where the line is no record."""
         values = json.loads(line)
         missing = cls.__dataclass_fields__.keys() - values.keys()
@@ -93,7 +93,7 @@ def append(record: Record, file: Path) -> None:
 def read(file: Path) -> list[Record]:
     """The records of one file. Raises ValueError naming file and line where one is torn."""
     records = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             records.append(Record.parse(line))
         except ValueError as error:

@@ -131,21 +131,25 @@ ROWS: tuple[Row, ...] = (
 
 def newest(row: Row, lines: Iterable[Record], rehearsal: str | None = None) -> Record | None:
     """The latest record that answers `row`."""
-    found = [line for line in lines if row.answers(line, rehearsal)]
+    found = [line for line in lines if row.answers(line, rehearsal) and cell(row, line) is not None]
     return max(found, key=lambda line: line.date) if found else None
 
 
-def cell(row: Row, line: Record | None) -> str:
-    """The figure of one row as text."""
-    if line is None:
-        return GAP if row.card is None else GAP_GPU
-    figures: Mapping[str, Any] = line.figures
+def cell(row: Row, line: Record) -> str | None:
+    """The figure of one row as text; None: the record lacks what the row asks for."""
+    try:
+        return _cell(row, line.figures)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _cell(row: Row, figures: Mapping[str, Any]) -> str:
     if row.benchmark == "decode":
         if figures["step_ms"] is None:
             return "does not fit in memory"
         if row.case["budget"] is not None:
             return f"**{figures['ratio'] - 1:+.1%}** ({figures['step_ms']:.3g} ms per step)"
-        if "ratio" in figures:
+        if row.case["engine"] != "s1-engine":
             return f"**{figures['ratio']:.2f}x** ({figures['step_ms']:.3g} ms per step there)"
         return (
             f"**{figures['step_ms']:.3g} ms** per step, {figures['tok_s_total']:,.0f} tok/s, "
@@ -184,7 +188,8 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
             silent[row.card] = silent.get(row.card, 0) + 1
             continue
         source = "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
-        out.append(f"| {row.on} | {row.what} | {row.goal} | {cell(row, line)} | {source} |")
+        figure = cell(row, line) if line is not None else GAP if row.card is None else GAP_GPU
+        out.append(f"| {row.on} | {row.what} | {row.goal} | {figure} | {source} |")
     for card, count in silent.items():
         what = f"decode, prefill, forcing, training, peers: {count} figures, see `docs/gpu_day.md`"
         out.append(f"| {card} | {what} | | {GAP_GPU} | |")
@@ -204,7 +209,8 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
         large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and device.name in line.device]
         _points(gpu, [line for line in large if line.case.get("context") == 1024], f", {device.name}")
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
-    small = [line for line in lines if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b"]
+    small = [line for line in lines if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b"
+             and "cores" in line.device]
     _points(cpu, small)
     limits_ms = {line.case["batch"]: line.figures["limit_ms"] for line in sorted(small, key=lambda line: line.date)
                  if line.case["engine"] == "s1-engine" and line.figures.get("limit_ms") and not line.case["budget"]

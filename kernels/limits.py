@@ -7,6 +7,7 @@ Gaps between kernels, activations and the embedding row are left out: they are w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -149,8 +150,9 @@ class Limits:
     def resident_bytes(self) -> float:
         """Weight bytes in memory, over all ranks: an embedding comes on top of what is streamed, unless it is the head,
         which one of 8 bits is not."""
-        width = max(2.0, self.weight_bytes, self.head_bytes or 0.0)
-        shared = self.shape.tie_word_embeddings and (self.head_bytes is None or self.head_bytes == width)
+        head_bytes = self.weight_bytes if self.head_bytes is None else self.head_bytes
+        width = max(2.0, self.weight_bytes, head_bytes)
+        shared = self.shape.tie_word_embeddings and head_bytes == width
         embedding = 0 if shared else self.shape.vocab_size * self.shape.hidden_size
         return self.streamed_bytes + embedding * width
 
@@ -216,8 +218,12 @@ class Limits:
 
 
 def known_device(name: str) -> Device | None:
-    """The device whose limits are known for a name as the driver tells it ("NVIDIA H200"), or None."""
-    return next((device for device in (H200, H100) if device.name in name.upper()), None)
+    """The device whose limits are known for a name as the driver tells it ("NVIDIA H200"), or None: cards of other
+    forms (PCIe, NVL) and parts of a card have other limits."""
+    words = re.split(r"\W+", name.upper())
+    if not {"PCIE", "NVL", "MIG"}.isdisjoint(words):
+        return None
+    return next((device for device in (H200, H100) if device.name in words), None)
 
 
 def summary(limits: Limits, pool_tokens: int) -> str:

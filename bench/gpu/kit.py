@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from bench import record
-from bench.gpu.files import CACHE, FILES, KEPT
+from bench.gpu.files import CACHE, FILES, KEPT, RESULTS
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
@@ -38,9 +38,9 @@ class Options:
     """What to put together."""
 
     out: Path = Path(".gpu-kit")
-    """The folder; it is made anew, but for `earlier`."""
+    """The folder; it is made anew."""
     earlier: Path | None = None
-    """Folder with the files of an earlier call, to go on from."""
+    """Folder with the files of an earlier call, to go on from: they are put into the kit that is there."""
     python: str | None = None
     """An interpreter with the machine's Python, torch and Triton: it fills Triton's cache too, which takes minutes."""
     python_version: str = "3.12"
@@ -75,7 +75,7 @@ def fill_cache(python: str, folder: Path) -> None:
 def command(kit: Path, commit: str) -> str:
     """What to run there, in a copy of the repository that has the kit in it."""
     words = [
-        f"python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/s1-site {kit}/wheels/*.whl &&",
+        f"python3 -m pip install -qU --no-index --no-deps --no-compile --target /tmp/s1-site {kit}/wheels/*.whl &&",
         f"export PYTHONPATH=/tmp/s1-site S1_COMMIT={commit} &&",
         'python3 -m bench.gpu_day --out "${OUT:-gpu-day}"',
     ]
@@ -89,20 +89,25 @@ def command(kit: Path, commit: str) -> str:
 def main(options: Options) -> None:
     """Make the folder, say how large it is, and print the command."""
     kit = options.out
-    for name in ("wheels", CACHE):
-        shutil.rmtree(kit / name, ignore_errors=True)
-    wheels(kit / "wheels", options.python_version)
+    if options.earlier is not None and not (options.earlier / RESULTS).is_file():
+        raise SystemExit(f"bench.gpu.kit: --earlier {options.earlier} has no {RESULTS}; give the folder that came back")
+    if options.earlier is None:
+        shutil.rmtree(kit, ignore_errors=True)
+    if not (kit / "wheels").is_dir():
+        wheels(kit / "wheels", options.python_version)
     if options.earlier is not None:
-        (kit / "earlier").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(kit / "earlier", ignore_errors=True)
+        (kit / "earlier").mkdir(parents=True)
         for name in FILES:
             if (options.earlier / name).exists():
                 shutil.copy2(options.earlier / name, kit / "earlier" / name)
-    if options.python is not None:
+    if options.python is not None and not (kit / CACHE).is_dir():
         fill_cache(options.python, kit / CACHE)
     size = sum(file.stat().st_size for file in kit.rglob("*") if file.is_file())
     if size > _MOST_BYTES:
         raise SystemExit(f"bench.gpu.kit: {kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
-    print(f"{kit}: {size / 2**20:.1f} MiB to carry. There, in the repository's folder, as often as there is time:\n")
+    print(f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
+          "repository's folder, as often as there is time:\n")  # fmt: skip
     print(command(kit, record.commit()))
 
 

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.processes import ends_with_its_parent
+
 _HERE = Path(__file__).resolve().parent
 
 
@@ -58,6 +60,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [python, str(_HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env=_environment(setup, python), cwd=_HERE.parent.parent, process_group=0,
+                preexec_fn=ends_with_its_parent,
             )  # fmt: skip
         self.version = str(self._ask(asdict(setup), start_seconds)["version"])
 

@@ -22,6 +22,7 @@ from bench import gpu_day
 from bench.gpu.files import RESULTS
 from bench.gpu.plan import PLANS, Part
 from bench.gpu_day import Options, run
+from bench.processes import descendants
 
 LATER = {"compile", "profile", "decode_int8", "decode_fp8_kv", "training_7b_lora", "training_32b_slice", "operators",
          "peers"}  # fmt: skip
@@ -45,7 +46,7 @@ def kill_the_first(name: str, results: Path, lines: int) -> None:
     while time.monotonic() < deadline:
         text = results.read_text() if results.exists() else ""
         if text.count(f'"benchmark": "{name}"') >= lines:
-            for pid in gpu_day._descendants(os.getpid()):
+            for pid in descendants(os.getpid()):
                 os.kill(pid, signal.SIGKILL)
             return
         time.sleep(0.005)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from io import StringIO
@@ -183,6 +185,33 @@ def test_a_worker_is_stopped_between_its_turns(tmp_path):
             while not stopped():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from bench.peers.worker import Setup, Worker
+setup = Setup(checkpoint=sys.argv[1], dtype="float32", device="cpu", threads=1, max_model_len=64, max_num_seqs=1,
+              dummy=False)
+print(Worker("engine_worker.py", setup, Path(sys.argv[2]))._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux ends it")
+def test_a_worker_ends_with_a_benchmark_that_is_killed(tmp_path):
+    """Although it is stopped, and would never see that nobody asks any more."""
+    command = [sys.executable, "-c", HOLDS, str(checkpoint(tmp_path, SHAPES["tiny"])), str(tmp_path / "log")]
+    holder = subprocess.Popen(command, cwd=record.ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    worker = Path(f"/proc/{int(holder.stdout.readline())}/stat")
+    assert worker.exists()
+    holder.kill()
+    holder.communicate()
+    deadline = time.monotonic() + 20
+    while worker.exists() and worker.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it would hold the card"
+        time.sleep(0.05)
 
 
 def test_a_worker_that_does_not_answer_is_killed(tmp_path):

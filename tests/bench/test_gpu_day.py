@@ -52,6 +52,16 @@ PROGRAMS = {
         folder = __import__('pathlib').Path(sys.argv[sys.argv.index('--output') + 1]).parent
         for number in range(12):
             (folder / f'a{number}.png').write_bytes(b'x')""",
+    "deletes": """
+        import pathlib, shutil, sys, time
+        file = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])
+        file.write_text('{"of": "deletes"}\\n')
+        time.sleep(0.3)
+        shutil.rmtree(file.parent)""",
+    "garbles": """
+        import sys
+        open(sys.argv[sys.argv.index('--output') + 1], 'ab').write(b'{"of": "de\\n\\xff\\n{"of": "garbles"}\\n')""",
+    "bold": "raise SystemExit('[/bold] boom [red]')",
     "chatters": "for number in range(100):\n    print('line', number)\nraise SystemExit('the end')",
 }
 
@@ -186,6 +196,54 @@ def test_a_call_that_is_killed_loses_nothing(part, options, tmp_path):
     assert outcomes[0].state == "done before" and lines(out) == ["tells", "waits"]
 
 
+def test_what_a_part_does_to_the_results_costs_its_own_alone(part, options, tmp_path):
+    """It may remove them with their folder, or write what is no record, which no later part could read."""
+    parts = (part("tells"), part("deletes"), part("garbles"), part("bold"), Part("last", "part_tells", (), 60))
+    console = quiet()
+    outcomes = run(options(), console, parts)
+    assert [one.state for one in outcomes][2:] == ["done", "failed", "done"]
+    assert lines(tmp_path / "out") == ["tells", "garbles", "tells"] == lines(tmp_path / "state")
+    assert "[/bold] boom [red]" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("state", ['{"done": ["tells"]}', '{"done": {"H1', "[]"])
+def test_a_state_that_cannot_be_read_counts_for_nothing(part, options, tmp_path, state):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / STATE).write_text(state)
+    console = quiet()
+    assert [one.state for one in run(options(), console, (part("tells"),))] == ["done"]
+    assert f"{STATE} cannot be read" in console.file.getvalue().replace("\n", " ")
+    assert json.loads((tmp_path / "out" / STATE).read_text())["done"] == {"H100": ["tells"]}
+
+
+def test_again_that_fails_is_not_done_any_more(part, options, tmp_path):
+    run(options(), quiet(), (part("tells"),))
+    again = options(again=True)
+    assert run(again, quiet(), (Part("tells", "part_raises", (), 60),))[0].state == "failed"
+    assert run(options(), quiet(), (part("tells"),))[0].state == "done"
+
+
+@pytest.mark.parametrize(
+    "more, message", [
+        ({"minutes": float("nan")}, "--minutes is nan"), ({"minutes": -1.0}, "--minutes is -1.0"),
+        ({"cache": Path("/nowhere")}, "--cache /nowhere is no folder"),
+        ({"resume_from": Path("/nowhere")}, "--resume-from /nowhere is no folder"),
+        ({"out": Path("/proc/nowhere")}, "--out /proc/nowhere cannot be"),
+        ({"only": ("tokens", "others")}, "--only has others; parts are ceilings, compile"),
+    ]
+)  # fmt: skip
+def test_bad_flags_are_one_line(more, message, options):
+    with pytest.raises(SystemExit, match=message) as error:
+        gpu_day.main(options(rehearse="H100", **more))
+    assert "\n" not in str(error.value)
+
+
+def test_the_state_is_not_among_what_comes_back(options, tmp_path):
+    for state in (tmp_path / "out", tmp_path / "out" / "state"):
+        with pytest.raises(SystemExit, match=r"--state .* lies in --out"):
+            gpu_day.main(options(rehearse="H100", state=state))
+
+
 def test_a_new_machine_goes_on_from_the_files_of_an_earlier_call(part, options, tmp_path, monkeypatch):
     run(options(), quiet(), (part("tells"),))
     came_back, there = tmp_path / "out", tmp_path / "there"
@@ -205,7 +263,7 @@ def test_not_more_files_than_may_come_back(part, options, tmp_path):
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert len(names) == MOST_FILES and {RESULTS, LOG, STATE} <= names
     assert len(list((tmp_path / "state" / "left out").iterdir())) == 12 - (MOST_FILES - 3)
-    assert "one file too many" in console.file.getvalue() and lines(tmp_path / "out") == ["tells"]
+    assert "7 files too many to come back" in console.file.getvalue() and lines(tmp_path / "out") == ["tells"]
 
 
 def test_what_is_too_long_to_come_back_keeps_its_end(part, options, tmp_path, monkeypatch):

@@ -196,6 +196,19 @@ def test_the_kits_command_names_what_is_in_it(tmp_path):
     assert "--no-index --no-deps" in text
 
 
+def test_an_earlier_call_is_put_into_the_kit_that_is_there(tmp_path, capsys):
+    """Without fetching the wheels again; a folder that has no results is refused."""
+    (tmp_path / "kit" / "wheels").mkdir(parents=True)
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    with pytest.raises(SystemExit, match=r"has no results\.jsonl; give the folder"):
+        kit.main(kit.Options(out=tmp_path / "kit", earlier=earlier))
+    (earlier / FILES[0]).write_text("{}\n")
+    kit.main(kit.Options(out=tmp_path / "kit", earlier=earlier))
+    assert f"--resume-from {tmp_path / 'kit' / 'earlier'}" in capsys.readouterr().out
+    assert (tmp_path / "kit" / "earlier" / FILES[0]).read_text() == "{}\n"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_kit_downloads_wheels_for_that_machine(tmp_path, capsys):

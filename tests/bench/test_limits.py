@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -134,6 +135,13 @@ def test_all_reduce_points():
     assert all_reduce_seconds(2**18) == pytest.approx(7e-6 + 13.7e-6 * 0.1875)
 
 
+def test_a_head_of_8_bits_shares_nothing_with_the_embedding():
+    """Whether it is said to be like the other matrices or to have 8 bits itself."""
+    eight = Limits(SHAPES["qwen2.5-0.5b"], H100, weight_bytes=1)
+    assert eight.resident_bytes == eight.streamed_bytes + 2 * 151936 * 896
+    assert replace(eight, head_bytes=1).resident_bytes == eight.resident_bytes
+
+
 def test_tied_and_replicated_heads():
     small = SHAPES["qwen2.5-0.5b"]
     limits = Limits(small, UNKNOWN)
@@ -165,4 +173,6 @@ def test_summary():
 def test_known_device():
     assert known_device("NVIDIA H200") is H200
     assert known_device("NVIDIA H100 80GB HBM3") is H100
-    assert known_device("NVIDIA GeForce RTX 4090") is None
+    for other in ("NVIDIA GeForce RTX 4090", "NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL",
+                  "NVIDIA H100 80GB HBM3 MIG 1g.10gb"):  # fmt: skip
+        assert known_device(other) is None, other

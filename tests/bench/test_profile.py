@@ -33,6 +33,12 @@ def test_no_prefill_is_counted(tmp_path):
     assert launches[0] == pytest.approx(launches[1], rel=0.4), "ends of steps are told a little late"
 
 
+@pytest.mark.parametrize("cells", [("abc",), ("0x10",), ()])
+def test_cells_that_are_none_are_refused(cells):
+    with pytest.raises(SystemExit, match=r"bench\.profile: --cells .*; give BATCHxCONTEXT"):
+        profile.main(profile.Options(shape="tiny", cells=cells))
+
+
 def test_too_few_steps_are_said(tmp_path):
     folder = checkpoint(tmp_path, SHAPES["tiny"])
     with Engine(folder, device="cpu", max_num_seqs=1, max_model_len=256) as engine, pytest.raises(
