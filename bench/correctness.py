@@ -152,8 +152,7 @@ def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None and not rehearsed else []
     only = ["-k", "silu"] if rehearsed else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *only, str(file)]
-    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment,
-                          preexec_fn=ends_with_its_parent)  # fmt: skip
+    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment)
     counts: dict[str, float | None] = {word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
               for word in ("passed", "failed", "skipped")}  # fmt: skip
     if done.returncode not in (0, 5):
