@@ -207,6 +207,7 @@ def test_an_earlier_call_is_put_into_the_kit_that_is_there(tmp_path, capsys):
     kit.main(kit.Options(out=tmp_path / "kit", earlier=earlier))
     assert f"--resume-from {tmp_path / 'kit' / 'earlier'}" in capsys.readouterr().out
     assert (tmp_path / "kit" / "earlier" / FILES[0]).read_text() == "{}\n"
+    assert not list((tmp_path / "kit" / "wheels").iterdir()), "fetched again"
 
 
 @pytest.mark.slow
