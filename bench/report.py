@@ -24,7 +24,7 @@ from bench.gpu.files import GEMM_TABLE
 from bench.gpu.plan import CELLS, peer_shape
 from bench.record import RESULTS, Record, read
 from bench.shapes import SHAPES
-from kernels.limits import H100, H200, Device, Limits
+from kernels.limits import H100, H200, Device, Limits, known_device
 
 BEGIN, END = "<!-- performance: begin (python -m bench.report --write) -->", "<!-- performance: end -->"
 GAP_GPU, GAP = "not yet measured on a GPU", "not yet measured"
@@ -47,10 +47,16 @@ class Row:
         for that card."""
         if line.versions.get("stand_in") != rehearsal:
             return False
-        there = self.card in line.device if self.card is not None else "cores" in line.device
+        there = _is_of(line, self.card) if self.card is not None else "cores" in line.device
         return there and line.benchmark == self.benchmark and all(
             line.case.get(key) == value for key, value in self.case.items()
         )
+
+
+def _is_of(line: Record, card: str) -> bool:
+    """Whether a record is of that card, or of its stand-in."""
+    known = known_device(line.device)
+    return known is not None and known.name == card
 
 
 _PEERS = {"s1-engine, unquantized": "bf16 weights"}
@@ -206,7 +212,7 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
                  label=f"limit, {device.name}")  # fmt: skip
     lines = [line for line in lines if "stand_in" not in line.versions]
     for device in (H200, H100):
-        large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and device.name in line.device]
+        large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and _is_of(line, device.name)]
         _points(gpu, [line for line in large if line.case.get("context") == 1024], f", {device.name}")
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
     small = [line for line in lines if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b"

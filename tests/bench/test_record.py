@@ -71,6 +71,16 @@ def test_each_card_has_rows_of_its_own():
     assert rendered.count(GAP_GPU) == rest + 1  # the H100's other rows by name, the H200's as one
 
 
+def test_a_card_of_another_form_fills_no_row(tmp_path, monkeypatch):
+    shown: list[Record] = []
+    monkeypatch.setattr(report, "_points", lambda axes, lines, label="": shown.extend(lines))
+    for name in ("NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL"):
+        line = replace(gpu_line("H100"), device=name)
+        assert not any(row.answers(line) for row in ROWS), name
+        report.roofline([line], tmp_path / "r.png")
+    assert shown == []
+
+
 def test_a_stand_in_fills_no_row_of_a_gpu():
     line = gpu_line("H100", command="python -m bench.decode")
     device, versions = "stand-in for H100: Some CPU, 2 cores", {"torch": "2", "stand_in": "H100"}
