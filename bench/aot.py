@@ -48,8 +48,15 @@ def _table(options: Options) -> None:
         found = replace(found, compile_s=round(found.compile_s, 1))
         lines.append(json.dumps({"triton": triton.__version__, **asdict(found), "warps_per_sm": found.warps_per_sm}))
         counts = (found.instructions["HGMMA"], found.instructions["HMMA"])
-        values = (found.registers, found.stack, found.shared, found.warps_per_sm, *counts, found.length,
-                  found.compile_s)  # fmt: skip
+        values = (
+            found.registers,
+            found.stack,
+            found.shared,
+            found.warps_per_sm,
+            *counts,
+            found.length,
+            found.compile_s,
+        )
         table.add_row(found.name, *map(str, values))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(lines) + "\n")

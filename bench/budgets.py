@@ -48,9 +48,13 @@ class Plan:
 
     def native(self) -> SamplingParams:
         return SamplingParams(
-            **self.sampling, max_tokens=self.total, thinking_format="s1", thinking_token_budget=self.budget,
-            thinking_extensions=self.extensions, thinking_extension_str=WAIT,
-        )  # fmt: skip
+            **self.sampling,
+            max_tokens=self.total,
+            thinking_format="s1",
+            thinking_token_budget=self.budget,
+            thinking_extensions=self.extensions,
+            thinking_extension_str=WAIT,
+        )
 
 
 class ClientLoop:
@@ -225,28 +229,53 @@ def run(options: Options, console: Console) -> list[record.Record]:
     torch.set_num_threads(options.threads)
     folder = Path(options.model) if options.model else checkpoint(options.cache, stand_in.shape(options.shape))
     machine = record.Machine.read(torch.device(options.device))
-    table = Table("prefix cache", "", "prefill tokens", "s", "equal tokens",
-                  title=f"{folder.name}: batch {options.batch}, budgets {options.budget}")  # fmt: skip
+    table = Table(
+        "prefix cache",
+        "",
+        "prefill tokens",
+        "s",
+        "equal tokens",
+        title=f"{folder.name}: batch {options.batch}, budgets {options.budget}",
+    )
     records = []
     longest = sum(map(stand_in.tokens, (options.context, max(options.budget)))) + options.answer + 2 * len(BUDGET_END)
     for caching in (False, True):
         with Engine(
-            folder, device=str(stand_in.device(options.device)), max_num_seqs=options.batch, max_model_len=longest,
+            folder,
+            device=str(stand_in.device(options.device)),
+            max_num_seqs=options.batch,
+            max_model_len=longest,
             enable_prefix_caching=caching,
-        ) as engine:  # fmt: skip
+        ) as engine:
             outcome = compare(engine, options)
         values: dict[str, float] = {}
         for at, kind in enumerate(("native", "client")):
             values[f"{kind}_s"] = statistics.median(pair[at] for pair in outcome.seconds)
             values[f"{kind}_prefill_tokens"] = statistics.mean(pair[at] for pair in outcome.prefill)
-            table.add_row("on" if caching else "off", kind, f"{values[f'{kind}_prefill_tokens']:,.0f}",
-                          f"{values[f'{kind}_s']:.3f}", f"{outcome.equal} of {options.batch}")  # fmt: skip
+            table.add_row(
+                "on" if caching else "off",
+                kind,
+                f"{values[f'{kind}_prefill_tokens']:,.0f}",
+                f"{values[f'{kind}_s']:.3f}",
+                f"{outcome.equal} of {options.batch}",
+            )
         values["time_ratio"] = median_ratio([(client, native) for native, client in outcome.seconds])
-        table.add_row("", "client / native", f"{values['client_prefill_tokens'] / values['native_prefill_tokens']:.2f}",
-                      f"{values['time_ratio']:.2f}", "", end_section=True)  # fmt: skip
-        varied = {"model": folder.name if options.model else options.shape, "batch": options.batch,
-                  "context": options.context, "budgets": list(options.budget), "extensions": options.extensions,
-                  "prefix_cache": caching}  # fmt: skip
+        table.add_row(
+            "",
+            "client / native",
+            f"{values['client_prefill_tokens'] / values['native_prefill_tokens']:.2f}",
+            f"{values['time_ratio']:.2f}",
+            "",
+            end_section=True,
+        )
+        varied = {
+            "model": folder.name if options.model else options.shape,
+            "batch": options.batch,
+            "context": options.context,
+            "budgets": list(options.budget),
+            "extensions": options.extensions,
+            "prefix_cache": caching,
+        }
         records.append(machine.record("budgets", varied, values | {"equal": outcome.equal}))
         if options.output is not None:
             record.append(records[-1], options.output)
@@ -254,30 +283,43 @@ def run(options: Options, console: Console) -> list[record.Record]:
     return [*records, mixed(options, console, folder, machine, longest)]
 
 
-def mixed(
-    options: Options, console: Console, folder: Path, machine: record.Machine, longest: int
-) -> record.Record:  # fmt: skip
+def mixed(options: Options, console: Console, folder: Path, machine: record.Machine, longest: int) -> record.Record:
     """The mixed batch, budget by budget; a table, and one record appended to `options.output`."""
     device = str(stand_in.device(options.device))
     with Engine(folder, device=device, max_num_seqs=options.batch, max_model_len=longest) as engine:
         serve(engine, make_plans(engine, options, 1))
         served, seconds = serve(engine, make_plans(engine, options, 0))
     rate = sum(one.tokens for one in served) / seconds
-    table = Table("budget", "requests", "thinking tokens", "overshoot", "first answer token, s", "done, s",
-                  title=f"{folder.name}: one batch of {options.batch}, {rate:,.0f} tok/s")  # fmt: skip
+    table = Table(
+        "budget",
+        "requests",
+        "thinking tokens",
+        "overshoot",
+        "first answer token, s",
+        "done, s",
+        title=f"{folder.name}: one batch of {options.batch}, {rate:,.0f} tok/s",
+    )
     values: dict[str, float] = {"tokens_per_s": rate, "overshoot_tokens": float(max(one.overshoot for one in served))}
     for budget in sorted(set(options.budget)):
         some = [one for one in served if one.budget == stand_in.tokens(budget)]
         if some:
             first = statistics.mean(one.first_answer_s for one in some)
             values[f"first_answer_s_{budget}"] = first
-            table.add_row(f"{budget:,}", str(len(some)), f"{statistics.mean(one.thinking for one in some):,.0f}",
-                          str(max(one.overshoot for one in some)), f"{first:.3f}",
-                          f"{statistics.mean(one.total_s for one in some):.3f}")  # fmt: skip
+            table.add_row(
+                f"{budget:,}",
+                str(len(some)),
+                f"{statistics.mean(one.thinking for one in some):,.0f}",
+                str(max(one.overshoot for one in some)),
+                f"{first:.3f}",
+                f"{statistics.mean(one.total_s for one in some):.3f}",
+            )
     varied = {
-        "model": folder.name if options.model else options.shape, "batch": options.batch, "context": options.context,
-        "budgets": list(options.budget), "extensions": options.extensions,
-    }  # fmt: skip
+        "model": folder.name if options.model else options.shape,
+        "batch": options.batch,
+        "context": options.context,
+        "budgets": list(options.budget),
+        "extensions": options.extensions,
+    }
     found = machine.record("budgets_mixed", varied, values)
     if options.output is not None:
         record.append(found, options.output)

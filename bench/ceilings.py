@@ -18,8 +18,9 @@ import tyro
 from bench import record, stand_in
 from bench.processes import ends_with_its_parent
 from bench.timing import repeat
-from kernels import huge_pages, native
+from kernels import huge_pages
 from kernels.limits import Device
+from kernels.native import library as native
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,12 @@ def _of(line: record.Record) -> Ceilings:
     rates = {name: line.figures[f"{name}_GBps"] or 0.0 for name in ("copy", "read")}
     fp8 = line.figures["fp8_TFLOPs"]
     return Ceilings(
-        rates["copy"] * 1e9, rates["read"] * 1e9, (line.figures["matmul_TFLOPs"] or 0.0) * 1e12,
-        None if fp8 is None else fp8 * 1e12, (line.figures["memory_GB"] or 0.0) * 1e9,
-    )  # fmt: skip
+        rates["copy"] * 1e9,
+        rates["read"] * 1e9,
+        (line.figures["matmul_TFLOPs"] or 0.0) * 1e12,
+        None if fp8 is None else fp8 * 1e12,
+        (line.figures["memory_GB"] or 0.0) * 1e9,
+    )
 
 
 def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:

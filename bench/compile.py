@@ -29,11 +29,11 @@ from bench.shapes import SHAPES
 from engine.build import build_core
 from engine.config import EngineConfig
 from engine.core import Add
-from engine.parallel import Group
 from engine.prepare import Preparer
+from engine.ranks.group import Group
 from engine.request import SamplingParams
-from engine.sequence import Admission
-from engine.text import Tokenizer
+from engine.schedule.sequence import Admission
+from engine.text.tokenizer import Tokenizer
 from kernels.dry_run import CUDA, DryRun
 from kernels.gemm_choices import Product
 from kernels.small_gemm import small_gemm
@@ -45,10 +45,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
 }
 OTHERS = {
-    "0.5B": ("qwen2.5-0.5b", {}), "7B": ("qwen2.5-7b", {}),  # the client loop, and the peers' side
-    "tiny": ("tiny", {}), "tiny float32": ("tiny", {"dtype": "float32"}),  # correctness
+    "0.5B": ("qwen2.5-0.5b", {}),
+    "7B": ("qwen2.5-7b", {}),  # the client loop, and the peers' side
+    "tiny": ("tiny", {}),
+    "tiny float32": ("tiny", {"dtype": "float32"}),  # correctness
     "32B float32": ("qwen2.5-32b", {"dtype": "float32"}),
-}  # fmt: skip
+}
 TOKENS = (1, 8, 32, 64)
 _WARM = (
     SamplingParams(max_tokens=40, thinking_format="none"),
@@ -73,9 +75,14 @@ def engine(shape: str, options: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
         model = checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
         config = EngineConfig(
-            model=str(model), device="cuda", load_format="dummy", max_model_len=4096, max_num_seqs=64,
-            capture_at_start=True, **options,
-        )  # fmt: skip
+            model=str(model),
+            device="cuda",
+            load_format="dummy",
+            max_model_len=4096,
+            max_num_seqs=64,
+            capture_at_start=True,
+            **options,
+        )
         tokenizer = Tokenizer.load(model)
         core = build_core(config, model, tokenizer, Group.single(CUDA))
         preparer = Preparer(tokenizer, "s1", 4096)

@@ -77,16 +77,30 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
     """12 requests of uneven length, with and without budgets, in chunks of 32. Where there are no weights, random ones
     are made on the device."""
     source = random.Random(0)
-    with Engine(folder, device=device, dtype=dtype, max_num_seqs=8, max_num_batched_tokens=32, max_model_len=512,
-                load_format="auto" if list(folder.glob("*.safetensors")) else "dummy",
-                step_graphs="off" if os.environ.get(CHILD) else "auto") as engine:  # fmt: skip
+    with Engine(
+        folder,
+        device=device,
+        dtype=dtype,
+        max_num_seqs=8,
+        max_num_batched_tokens=32,
+        max_model_len=512,
+        load_format="auto" if list(folder.glob("*.safetensors")) else "dummy",
+        step_graphs="off" if os.environ.get(CHILD) else "auto",
+    ) as engine:
         opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
         prompts = [[source.randrange(engine.tokenizer.size - 3) for _ in range(5 + 17 * i)] + opener for i in range(12)]
         params = [
-            SamplingParams(max_tokens=64, temperature=0.5 * (i % 2), seed=i, ignore_eos=True, logprobs=_BEST,
-                           thinking_token_budget=None if i % 3 == 0 else 12 + i, thinking_extensions=i % 4)
+            SamplingParams(
+                max_tokens=64,
+                temperature=0.5 * (i % 2),
+                seed=i,
+                ignore_eos=True,
+                logprobs=_BEST,
+                thinking_token_budget=None if i % 3 == 0 else 12 + i,
+                thinking_extensions=i % 4,
+            )
             for i in range(12)
-        ]  # fmt: skip
+        ]
         samples = [output.outputs[0] for output in engine.generate(prompts, params)]
     best = [[[*one.top] for one in sample.logprobs or ()] for sample in samples]
     return Answer([sample.token_ids for sample in samples], best)
@@ -94,10 +108,18 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
 
 def by_definition(options: Options, model: str, dtype: str, device: str) -> Answer:
     """The same from a process of its own that runs the definitions."""
-    command = [sys.executable, "-m", "bench.correctness", "--answer", f"{model}/{dtype}/{device}",
-               "--cache", str(options.cache)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {CHILD: "reference"},
-                          preexec_fn=ends_with_its_parent)  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bench.correctness",
+        "--answer",
+        f"{model}/{dtype}/{device}",
+        "--cache",
+        str(options.cache),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {CHILD: "reference"}, preexec_fn=ends_with_its_parent
+    )
     if done.returncode:
         raise SystemExit(f"bench.correctness: the definitions' run failed: {done.stderr.strip()[-500:]}")
     return Answer(**json.loads(done.stdout))
@@ -153,8 +175,10 @@ def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     only = ["-k", "silu"] if rehearsed else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *only, str(file)]
     done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment)
-    counts: dict[str, float | None] = {word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
-              for word in ("passed", "failed", "skipped")}  # fmt: skip
+    counts: dict[str, float | None] = {
+        word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
+        for word in ("passed", "failed", "skipped")
+    }
     if done.returncode not in (0, 5):
         print(f"{file.name}: {done.stdout[-3000:]}{done.stderr[-500:]}", flush=True)
         counts["failed"] = max(1.0, counts["failed"] or 0.0)

@@ -32,8 +32,8 @@ from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.timing import Times
 from engine.config import EngineConfig
 from engine.errors import InputError
-from engine.model_config import ModelConfig
-from engine.text import Tokenizer
+from engine.model.config import ModelConfig
+from engine.text.tokenizer import Tokenizer
 from kernels.gemm_choices import TABLE, table_in_use
 from kernels.limits import DecoderShape, Device, Limits
 
@@ -175,8 +175,13 @@ class Lane:
     def _window(self, case: Case, ids: list[list[int]], steps: int) -> Timed:
         off = {"thinking_format": "none"}
         # no reserve: a window may be shorter than one, and never reaches the budget then
-        on = {"thinking_format": "s1", "thinking_token_budget": self.budget, "thinking_extensions": 2,
-              "thinking_end_str": "<|im_start|>answer", "answer_reserve_tokens": 0}  # fmt: skip
+        on = {
+            "thinking_format": "s1",
+            "thinking_token_budget": self.budget,
+            "thinking_extensions": 2,
+            "thinking_end_str": "<|im_start|>answer",
+            "answer_reserve_tokens": 0,
+        }
         params = [on if self.budget is not None and i % 2 == 0 else off for i in range(len(ids))]
         seconds, keys = self.worker.window(ids, steps, case.ahead, params=params)
         return Timed(tuple(seconds), keys)
@@ -263,10 +268,11 @@ def limits_of(options: Options, model: DecoderShape, rates: Device) -> tuple[Lim
     itemsize = getattr(torch, options.dtype).itemsize
     plain = Limits(model, rates, weight_bytes=itemsize, kv_bytes=itemsize, head_bytes=itemsize)
     ours = replace(
-        plain, weight_bytes=itemsize if options.quantization == "none" else 1,
+        plain,
+        weight_bytes=itemsize if options.quantization == "none" else 1,
         kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
         head_bytes=1 if options.quantization == "int8" else itemsize,
-    )  # fmt: skip
+    )
     return ours, plain
 
 
@@ -372,11 +378,15 @@ class Run:
         options = self._options
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         setup = Setup(
-            checkpoint=str(self._folder), dtype=options.dtype, device=str(stand_in.device(options.device)),
+            checkpoint=str(self._folder),
+            dtype=options.dtype,
+            device=str(stand_in.device(options.device)),
             threads=options.threads,
             max_model_len=max(case.most_tokens(options.tokens) for case in options.cases),
-            max_num_seqs=max(case.batch for case in options.cases), dummy=options.dummy, engine=self._eight_bits,
-        )  # fmt: skip
+            max_num_seqs=max(case.batch for case in options.cases),
+            dummy=options.dummy,
+            engine=self._eight_bits,
+        )
         lanes = []
         for name in names:
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
@@ -393,10 +403,18 @@ class Run:
         case, found = measured.case, self._ceilings
         limit = self._limits.step_seconds(case.batch, case.context) * 1e3
         table = Table(
-            "", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is", title_justify="left",
+            "",
+            "ms/step",
+            "spread",
+            "tok/s/user",
+            "tok/s",
+            "GB/s",
+            "of bandwidth",
+            "ours is",
+            title_justify="left",
             title=f"{self._name} {self._options.dtype}, batch {case.batch}, context {case.context:,}: limit "
-                  f"{limit:.3g} ms (copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
-        )  # fmt: skip
+            f"{limit:.3g} ms (copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
+        )
         if lanes[0].name == OURS:
             self._ours[case] = measured.medians(lanes[0].label)
         for lane in lanes:
@@ -406,10 +424,15 @@ class Run:
             own = lane.name == OURS and lane.budget is None
             times = None if own or case not in self._ours else ratio(measured.medians(lane.label), self._ours[case])
             table.add_row(
-                lane.label, f"{step * 1e3:.3g}", f"{values['spread']:.1%}", f"{1 / step:.1f}",
-                f"{case.batch / step:.1f}", f"{values['GBps']:.2f}", f"{values['bandwidth_share']:.0%}",
+                lane.label,
+                f"{step * 1e3:.3g}",
+                f"{values['spread']:.1%}",
+                f"{1 / step:.1f}",
+                f"{case.batch / step:.1f}",
+                f"{values['GBps']:.2f}",
+                f"{values['bandwidth_share']:.0%}",
                 "" if times is None else f"{times:.2f}x",
-            )  # fmt: skip
+            )
             self._write(machine, case, lane.name, lane.budget, values if times is None else values | {"ratio": times})
         self._console.print(table)
 
@@ -422,9 +445,16 @@ class Run:
             record.append(line, self._options.output)
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
-        return {"model": self._name, "engine": engine, "dtype": self._options.dtype, "batch": case.batch,
-                "context": case.context, "budget": budget,
-                **(self._eight_bits if engine == OURS else {}), **self._products}  # fmt: skip
+        return {
+            "model": self._name,
+            "engine": engine,
+            "dtype": self._options.dtype,
+            "batch": case.batch,
+            "context": case.context,
+            "budget": budget,
+            **(self._eight_bits if engine == OURS else {}),
+            **self._products,
+        }
 
 
 def _key(case: Mapping[str, Any]) -> str:

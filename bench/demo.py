@@ -18,7 +18,7 @@ from bench.evaluation.tasks import Problem, TaskSpec, load
 from bench.statistics import wilson
 from curate.families import check
 from engine import Engine, InputError
-from engine.view import StreamView
+from engine.command.view import StreamView
 
 DEFAULTS = Defaults(temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None)
 CONDITIONS = (

@@ -24,7 +24,8 @@ from typing import Annotated, Any
 import msgspec
 import tyro
 
-from bench.evaluation import browse, compare, grade, grid, outcomes, plot, report, run, status, tables
+from bench.evaluation import accuracy as report
+from bench.evaluation import browse, compare, grade, grid, outcomes, plot, run, status, tables
 from bench.evaluation.endpoint import EndpointBackend
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import GraderName
@@ -171,11 +172,15 @@ def _grid_of(options: RunOptions) -> Grid:
         methods.append({"method": "budget", "budgets": budgets})
     if waits:
         methods.append({"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None})
-    return grid.from_values({
-        "name": options.task, "tasks": [{"name": options.task, "count": options.count, "seed": options.seed}],
-        "methods": methods, "answer_tokens": 48 if nano else 1024,
-        "engine": {"device": "cpu", "dtype": "float32"} if nano else {},
-    })  # fmt: skip
+    return grid.from_values(
+        {
+            "name": options.task,
+            "tasks": [{"name": options.task, "count": options.count, "seed": options.seed}],
+            "methods": methods,
+            "answer_tokens": 48 if nano else 1024,
+            "engine": {"device": "cpu", "dtype": "float32"} if nano else {},
+        }
+    )
 
 
 def _with_overrides(what: Grid, options: RunOptions) -> Grid:

@@ -195,9 +195,10 @@ def merge(found: list[Choice], records: list[Record], table: Path) -> None:
     """Put `found` into the table in place of all rows of the shapes that `records` timed."""
     timed = {_timed(line) for line in records}
     kept = [
-        row for row in (read_choices(table) if table.exists() else ())
+        row
+        for row in (read_choices(table) if table.exists() else ())
         if (row.device, row.product.value, row.out_features, row.in_features) not in timed
-    ]  # fmt: skip
+    ]
     write_choices(kept + found, table)
 
 
@@ -215,18 +216,27 @@ def run(options: Options, device: torch.device, console: Console) -> None:
     for linear in linears(shape, options.ranks):
         for tokens in options.tokens:
             case = {
-                "name": linear.name, "product": linear.product.value, "out": linear.out, "inner": linear.inner,
-                "tokens": tokens, "shape": options.shape, "ranks": options.ranks, "dtype": str(dtype)[6:],
-            }  # fmt: skip
+                "name": linear.name,
+                "product": linear.product.value,
+                "out": linear.out,
+                "inner": linear.inner,
+                "tokens": tokens,
+                "shape": options.shape,
+                "ranks": options.ranks,
+                "dtype": str(dtype)[6:],
+            }
             if (options.only and linear.name not in options.only) or case in known:
                 continue
             race = Race(linear, tokens, device, dtype)
             cublas, best = race.cublas_seconds(), race.best()
             moved, _ = linear_cost(tokens, linear.out, linear.inner, dtype.itemsize)
             figures: dict[str, float | None] = {
-                "norm_us": race.norm_seconds * 1e6, "bandwidth_GBps": bandwidth / 1e9,
-                "cublas_us": cublas * 1e6, "cublas_share": moved / bandwidth / cublas, "ours_us": None,
-            }  # fmt: skip
+                "norm_us": race.norm_seconds * 1e6,
+                "bandwidth_GBps": bandwidth / 1e9,
+                "cublas_us": cublas * 1e6,
+                "cublas_share": moved / bandwidth / cublas,
+                "ours_us": None,
+            }
             shown = ("none is right", "", "")
             if best is not None:
                 config, ours = best

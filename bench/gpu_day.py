@@ -137,8 +137,11 @@ class Day:
             (self._kept / "left out").mkdir(exist_ok=True)
             shutil.move(path, self._kept / "left out" / "-".join(path.relative_to(self.out).parts))
         if extra:
-            self.console.print(f"{len(extra)} files too many to come back, as {extra[0].name}: {MOST_FILES} can; they "
-                               f"are in {self._kept / 'left out'}", markup=False)  # fmt: skip
+            self.console.print(
+                f"{len(extra)} files too many to come back, as {extra[0].name}: {MOST_FILES} can; they "
+                f"are in {self._kept / 'left out'}",
+                markup=False,
+            )
         if (self.out / LOG).exists():
             _cut(self.out / LOG)
         for name in FILES:
@@ -164,7 +167,6 @@ class Day:
             found = [folder / name for folder in folders if (folder / name).exists()]
             if found and found[-1] != self.out / name:
                 shutil.copy2(found[-1], self.out / name)
-
 
     def _done_in(self, state: Path) -> dict[str, list[str]]:
         """Names of the parts that are done, by card."""
@@ -270,9 +272,14 @@ def _start(arguments: list[str], environment: dict[str, str], log: int, forks: b
     """Start `python -m` with these arguments, its output going to `log`."""
     if not forks:
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=record.ROOT,
-            env=os.environ | environment, preexec_fn=ends_with_its_parent,
-        )  # fmt: skip
+            [sys.executable, "-m", *arguments],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            cwd=record.ROOT,
+            env=os.environ | environment,
+            preexec_fn=ends_with_its_parent,
+        )
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -358,8 +365,10 @@ def main(options: Options) -> int:
     name = options.rehearse or record.gpu_name()
     card = known_device(name) if name else None
     if card is None:
-        raise SystemExit(f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
-                         "give --rehearse H100 to run one on the CPU, or --plan H100 to see it")  # fmt: skip
+        raise SystemExit(
+            f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
+            "give --rehearse H100 to run one on the CPU, or --plan H100 to see it"
+        )
     if options.rehearse is not None and (options.out, options.state) == (Options.out, Options.state):
         options = replace(options, out=Path("gpu-day-rehearsal"), state=KEPT.with_name(f"{KEPT.name}-rehearsal"))
     for flag, folder in (("--resume-from", options.resume_from), ("--cache", options.cache)):
@@ -375,8 +384,10 @@ def main(options: Options) -> int:
         raise SystemExit(f"bench.gpu_day: --out {options.out} cannot be a folder of results: {error}") from None
     unknown = set(options.only) - {part.name for part in PLANS[card.name]}
     if unknown:
-        raise SystemExit(f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "
-                         f"{', '.join(part.name for part in PLANS[card.name])}")  # fmt: skip
+        raise SystemExit(
+            f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "
+            f"{', '.join(part.name for part in PLANS[card.name])}"
+        )
     if options.rehearse is not None:
         importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
     console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)

@@ -25,17 +25,17 @@ from bench import record
 from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
-from engine.batch import AttentionMeta, StepResult
 from engine.core import Add, Core, End
-from engine.kv_cache import PagePool
+from engine.model.batch import AttentionMeta, StepResult
 from engine.prepare import Prepared, Preparer
 from engine.request import SamplingParams
 from engine.response import Response
-from engine.runner import Runner
-from engine.scheduler import Scheduler
-from engine.sequence import Admission
-from engine.slots import SlotTables, StepTables
-from engine.text import Tokenizer
+from engine.schedule.pages import PagePool
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Admission
+from engine.step.runner import Runner
+from engine.step.slots import SlotTables, StepTables
+from engine.text.tokenizer import Tokenizer
 
 PAGE_SIZE = 16
 
@@ -49,9 +49,7 @@ class NullModel:
         self._table[torch.arange(every), 100 + torch.arange(every)] = 1.0
         self._table[0, trigger] = 2.0
 
-    def forward(
-        self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: list[tuple[Tensor, Tensor]]) -> Tensor:
         """positions [N] -> "hidden" [N, 1]: the position, all that the logits depend on."""
         return positions[:, None]
 
@@ -232,22 +230,35 @@ def run(options: Options, console: Console) -> list[record.Record]:
         f"{options.batch} requests: {without * 1e6:.0f} us per step without budgets, {half * 1e6:.0f} us with budgets "
         f"and extensions in half of them, ratio {ratio:.3f}"
     )
-    costs = {name: step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
-             for name in ("collected", "streamed")}  # fmt: skip
+    costs = {
+        name: step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
+        for name in ("collected", "streamed")
+    }
     for name, cost in costs.items():
         console.print(
             f"{options.step_batch} requests, outputs {name}: the host takes {cost.host * 1e6:.0f} us per step, "
             f"of it {cost.output * 1e6:.0f} us for text and deltas; the null device takes {cost.device * 1e6:.0f} us"
         )
     records = [
-        machine.record("host_growth", {"model": "null", "tokens": options.tokens},
-                       {"start_us": start * 1e6, "end_us": end * 1e6, "ratio": median_ratio(grown)}),
-        machine.record("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
-                       {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio}),
-        *(machine.record("host_step", {"model": "null", "batch": options.step_batch, "outputs": name},
-                         {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6})
-          for name, cost in costs.items()),
-    ]  # fmt: skip
+        machine.record(
+            "host_growth",
+            {"model": "null", "tokens": options.tokens},
+            {"start_us": start * 1e6, "end_us": end * 1e6, "ratio": median_ratio(grown)},
+        ),
+        machine.record(
+            "host_budgets",
+            {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
+            {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio},
+        ),
+        *(
+            machine.record(
+                "host_step",
+                {"model": "null", "batch": options.step_batch, "outputs": name},
+                {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6},
+            )
+            for name, cost in costs.items()
+        ),
+    ]
     if options.output is not None:
         for line in records:
             record.append(line, options.output)

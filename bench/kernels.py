@@ -27,7 +27,6 @@ from bench import record, stand_in
 from bench.ceilings import Ceilings, later, measure
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
-from kernels import native, native_decoder
 from kernels.attention import (
     decode_attention,
     decode_attention_cost,
@@ -36,7 +35,9 @@ from kernels.attention import (
 )
 from kernels.embedding import embedding, embedding_cost
 from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
-from kernels.native_decoder import Layer, NativeDecoder
+from kernels.native import decoder as native_decoder
+from kernels.native import library as native
+from kernels.native.decoder import Layer, NativeDecoder
 from kernels.paged import new_pages
 from kernels.rms_norm import rms_norm, rms_norm_cost
 from kernels.rope_append import rope_append, rope_append_cost
@@ -112,49 +113,69 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
 
     x, residual, gain = random(batch, hidden), random(batch, hidden), random(hidden)
     yield Operation(
-        "rms_norm+add", f"{batch}x{hidden}", lambda: rms_norm(x, gain, 1e-6, residual),
-        rms_norm_cost(batch, hidden, item), lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
-    )  # fmt: skip
+        "rms_norm+add",
+        f"{batch}x{hidden}",
+        lambda: rms_norm(x, gain, 1e-6, residual),
+        rms_norm_cost(batch, hidden, item),
+        lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
+    )
     gate_up = random(batch, 2 * features)
     yield Operation(
-        "silu_mul", f"{batch}x{features}", lambda: silu_mul(gate_up), silu_mul_cost(batch, features, item),
+        "silu_mul",
+        f"{batch}x{features}",
+        lambda: silu_mul(gate_up),
+        silu_mul_cost(batch, features, item),
         lambda: F.silu(gate_up[:, :features]) * gate_up[:, features:],
-    )  # fmt: skip
+    )
     table, ids = random(shape.vocab_size, hidden), torch.arange(batch, device=device) * 97 % shape.vocab_size
     yield Operation(
-        "embedding", f"{batch}x{hidden}", lambda: embedding(ids, table), embedding_cost(batch, hidden, item),
+        "embedding",
+        f"{batch}x{hidden}",
+        lambda: embedding(ids, table),
+        embedding_cost(batch, hidden, item),
         lambda: F.embedding(ids, table),
-    )  # fmt: skip
+    )
     k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, _PAGE, shape.head_dim) for _ in range(2))
     qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * _PAGE
     cos_sin = torch.randn(64, shape.head_dim, device=device)
     positions = torch.arange(batch, device=device) % 64
     yield Operation(
-        "rope_append", f"{batch}x{width}",
+        "rope_append",
+        f"{batch}x{width}",
         lambda: rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
         rope_append_cost(batch, heads, shape.head_dim, item, item),
-    )  # fmt: skip
+    )
     matrices = {"qkv": (width, hidden), "o": (hidden, shape.num_heads * shape.head_dim), "down": (hidden, features)}
     for name, (out, inner) in matrices.items():
         a, w = random(batch, inner), LinearWeight(random(out, inner))
         turn = packed_in_turn(w)
         yield Operation(
-            f"linear {name}", f"{batch}x{out}x{inner}", lambda a=a, turn=turn: linear(a, next(turn)),
-            linear_cost(batch, out, inner, item), lambda a=a, w=w: F.linear(a, w.weight), reading(turn),
-        )  # fmt: skip
+            f"linear {name}",
+            f"{batch}x{out}x{inner}",
+            lambda a=a, turn=turn: linear(a, next(turn)),
+            linear_cost(batch, out, inner, item),
+            lambda a=a, w=w: F.linear(a, w.weight),
+            reading(turn),
+        )
     up = LinearWeight(random(2 * features, hidden))
     ups = packed_in_turn(up)
     yield Operation(
-        "linear_silu_mul", f"{batch}x{2 * features}x{hidden}", lambda: linear_silu_mul(x, next(ups)),
+        "linear_silu_mul",
+        f"{batch}x{2 * features}x{hidden}",
+        lambda: linear_silu_mul(x, next(ups)),
         linear_cost(batch, 2 * features, hidden, item),
-        lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:], reading(ups),
-    )  # fmt: skip
+        lambda: F.silu(F.linear(x, up.weight)[:, :features]) * F.linear(x, up.weight)[:, features:],
+        reading(ups),
+    )
     heads_in_turn, logits = packed_in_turn(LinearWeight(table)), torch.empty(batch, shape.vocab_size)
     yield Operation(
-        "head", f"{batch}x{shape.vocab_size}x{hidden}", lambda: head(x, next(heads_in_turn), logits),
-        linear_cost(batch, shape.vocab_size, hidden, item, 4), lambda: F.linear(x, table).float(),
+        "head",
+        f"{batch}x{shape.vocab_size}x{hidden}",
+        lambda: head(x, next(heads_in_turn), logits),
+        linear_cost(batch, shape.vocab_size, hidden, item, 4),
+        lambda: F.linear(x, table).float(),
         reading(heads_in_turn),
-    )  # fmt: skip
+    )
     yield from steps(shape.vocab_size, batch, device)
 
 
@@ -165,10 +186,16 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
         return torch.zeros(*sizes, dtype=torch.int32, device=device)
 
     machine = MachineTables(
-        zeros(batch, len(State)), zeros(batch, len(Param)), zeros(batch, len(Text), 8), zeros(batch, 1) - 1,
-        zeros(batch, 1), zeros(batch, 1) - 1, zeros(batch, 4096), zeros(2) - 1,
+        zeros(batch, len(State)),
+        zeros(batch, len(Param)),
+        zeros(batch, len(Text), 8),
+        zeros(batch, 1) - 1,
+        zeros(batch, 1),
+        zeros(batch, 1) - 1,
+        zeros(batch, 4096),
+        zeros(2) - 1,
         torch.zeros(vocab, dtype=torch.bool, device=device),
-    )  # fmt: skip
+    )
     machine.params[:, [Param.BUDGET, Param.MAX_TOKENS, Param.MAX_CONTEXT]] = 2**30
     real = torch.ones(batch, len(Real), device=device)
     real[:, Real.MIN_P] = 0
@@ -181,10 +208,12 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
     ):
         chosen = SamplingTables(real.index_fill(1, torch.tensor([Real.TOP_P], device=device), top_p), tables.whole)
         yield Operation(
-            f"sample {label}", f"{batch}x{vocab}",
+            f"sample {label}",
+            f"{batch}x{vocab}",
             lambda chosen=chosen, needs=needs: sample(logits, chosen, machine, slots, vocab, needs),
-            sample_cost(batch, vocab), lambda: torch.argmax(logits, 1),
-        )  # fmt: skip
+            sample_cost(batch, vocab),
+            lambda: torch.argmax(logits, 1),
+        )
     draw, bad = torch.ones(batch, dtype=torch.int64, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
 
     def step() -> None:
@@ -219,23 +248,25 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         torch.randn(batch, shape.num_kv_heads, context, shape.head_dim, device=device, dtype=dtype) for _ in range(2)
     )
     yield Operation(
-        "decode_attention", size,
+        "decode_attention",
+        size,
         lambda: decode_attention(q, *next(caches), tables, lens, scale, context),
         decode_attention_cost([context] * batch, heads, shape.head_dim, item, item),
         # SDPA over contiguous K and V: the queries of a KV head stand as rows, which a single query allows.
         lambda: F.scaled_dot_product_attention(
             q.view(batch, shape.num_kv_heads, group, shape.head_dim), dense_k, dense_v
         ),
-    )  # fmt: skip
+    )
     if batch == 1:
         tokens = min(512, context)
         queries = torch.randn(tokens, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
         cu_q = torch.tensor([0, tokens], dtype=torch.int32, device=device)
         yield Operation(
-            "prefill_attention", f"{tokens}@{context}",
+            "prefill_attention",
+            f"{tokens}@{context}",
             lambda: prefill_attention(queries, k_cache, v_cache, tables, lens, cu_q, tokens, scale, context),
             prefill_attention_cost([(tokens, context)], heads, shape.head_dim, item, item),
-        )  # fmt: skip
+        )
 
 
 def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
@@ -243,8 +274,12 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
     hidden, queries = shape.hidden_size, shape.num_heads * shape.head_dim
     width = queries + 2 * shape.num_kv_heads * shape.head_dim
-    sizes = {"qkv": (width, hidden), "output": (hidden, queries), "gate_up": (2 * shape.intermediate_size, hidden),
-             "down": (hidden, shape.intermediate_size)}  # fmt: skip
+    sizes = {
+        "qkv": (width, hidden),
+        "output": (hidden, queries),
+        "gate_up": (2 * shape.intermediate_size, hidden),
+        "down": (hidden, shape.intermediate_size),
+    }
     pages = -(-context // _PAGE)
     page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
     if device.type != "cpu" or not native_decoder.LOADED:
@@ -261,12 +296,16 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     def decoder() -> NativeDecoder:
         ones = torch.ones(hidden, dtype=dtype)
         own = [
-            Layer(input_norm=ones, mlp_norm=ones, **{
-                name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
-                for name, (out, inner) in sizes.items()
-            })
+            Layer(
+                input_norm=ones,
+                mlp_norm=ones,
+                **{
+                    name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+                    for name, (out, inner) in sizes.items()
+                },
+            )
             for _ in range(shape.num_layers)
-        ]  # fmt: skip
+        ]
         kv = [new_pages(page, dtype, device) for _ in range(shape.num_layers)]
         cos_sin = torch.randn(context, shape.head_dim)
         return NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
@@ -308,8 +347,11 @@ def figures(operation: Operation, ceilings: Ceilings, device: torch.device, agai
     limits = ceilings.limits_of(device)
     least = max(moved / limits.bandwidth, flops / limits.flops)
     found: dict[str, float | None] = {
-        "us": seconds * 1e6, "GBps": moved / seconds / 1e9, "TFLOPps": flops / seconds / 1e12, "share": least / seconds,
-    }  # fmt: skip
+        "us": seconds * 1e6,
+        "GBps": moved / seconds / 1e9,
+        "TFLOPps": flops / seconds / 1e12,
+        "share": least / seconds,
+    }
     if operation.reads is not None:
         found["reads_us"] = repeat(operation.reads, device, min_seconds=_least_seconds()).median * 1e6
     if against and operation.torch is not None:
@@ -349,8 +391,14 @@ def main(options: Options) -> None:
                 continue
             found = figures(operation, ceilings, device, "torch" in options.against)
             found |= {"read_GBps": ceilings.read / 1e9}
-            shown = [found["us"], found["GBps"], found["TFLOPps"], found["share"], found.get("reads_us"),
-                     found.get("torch_us")]  # fmt: skip
+            shown = [
+                found["us"],
+                found["GBps"],
+                found["TFLOPps"],
+                found["share"],
+                found.get("reads_us"),
+                found.get("torch_us"),
+            ]
             table.add_row(operation.name, operation.size, *("" if v is None else f"{v:.3g}" for v in shown))
             if options.output is not None:
                 record.append(machine.record("kernels", case, found), options.output)

@@ -17,7 +17,7 @@ from rich.table import Table
 from bench import ceilings
 from bench.shapes import SHAPES
 from engine.errors import InputError
-from engine.model_config import ModelConfig
+from engine.model.config import ModelConfig
 from kernels.limits import H100, H200, DecoderShape, Device, Limits
 
 
@@ -71,10 +71,13 @@ def pool_table(limits: list[Limits], context: int) -> Table:
         resident = at.resident_sequences(context)
         step = at.step_seconds(resident, context) if resident else None
         table.add_row(
-            str(at.tensor_parallel_size), f"{at.kv_pool_tokens:,}", str(resident),
+            str(at.tensor_parallel_size),
+            f"{at.kv_pool_tokens:,}",
+            str(resident),
             "does not fit" if step is None else f"{step * 1e3:.3g}",
-            "" if step is None else f"{resident / step:,.0f}", f"{at.prefill_seconds(1024) * 1e3:.3g}",
-        )  # fmt: skip
+            "" if step is None else f"{resident / step:,.0f}",
+            f"{at.prefill_seconds(1024) * 1e3:.3g}",
+        )
     return table
 
 

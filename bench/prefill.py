@@ -22,7 +22,7 @@ from rich.table import Table
 from bench import ceilings, record, stand_in
 from bench.checkpoints import checkpoint
 from engine import Engine, InputError, SamplingParams
-from engine.model_config import ModelConfig
+from engine.model.config import ModelConfig
 from kernels.limits import Limits
 
 
@@ -87,10 +87,13 @@ def run(options: Options, console: Console) -> list[record.Record]:
 
     start = time.perf_counter()
     with Engine(
-        folder, device=str(stand_in.device(device)), max_num_seqs=1,
+        folder,
+        device=str(stand_in.device(device)),
+        max_num_seqs=1,
         max_model_len=stand_in.tokens(max(options.context)) + 1,
-        enable_prefix_caching=False, load_format="dummy" if options.dummy else "auto",
-    ) as engine:  # fmt: skip
+        enable_prefix_caching=False,
+        load_format="dummy" if options.dummy else "auto",
+    ) as engine:
         loaded = time.perf_counter() - start
         if not options.dummy:
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -102,8 +105,14 @@ def run(options: Options, console: Console) -> list[record.Record]:
             length = stand_in.tokens(context)
             got = figures(prefill_seconds(engine, length, options.rounds), length, limits)
             keep(machine.record("prefill", {"model": name, "context": context}, got))
-            table.add_row(f"{context:,}", f"{got['seconds']:.3g}", f"{got['tok_s']:,.0f}", f"{got['TFLOPs']:.3g}",
-                          f"{got['matmul_share']:.0%}", f"{got['limit_s']:.3g}")  # fmt: skip
+            table.add_row(
+                f"{context:,}",
+                f"{got['seconds']:.3g}",
+                f"{got['tok_s']:,.0f}",
+                f"{got['TFLOPs']:.3g}",
+                f"{got['matmul_share']:.0%}",
+                f"{got['limit_s']:.3g}",
+            )
     console.print(table)
     return records
 

@@ -93,15 +93,18 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
         raise SystemExit(f"bench.profile: all {len(ids)} prompts decoded in {len(full)} steps; raise --steps")
     begin, end = (mark + (full[at].ended - marked) * 1e6 for at in (0, -1))
     totals, filled = spent(
-        (event.name, float(event.time_range.start), float(event.time_range.end)) for event in events
+        (event.name, float(event.time_range.start), float(event.time_range.end))
+        for event in events
         if event.device_type == wanted and event.cpu_parent is None and begin <= event.time_range.start < end
-    )  # fmt: skip
+    )
     count = len(full) - 1
     return totals, {
-        "step_us": statistics.median(one.seconds for one in full[1:]) * 1e6, "steps": count,
-        "kernels_us": filled / count, "launches": sum(one.count for one in totals) / count,
+        "step_us": statistics.median(one.seconds for one in full[1:]) * 1e6,
+        "steps": count,
+        "kernels_us": filled / count,
+        "launches": sum(one.count for one in totals) / count,
         "gaps_us": max(0.0, end - begin - filled) / count,
-    }  # fmt: skip
+    }
 
 
 def main(options: Options) -> None:
@@ -114,10 +117,12 @@ def main(options: Options) -> None:
         raise SystemExit(f"bench.profile: {error}") from None
     machine = record.Machine.read(device)
     with Engine(
-        folder, device=str(stand_in.device(device)), load_format="dummy" if options.dummy else "auto",
+        folder,
+        device=str(stand_in.device(device)),
+        load_format="dummy" if options.dummy else "auto",
         max_num_seqs=max(case.batch for case in cases),
         max_model_len=max(case.most_tokens(options.steps) for case in cases),
-    ) as engine:  # fmt: skip
+    ) as engine:
         for case in cases:
             totals, figures = look(engine, case, prompts(case, engine.tokenizer.size - 3, []), options.steps)
             step, filled, gaps = (f"{figures[name]:,.0f} us" for name in ("step_us", "kernels_us", "gaps_us"))

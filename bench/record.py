@@ -77,10 +77,17 @@ class Machine:
     def record(self, benchmark: str, case: Mapping[str, Any], figures: Mapping[str, float | None]) -> Record:
         """A record of now."""
         return Record(
-            benchmark=benchmark, case=case, figures={key: _rounded(value) for key, value in figures.items()},
-            command=self.command, commit=self.commit, date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            device=self.device, threads=torch.get_num_threads(), clocks_mhz=clocks(), versions=self.versions,
-        )  # fmt: skip
+            benchmark=benchmark,
+            case=case,
+            figures={key: _rounded(value) for key, value in figures.items()},
+            command=self.command,
+            commit=self.commit,
+            date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            device=self.device,
+            threads=torch.get_num_threads(),
+            clocks_mhz=clocks(),
+            versions=self.versions,
+        )
 
 
 def append(record: Record, file: Path) -> None:

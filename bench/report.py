@@ -48,8 +48,10 @@ class Row:
         if line.versions.get("stand_in") != rehearsal:
             return False
         there = _is_of(line, self.card) if self.card is not None else "cores" in line.device
-        return there and line.benchmark == self.benchmark and all(
-            line.case.get(key) == value for key, value in self.case.items()
+        return (
+            there
+            and line.benchmark == self.benchmark
+            and all(line.case.get(key) == value for key, value in self.case.items())
         )
 
 
@@ -71,9 +73,16 @@ _WAYS = {
 
 
 def _decode(
-    on: str, model: str, batch: int, context: int, goal: str, engine: str = "s1-engine", card: str | None = None,
-    way: str | None = None, budget: int | None = None,
-) -> Row:  # fmt: skip
+    on: str,
+    model: str,
+    batch: int,
+    context: int,
+    goal: str,
+    engine: str = "s1-engine",
+    card: str | None = None,
+    way: str | None = None,
+    budget: int | None = None,
+) -> Row:
     different, words = _WAYS[way] if way is not None else ({}, "")
     what = f"decode, batch {batch}, context {context:,}" + (f", {words}" if words else "")
     if engine != "s1-engine":
@@ -100,16 +109,29 @@ def _gpu(card: Device) -> Iterator[Row]:
     yield _decode(on, model, *at(cells.eight_bits[0]), "≥ 90 %", card=card.name, way="int8")
     yield _decode(on, model, *at(cells.fp8_kv[0]), "≥ 90 %", card=card.name, way="fp8 KV")
     yield _decode(on, model, *at(cells.eight_bits[1]), "≥ 90 %", card=card.name, way="fp8")
-    yield Row(f"{on} bf16", "prefill, 8,192 tokens", "prefill", {"model": model, "context": 8192}, "≥ 60 % of matmul",
-              card.name)  # fmt: skip
+    yield Row(
+        f"{on} bf16",
+        "prefill, 8,192 tokens",
+        "prefill",
+        {"model": model, "context": 8192},
+        "≥ 60 % of matmul",
+        card.name,
+    )
     attention = {"operator": "decode_attention", "size": "8x8192", "shape": model}
     yield Row(f"{on} bf16", "decode attention alone, batch 8, context 8,192", "kernels", attention, "≥ 90 %", card.name)
-    yield Row(f"{card.name}, 0.5B bf16", "native forcing against a client loop, no prefix cache", "budgets",
-              {"model": "qwen2.5-0.5b", "prefix_cache": False}, "> 1x", card.name)  # fmt: skip
+    yield Row(
+        f"{card.name}, 0.5B bf16",
+        "native forcing against a client loop, no prefix cache",
+        "budgets",
+        {"model": "qwen2.5-0.5b", "prefix_cache": False},
+        "> 1x",
+        card.name,
+    )
     for shape, name, more in (
-        ("qwen2.5-0.5b", "0.5B", {"lora": None}), ("qwen2.5-7b", "7B, LoRA", {"lora": 16}),
+        ("qwen2.5-0.5b", "0.5B", {"lora": None}),
+        ("qwen2.5-7b", "7B, LoRA", {"lora": 16}),
         ("qwen2.5-32b", "32B, three layers", {"layers": 3}),
-    ):  # fmt: skip
+    ):
         case = {"engine": "s1-engine", "shape": shape, **more}
         yield Row(f"{card.name}, {name}", "training", "train", case, "≥ 40 % of matmul", card.name)
     size = {"qwen2.5-32b": "32B", "qwen2.5-7b": "7B"}[peer_shape(card)]
@@ -119,20 +141,39 @@ def _gpu(card: Device) -> Iterator[Row]:
 ROWS: tuple[Row, ...] = (
     *_gpu(H100),
     *_gpu(H200),
-    *(_decode("CPU, 40M bf16", "40m", batch, 128, goal, engine) for batch in (1, 8) for engine, goal in (
-        ("s1-engine", "the read bandwidth"), ("vllm", "≥ 1x"), ("transformers", "> 1x"))),
-    *(_decode("CPU, 0.5B bf16", "qwen2.5-0.5b", batch, 128, goal, engine) for batch in (1, 8)
-      for engine, goal in (("s1-engine", "the read bandwidth"), ("vllm", "> 1x"),
-                           ("transformers", "≥ 1.2x" if batch == 1 else "≥ 1.3x"))),
+    *(
+        _decode("CPU, 40M bf16", "40m", batch, 128, goal, engine)
+        for batch in (1, 8)
+        for engine, goal in (("s1-engine", "the read bandwidth"), ("vllm", "≥ 1x"), ("transformers", "> 1x"))
+    ),
+    *(
+        _decode("CPU, 0.5B bf16", "qwen2.5-0.5b", batch, 128, goal, engine)
+        for batch in (1, 8)
+        for engine, goal in (
+            ("s1-engine", "the read bandwidth"),
+            ("vllm", "> 1x"),
+            ("transformers", "≥ 1.2x" if batch == 1 else "≥ 1.3x"),
+        )
+    ),
     _decode("CPU, 0.5B", "qwen2.5-0.5b", 1, 128, "the read bandwidth", way="int8"),
     _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, "≥ 1.7x", "s1-engine, unquantized"),
     Row("CPU, null model", "host time per token, end of 16k tokens over start", "host_growth", {}, "≤ 1.1"),
     Row("CPU, null model", "batch of 128, budgets in half of it over none", "host_budgets", {}, "≤ 1.02"),
-    Row("CPU, 40M bf16", "native forcing against a client loop, no prefix cache", "budgets",
-        {"model": "40m", "prefix_cache": False}, "> 1x"),
-    Row("CPU, 40M bf16", "native forcing against a client loop, prefix cache", "budgets",
-        {"model": "40m", "prefix_cache": True}, "> 1x"),
-)  # fmt: skip
+    Row(
+        "CPU, 40M bf16",
+        "native forcing against a client loop, no prefix cache",
+        "budgets",
+        {"model": "40m", "prefix_cache": False},
+        "> 1x",
+    ),
+    Row(
+        "CPU, 40M bf16",
+        "native forcing against a client loop, prefix cache",
+        "budgets",
+        {"model": "40m", "prefix_cache": True},
+        "> 1x",
+    ),
+)
 
 
 def newest(row: Row, lines: Iterable[Record], rehearsal: str | None = None) -> Record | None:
@@ -208,19 +249,32 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
     batches = [1, 2, 4, 8, 16, 32, 64]
     for device, style in ((H200, "-"), (H100, "--")):
         limits = Limits(SHAPES["qwen2.5-32b"], device)
-        gpu.plot(batches, [limits.tokens_per_second(b, 1024) for b in batches], style, color="0.4",
-                 label=f"limit, {device.name}")  # fmt: skip
+        gpu.plot(
+            batches,
+            [limits.tokens_per_second(b, 1024) for b in batches],
+            style,
+            color="0.4",
+            label=f"limit, {device.name}",
+        )
     lines = [line for line in lines if "stand_in" not in line.versions]
     for device in (H200, H100):
         large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and _is_of(line, device.name)]
         _points(gpu, [line for line in large if line.case.get("context") == 1024], f", {device.name}")
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
-    small = [line for line in lines if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b"
-             and "cores" in line.device]
+    small = [
+        line
+        for line in lines
+        if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b" and "cores" in line.device
+    ]
     _points(cpu, small)
-    limits_ms = {line.case["batch"]: line.figures["limit_ms"] for line in sorted(small, key=lambda line: line.date)
-                 if line.case["engine"] == "s1-engine" and line.figures.get("limit_ms") and not line.case["budget"]
-                 and all(line.case.get(key) == value for key, value in _WHOLE.items())}  # fmt: skip
+    limits_ms = {
+        line.case["batch"]: line.figures["limit_ms"]
+        for line in sorted(small, key=lambda line: line.date)
+        if line.case["engine"] == "s1-engine"
+        and line.figures.get("limit_ms")
+        and not line.case["budget"]
+        and all(line.case.get(key) == value for key, value in _WHOLE.items())
+    }
     if limits_ms:
         rates = [(batch, batch / ms * 1e3) for batch, ms in sorted(limits_ms.items()) if ms]
         cpu.plot(*zip(*rates, strict=True), "-", color="0.4", label="limit, read bandwidth of the same run")
@@ -243,12 +297,19 @@ def roofline(lines: Sequence[Record], file: Path) -> None:
 
 
 def _points(axes: Any, lines: Iterable[Record], where: str = "") -> None:
-    decodes = [line for line in lines if line.benchmark == "decode" and line.figures.get("tok_s_total")
-               and all(line.case.get(key) == value for key, value in _WHOLE.items())]  # fmt: skip
+    decodes = [
+        line
+        for line in lines
+        if line.benchmark == "decode"
+        and line.figures.get("tok_s_total")
+        and all(line.case.get(key) == value for key, value in _WHOLE.items())
+    ]
     for engine in dict.fromkeys(line.case["engine"] for line in decodes):
-        latest = {line.case["batch"]: line.figures["tok_s_total"]
-                  for line in sorted(decodes, key=lambda line: line.date)
-                  if line.case["engine"] == engine and line.case["budget"] is None}  # fmt: skip
+        latest = {
+            line.case["batch"]: line.figures["tok_s_total"]
+            for line in sorted(decodes, key=lambda line: line.date)
+            if line.case["engine"] == engine and line.case["budget"] is None
+        }
         if latest:
             axes.plot(*zip(*sorted(latest.items()), strict=True), "o", label=engine + where)
 

@@ -60,9 +60,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def sampling_interval(
-    samples: Sequence[Sequence[float]], z: float = 1.959964
-) -> tuple[float, float] | None:
+def sampling_interval(samples: Sequence[Sequence[float]], z: float = 1.959964) -> tuple[float, float] | None:
     """Normal interval of the mean of per-problem means with the problems fixed: would this model do so again on these?
 
     `samples[i]` are the outcomes of problem i; None where a problem has fewer than two, which say nothing of the noise.

@@ -37,10 +37,16 @@ from train.sft import Trainer
 
 ALL_SHAPES = SHAPES | {
     "nano": Shape(
-        hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=2, head_dim=32,
-        intermediate_size=512, vocab_size=512, tie_word_embeddings=True,
+        hidden_size=192,
+        num_layers=6,
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=32,
+        intermediate_size=512,
+        vocab_size=512,
+        tie_word_embeddings=True,
     ),
-}  # fmt: skip
+}
 """`nano`: 2.5M parameters, what two CPU cores train in minutes."""
 
 
@@ -91,11 +97,13 @@ def write_run(options: Options, folder: Path) -> Path:
         "epochs": options.rounds,
         "reduction": "token_mean",
         "compute": {
-            "device": stand_in.device(options.device).type, "dtype": options.dtype,
-            "checkpointing": options.checkpointing, "compile": options.compile,
+            "device": stand_in.device(options.device).type,
+            "dtype": options.dtype,
+            "checkpointing": options.checkpointing,
+            "compile": options.compile,
         },
         "metrics": {"progress": False},
-    }  # fmt: skip
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder / "config.yaml"
 
@@ -127,13 +135,22 @@ class Peer:
                 times.append(time.perf_counter())
 
         arguments = transformers.TrainingArguments(
-            output_dir=str(self._folder / "hf"), num_train_epochs=1,
+            output_dir=str(self._folder / "hf"),
+            num_train_epochs=1,
             per_device_train_batch_size=self._options.batch_size,
-            learning_rate=1e-5, adam_beta2=0.95, weight_decay=1e-4, max_grad_norm=1.0, report_to=[], save_strategy="no",
-            logging_strategy="no", disable_tqdm=True, use_cpu=self._options.device == "cpu",
-            bf16=self._options.dtype == "bfloat16", gradient_checkpointing=self._options.checkpointing != "none",
+            learning_rate=1e-5,
+            adam_beta2=0.95,
+            weight_decay=1e-4,
+            max_grad_norm=1.0,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=self._options.device == "cpu",
+            bf16=self._options.dtype == "bfloat16",
+            gradient_checkpointing=self._options.checkpointing != "none",
             train_sampling_strategy="sequential",
-        )  # fmt: skip
+        )
         trainer = transformers.Trainer(
             self._model, arguments, train_dataset=samples, data_collator=pad_batch, callbacks=[Clock()]
         )
@@ -194,8 +211,9 @@ def main(options: Options) -> None:
         flops = ours.arch.training_flops([int(n) for n in lengths], frozen) / len(lengths) * options.batch_size
         peak = matmul_flops(world.device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
         plan = plan_memory(config, ours.arch, world.size, plan_steps(config, lengths, world.size).largest_slice)
-        padded = float(np.mean([lengths[step_samples(config.seed, s, len(lengths), config.data)].max()
-                                for s in range(per_round)])) / float(lengths.mean())  # fmt: skip
+        padded = float(
+            np.mean([lengths[step_samples(config.seed, s, len(lengths), config.data)].max() for s in range(per_round)])
+        ) / float(lengths.mean())
         machine = Machine.read(torch.device(options.device))
         print(
             f"{ours.arch.parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of "
@@ -207,8 +225,10 @@ def main(options: Options) -> None:
                 continue
             step = statistics.median(times)
             figures: dict[str, float | None] = {
-                "step_ms": 1e3 * step, "tokens_per_second": tokens / step, "share_of_matmul": flops / step / peak,
-            }  # fmt: skip
+                "step_ms": 1e3 * step,
+                "tokens_per_second": tokens / step,
+                "share_of_matmul": flops / step / peak,
+            }
             if engine == "s1-engine":
                 figures["first_step_s"] = first
                 if world.device.type == "cuda":
@@ -216,11 +236,18 @@ def main(options: Options) -> None:
             if engine == "s1-engine" and ratios:
                 figures["times_transformers"] = statistics.median(ratios)
             case = {
-                "engine": engine, "shape": options.shape, "batch_size": options.batch_size, "compile": options.compile,
-                "mean_tokens": options.mean_tokens, "sigma": options.sigma, "padding": padded, "dtype": options.dtype,
-                "layers": options.layers, "checkpointing": options.checkpointing,
+                "engine": engine,
+                "shape": options.shape,
+                "batch_size": options.batch_size,
+                "compile": options.compile,
+                "mean_tokens": options.mean_tokens,
+                "sigma": options.sigma,
+                "padding": padded,
+                "dtype": options.dtype,
+                "layers": options.layers,
+                "checkpointing": options.checkpointing,
                 "lora": None if config.lora is None else config.lora.rank,
-            }  # fmt: skip
+            }
             print(f"{engine:14s} " + "  ".join(f"{k} {v:,.3g}" for k, v in figures.items() if v is not None))
             if options.output is not None:
                 append(machine.record("train", case, figures), options.output)

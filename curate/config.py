@@ -10,9 +10,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from curate.asking import Sampling
 from curate.errors import CurationError
-from curate.models import check_model_config
+from curate.models.asking import Sampling
+from curate.models.opened import check_model_config
 from curate.sources import AnySource
 
 
@@ -68,7 +68,7 @@ class Decontaminate(Section, frozen=True):
 
 
 class Asked(Section, frozen=True):
-    """A model, as `curate.models.open_model` takes it, and how its responses are drawn."""
+    """A model, as `curate.models.opened.open_model` takes it, and how its responses are drawn."""
 
     model: dict[str, Any]
     sampling: Sampling = Sampling()
@@ -199,8 +199,25 @@ def _explained(message: str) -> str:
     unknown = re.search(r"unknown field `(\w+)`", message)
     if unknown is None:
         return message
-    sections = (Config, Collect, Dedupe, Evaluation, Decontaminate, Asked, Sampling, Attempts, Quality, Grade,
-                Difficulty, Domain, Select, Format, Report, Ray, *AnySource.__args__)  # fmt: skip
+    sections = (
+        Config,
+        Collect,
+        Dedupe,
+        Evaluation,
+        Decontaminate,
+        Asked,
+        Sampling,
+        Attempts,
+        Quality,
+        Grade,
+        Difficulty,
+        Domain,
+        Select,
+        Format,
+        Report,
+        Ray,
+        *AnySource.__args__,
+    )
     known = sorted({name for section in sections for name in section.__struct_fields__})
     near = difflib.get_close_matches(unknown[1], known, n=1)
     return message + (f"; did you mean {near[0]}?" if near else "")
@@ -228,10 +245,13 @@ def _check(config: Config, path: str) -> None:
             "divide; change either"
         )
     positive = {
-        "select.count": config.select.count, "dedupe.shingle": config.dedupe.shingle,
-        "decontaminate.ngram": config.decontaminate.ngram, "decontaminate.common": config.decontaminate.common,
-        "grade.workers": config.grade.workers, "grade.time_limit_s": config.grade.time_limit_s,
-    }  # fmt: skip
+        "select.count": config.select.count,
+        "dedupe.shingle": config.dedupe.shingle,
+        "decontaminate.ngram": config.decontaminate.ngram,
+        "decontaminate.common": config.decontaminate.common,
+        "grade.workers": config.grade.workers,
+        "grade.time_limit_s": config.grade.time_limit_s,
+    }
     if config.attempt is not None:
         positive["attempt.samples"] = config.attempt.samples
         positive["attempt.models (how many)"] = len(config.attempt.models)

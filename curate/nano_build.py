@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 
 from curate.families import problems
 from curate.families.problem import segments
-from curate.nano_corpus import FORCED_END, head, pretraining_records, sft_records, write_jsonl
-from curate.nano_tokenizer import architecture, save_tokenizer, train_tokenizer
+from curate.nano.corpus import FORCED_END, head, pretraining_records, sft_records, write_jsonl
+from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 VOCABULARY, CONTEXT = 768, 2048
@@ -80,23 +80,33 @@ def build(arguments: Arguments) -> dict[str, object]:
     write_jsonl(work / "sft.jsonl", sft_records(arguments.sft, seed))
     prepared = time.perf_counter()
     pretraining = train(
-        "s1_nano_pretrain.yaml", work / "pretrain", seed, f"model.init={base / 'config.json'}",
+        "s1_nano_pretrain.yaml",
+        work / "pretrain",
+        seed,
+        f"model.init={base / 'config.json'}",
         f"data.train=[{work / 'pretrain.jsonl'}]",
-    )  # fmt: skip
+    )
     sft = train(
-        "s1_nano_sft.yaml", work / "sft", seed, f"model.path={work / 'pretrain' / 'export'}",
+        "s1_nano_sft.yaml",
+        work / "sft",
+        seed,
+        f"model.path={work / 'pretrain' / 'export'}",
         f"data.train=[{work / 'sft.jsonl'}]",
-    )  # fmt: skip
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in sorted((work / "sft" / "export").iterdir()):
         shutil.copyfile(path, arguments.out / path.name)
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     report = {
-        "seed": seed, "problems": arguments.problems, "sft_records": arguments.sft,
-        "pretraining": pretraining, "sft": sft, "corpora_minutes": round((prepared - started) / 60, 2),
+        "seed": seed,
+        "problems": arguments.problems,
+        "sft_records": arguments.sft,
+        "pretraining": pretraining,
+        "sft": sft,
+        "corpora_minutes": round((prepared - started) / 60, 2),
         "wall_minutes": round((time.perf_counter() - started) / 60, 2),
         "cpu_minutes": round(sum(u.ru_utime + u.ru_stime for u in usage) / 60, 2),
-    }  # fmt: skip
+    }
     (arguments.out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 

@@ -1,7 +1,7 @@
 """The tables of the pipeline. A schema is the contract: what is written is checked against it.
 
-Attempts, grades and domains have their schemas beside the functions that make them (`curate.attempts`,
-`curate.domains`).
+Attempts, grades and domains have their schemas beside the functions that make them (`curate.stages.attempts`,
+`curate.selection.domains`).
 """
 
 from __future__ import annotations
@@ -10,44 +10,50 @@ import polars as pl
 
 from curate.errors import CurationError
 
-QUESTION = pl.Schema({
-    "row_id": pl.String,  # source and row, "MATH/17"; unique
-    "qid": pl.String,  # curate.normalise.question_id; unique once duplicates are marked
-    "s1_hash": pl.String,
-    "source": pl.String,
-    "source_row": pl.Int64,
-    "revision": pl.String,  # of the data set, or SHA-256 of the local file
-    "licence": pl.String,
-    "question": pl.String,
-    "solution": pl.String,  # worked solution, null where there is none
-    "answer": pl.String,  # the reference to grade against, null where there is none
-    "answer_type": pl.String,
-    "family": pl.String,  # key of curate.families.FAMILIES where answer_type is "family"
-    "cot_type": pl.String,
-    "meta": pl.String,  # JSON
-})  # fmt: skip
+QUESTION = pl.Schema(
+    {
+        "row_id": pl.String,  # source and row, "MATH/17"; unique
+        "qid": pl.String,  # curate.normalise.question_id; unique once duplicates are marked
+        "s1_hash": pl.String,
+        "source": pl.String,
+        "source_row": pl.Int64,
+        "revision": pl.String,  # of the data set, or SHA-256 of the local file
+        "licence": pl.String,
+        "question": pl.String,
+        "solution": pl.String,  # worked solution, null where there is none
+        "answer": pl.String,  # the reference to grade against, null where there is none
+        "answer_type": pl.String,
+        "family": pl.String,  # key of curate.families.FAMILIES where answer_type is "family"
+        "cot_type": pl.String,
+        "meta": pl.String,  # JSON
+    }
+)
 ANSWER_TYPES = ("number", "latex", "choice", "text", "exact", "code", "none", "family")
 COT_TYPES = ("math", "science", "english", "coding", "health science", "crossword")
 
-DECISION = pl.Schema({
-    "row_id": pl.String,
-    "qid": pl.String,  # null where a row holds no question at all
-    "stage": pl.String,
-    "keep": pl.Boolean,
-    "rule": pl.String,  # what decided, "kept" where nothing spoke against the row
-    "evidence": pl.String,
-})  # fmt: skip
+DECISION = pl.Schema(
+    {
+        "row_id": pl.String,
+        "qid": pl.String,  # null where a row holds no question at all
+        "stage": pl.String,
+        "keep": pl.Boolean,
+        "rule": pl.String,  # what decided, "kept" where nothing spoke against the row
+        "evidence": pl.String,
+    }
+)
 
-SELECTION = pl.Schema({
-    "qid": pl.String,
-    "mode": pl.String,
-    "seed": pl.Int64,
-    "order": pl.Int64,  # 0 is the first one picked
-    "why": pl.String,  # seed, uniform, benchmark, or the name of the ablation
-    "weight": pl.Float64,  # probability of this draw, 1 where nothing was drawn
-    "domain": pl.String,
-    "trace_tokens": pl.Int64,
-})  # fmt: skip
+SELECTION = pl.Schema(
+    {
+        "qid": pl.String,
+        "mode": pl.String,
+        "seed": pl.Int64,
+        "order": pl.Int64,  # 0 is the first one picked
+        "why": pl.String,  # seed, uniform, benchmark, or the name of the ablation
+        "weight": pl.Float64,  # probability of this draw, 1 where nothing was drawn
+        "domain": pl.String,
+        "trace_tokens": pl.Int64,
+    }
+)
 
 
 def checked(table: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
@@ -66,12 +72,17 @@ def checked(table: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
 
 
 def decisions(
-    table: pl.DataFrame, stage: str, keep: pl.Expr | str = "keep", rule: pl.Expr | str = "rule",
+    table: pl.DataFrame,
+    stage: str,
+    keep: pl.Expr | str = "keep",
+    rule: pl.Expr | str = "rule",
     evidence: pl.Expr | str = "evidence",
 ) -> pl.DataFrame:
     """DECISION rows from a table with row_id and qid; a string names a column."""
     return table.select(
-        "row_id", "qid", pl.lit(stage).alias("stage"),
+        "row_id",
+        "qid",
+        pl.lit(stage).alias("stage"),
         (pl.col(keep) if isinstance(keep, str) else keep).alias("keep"),
         (pl.col(rule) if isinstance(rule, str) else rule).alias("rule"),
         (pl.col(evidence) if isinstance(evidence, str) else evidence).alias("evidence"),

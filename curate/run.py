@@ -20,11 +20,11 @@ from rich.console import Console
 
 from curate.config import Config, load_config
 from curate.errors import CurationError
-from curate.executor import Local, RayData
 from curate.progress import Bars
-from curate.report import write_report
-from curate.stage import Context, Stage
-from curate.stages import ORDER, stages
+from curate.stages.executor import Local, RayData
+from curate.stages.page import write_report
+from curate.stages.pipeline import ORDER, stages
+from curate.stages.stage import Context, Stage
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import tyro
 from rich.console import Console
 from tokenizers import Tokenizer
 
+from curate.nano.corpus import pretraining_records, write_jsonl
+from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
 from curate.nano_build import CONTEXT, VOCABULARY, tokenizer_texts, train
-from curate.nano_corpus import pretraining_records, write_jsonl
-from curate.nano_tokenizer import architecture, save_tokenizer, train_tokenizer
 from curate.progress import Bars
 
 RECIPE = "s1_nano_pretrain.yaml"
@@ -68,9 +68,13 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
         records = pretraining_records(tokenizer, size.problems, size.seed)
         write_jsonl(work / "pretrain.jsonl", _told(records, advance))
     figures = train(
-        RECIPE, work / "run", size.seed, f"model.init={base / 'config.json'}",
-        f"data.train=[{work / 'pretrain.jsonl'}]", *settings,
-    )  # fmt: skip
+        RECIPE,
+        work / "run",
+        size.seed,
+        f"model.init={base / 'config.json'}",
+        f"data.train=[{work / 'pretrain.jsonl'}]",
+        *settings,
+    )
     folder = out / size.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(work / "run" / "export", folder)

@@ -10,17 +10,17 @@ import torch
 from engine.config import EngineConfig
 from engine.core import Core
 from engine.errors import InputError
-from engine.kv_cache import PagePool
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
-from engine.runner import Runner
-from engine.scheduler import Scheduler
-from engine.shard import Shard
-from engine.slots import SlotTables
-from engine.text import Tokenizer
-from engine.thinking import resolve_format
-from engine.weights import Precision
+from engine.model.config import ModelConfig
+from engine.model.decoder import Decoder
+from engine.model.shard import Shard
+from engine.model.weights import Precision
+from engine.ranks.group import Group
+from engine.schedule.pages import PagePool
+from engine.schedule.scheduler import Scheduler
+from engine.step.runner import Runner
+from engine.step.slots import SlotTables
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import resolve_format
 from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
 
@@ -33,8 +33,9 @@ def resolve_device(device: str) -> str:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise InputError(f"device is {device!r}; give auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device is {device!r} and this machine has {torch.cuda.device_count()} CUDA devices; "
-                         "give another, or cpu")
+        raise InputError(
+            f"device is {device!r} and this machine has {torch.cuda.device_count()} CUDA devices; give another, or cpu"
+        )
     return device
 
 
@@ -43,8 +44,10 @@ def model_length(config: EngineConfig, model: ModelConfig) -> int:
     if config.max_model_len is None:
         return model.context_length
     if config.max_model_len > model.context_length:
-        raise InputError(f"max_model_len is {config.max_model_len} and the model's positions end at "
-                         f"{model.context_length}; lower it, or set rope_scaling in config.json")
+        raise InputError(
+            f"max_model_len is {config.max_model_len} and the model's positions end at "
+            f"{model.context_length}; lower it, or set rope_scaling in config.json"
+        )
     return config.max_model_len
 
 
@@ -58,18 +61,23 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
     """Raises InputError for what can be known to be wrong before the weights are read."""
     model = ModelConfig.load(directory, config.dtype)
     if model.vocab_size < tokenizer.size:
-        raise InputError(f"{directory / 'config.json'}: vocab_size is {model.vocab_size} and the tokenizer has "
-                         f"{tokenizer.size} tokens; give the tokenizer that belongs to these weights")
+        raise InputError(
+            f"{directory / 'config.json'}: vocab_size is {model.vocab_size} and the tokenizer has "
+            f"{tokenizer.size} tokens; give the tokenizer that belongs to these weights"
+        )
     model_length(config, model)
     Shard.of(model, 0, config.tensor_parallel_size)
     resolve_format(config.thinking_format, tokenizer)
     ranks = max(config.tensor_parallel_size, int(os.environ.get("WORLD_SIZE", "1")))
     if config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"):
-        raise InputError("one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
-                         "tensor_parallel_size above 1 on CUDA")
+        raise InputError(
+            "one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
+            "tensor_parallel_size above 1 on CUDA"
+        )
     if config.kv_cache_tokens is not None and config.kv_cache_tokens < config.page_size:
-        raise InputError(f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of "
-                         f"{config.page_size}; raise it")
+        raise InputError(
+            f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of {config.page_size}; raise it"
+        )
 
 
 def precision(config: EngineConfig) -> Precision:
@@ -92,16 +100,26 @@ def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, grou
 
 
 def assemble(
-    config: EngineConfig, model: Decoder, pool: PagePool, kv: list[tuple[torch.Tensor, torch.Tensor]],
-    tokenizer: Tokenizer, context: int, group: Group,
-) -> Core:  # fmt: skip
+    config: EngineConfig,
+    model: Decoder,
+    pool: PagePool,
+    kv: list[tuple[torch.Tensor, torch.Tensor]],
+    tokenizer: Tokenizer,
+    context: int,
+    group: Group,
+) -> Core:
     """Scheduler, slot tables and runner around a loaded model."""
     # A checkpoint may have more embedding rows than its tokenizer has tokens (Qwen2.5): those are never drawn.
     ends_line = torch.tensor([tokenizer.token_bytes(i).endswith(b"\n") for i in range(tokenizer.size)])
     tables = SlotTables(
-        group.device, config.max_num_seqs, context, pool.page_size, model.config.vocab_size, tokenizer.eos_token_ids,
+        group.device,
+        config.max_num_seqs,
+        context,
+        pool.page_size,
+        model.config.vocab_size,
+        tokenizer.eos_token_ids,
         ends_line,
-    )  # fmt: skip
+    )
     scheduler = Scheduler(pool, config.max_num_seqs, config.max_num_batched_tokens)
     on_cuda = group.device.type == "cuda"
     graphs = on_cuda if config.step_graphs == "auto" else config.step_graphs == "on"
@@ -118,8 +136,10 @@ def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int
     if group.size > 1:
         pages = int(group.all_gather_last_dim(torch.tensor([pages], device=group.device)).min())
     if pages < 1:
-        raise InputError(f"no memory is left for the KV cache on {group.device} after the weights; "
-                         "use more devices or a smaller model")
+        raise InputError(
+            f"no memory is left for the KV cache on {group.device} after the weights; "
+            "use more devices or a smaller model"
+        )
     return pages
 
 

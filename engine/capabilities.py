@@ -14,13 +14,14 @@ import torch
 
 from engine.build import free_bytes, model_length, pages_that_fit
 from engine.config import EngineConfig
-from engine.model_config import ModelConfig
-from engine.shard import Shard
-from engine.step_graphs import BUCKETS
-from kernels import REFERENCE, native
+from engine.model.config import ModelConfig
+from engine.model.shard import Shard
+from engine.step.graphs import BUCKETS
+from kernels import REFERENCE
 from kernels.gemm_choices import read_choices, table_in_use
 from kernels.language import triton
 from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
+from kernels.native import library as native
 
 _CACHE_SIZE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 _READ_BYTES, _LEAST_CACHE = 256 << 20, 32 << 20
@@ -78,8 +79,10 @@ def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
     if config.quantization == "int8":
         products = Route("products", f"{library}, int8 weights", "codes are widened in registers")
     elif config.quantization == "fp8":
-        why = "there are no float8 products for CPUs: weights are rounded to float8 and kept in the model's dtype, " \
-              "so nothing is faster or smaller; give --quantization int8"  # fmt: skip
+        why = (
+            "there are no float8 products for CPUs: weights are rounded to float8 and kept in the model's dtype, "
+            "so nothing is faster or smaller; give --quantization int8"
+        )
         products = Route("products", library, why, slow=True)
     attention = Route("attention", library, "float32 and bfloat16 caches")
     if config.kv_cache_dtype == "fp8":
@@ -121,11 +124,13 @@ def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: i
     """The limits of the model as it is configured."""
     size = model.dtype.itemsize
     return Limits(
-        shape=model, device=device, tensor_parallel_size=ranks,
+        shape=model,
+        device=device,
+        tensor_parallel_size=ranks,
         weight_bytes=size if config.quantization == "none" else 1,
         kv_bytes=1 if config.kv_cache_dtype == "fp8" else size,
         head_bytes=1 if config.quantization == "int8" else size,
-    )  # fmt: skip
+    )
 
 
 def fit(config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int) -> Fit:

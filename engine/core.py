@@ -12,11 +12,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.launched import Launched, Read
-from engine.runner import Runner
-from engine.scheduler import Scheduler, Step
-from engine.sequence import Admission, Control, Sequence
-from engine.step_clock import StepClock
+from engine.schedule.scheduler import Scheduler, Step
+from engine.schedule.sequence import Admission, Control, Sequence
+from engine.step.clock import StepClock
+from engine.step.launched import Launched, Read
+from engine.step.runner import Runner
 from kernels.thinking import UNLIMITED, Finish, Record
 
 

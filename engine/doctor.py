@@ -20,17 +20,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.arguments import EMBEDDED
 from engine.build import check_config, resolve_device
 from engine.capabilities import fit, predicted, routes
-from engine.checkpoint import resolve
+from engine.command.arguments import EMBEDDED
 from engine.config import EngineConfig
 from engine.errors import InputError
-from engine.model_config import ModelConfig
-from engine.text import Tokenizer
-from kernels import native
+from engine.model.checkpoint import resolve
+from engine.model.config import ModelConfig
+from engine.text.tokenizer import Tokenizer
 from kernels.language import triton
 from kernels.limits import UNKNOWN
+from kernels.native import library as native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,14 @@ def machine() -> dict[str, Any]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         major, minor = torch.cuda.get_device_capability(index)
-        gpus.append({"name": torch.cuda.get_device_name(index), "capability": f"sm_{major}{minor}",
-                     "memory_bytes": total, "free_bytes": free})  # fmt: skip
+        gpus.append(
+            {
+                "name": torch.cuda.get_device_name(index),
+                "capability": f"sm_{major}{minor}",
+                "memory_bytes": total,
+                "free_bytes": free,
+            }
+        )
     return {
         "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
@@ -81,20 +87,35 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     room = fit(config, model, device, ranks)
     limits = predicted(config, model, device, ranks)
     context = min(1024, max(1, room.context))
-    steps = {} if limits.device is UNKNOWN else {
-        batch: limits.step_seconds(batch, context) for batch in (1, 8, 64) if batch <= max(1, room.tokens // context)
-    }  # fmt: skip
+    steps = (
+        {}
+        if limits.device is UNKNOWN
+        else {
+            batch: limits.step_seconds(batch, context)
+            for batch in (1, 8, 64)
+            if batch <= max(1, room.tokens // context)
+        }
+    )
     return {
         "machine": machine(),
-        "model": {"path": config.model, "parameters": model.num_parameters, "dtype": str(model.dtype)[6:],
-                  "quantization": config.quantization, "kv_cache_dtype": config.kv_cache_dtype},
+        "model": {
+            "path": config.model,
+            "parameters": model.num_parameters,
+            "dtype": str(model.dtype)[6:],
+            "quantization": config.quantization,
+            "kv_cache_dtype": config.kv_cache_dtype,
+        },
         "device": str(device),
         "ranks": ranks,
         "fits": asdict(room) | {"tokens": room.tokens},
-        "limit": {"of": limits.device.name, "bytes_per_step": limits.streamed_bytes, "context": context,
-                  "step_seconds": steps},
+        "limit": {
+            "of": limits.device.name,
+            "bytes_per_step": limits.streamed_bytes,
+            "context": context,
+            "step_seconds": steps,
+        },
         "kernels": [asdict(route) for route in routes(config, model.dtype, device)],
-    }  # fmt: skip
+    }
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -117,13 +138,22 @@ def show(found: dict[str, Any], console: Console) -> None:
     table.add_row("model", f"{Path(model['path']).name}: {model['parameters'] / 1e6:,.1f} M parameters; {kinds}")
     weights = f"{room['weight_bytes'] / 2**20:,.1f} MiB of weights each"
     table.add_row("ranks", f"{found['ranks']} on {found['device']}, {weights}")
-    table.add_row("pages", f"{room['pages']:,} of {room['page_size']} tokens: {room['tokens']:,} tokens of "
-                  f"{room['kv_bytes_per_token'] / 1024:.4g} KiB")  # fmt: skip
+    table.add_row(
+        "pages",
+        f"{room['pages']:,} of {room['page_size']} tokens: {room['tokens']:,} tokens of "
+        f"{room['kv_bytes_per_token'] / 1024:.4g} KiB",
+    )
     table.add_row("context", f"{room['context']:,} tokens; {room['sequences']:,} sequences of that length at once")
-    steps = ", ".join(f"{seconds * 1e3:.3g} ms at batch {batch} ({batch / seconds:,.0f} tok/s)"
-                      for batch, seconds in limit["step_seconds"].items())  # fmt: skip
-    table.add_row("least time of a step", f"{steps}, context {limit['context']:,}; {limit['of']}" if steps else
-                  "not told: the GPU's rates are not known, or the CPU's caches hold the model")  # fmt: skip
+    steps = ", ".join(
+        f"{seconds * 1e3:.3g} ms at batch {batch} ({batch / seconds:,.0f} tok/s)"
+        for batch, seconds in limit["step_seconds"].items()
+    )
+    table.add_row(
+        "least time of a step",
+        f"{steps}, context {limit['context']:,}; {limit['of']}"
+        if steps
+        else "not told: the GPU's rates are not known, or the CPU's caches hold the model",
+    )
     for route in found["kernels"]:
         table.add_row(route["operator"], ("slow: " if route["slow"] else "") + f"{route['runs']}: {route['why']}")
     console.print(table)

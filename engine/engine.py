@@ -22,20 +22,20 @@ import torch
 
 from engine.build import build_core, check_config, resolve_device
 from engine.capabilities import start_lines
-from engine.checkpoint import resolve
 from engine.config import EngineConfig
 from engine.core import Add, Command, Core, End, Tell
 from engine.errors import EngineDead, InputError, shown
-from engine.generation_config import default_params
-from engine.model_config import ModelConfig
-from engine.parallel import Group, from_env
+from engine.model.checkpoint import resolve
+from engine.model.config import ModelConfig
+from engine.model.generation_config import default_params
 from engine.prepare import Prepared, Preparer
+from engine.ranks.group import Group, from_env
+from engine.ranks.spawn import spawn_ranks
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.response import Response
-from engine.sequence import Admission, Control
-from engine.spawn import spawn_ranks
-from engine.step_clock import StepTime
-from engine.text import Tokenizer
+from engine.schedule.sequence import Admission, Control
+from engine.step.clock import StepTime
+from engine.text.tokenizer import Tokenizer
 from kernels.thinking import UNLIMITED
 
 
@@ -292,8 +292,10 @@ class Engine:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size > 1:  # torchrun
             if self.config.tensor_parallel_size not in (1, size):
-                raise InputError(f"tensor_parallel_size is {self.config.tensor_parallel_size} and torchrun started "
-                                 f"{size} ranks; give {size}, or leave it out")
+                raise InputError(
+                    f"tensor_parallel_size is {self.config.tensor_parallel_size} and torchrun started "
+                    f"{size} ranks; give {size}, or leave it out"
+                )
             return from_env(kind)
         if self.config.tensor_parallel_size > 1:
             return spawn_ranks(self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind)
@@ -384,4 +386,3 @@ def serve(core: Core, group: Group) -> None:
 def _run_rank(group: Group, config: EngineConfig, directory: Path) -> None:
     """What a spawned rank runs."""
     serve(build_core(config, directory, Tokenizer.load(directory), group), group)
-

@@ -20,18 +20,18 @@ from functools import partial
 
 from rich.console import Console
 
-from engine.arguments import Arguments, parse
 from engine.build import context_limit, resolve_device
-from engine.checkpoint import resolve
+from engine.command.arguments import Arguments, parse
+from engine.command.jsonl import InputLine, output_record, read_input
+from engine.command.results import ResultsFile
+from engine.command.view import StreamView, Totals, progress_bar
 from engine.engine import Engine, Handle
 from engine.errors import EngineDead, InputError
-from engine.generation_config import default_params
-from engine.jsonl import InputLine, output_record, read_input
-from engine.model_config import ModelConfig
+from engine.model.checkpoint import resolve
+from engine.model.config import ModelConfig
+from engine.model.generation_config import default_params
 from engine.prepare import Prepared, Preparer
-from engine.results import ResultsFile
-from engine.text import Tokenizer
-from engine.view import StreamView, Totals, progress_bar
+from engine.text.tokenizer import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,8 +154,11 @@ def _write(
             _write_finished(finished, results, model)
         results.close(order=False)
         done = len(results.finished)
-        print(f"{_stopped(error)}: {done} of {len(lines)} requests are in {results.name}"
-              + ("" if results.streams else "; --resume goes on with the others"), file=sys.stderr)
+        print(
+            f"{_stopped(error)}: {done} of {len(lines)} requests are in {results.name}"
+            + ("" if results.streams else "; --resume goes on with the others"),
+            file=sys.stderr,
+        )
         if isinstance(error, BrokenPipeError):
             raise
         return 130 if isinstance(error, KeyboardInterrupt) else 1
@@ -164,9 +167,7 @@ def _write(
     return 1 if totals.errors else 0
 
 
-def _write_finished(
-    finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, model: str
-) -> None:
+def _write_finished(finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, model: str) -> None:
     """Write what had finished when the run was stopped and was not written yet."""
     while not finished.empty():
         line, handle = finished.get()

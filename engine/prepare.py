@@ -13,8 +13,8 @@ from typing import Any
 
 from engine.errors import InputError, shown
 from engine.request import Prompt, SamplingParams
-from engine.text import Tokenizer
-from engine.thinking import ThinkingFormat, ThinkingPlan, inside_thinking, make_plan, resolve_format
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import ThinkingFormat, ThinkingPlan, inside_thinking, make_plan, resolve_format
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class Preparer:
 
     def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat) -> list[int]:
         if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
-            raise InputError(f"the prompt is {type(prompt).__name__}; give text, a list of token ids or "
-                             "{'messages': [...]}")
+            raise InputError(
+                f"the prompt is {type(prompt).__name__}; give text, a list of token ids or {{'messages': [...]}}"
+            )
         if prompt == "":
             raise InputError("the prompt is empty; give a question")
         if isinstance(prompt, (str, Mapping)):

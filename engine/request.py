@@ -118,8 +118,12 @@ class SamplingParams:
             raise InputError(f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several")
         for name, (low, high) in _REAL.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) \
-                    or not low <= value <= high:
+            if (
+                not isinstance(value, (int, float))
+                or isinstance(value, bool)
+                or not math.isfinite(value)
+                or not low <= value <= high
+            ):
                 raise InputError(f"{name} is {shown(value)}; give a finite number from {low:g} to {high:g}")
         if self.seed is not None and (
             not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63
@@ -217,16 +221,30 @@ class SamplingParams:
 
 
 _WHOLE = {
-    "n": 1, "max_tokens": 1, "min_tokens": 0, "top_k": -1, "logprobs": 0,
-    "thinking_token_budget": 0, "min_thinking_tokens": 0, "thinking_extensions": 0, "thinking_grace_tokens": 0,
-    "min_answer_tokens": 0, "answer_reserve_tokens": 0, "loop_ngram": 0, "loop_count": 0,
-}  # fmt: skip
+    "n": 1,
+    "max_tokens": 1,
+    "min_tokens": 0,
+    "top_k": -1,
+    "logprobs": 0,
+    "thinking_token_budget": 0,
+    "min_thinking_tokens": 0,
+    "thinking_extensions": 0,
+    "thinking_grace_tokens": 0,
+    "min_answer_tokens": 0,
+    "answer_reserve_tokens": 0,
+    "loop_ngram": 0,
+    "loop_count": 0,
+}
 """Integer fields and their least value."""
 
 _REAL = {
-    "temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.0, 100.0),
-    "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0),
-}  # fmt: skip
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+}
 """Real fields and their range."""
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import cast
 
 from engine.core import Event
-from engine.output import KINDS, OutputStream, Piece
 from engine.prepare import Prepared
 from engine.request import (
     Completion,
@@ -26,8 +25,9 @@ from engine.request import (
     TokenKind,
     Usage,
 )
-from engine.sequence import Sequence
-from engine.text import Tokenizer
+from engine.schedule.sequence import Sequence
+from engine.text.output import KINDS, OutputStream, Piece
+from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Record, Stop
 
 _FINISH_REASON: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
@@ -72,13 +72,18 @@ class Response:
             _Sample(
                 i,
                 OutputStream(
-                    tokenizer, prepared.prompt, plan.format, params.stop, tokenizer.eos_token_ids, params.ignore_eos,
+                    tokenizer,
+                    prepared.prompt,
+                    plan.format,
+                    params.stop,
+                    tokenizer.eos_token_ids,
+                    params.ignore_eos,
                     params.min_tokens,
                 ),
                 1 if params.stop else 2 + (index + i) % (_RUN - 1),  # requests that start together take turns
             )
             for i in range(params.n)
-        ]  # fmt: skip
+        ]
         self._open = params.n
         self._cached = 0
         self._submitted = time.monotonic()

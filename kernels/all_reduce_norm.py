@@ -2,7 +2,8 @@
 
 Every rank's part lies in memory that all ranks can read (torch's symmetric memory), and each rank reads all of them
 itself. Parts are added in rank order in float32, so all ranks get the same bits. Whoever calls it sees to it that the
-parts are written, and stay as they are until all ranks have read them (`engine.one_shot`). Not yet measured on a GPU.
+parts are written, and stay as they are until all ranks have read them (`engine.ranks.one_shot`). Not yet measured on a
+GPU.
 """
 
 from __future__ import annotations
@@ -47,9 +48,16 @@ def all_reduce_norm_reference(
 
 @jit
 def _all_reduce_norm_kernel(
-    addresses_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, eps,
-    RANKS: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    addresses_ptr,
+    residual_ptr,
+    weight_ptr,
+    y_ptr,
+    sum_ptr,
+    eps,
+    RANKS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program per row. The loop over ranks is unrolled, so that all reads over NVLink are under way at once; they
     bypass L1, which does not see what other devices write."""
     row = tl.program_id(0).to(tl.int64) * HIDDEN
@@ -85,9 +93,16 @@ def all_reduce_norm_triton(
     tokens, hidden = residual.shape
     if tokens:
         _all_reduce_norm_kernel[(tokens,)](
-            parts.addresses, residual, weight, y, h, eps,
-            RANKS=len(parts.buffers), HIDDEN=hidden, **all_reduce_norm_config(hidden),
-        )  # fmt: skip
+            parts.addresses,
+            residual,
+            weight,
+            y,
+            h,
+            eps,
+            RANKS=len(parts.buffers),
+            HIDDEN=hidden,
+            **all_reduce_norm_config(hidden),
+        )
     return y, h
 
 
@@ -101,6 +116,5 @@ def all_reduce_norm(
 
 
 def all_reduce_norm_cost(tokens: int, hidden: int, ranks: int, itemsize: int = 2) -> tuple[int, int]:
-    """(bytes, flops): all parts, residual and weight read, y and h written. Of the parts, all but one come over NVLink.
-    """
+    """(bytes, flops): all parts, residual and weight read, y and h written. All parts but one come over NVLink."""
     return ((ranks + 3) * tokens + 1) * hidden * itemsize, (ranks + 4) * tokens * hidden

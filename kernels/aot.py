@@ -86,9 +86,15 @@ def compile_case(case: Case) -> Compiled:
     for name in ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128"):
         counts[name] = len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout))
     return Compiled(
-        case.name, found["REG"], found["STACK"] + found["LOCAL"], binary.metadata.shared,
-        case.constants.get("num_warps", 4), counts, len(re.findall(r"/\*[0-9a-f]{4,}\*/", listing.stdout)), seconds,
-    )  # fmt: skip
+        case.name,
+        found["REG"],
+        found["STACK"] + found["LOCAL"],
+        binary.metadata.shared,
+        case.constants.get("num_warps", 4),
+        counts,
+        len(re.findall(r"/\*[0-9a-f]{4,}\*/", listing.stdout)),
+        seconds,
+    )
 
 
 def binary_of(case: Case) -> Any:

@@ -15,9 +15,10 @@ import functools
 
 import torch
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.gemm_choices import has_dependents
 from kernels.language import jit_varying, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
+from kernels.native import library as native
 from kernels.paged import attention_cost, gather_pages, tile_config
 
 LOG2_E = 1.4426950408889634
@@ -51,12 +52,31 @@ def decode_attention_reference(
 
 @jit_varying("batch", "table_stride")
 def _decode_attention_kernel(
-    q_ptr, k_cache_ptr, v_cache_ptr, tables_ptr, lens_ptr, out_ptr,
-    partial_ptr, stats_ptr, tickets_ptr, k_scale_ptr, v_scale_ptr, scale_log2, batch, table_stride,
-    NUM_KV: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, QUANTISED: tl.constexpr, LETS_NEXT_START: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    tables_ptr,
+    lens_ptr,
+    out_ptr,
+    partial_ptr,
+    stats_ptr,
+    tickets_ptr,
+    k_scale_ptr,
+    v_scale_ptr,
+    scale_log2,
+    batch,
+    table_stride,
+    NUM_KV: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    LETS_NEXT_START: tl.constexpr,
+):
     """Tiles are numbered (row, KV head, tile of keys), rows slowest; program p takes [p T / P, (p + 1) T / P) of T."""
     if LETS_NEXT_START:
         let_next_kernel_start()
@@ -212,10 +232,24 @@ def decode_attention_triton(
     items = next_power_of_2(q.shape[0] * k_cache.shape[1])
     partial, stats, tickets = _workspace(q.device, programs, int(config["BLOCK_M"]), q.shape[2], items)
     _decode_attention_kernel[(programs,)](
-        q.contiguous(), k_cache, v_cache, block_tables, context_lens, out, partial, stats, tickets,
-        k_scale, v_scale, scale * LOG2_E, q.shape[0], block_tables.stride(0),
-        QUANTISED=k_scale is not None, LETS_NEXT_START=has_dependents(q), **config,
-    )  # fmt: skip
+        q.contiguous(),
+        k_cache,
+        v_cache,
+        block_tables,
+        context_lens,
+        out,
+        partial,
+        stats,
+        tickets,
+        k_scale,
+        v_scale,
+        scale * LOG2_E,
+        q.shape[0],
+        block_tables.stride(0),
+        QUANTISED=k_scale is not None,
+        LETS_NEXT_START=has_dependents(q),
+        **config,
+    )
     return out
 
 

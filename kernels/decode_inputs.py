@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
+from kernels.native import library as native
 from kernels.thinking_tables import State
 
 

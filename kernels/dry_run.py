@@ -35,15 +35,24 @@ from kernels.limits import H100, Device
 
 CUDA = torch.device("cuda", 0)
 _READS = {
-    torch.Tensor.item: "item", torch.Tensor.numpy: "numpy",
-    torch.Tensor.__bool__: "bool", torch.Tensor.__int__: "int", torch.Tensor.__float__: "float",
-    torch.Tensor.__index__: "index", torch.Tensor.nonzero: "nonzero", torch.nonzero: "nonzero",
-}  # fmt: skip
+    torch.Tensor.item: "item",
+    torch.Tensor.numpy: "numpy",
+    torch.Tensor.__bool__: "bool",
+    torch.Tensor.__int__: "int",
+    torch.Tensor.__float__: "float",
+    torch.Tensor.__index__: "index",
+    torch.Tensor.nonzero: "nonzero",
+    torch.nonzero: "nonzero",
+}
 """What makes the host wait for a value."""
 _FACTORIES = {torch.tensor, torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
 _COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 _CACHES = (
-    decode_attention._workspace, small_gemm._tickets, gemm_choices._rows, gemm_choices._pick, gemm_choices._dependents
+    decode_attention._workspace,
+    small_gemm._tickets,
+    gemm_choices._rows,
+    gemm_choices._pick,
+    gemm_choices._dependents,
 )
 """What the kernels keep for a device."""
 
@@ -121,9 +130,12 @@ class DryRun:
         self.replayed: Callable[[Graph], None] = lambda graph: None
         """Called at every replay of a captured step."""
         self._properties = SimpleNamespace(
-            name=f"NVIDIA {card.name}", multi_processor_count=multiprocessors, total_memory=int(card.memory),
-            major=9, minor=0,
-        )  # fmt: skip
+            name=f"NVIDIA {card.name}",
+            multi_processor_count=multiprocessors,
+            total_memory=int(card.memory),
+            major=9,
+            minor=0,
+        )
         self._compiles = compiles
         self.fake = _Fake(allow_non_fake_inputs=True)
         self._pinned: dict[int, torch.Tensor] = {}  # by address, which nothing else gets while the tensor is here
@@ -163,20 +175,28 @@ class DryRun:
         free = lambda device=None: (properties.total_memory - self.taken, properties.total_memory)  # noqa: E731
         stream = SimpleNamespace(wait_stream=lambda other: None)
         simple = {
-            "_lazy_init": lambda: None, "is_available": lambda: True, "device_count": lambda: 1,
-            "current_device": lambda: 0, "set_device": lambda device: None,
+            "_lazy_init": lambda: None,
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "set_device": lambda device: None,
             "get_device_name": lambda device=None: properties.name,
             "get_device_capability": lambda device=None: (properties.major, properties.minor),
-            "get_device_properties": lambda device=None: properties, "mem_get_info": free,
-            "max_memory_allocated": lambda device=None: 0, "graph_pool_handle": object,
-            "Stream": lambda *args, **kwargs: stream, "current_stream": lambda device=None: stream,
-            "stream": lambda stream: ExitStack(), "CUDAGraph": lambda: Graph(self),
-            "graph": self._graph, "synchronize": self._synchronize,
+            "get_device_properties": lambda device=None: properties,
+            "mem_get_info": free,
+            "max_memory_allocated": lambda device=None: 0,
+            "graph_pool_handle": object,
+            "Stream": lambda *args, **kwargs: stream,
+            "current_stream": lambda device=None: stream,
+            "stream": lambda stream: ExitStack(),
+            "CUDAGraph": lambda: Graph(self),
+            "graph": self._graph,
+            "synchronize": self._synchronize,
             "is_current_stream_capturing": lambda: self._capturing,
             "Event": lambda **kwargs: SimpleNamespace(
                 record=lambda: None, synchronize=lambda: None, elapsed_time=lambda other: 1.0
             ),
-        }  # fmt: skip
+        }
         for name, value in simple.items():
             yield mock.patch.object(torch.cuda, name, value)
         yield mock.patch.object(fake_tensor, "init_gpu_context", lambda device: None)
@@ -220,13 +240,17 @@ class DryRun:
             self.counts.variants.setdefault(kernel.__name__, set()).add(key)
             if self._compiles:
                 signature, _, constexprs, options, attrs, _ = args
-                _build_launcher(kernel.compile(
-                    kernel.ASTSource(kernel, signature, constexprs, attrs), target=target, options=options.__dict__
-                ))  # fmt: skip
+                _build_launcher(
+                    kernel.compile(
+                        kernel.ASTSource(kernel, signature, constexprs, attrs), target=target, options=options.__dict__
+                    )
+                )
             stub = SimpleNamespace(
-                launch_metadata=lambda *args: None, function=None, packed_metadata=None,
+                launch_metadata=lambda *args: None,
+                function=None,
+                packed_metadata=None,
                 run=lambda *args: self._launched(kernel, args[:3], args[9:]),
-            )  # fmt: skip
+            )
             kernel.device_caches[0][0][key] = stub
             return stub
 

@@ -77,10 +77,11 @@ def pick(
 ) -> GemmConfig | None:
     """The configuration of the narrowest row that holds for `tokens`; None: cuBLAS."""
     fits = [
-        c for c in choices
+        c
+        for c in choices
         if (c.device, c.product, c.out_features, c.in_features) == (device, product, out_features, in_features)
         and c.least <= tokens <= c.tokens
-    ]  # fmt: skip
+    ]
     return min(fits, key=lambda c: c.tokens).config if fits else None
 
 

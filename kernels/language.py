@@ -35,9 +35,21 @@ except ImportError:
     triton = tl = ASTSource = GPUTarget = None
 
 __all__ = [
-    "ASTSource", "GPUTarget", "cdiv", "dot_precision", "jit", "jit_varying", "launch", "let_next_kernel_start",
-    "next_power_of_2", "prefetch", "require_triton", "tl", "triton", "wait_for_previous_kernel",
-]  # fmt: skip
+    "ASTSource",
+    "GPUTarget",
+    "cdiv",
+    "dot_precision",
+    "jit",
+    "jit_varying",
+    "launch",
+    "let_next_kernel_start",
+    "next_power_of_2",
+    "prefetch",
+    "require_triton",
+    "tl",
+    "triton",
+    "wait_for_previous_kernel",
+]
 
 
 def jit(fn: Callable) -> Any:

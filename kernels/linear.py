@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.gemm_choices import Product, choose
+from kernels.native import library as native
 from kernels.quantize import QuantizedMatrix, decode
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
 from kernels.small_gemm import MOST_TOKENS, GemmConfig, small_gemm
@@ -152,9 +153,13 @@ def head(x: torch.Tensor, w: LinearWeight, room: torch.Tensor | None = None) -> 
 
 
 def linear_cost(
-    tokens: int, out_features: int, in_features: int, itemsize: int = 2, out_itemsize: int | None = None,
+    tokens: int,
+    out_features: int,
+    in_features: int,
+    itemsize: int = 2,
+    out_itemsize: int | None = None,
     weight_itemsize: int | None = None,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """(bytes, flops): weight and x read once, y written; 1 for `weight_itemsize` adds a scale per row."""
     out = itemsize if out_itemsize is None else out_itemsize
     stored = itemsize if weight_itemsize is None else weight_itemsize

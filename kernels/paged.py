@@ -68,9 +68,14 @@ def tile_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | b
 
 
 def attention_cost(
-    query_tokens: int, key_tokens: int, pairs: int, num_heads: tuple[int, int], head_dim: int,
-    itemsize: int = 2, kv_itemsize: int = 2,
-) -> tuple[int, int]:  # fmt: skip
+    query_tokens: int,
+    key_tokens: int,
+    pairs: int,
+    num_heads: tuple[int, int],
+    head_dim: int,
+    itemsize: int = 2,
+    kv_itemsize: int = 2,
+) -> tuple[int, int]:
     """(bytes, flops) of one layer: q read and out written per query, K and V read once per key, 4 D flops per pair.
 
     `key_tokens` is the sum of the rows' lengths; `pairs` the sum of visible keys over all queries.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.decode_attention import LOG2_E
 from kernels.language import cdiv, jit, jit_varying, launch, require_triton, tl
+from kernels.native import library as native
 from kernels.paged import attention_cost, gather_pages, tile_config
 
 
@@ -50,10 +51,25 @@ def prefill_attention_reference(
 
 @jit
 def _attend(
-    acc, top, total_weight, q, k_ptr, v_ptr, table_ptr, logit_scale, visible, length, first, last,
-    NUM_KV: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
+    acc,
+    top,
+    total_weight,
+    q,
+    k_ptr,
+    v_ptr,
+    table_ptr,
+    logit_scale,
+    visible,
+    length,
+    first,
+    last,
+    NUM_KV: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+    MASKED: tl.constexpr,
+):
     """Tiles `first` .. `last` - 1 of the keys added to the running sums; `visible` [BLOCK_M] keys per query."""
     key = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, HEAD_DIM)
@@ -83,11 +99,26 @@ def _attend(
 
 @jit_varying("tables_ptr", "lens_ptr", "table_stride")
 def _prefill_attention_kernel(
-    q_ptr, k_cache_ptr, v_cache_ptr, tables_ptr, lens_ptr, cu_q_ptr, out_ptr,
-    k_scale_ptr, v_scale_ptr, scale_log2, table_stride,
-    NUM_KV: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, QUANTISED: tl.constexpr,
-):  # fmt: skip
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    tables_ptr,
+    lens_ptr,
+    cu_q_ptr,
+    out_ptr,
+    k_scale_ptr,
+    v_scale_ptr,
+    scale_log2,
+    table_stride,
+    NUM_KV: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUANTISED: tl.constexpr,
+):
     """Program (block of queries, query head, row); blocks past a row's chunk return at once."""
     block, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = tl.load(cu_q_ptr + row).to(tl.int64)
@@ -117,13 +148,45 @@ def _prefill_attention_kernel(
     total_weight = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     acc, top, total_weight = _attend(
-        acc, top, total_weight, q, k_ptr, v_ptr, table_ptr, logit_scale, visible, length, 0, unmasked,
-        NUM_KV, HEAD_DIM, PAGE_SIZE, BLOCK_N, PRECISION, False,
-    )  # fmt: skip
+        acc,
+        top,
+        total_weight,
+        q,
+        k_ptr,
+        v_ptr,
+        table_ptr,
+        logit_scale,
+        visible,
+        length,
+        0,
+        unmasked,
+        NUM_KV,
+        HEAD_DIM,
+        PAGE_SIZE,
+        BLOCK_N,
+        PRECISION,
+        False,
+    )
     acc, top, total_weight = _attend(
-        acc, top, total_weight, q, k_ptr, v_ptr, table_ptr, logit_scale, visible, length, unmasked, tiles,
-        NUM_KV, HEAD_DIM, PAGE_SIZE, BLOCK_N, PRECISION, True,
-    )  # fmt: skip
+        acc,
+        top,
+        total_weight,
+        q,
+        k_ptr,
+        v_ptr,
+        table_ptr,
+        logit_scale,
+        visible,
+        length,
+        unmasked,
+        tiles,
+        NUM_KV,
+        HEAD_DIM,
+        PAGE_SIZE,
+        BLOCK_N,
+        PRECISION,
+        True,
+    )
     out = acc / tl.where(total_weight == 0.0, 1.0, total_weight)[:, None]
     if QUANTISED:
         out = out * tl.load(v_scale_ptr + kv_head)
@@ -156,9 +219,20 @@ def prefill_attention_triton(
     config = prefill_attention_config(q, k_cache)
     grid = (cdiv(max_q, int(config["BLOCK_M"])), q.shape[1], context_lens.shape[0])
     _prefill_attention_kernel[grid](
-        q.contiguous(), k_cache, v_cache, block_tables, context_lens, cu_q, out,
-        k_scale, v_scale, scale * LOG2_E, block_tables.stride(0), QUANTISED=k_scale is not None, **config,
-    )  # fmt: skip
+        q.contiguous(),
+        k_cache,
+        v_cache,
+        block_tables,
+        context_lens,
+        cu_q,
+        out,
+        k_scale,
+        v_scale,
+        scale * LOG2_E,
+        block_tables.stride(0),
+        QUANTISED=k_scale is not None,
+        **config,
+    )
     return out
 
 

@@ -50,8 +50,12 @@ def _row_kernels() -> list[Case]:
     shape = {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()}
     cases.append(Case("embedding 152064x5120", _embedding_kernel, embed, shape))
     rope = {
-        "qkv_ptr": bf16, "cos_sin_ptr": "*fp32", "positions_ptr": i64, "slots_ptr": i64, "q_ptr": bf16,
-    }  # fmt: skip
+        "qkv_ptr": bf16,
+        "cos_sin_ptr": "*fp32",
+        "positions_ptr": i64,
+        "slots_ptr": i64,
+        "q_ptr": bf16,
+    }
     for cache in (bf16, "*fp8e4nv"):
         arguments = {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache}
         scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if cache != bf16 else {}
@@ -64,16 +68,26 @@ def _row_kernels() -> list[Case]:
 def _attention_kernels() -> list[Case]:
     cases = []
     shapes = (  # name, query heads, KV heads, head_dim, batch
-        ("32B", 40, 8, 128, 1), ("32B", 40, 8, 128, 64), ("32B TP8", 5, 1, 128, 256), ("0.5B", 14, 2, 64, 64),
-    )  # fmt: skip
+        ("32B", 40, 8, 128, 1),
+        ("32B", 40, 8, 128, 64),
+        ("32B TP8", 5, 1, 128, 256),
+        ("0.5B", 14, 2, 64, 64),
+    )
     for name, num_q, num_kv, head_dim, batch in shapes:
         q, cache = _meta(batch, num_q, head_dim), _meta(2, num_kv, PAGE, head_dim)
         for stored in ("*bf16", "*fp8e4nv"):
             scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if stored != "*bf16" else {}
             common = {
-                "q_ptr": "*bf16", "k_cache_ptr": stored, "v_cache_ptr": stored, "tables_ptr": "*i32",
-                "lens_ptr": "*i32", "out_ptr": "*bf16", "scale_log2": "fp32", "table_stride": "i32", **scales,
-            }  # fmt: skip
+                "q_ptr": "*bf16",
+                "k_cache_ptr": stored,
+                "v_cache_ptr": stored,
+                "tables_ptr": "*i32",
+                "lens_ptr": "*i32",
+                "out_ptr": "*bf16",
+                "scale_log2": "fp32",
+                "table_stride": "i32",
+                **scales,
+            }
             work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
             label = f"{name} batch {batch} {stored[1:]}"
             config = {**decode_attention_config(q, cache), "QUANTISED": bool(scales), "LETS_NEXT_START": False}
@@ -92,15 +106,34 @@ def _attention_kernels() -> list[Case]:
 
 def _step_kernels() -> list[Case]:
     tables = {
-        "real_ptr": "*fp32", "whole_ptr": "*i32", "bias_ptr": "*fp32", "counts_ptr": "*i32", "in_prompt_ptr": "*i1",
-        "state_ptr": "*i32", "params_ptr": "*i32", "trigger_last_ptr": "*i32", "eos_ids_ptr": "*i32",
-        "slots_ptr": "*i64", "best_ptr": "*fp32", "place_ptr": "*i32", "weight_ptr": "*fp32", "logits_ptr": "*fp32",
-        "vocab": "i32", "logits_stride": "i32", "table_stride": "i32",
-    }  # fmt: skip
+        "real_ptr": "*fp32",
+        "whole_ptr": "*i32",
+        "bias_ptr": "*fp32",
+        "counts_ptr": "*i32",
+        "in_prompt_ptr": "*i1",
+        "state_ptr": "*i32",
+        "params_ptr": "*i32",
+        "trigger_last_ptr": "*i32",
+        "eos_ids_ptr": "*i32",
+        "slots_ptr": "*i64",
+        "best_ptr": "*fp32",
+        "place_ptr": "*i32",
+        "weight_ptr": "*fp32",
+        "logits_ptr": "*fp32",
+        "vocab": "i32",
+        "logits_stride": "i32",
+        "table_stride": "i32",
+    }
     row = {
-        "values_ptr": "*fp32", "ids_ptr": "*i32", "draw_ptr": "*i64", "masked_ptr": "*i64", "bad_ptr": "*i1",
-        "near": "fp32", "tiles": "i32", "work_stride": "i32",
-    }  # fmt: skip
+        "values_ptr": "*fp32",
+        "ids_ptr": "*i32",
+        "draw_ptr": "*i64",
+        "masked_ptr": "*i64",
+        "bad_ptr": "*i1",
+        "near": "fp32",
+        "tiles": "i32",
+        "work_stride": "i32",
+    }
     tile_only = ("bias_ptr", "counts_ptr", "in_prompt_ptr", "params_ptr", "table_stride")
     draws = {**{name: kind for name, kind in tables.items() if name not in tile_only}, **row}
     cases = []
@@ -126,10 +159,12 @@ def _gemm_kernels() -> list[Case]:
     quantised = {"int8": "*i8", "fp8": "*fp8e4nv"}
     pointers = {"NORM": "norm_ptr", "BIAS": "bias_ptr", "RESIDUAL": "residual_ptr", "MAXIMA": "maxima_ptr"}
     products = (  # name, M, K, what is folded in, split_k
-        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1), ("o", 5120, 5120, ("RESIDUAL",), 3),
-        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1), ("down", 5120, 27648, ("RESIDUAL",), 4),
+        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1),
+        ("o", 5120, 5120, ("RESIDUAL",), 3),
+        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1),
+        ("down", 5120, 27648, ("RESIDUAL",), 4),
         ("head", 152064, 5120, ("MAXIMA",), 1),
-    )  # fmt: skip
+    )
     cases = []
     for name, out, width, folded, split in products:
         arguments = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32"}
@@ -147,8 +182,14 @@ def _gemm_kernels() -> list[Case]:
             cases.append(Case(early, _small_gemm_kernel, arguments, {**shape, **dependent}, 64))
             for label, codes in quantised.items() if name in ("gate_up", "down") else ():
                 plain = small_gemm_config(GemmConfig(), tokens, torch.bfloat16)  # as `kernels.linear` launches it
-                given = {"x_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32", "weight_ptr": codes,
-                         "scale_ptr": "*fp32"}  # fmt: skip
+                given = {
+                    "x_ptr": bf16,
+                    "y_ptr": bf16,
+                    "tokens": "i32",
+                    "eps": "fp32",
+                    "weight_ptr": codes,
+                    "scale_ptr": "*fp32",
+                }
                 given |= {"residual_ptr": bf16} if "RESIDUAL" in folded else {}
                 held = {**shape, **plain, "NORM": False, "QUANTISED": True}
                 cases.append(Case(f"gemm {name} {tokens} {label}", _small_gemm_kernel, given, held, 64))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.gemm_choices import has_dependents
 from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
+from kernels.native import library as native
 
 
 def rms_norm_reference(
@@ -21,9 +22,17 @@ def rms_norm_reference(
 
 @jit
 def _rms_norm_kernel(
-    x_ptr, residual_ptr, weight_ptr, y_ptr, sum_ptr, eps,
-    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_RESIDUAL: tl.constexpr, LETS_NEXT_START: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    y_ptr,
+    sum_ptr,
+    eps,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    LETS_NEXT_START: tl.constexpr,
+):
     """One program per row; the row stays in registers between the sum of squares and the scaling."""
     if LETS_NEXT_START:
         let_next_kernel_start()
@@ -48,9 +57,12 @@ def rms_norm_config(hidden: int) -> dict[str, int | bool]:
 
 
 def rms_norm_triton(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None = None,
     lets_next_start: bool | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The launcher. `lets_next_start`: a dependent product may start before the norm ends; None: if there are any."""
     require_triton()
     x = x.contiguous()
@@ -60,10 +72,17 @@ def rms_norm_triton(
     h = x if residual is None else torch.empty_like(x)
     if x.shape[0]:
         _rms_norm_kernel[(x.shape[0],)](
-            x, residual, weight, y, h, eps,
-            HIDDEN=x.shape[1], HAS_RESIDUAL=residual is not None, LETS_NEXT_START=lets_next_start,
+            x,
+            residual,
+            weight,
+            y,
+            h,
+            eps,
+            HIDDEN=x.shape[1],
+            HAS_RESIDUAL=residual is not None,
+            LETS_NEXT_START=lets_next_start,
             **rms_norm_config(x.shape[1]),
-        )  # fmt: skip
+        )
     return y, h
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
+from kernels.native import library as native
 from kernels.quantize import to_float8
 
 
@@ -47,10 +48,23 @@ def rope_append_reference(
 
 @jit
 def _rope_append_kernel(
-    qkv_ptr, cos_sin_ptr, positions_ptr, slots_ptr, q_ptr, k_cache_ptr, v_cache_ptr, k_scale_ptr, v_scale_ptr,
-    NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, QUANTISED: tl.constexpr,
-):  # fmt: skip
+    qkv_ptr,
+    cos_sin_ptr,
+    positions_ptr,
+    slots_ptr,
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    k_scale_ptr,
+    v_scale_ptr,
+    NUM_Q: tl.constexpr,
+    NUM_KV: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    QUANTISED: tl.constexpr,
+):
     """Program (token, block of heads) over the row's Hq + 2 Hk heads; both halves of a head sit in one program."""
     HALF: tl.constexpr = HEAD_DIM // 2
     token = tl.program_id(0).to(tl.int64)
@@ -120,10 +134,22 @@ def rope_append_triton(
     config = rope_append_config(head_dim)
     if tokens:
         _rope_append_kernel[(tokens, cdiv(num_q + 2 * num_kv, config["BLOCK_HEADS"]))](
-            qkv.contiguous(), cos_sin, positions, slot_mapping, q, k_cache, v_cache, k_scale, v_scale,
-            NUM_Q=num_q, NUM_KV=num_kv, HEAD_DIM=head_dim, PAGE_SIZE=page_size,
-            QUANTISED=k_scale is not None, **config,
-        )  # fmt: skip
+            qkv.contiguous(),
+            cos_sin,
+            positions,
+            slot_mapping,
+            q,
+            k_cache,
+            v_cache,
+            k_scale,
+            v_scale,
+            NUM_Q=num_q,
+            NUM_KV=num_kv,
+            HEAD_DIM=head_dim,
+            PAGE_SIZE=page_size,
+            QUANTISED=k_scale is not None,
+            **config,
+        )
     return q
 
 
@@ -145,9 +171,7 @@ def rope_append(
     k_scale and v_scale [Hk] float32 where the cache is float8 (stored = value / scale) -> q [N, Hq, D] in qkv's dtype.
     """
     if use_triton(qkv):
-        return rope_append_triton(
-            qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale
-        )
+        return rope_append_triton(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
     if not REFERENCE and native.LOADED and k_scale is None and native.supports_rope_append(qkv, k_cache):
         return native.rope_append(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads)
     return rope_append_reference(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)

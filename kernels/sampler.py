@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import REFERENCE, native_step, use_triton
+from kernels import REFERENCE, use_triton
+from kernels.native import step as native_step
 from kernels.sampler_triton import sample_triton
 from kernels.sampling_tables import NEVER, Draws, Real, SamplingNeeds, SamplingTables, Whole
 from kernels.thinking_tables import MachineTables, Param, Phase, State

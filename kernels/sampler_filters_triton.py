@@ -43,8 +43,13 @@ def row_keys(whole_ptr, slot, position):
 
 @jit
 def is_excluded(
-    ids, slot, trigger_last_ptr, eos_ids_ptr, TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr,
-):  # fmt: skip
+    ids,
+    slot,
+    trigger_last_ptr,
+    eos_ids_ptr,
+    TRIGGERS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+):
     """Whether the masked draw leaves a token out: the last token of a trigger, or an EOS."""
     out = ids < 0
     for k in tl.static_range(TRIGGERS):
@@ -99,9 +104,24 @@ def find_threshold(values_ptr, n, low, high, wanted, top, COUNT: tl.constexpr, B
 
 @jit
 def gather_candidates(
-    logits, best, values, ids, slot, trigger_last_ptr, eos_ids_ptr, temperature, top, cut, vocab, tiles, exclude,
-    TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    best,
+    values,
+    ids,
+    slot,
+    trigger_last_ptr,
+    eos_ids_ptr,
+    temperature,
+    top,
+    cut,
+    vocab,
+    tiles,
+    exclude,
+    TRIGGERS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Write the row's tokens with z >= cut to `values` and `ids`, in the order of ids; (how many, their weight)."""
     lanes = tl.arange(0, BLOCK)
     n = 0
@@ -125,10 +145,30 @@ def gather_candidates(
 
 @jit
 def pick_filtered(
-    logits, best, values, ids, slot, trigger_last_ptr, eos_ids_ptr, temperature, top, total, top_k, top_p, min_p,
-    first, second, near, vocab, tiles, exclude,
-    TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    best,
+    values,
+    ids,
+    slot,
+    trigger_last_ptr,
+    eos_ids_ptr,
+    temperature,
+    top,
+    total,
+    top_k,
+    top_p,
+    min_p,
+    first,
+    second,
+    near,
+    vocab,
+    tiles,
+    exclude,
+    TRIGGERS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The Gumbel argmax over what top-k, top-p and min-p leave. `top`: the maximum of z, `total`: softmax weight."""
     by_count = (top_k > 0) & (top_k < vocab)
     cut = top - near
@@ -136,9 +176,24 @@ def pick_filtered(
     attempt = 0
     while attempt < 2:
         n, mass = gather_candidates(
-            logits, best, values, ids, slot, trigger_last_ptr, eos_ids_ptr, temperature, top, cut, vocab, tiles,
-            exclude, TRIGGERS, EOS_IDS, TILE, BLOCK,
-        )  # fmt: skip
+            logits,
+            best,
+            values,
+            ids,
+            slot,
+            trigger_last_ptr,
+            eos_ids_ptr,
+            temperature,
+            top,
+            cut,
+            vocab,
+            tiles,
+            exclude,
+            TRIGGERS,
+            EOS_IDS,
+            TILE,
+            BLOCK,
+        )
         by_mass = ((top_p >= 1.0) | (mass >= top_p * total)) & ((top_p < 1.0) | (tl.exp(cut - top) < min_p))
         enough = (by_count & (n >= top_k)) | ((by_count == 0) & by_mass)
         attempt = tl.where(enough, 2, attempt + 1)

@@ -20,11 +20,32 @@ _NEAR = 20.0
 
 @jit
 def _tile_kernel(
-    logits_ptr, real_ptr, whole_ptr, bias_ptr, counts_ptr, in_prompt_ptr, state_ptr, params_ptr, trigger_last_ptr,
-    eos_ids_ptr, slots_ptr, best_ptr, place_ptr, weight_ptr, vocab, logits_stride, table_stride,
-    NOISE: tl.constexpr, FILTERS: tl.constexpr, PENALTIES: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr,
-    TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits_ptr,
+    real_ptr,
+    whole_ptr,
+    bias_ptr,
+    counts_ptr,
+    in_prompt_ptr,
+    state_ptr,
+    params_ptr,
+    trigger_last_ptr,
+    eos_ids_ptr,
+    slots_ptr,
+    best_ptr,
+    place_ptr,
+    weight_ptr,
+    vocab,
+    logits_stride,
+    table_stride,
+    NOISE: tl.constexpr,
+    FILTERS: tl.constexpr,
+    PENALTIES: tl.constexpr,
+    BIAS: tl.constexpr,
+    MASKED: tl.constexpr,
+    TRIGGERS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Program (row, tile). best and place [B, 2 variants, 2 (plain, noisy), tiles]; weight [B, 2 variants, tiles]."""
     row = tl.program_id(0).to(tl.int64)
     tile, tiles = tl.program_id(1), tl.num_programs(1)
@@ -49,9 +70,7 @@ def _tile_kernel(
         tl.load(state + machine.State.CLOSED) > 0
     )
     early = tl.load(state + machine.State.ANSWERED) < tl.load(params + machine.Param.MIN_ANSWER)
-    early = (answers & early) | (
-        tl.load(state + machine.State.COMMITTED) < tl.load(params + machine.Param.MIN_TOKENS)
-    )
+    early = (answers & early) | (tl.load(state + machine.State.COMMITTED) < tl.load(params + machine.Param.MIN_TOKENS))
     if early & (tl.load(params + machine.Param.IGNORE_EOS) == 0):
         x = tl.where(is_excluded(ids, slot, trigger_last_ptr, eos_ids_ptr, 0, EOS_IDS), -float("inf"), x)
     if FILTERS:
@@ -83,11 +102,35 @@ def _tile_kernel(
 
 @jit
 def _draw_kernel(
-    logits_ptr, real_ptr, whole_ptr, state_ptr, trigger_last_ptr, eos_ids_ptr, slots_ptr, best_ptr, place_ptr,
-    weight_ptr, values_ptr, ids_ptr, draw_ptr, masked_ptr, bad_ptr, vocab, logits_stride, work_stride, near, tiles,
-    NOISE: tl.constexpr, FILTERS: tl.constexpr, MASKED: tl.constexpr, TRIGGERS: tl.constexpr, EOS_IDS: tl.constexpr,
-    TILE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits_ptr,
+    real_ptr,
+    whole_ptr,
+    state_ptr,
+    trigger_last_ptr,
+    eos_ids_ptr,
+    slots_ptr,
+    best_ptr,
+    place_ptr,
+    weight_ptr,
+    values_ptr,
+    ids_ptr,
+    draw_ptr,
+    masked_ptr,
+    bad_ptr,
+    vocab,
+    logits_stride,
+    work_stride,
+    near,
+    tiles,
+    NOISE: tl.constexpr,
+    FILTERS: tl.constexpr,
+    MASKED: tl.constexpr,
+    TRIGGERS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Program per row. values and ids [B, V] hold the candidates of a filtered row."""
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + row)
@@ -119,11 +162,30 @@ def _draw_kernel(
                         position = tl.load(state_ptr + slot * len(machine.State) + machine.State.LENGTH)
                         first, second = row_keys(whole_ptr, slot, position)
                         pick = pick_filtered(
-                            logits_ptr + row * logits_stride, bests, values_ptr + row * work_stride,
-                            ids_ptr + row * work_stride, slot, trigger_last_ptr, eos_ids_ptr, temperature, top,
-                            total, top_k, top_p, min_p, first, second, near, vocab, tiles,
-                            variant == 1, TRIGGERS, EOS_IDS, TILE, BLOCK,
-                        )  # fmt: skip
+                            logits_ptr + row * logits_stride,
+                            bests,
+                            values_ptr + row * work_stride,
+                            ids_ptr + row * work_stride,
+                            slot,
+                            trigger_last_ptr,
+                            eos_ids_ptr,
+                            temperature,
+                            top,
+                            total,
+                            top_k,
+                            top_p,
+                            min_p,
+                            first,
+                            second,
+                            near,
+                            vocab,
+                            tiles,
+                            variant == 1,
+                            TRIGGERS,
+                            EOS_IDS,
+                            TILE,
+                            BLOCK,
+                        )
         if variant == 0:
             draw = pick
             tl.store(draw_ptr + row, pick.to(tl.int64))
@@ -143,9 +205,14 @@ def draw_config(tiles: int, filters: bool) -> dict[str, int | bool]:
 
 
 def sample_triton(
-    logits: torch.Tensor, tables: m.SamplingTables, machine_tables: machine.MachineTables, slots: torch.Tensor,
-    vocab: int, needs: m.SamplingNeeds, near: float = _NEAR,
-) -> m.Draws:  # fmt: skip
+    logits: torch.Tensor,
+    tables: m.SamplingTables,
+    machine_tables: machine.MachineTables,
+    slots: torch.Tensor,
+    vocab: int,
+    needs: m.SamplingNeeds,
+    near: float = _NEAR,
+) -> m.Draws:
     """The launcher; arguments and result as `kernels.sampler.sample_reference`.
 
     `near` is how far below the maximum of z candidates are gathered first; it changes the time, never the draw.
@@ -171,18 +238,58 @@ def sample_triton(
     in_prompt = tables.in_prompt if needs.penalties else None
     table = bias if bias is not None else counts
     flags = {
-        "NOISE": needs.noise, "FILTERS": filters, "MASKED": int(needs.masked),
-        "TRIGGERS": machine_tables.trigger_last.shape[1], "EOS_IDS": machine_tables.eos_ids.shape[0],
-    }  # fmt: skip
+        "NOISE": needs.noise,
+        "FILTERS": filters,
+        "MASKED": int(needs.masked),
+        "TRIGGERS": machine_tables.trigger_last.shape[1],
+        "EOS_IDS": machine_tables.eos_ids.shape[0],
+    }
     _tile_kernel[(batch, tiles)](
-        logits, tables.real, tables.whole, bias, counts, in_prompt, machine_tables.state, machine_tables.params,
-        machine_tables.trigger_last, machine_tables.eos_ids, slots, best, place, weight, vocab, logits.stride(0),
-        0 if table is None else table.stride(0), PENALTIES=counts is not None, BIAS=bias is not None,
-        **flags, **config,
-    )  # fmt: skip
+        logits,
+        tables.real,
+        tables.whole,
+        bias,
+        counts,
+        in_prompt,
+        machine_tables.state,
+        machine_tables.params,
+        machine_tables.trigger_last,
+        machine_tables.eos_ids,
+        slots,
+        best,
+        place,
+        weight,
+        vocab,
+        logits.stride(0),
+        0 if table is None else table.stride(0),
+        PENALTIES=counts is not None,
+        BIAS=bias is not None,
+        **flags,
+        **config,
+    )
     _draw_kernel[(batch,)](
-        logits, tables.real, tables.whole, machine_tables.state, machine_tables.trigger_last, machine_tables.eos_ids,
-        slots, best, place, weight, values, ids, draw, masked, bad, vocab, logits.stride(0), width, near, tiles,
-        TILE=config["BLOCK"], **flags, **draw_config(tiles, filters),
-    )  # fmt: skip
+        logits,
+        tables.real,
+        tables.whole,
+        machine_tables.state,
+        machine_tables.trigger_last,
+        machine_tables.eos_ids,
+        slots,
+        best,
+        place,
+        weight,
+        values,
+        ids,
+        draw,
+        masked,
+        bad,
+        vocab,
+        logits.stride(0),
+        width,
+        near,
+        tiles,
+        TILE=config["BLOCK"],
+        **flags,
+        **draw_config(tiles, filters),
+    )
     return m.Draws(draw, masked, bad)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
 from kernels.language import cdiv, jit, launch, require_triton, tl
+from kernels.native import library as native
 
 
 def silu_mul_reference(x: torch.Tensor) -> torch.Tensor:

@@ -57,12 +57,33 @@ class GemmConfig:
 
 @jit_varying("tokens")
 def _small_gemm_kernel(
-    x_ptr, weight_ptr, scale_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, maxima_ptr, partial_ptr, tickets_ptr,
-    tokens, eps,
-    OUT: tl.constexpr, IN: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
-    SPLIT_K: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
-    MAXIMA: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr, PREFETCH: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    weight_ptr,
+    scale_ptr,
+    norm_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    maxima_ptr,
+    partial_ptr,
+    tickets_ptr,
+    tokens,
+    eps,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    NORM: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GATED: tl.constexpr,
+    MAXIMA: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PREFETCH: tl.constexpr,
+):
     """Program (block of outputs, part of K). GATED: rows OUT .. 2 OUT - 1 of the weight are the up projection."""
     block, split = tl.program_id(0), tl.program_id(1)
     out = block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -193,8 +214,26 @@ def small_gemm(
         partial = torch.empty(config.split_k, tokens, out, dtype=torch.float32, device=x.device)
         tickets = _tickets(x.device, next_power_of_2(blocks))
     _small_gemm_kernel[(blocks, config.split_k)](
-        x.contiguous(), weight, scale, norm, bias, residual, y, tile_maxima, partial, tickets, tokens, eps,
-        OUT=out, IN=width, NORM=norm is not None, BIAS=bias is not None, RESIDUAL=residual is not None, GATED=gated,
-        MAXIMA=maxima, QUANTISED=scale is not None, **small_gemm_config(config, tokens, x.dtype),
-    )  # fmt: skip
+        x.contiguous(),
+        weight,
+        scale,
+        norm,
+        bias,
+        residual,
+        y,
+        tile_maxima,
+        partial,
+        tickets,
+        tokens,
+        eps,
+        OUT=out,
+        IN=width,
+        NORM=norm is not None,
+        BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        GATED=gated,
+        MAXIMA=maxima,
+        QUANTISED=scale is not None,
+        **small_gemm_config(config, tokens, x.dtype),
+    )
     return y, tile_maxima

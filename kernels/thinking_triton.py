@@ -25,11 +25,31 @@ def _text_ends_with(history_ptr, strings_ptr, length, match_from, inside, SIZE: 
 
 @jit_varying("batch")
 def _thinking_step_kernel(
-    state_ptr, params_ptr, strings_ptr, trigger_last_ptr, trigger_lead_ptr, stop_ids_ptr, history_ptr, eos_ids_ptr,
-    ends_line_ptr, slots_ptr, draw_ptr, masked_ptr, bad_ptr, record_ptr, batch, string_len, history_stride,
-    TRIGGERS: tl.constexpr, STOPS: tl.constexpr, EOS_IDS: tl.constexpr, MAX_LEAD: tl.constexpr,
-    MAX_OPENER: tl.constexpr, LOOPS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    state_ptr,
+    params_ptr,
+    strings_ptr,
+    trigger_last_ptr,
+    trigger_lead_ptr,
+    stop_ids_ptr,
+    history_ptr,
+    eos_ids_ptr,
+    ends_line_ptr,
+    slots_ptr,
+    draw_ptr,
+    masked_ptr,
+    bad_ptr,
+    record_ptr,
+    batch,
+    string_len,
+    history_stride,
+    TRIGGERS: tl.constexpr,
+    STOPS: tl.constexpr,
+    EOS_IDS: tl.constexpr,
+    MAX_LEAD: tl.constexpr,
+    MAX_OPENER: tl.constexpr,
+    LOOPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Program of BLOCK rows."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < batch
@@ -276,9 +296,13 @@ def thinking_step_config(block: int = 32) -> dict[str, int | bool]:
 
 
 def thinking_step_triton(
-    tables: m.MachineTables, slots: torch.Tensor, draw: torch.Tensor, masked: torch.Tensor, bad: torch.Tensor,
+    tables: m.MachineTables,
+    slots: torch.Tensor,
+    draw: torch.Tensor,
+    masked: torch.Tensor,
+    bad: torch.Tensor,
     block: int | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """The launcher; arguments and result as `kernels.thinking.thinking_step_reference`."""
     require_triton()
     batch = slots.shape[0]
@@ -286,10 +310,29 @@ def thinking_step_triton(
     config = thinking_step_config() if block is None else thinking_step_config(next_power_of_2(block))
     if batch:
         _thinking_step_kernel[(cdiv(batch, int(config["BLOCK"])),)](
-            tables.state, tables.params, tables.strings, tables.trigger_last, tables.trigger_lead, tables.stop_ids,
-            tables.history, tables.eos_ids, tables.ends_line, slots, draw, masked, bad, record,
-            batch, tables.strings.shape[2], tables.history.stride(0),
-            TRIGGERS=tables.trigger_last.shape[1], STOPS=tables.stop_ids.shape[1], EOS_IDS=tables.eos_ids.shape[0],
-            MAX_LEAD=tables.max_lead, MAX_OPENER=tables.max_opener, LOOPS=tables.loops, **config,
-        )  # fmt: skip
+            tables.state,
+            tables.params,
+            tables.strings,
+            tables.trigger_last,
+            tables.trigger_lead,
+            tables.stop_ids,
+            tables.history,
+            tables.eos_ids,
+            tables.ends_line,
+            slots,
+            draw,
+            masked,
+            bad,
+            record,
+            batch,
+            tables.strings.shape[2],
+            tables.history.stride(0),
+            TRIGGERS=tables.trigger_last.shape[1],
+            STOPS=tables.stop_ids.shape[1],
+            EOS_IDS=tables.eos_ids.shape[0],
+            MAX_LEAD=tables.max_lead,
+            MAX_OPENER=tables.max_opener,
+            LOOPS=tables.loops,
+            **config,
+        )
     return record

@@ -83,12 +83,21 @@ def write_random_checkpoint(
     size = copy_qwen_tokenizer(directory) if qwen_tokenizer else write_tokenizer(directory)
     vocab = size + 5 if vocab is None else vocab
     config: dict[str, Any] = {
-        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": hidden,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-        "intermediate_size": intermediate, "vocab_size": vocab, "max_position_embeddings": max_positions,
-        "rms_norm_eps": 1e-6, "tie_word_embeddings": tied, "use_sliding_window": False,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocab,
+        "max_position_embeddings": max_positions,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": tied,
+        "use_sliding_window": False,
         "eos_token_id": json.loads((directory / "generation_config.json").read_text())["eos_token_id"][0],
-    }  # fmt: skip
+    }
     if head_dim is not None:
         config["head_dim"] = head_dim
     name = str(dtype).removeprefix("torch.")

@@ -24,8 +24,16 @@ from train.model import Decoder
 
 # Bytes of one exported file.
 FILE_BYTES = 5e9
-COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
-          "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 def failure(error: BaseException, folder: Path) -> str:

@@ -96,8 +96,15 @@ def adapter_parameters(config: TrainConfig, arch: Architecture) -> int:
         arch.hidden_size,
         arch.intermediate_size,
     )
-    sizes = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h,
-             "gate_proj": h + f, "up_proj": h + f, "down_proj": f + h}  # fmt: skip
+    sizes = {
+        "q_proj": h + q,
+        "k_proj": h + kv,
+        "v_proj": h + kv,
+        "o_proj": q + h,
+        "gate_proj": h + f,
+        "up_proj": h + f,
+        "down_proj": f + h,
+    }
     return arch.num_layers * config.lora.rank * sum(sizes[target] for target in config.lora.targets)
 
 

@@ -147,7 +147,17 @@ class Branch:
 
 
 _THINKING = (
-    "thinking_format", "thinking_token_budget", "min_thinking_tokens", "thinking_extensions", "thinking_extension_str",
-    "thinking_end_str", "thinking_grace_tokens", "thinking_budget_action", "thinking_eos_policy", "min_answer_tokens",
-    "answer_reserve_tokens", "loop_ngram", "loop_count",
-)  # fmt: skip
+    "thinking_format",
+    "thinking_token_budget",
+    "min_thinking_tokens",
+    "thinking_extensions",
+    "thinking_extension_str",
+    "thinking_end_str",
+    "thinking_grace_tokens",
+    "thinking_budget_action",
+    "thinking_eos_policy",
+    "min_answer_tokens",
+    "answer_reserve_tokens",
+    "loop_ngram",
+    "loop_count",
+)

@@ -15,8 +15,8 @@ from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, ro
 from bench.evaluation.log import read_run, write_atomically
 from bench.evaluation.prompts import question_text
 from engine import InputError
-from engine.checkpoint import resolve
-from engine.text import Tokenizer
+from engine.model.checkpoint import resolve
+from engine.text.tokenizer import Tokenizer
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 60rem; padding: 0 1rem; color: #222; }
@@ -36,9 +36,7 @@ for (const id of ['condition', 'verdict']) document.getElementById(id).addEventL
 """
 
 
-def write_page(
-    folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer", problems: int = 50
-) -> Path:  # fmt: skip
+def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer", problems: int = 50) -> Path:
     """`samples.html` of a run: the first `problems` problems of each task, under every condition. Returns the file."""
     grid, tasks = load_grid(folder), load_tasks(folder)
     decode = None
@@ -80,9 +78,11 @@ def write_page(
 
 def _filters(conditions: Sequence[str]) -> str:
     options = "".join(f"<option>{html.escape(label)}</option>" for label in conditions)
-    return (f"<p><select id=condition><option value=''>all conditions</option>{options}</select> "
-            "<select id=verdict><option value=''>right and wrong</option><option>right</option><option>wrong</option>"
-            "<option>ungraded</option></select></p>")  # fmt: skip
+    return (
+        f"<p><select id=condition><option value=''>all conditions</option>{options}</select> "
+        "<select id=verdict><option value=''>right and wrong</option><option>right</option><option>wrong</option>"
+        "<option>ungraded</option></select></p>"
+    )
 
 
 def _sample(row: Mapping[str, Any], graded: Graded, decode: Callable[[Sequence[int]], str] | None) -> str:
@@ -97,9 +97,11 @@ def _sample(row: Mapping[str, Any], graded: Graded, decode: Callable[[Sequence[i
         text = marked(row["token_ids"], row["forced"], decode)
     else:
         text = html.escape("\n\n".join(filter(None, (row["reasoning"], row["answer"]))))
-    return (f'<details class=sample data-condition="{html.escape(row["condition"], quote=True)}" '
-            f'data-verdict="{verdict}"><summary>{label}, sample {row["sample"]}: <span class={css}>{verdict}</span> '
-            f"<span class=small>{facts}; {said}</span></summary><pre>{text}</pre></details>")  # fmt: skip
+    return (
+        f'<details class=sample data-condition="{html.escape(row["condition"], quote=True)}" '
+        f'data-verdict="{verdict}"><summary>{label}, sample {row["sample"]}: <span class={css}>{verdict}</span> '
+        f"<span class=small>{facts}; {said}</span></summary><pre>{text}</pre></details>"
+    )
 
 
 def marked(ids: Sequence[int], forced: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:

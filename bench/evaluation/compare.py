@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.evaluation import outcomes
-from bench.evaluation.report import change
+from bench.evaluation.accuracy import change
 from engine import InputError
 
 
@@ -16,8 +16,12 @@ def text(folder: Path, other: Path) -> str:
     """
     before, after = outcomes.load(folder), outcomes.load(other)
     known = {(cell.task, cell.condition.label): cell for cell in before.cells}
-    lines = [f"{after.model} ({other.name}) less {before.model} ({folder.name})", "",
-             "| task | condition | problems | accuracy | points | 95 % interval | p |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        f"{after.model} ({other.name}) less {before.model} ({folder.name})",
+        "",
+        "| task | condition | problems | accuracy | points | 95 % interval | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for cell in after.cells:
         old = known.get((cell.task, cell.condition.label))
         found = None if old is None else change(old, cell)

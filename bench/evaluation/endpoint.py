@@ -15,7 +15,7 @@ from typing import Any
 from bench.evaluation.grid import Endpoint
 from bench.evaluation.samples import Request, Sample
 from engine import InputError, SamplingParams
-from engine.jsonl import changed_params
+from engine.command.jsonl import changed_params
 
 _STANDARD = {"temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty", "frequency_penalty"}
 _WORTH_ANOTHER_TRY = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -44,8 +44,10 @@ class EndpointBackend:
     def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
         """Chat messages; the server renders them and opens the thinking."""
         if opener is not None:
-            raise InputError(f"a condition opens its thinking with {opener!r}, which chat completions cannot say; run "
-                             "it on the engine in this process")
+            raise InputError(
+                f"a condition opens its thinking with {opener!r}, which chat completions cannot say; run "
+                "it on the engine in this process"
+            )
         messages = [{"role": "system", "content": system}] if system is not None else []
         return Request((*messages, {"role": "user", "content": message}), params)
 
@@ -97,8 +99,10 @@ class EndpointBackend:
         try:
             return int(self._post("/tokenize", body, self._endpoint.url.rstrip("/").removesuffix("/v1"))["count"])
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self._endpoint.url}: replies have reasoning and do not count its tokens, and /tokenize "
-                             f"does not either ({error!r}); use a server that gives reasoning_tokens") from error
+            raise InputError(
+                f"{self._endpoint.url}: replies have reasoning and do not count its tokens, and /tokenize "
+                f"does not either ({error!r}); use a server that gives reasoning_tokens"
+            ) from error
 
     def _post(self, path: str, body: Mapping[str, Any], base: str | None = None) -> Mapping[str, Any]:
         url = (self._endpoint.url.rstrip("/") if base is None else base) + path
@@ -134,13 +138,18 @@ def _sample(reply: Mapping[str, Any], seconds: float) -> tuple[Sample, bool]:
     values = [token["logprob"] for token in chosen]
     tokens = thinking.get("tokens", details.get("reasoning_tokens"))
     sample = Sample(
-        token_ids=tuple(choice.get("token_ids") or ()), forced=tuple(choice.get("forced") or ()),
-        reasoning=reasoning.strip(), answer=answer.strip(), finish_reason=choice.get("finish_reason") or "stop",
+        token_ids=tuple(choice.get("token_ids") or ()),
+        forced=tuple(choice.get("forced") or ()),
+        reasoning=reasoning.strip(),
+        answer=answer.strip(),
+        finish_reason=choice.get("finish_reason") or "stop",
         thinking_tokens=int(tokens or 0),
-        extensions=int(thinking.get("extensions", 0)), stop_reason=stop_reason,
+        extensions=int(thinking.get("extensions", 0)),
+        stop_reason=stop_reason,
         prompt_tokens=int(usage.get("prompt_tokens", 0)),
         cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) or 0),
         completion_tokens=int(usage.get("completion_tokens", 0)),
-        mean_logprob=sum(values) / len(values) if values else None, timing={"total_s": seconds},
-    )  # fmt: skip
+        mean_logprob=sum(values) / len(values) if values else None,
+        timing={"total_s": seconds},
+    )
     return sample, bool(tokens) or not sample.reasoning

@@ -52,10 +52,18 @@ def _sample(output: RequestOutput) -> Sample:
     chosen = len(one.token_ids) - len(one.forced)
     logprob = None if one.cumulative_logprob is None else one.cumulative_logprob / max(1, chosen)
     return Sample(
-        token_ids=tuple(one.token_ids), forced=tuple(one.forced), reasoning=one.reasoning, answer=one.answer,
-        finish_reason=one.finish_reason, thinking_tokens=one.thinking.tokens, extensions=one.thinking.extensions,
-        stop_reason=one.thinking.stop_reason, prompt_tokens=output.usage.prompt_tokens,
-        cached_tokens=output.usage.cached_tokens, completion_tokens=output.usage.completion_tokens,
-        mean_logprob=logprob, error=one.error,
+        token_ids=tuple(one.token_ids),
+        forced=tuple(one.forced),
+        reasoning=one.reasoning,
+        answer=one.answer,
+        finish_reason=one.finish_reason,
+        thinking_tokens=one.thinking.tokens,
+        extensions=one.thinking.extensions,
+        stop_reason=one.thinking.stop_reason,
+        prompt_tokens=output.usage.prompt_tokens,
+        cached_tokens=output.usage.cached_tokens,
+        completion_tokens=output.usage.completion_tokens,
+        mean_logprob=logprob,
+        error=one.error,
         timing={"queue_s": output.timing.queue_s, "ttft_s": output.timing.ttft_s, "total_s": output.timing.total_s},
-    )  # fmt: skip
+    )

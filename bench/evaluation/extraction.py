@@ -1,8 +1,8 @@
 """Taking the answer out of a response, phase by phase, and saying by which rule.
 
 The phases are the engine's (answer, then reasoning), never found by searching the text. Within one the order is that of
-`curate.answer_text`: the last box, what follows the last "Answer:", GSM8K's `####`, a short answer as it stands, and
-in the end the last number or letter of a longer text.
+`curate.grading.answer_text`: the last box, what follows the last "Answer:", GSM8K's `####`, a short answer as it
+stands, and in the end the last number or letter of a longer text.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.evaluation.tasks import LETTERS
-from curate.answer_text import LETTERS as CHOICE_LETTERS
-from curate.answer_text import extract as extract_text
-from curate.answer_text import last_box, squeeze
-from curate.grading import AnswerKind
+from curate.grading.answer_text import LETTERS as CHOICE_LETTERS
+from curate.grading.answer_text import extract as extract_text
+from curate.grading.answer_text import last_box, squeeze
+from curate.grading.grade import AnswerKind
 
 Mode = Literal["strict", "answer", "lenient"]
 """`strict`: only a box, an answer line, `####` or a bare answer; `answer`: also the last number or letter of the

@@ -49,8 +49,10 @@ def locate(task: str, given: str | None, revision: str | None, default: str | No
             raise InputError(f"task {task}: no file; give path: FILE or path: hub:OWNER/NAME/FILE")
         path = data_folder() / default
         if not path.is_file():
-            raise InputError(f"task {task}: {path} does not exist; set S1_DATA to the folder that holds {default}, or "
-                             "give path: FILE")
+            raise InputError(
+                f"task {task}: {path} does not exist; set S1_DATA to the folder that holds {default}, or "
+                "give path: FILE"
+            )
         return path
     if given.startswith("hub:"):
         return _from_hub(task, given, revision)
@@ -69,8 +71,9 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
         return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         why = str(error).strip().splitlines()[0]
-        raise InputError(f"task {task}: {given} cannot be fetched ({why}); log in with `hf auth login`, or give "
-                         "path: FILE") from error
+        raise InputError(
+            f"task {task}: {given} cannot be fetched ({why}); log in with `hf auth login`, or give path: FILE"
+        ) from error
 
 
 def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | None) -> QuestionFile:
@@ -86,11 +89,15 @@ def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | N
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256.lower():
-        raise InputError(f"task {task}: {path} has SHA-256 {found} and the grid says {sha256}; fetch the file again or "
-                         "correct the grid")
+        raise InputError(
+            f"task {task}: {path} has SHA-256 {found} and the grid says {sha256}; fetch the file again or "
+            "correct the grid"
+        )
     if sha256 is None and not any(found.startswith(value) for value in known):
-        raise InputError(f"task {task}: {path} has SHA-256 {found}, which is none of the known files of this task; "
-                         f"to use it all the same give sha256: {found}")
+        raise InputError(
+            f"task {task}: {path} has SHA-256 {found}, which is none of the known files of this task; "
+            f"to use it all the same give sha256: {found}"
+        )
     try:
         read_rows = _parse(path, data)
     except (ValueError, UnicodeError) as error:

@@ -15,9 +15,9 @@ from bench.evaluation.judge import Judge
 from bench.evaluation.log import Key, key_of, read_rows, read_run, write_atomically
 from bench.evaluation.prompts import question_text
 from bench.evaluation.tasks import Problem, Task
-from curate.answer_text import plain_number, squeeze
 from curate.families import NOT_FOUND
-from curate.grading import AnswerKind, Grade, Grader, Item
+from curate.grading.answer_text import plain_number, squeeze
+from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from engine import InputError
 
 GraderName = Literal["s1-engine", "s1-grader"]
@@ -81,8 +81,9 @@ def read_grades(file: Path) -> dict[Key, Graded]:
         values = [json.loads(line) for line in lines[1:]]
         return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in values}
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; grade the run first: python -m bench.evaluate grade "
-                         f"{file.parent}") from error
+        raise InputError(
+            f"{file}: {error.strerror}; grade the run first: python -m bench.evaluate grade {file.parent}"
+        ) from error
     except (ValueError, KeyError) as error:
         raise InputError(f"{file}: cannot be read ({error}); grade the run again") from error
 
@@ -93,8 +94,10 @@ def load_tasks(folder: Path) -> dict[str, Task]:
     loaded = {task.name: task for task in (tasks.load(spec) for spec in load_grid(folder).tasks)}
     for name, sha256 in identity["tasks"].items():
         if loaded[name].sha256 != sha256:
-            raise InputError(f"{folder}: task {name} was run on data with SHA-256 {sha256} and is now "
-                             f"{loaded[name].sha256}; put the old file back")
+            raise InputError(
+                f"{folder}: task {name} was run on data with SHA-256 {sha256} and is now "
+                f"{loaded[name].sha256}; put the old file back"
+            )
     return loaded
 
 
@@ -103,9 +106,7 @@ def load_grid(folder: Path) -> Grid:
     return from_values(read_run(folder)["identity"]["grid"])
 
 
-def _by_rule(
-    rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader
-) -> list[Graded]:  # fmt: skip
+def _by_rule(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader) -> list[Graded]:
     found = [_extracted(row, problem, mode) for row, problem in zip(rows, problems, strict=True)]
     items = [
         Item(extraction.text or "", problem.reference, problem.kind, question_text(problem), problem.family)
@@ -173,6 +174,7 @@ def rows_with_grades(folder: Path, grader: GraderName, mode: Mode) -> Iterator[t
             continue
         key = key_of(row)
         if key not in grades:
-            raise InputError(f"{folder}: {key} has no grade; grade the run again: python -m bench.evaluate grade "
-                             f"{folder}")
+            raise InputError(
+                f"{folder}: {key} has no grade; grade the run again: python -m bench.evaluate grade {folder}"
+            )
         yield row, grades[key]

@@ -73,8 +73,10 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not self.tasks or not self.methods:
             raise InputError(f"the grid has no {'methods' if self.tasks else 'tasks'}; give at least one")
         if self.samples > 1 and self.temperature == 0:
-            raise InputError(f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "
-                             "temperature or lower samples to 1")
+            raise InputError(
+                f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "
+                "temperature or lower samples to 1"
+            )
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise InputError(f"task {next(n for n in names if names.count(n) > 1)} is given twice; use two grids")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import InputError, SamplingParams
-from engine.thinking import PRESETS
+from engine.thinking.plan import PRESETS
 
 REJECTION_TRIES = 1024
 """The original draws without an end; its hardest published limit took 655 rounds."""
@@ -17,9 +17,16 @@ TURN, STEP_OPENER = "<|im_start|>assistant\n", "<|im_start|>"
 """How the chat template ends, and what opens a step of the step-conditional models. The bare `<|im_start|>` stands in
 the template's own turn already, so as an opener it is only told apart together with that."""
 _THINKING = (
-    "thinking_start", "thinking_end", "until_thinking", "until_thinking_2", "max_tokens_thinking",
-    "min_tokens_thinking", "thinking_n_ignore", "thinking_n_ignore_str", "rejection_sample",
-)  # fmt: skip
+    "thinking_start",
+    "thinking_end",
+    "until_thinking",
+    "until_thinking_2",
+    "max_tokens_thinking",
+    "min_tokens_thinking",
+    "thinking_n_ignore",
+    "thinking_n_ignore_str",
+    "rejection_sample",
+)
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 
 
@@ -57,8 +64,10 @@ def parse(text: str) -> HarnessArguments:
     for name in list(given):
         base = name.removesuffix("_thinking")
         if base != name and base in _SAMPLING and float(given[name]) != float(given.get(base, "0")):
-            raise InputError(f"{name}={given[name]} differs from {base}={given.get(base, '0')}: thinking and answer "
-                             f"are sampled alike here; give {base}={given[name]} too, or leave it out")
+            raise InputError(
+                f"{name}={given[name]} differs from {base}={given.get(base, '0')}: thinking and answer "
+                f"are sampled alike here; give {base}={given[name]} too, or leave it out"
+            )
     for name in _SAMPLING:
         if name in given:
             whole = name in ("top_k", "seed")

@@ -48,8 +48,11 @@ class Place:
 
 
 def jobs(
-    setting: Setting, tasks: Sequence[Task], conditions: Sequence[Condition], families: Sequence[Family],
-) -> Iterator[Job]:  # fmt: skip
+    setting: Setting,
+    tasks: Sequence[Task],
+    conditions: Sequence[Condition],
+    families: Sequence[Family],
+) -> Iterator[Job]:
     """What is not in the log yet: problems in turn, sample after sample. `conditions` are those without a family."""
     for task in tasks:
         most = max(c.samples for c in (*conditions, *(c for f in families for c in f.conditions)))
@@ -174,9 +177,15 @@ def _seeded(setting: Setting, place: Place, params: Any, draw: int = 0) -> Any:
 
 
 def _row(
-    setting: Setting, place: Place, condition: str, request: Request, sample: Sample, source: str, generated: int,
+    setting: Setting,
+    place: Place,
+    condition: str,
+    request: Request,
+    sample: Sample,
+    source: str,
+    generated: int,
     cut: Mapping[str, Any] | None = None,
-) -> tuple[Key, dict[str, Any]]:  # fmt: skip
+) -> tuple[Key, dict[str, Any]]:
     """A log row. `generated`: tokens that were generated for it and stand in no other row."""
     problem, values = place.problem, as_values(sample)
     values["choice"] = None
@@ -186,7 +195,13 @@ def _row(
         values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": ""}
         values["choice"] = {"text": found.text, "rule": found.rule}
     return place.key(condition), {
-        "seed": request.params.seed, "prompt_hash": prompt_hash(request), "permutation": list(problem.permutation),
-        "source": source, "cut": None if cut is None else dict(cut), "generated": generated, "tries": 1,
-        "left_thinking": sample.left_thinking, **values,
-    }  # fmt: skip
+        "seed": request.params.seed,
+        "prompt_hash": prompt_hash(request),
+        "permutation": list(problem.permutation),
+        "source": source,
+        "cut": None if cut is None else dict(cut),
+        "generated": generated,
+        "tries": 1,
+        "left_thinking": sample.left_thinking,
+        **values,
+    }

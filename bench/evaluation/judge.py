@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from curate.grading import Grade, Item
+from curate.grading.grade import Grade, Item
 
 QUESTION = (
     "Two answers to the same question are given. Say whether they are the same answer: equal in meaning or value, "

@@ -60,8 +60,9 @@ class Log:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise InputError(f"{folder}: another process is writing this run; wait for it, or choose another "
-                             "folder") from error
+            raise InputError(
+                f"{folder}: another process is writing this run; wait for it, or choose another folder"
+            ) from error
         try:
             self._check_identity(json.loads(json.dumps(identity)), about)
             self._offsets = self._scan()
@@ -118,8 +119,10 @@ class Log:
         before = read_run(self.folder)["identity"]
         if before != identity:
             where, old, new = _first_difference(before, identity)
-            raise InputError(f"{self.folder}: holds a run with {where} {_short(old)}, and this one has {_short(new)}; "
-                             "choose another folder, or go back to what it was made with")
+            raise InputError(
+                f"{self.folder}: holds a run with {where} {_short(old)}, and this one has {_short(new)}; "
+                "choose another folder, or go back to what it was made with"
+            )
 
     def _scan(self) -> dict[Key, int]:
         """Offsets of the whole rows; a torn last one is cut off."""
@@ -148,8 +151,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{folder}: no run is there ({error.strerror}); give the folder of `python -m bench.evaluate "
-                         "GRID.yaml --out FOLDER`") from error
+        raise InputError(
+            f"{folder}: no run is there ({error.strerror}); give the folder of `python -m bench.evaluate "
+            "GRID.yaml --out FOLDER`"
+        ) from error
     except ValueError as error:
         raise InputError(f"{folder / 'run.json'}: no JSON: {error}; restore the file") from error
     if not isinstance(found, dict) or not {"grid", "tasks"} <= found.get("identity", {}).keys():

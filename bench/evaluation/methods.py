@@ -45,8 +45,12 @@ class Defaults:
         """The grid's sampling with `fields` laid over it; `max_tokens` covers the budget and the answer."""
         budget = fields.get("thinking_token_budget")
         longest = self.max_tokens if budget is None else min(self.max_tokens, budget + self.answer_tokens)
-        base = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": longest,
-                "thinking_format": self.thinking_format}  # fmt: skip
+        base = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": longest,
+            "thinking_format": self.thinking_format,
+        }
         return SamplingParams(**{**base, **fields})
 
 
@@ -140,8 +144,9 @@ class TokenConditional(
         for limit in self.limits:
             budget = {"thinking_token_budget": limit} if self.forced else {"answer_reserve_tokens": AUTO_RESERVE}
             suffix = f"Think for up to {limit} tokens."
-            yield Condition(f"{series} {limit}", series, defaults.params(**budget), limit, samples=defaults.samples,
-                            suffix=suffix)  # fmt: skip
+            yield Condition(
+                f"{series} {limit}", series, defaults.params(**budget), limit, samples=defaults.samples, suffix=suffix
+            )
 
 
 class StepConditional(
@@ -163,10 +168,14 @@ class StepConditional(
             if self.forced:
                 fields["thinking_format"] = STEP_FORMAT  # type: ignore[assignment]
             yield Condition(
-                f"{series} {limit}", series, defaults.params(**fields), limit * self.tokens_per_step,
-                samples=defaults.samples, suffix=f"Think for up to {limit} steps.",
+                f"{series} {limit}",
+                series,
+                defaults.params(**fields),
+                limit * self.tokens_per_step,
+                samples=defaults.samples,
+                suffix=f"Think for up to {limit} steps.",
                 opener=STEP_OPENER if self.forced else None,
-            )  # fmt: skip
+            )
 
 
 class ClassConditional(
@@ -181,9 +190,14 @@ class ClassConditional(
         for name in self.classes:
             params = defaults.params(answer_reserve_tokens=AUTO_RESERVE)
             yield Condition(
-                f"class-conditional {name}", "class-conditional", params, self.default_tokens, name == "long",
-                defaults.samples, CLASS_WORDING[name],
-            )  # fmt: skip
+                f"class-conditional {name}",
+                "class-conditional",
+                params,
+                self.default_tokens,
+                name == "long",
+                defaults.samples,
+                CLASS_WORDING[name],
+            )
 
 
 class Rejection(msgspec.Struct, frozen=True, tag_field="method", tag="rejection", forbid_unknown_fields=True):
@@ -200,8 +214,9 @@ class Rejection(msgspec.Struct, frozen=True, tag_field="method", tag="rejection"
             params = defaults.params(
                 temperature=self.temperature, thinking_token_budget=limit, thinking_budget_action="truncate"
             )
-            yield Condition(f"rejection {limit}", "rejection", params, limit, samples=defaults.samples,
-                            tries=self.tries)  # fmt: skip
+            yield Condition(
+                f"rejection {limit}", "rejection", params, limit, samples=defaults.samples, tries=self.tries
+            )
 
 
 class Parallel(msgspec.Struct, frozen=True, tag_field="method", tag="parallel", forbid_unknown_fields=True):
@@ -232,12 +247,25 @@ class Harness(msgspec.Struct, frozen=True, tag_field="method", tag="harness", fo
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         parsed = harness_arguments.parse(self.arguments)
         yield Condition(
-            self.label or self.arguments, "harness", parsed.params(defaults.thinking_format), parsed.limit,
-            samples=defaults.samples, tries=parsed.tries, opener=parsed.opener,
-        )  # fmt: skip
+            self.label or self.arguments,
+            "harness",
+            parsed.params(defaults.thinking_format),
+            parsed.limit,
+            samples=defaults.samples,
+            tries=parsed.tries,
+            opener=parsed.opener,
+        )
 
 
 Method = (
-    NoForcing | Budget | Auto | Extensions | TokenConditional | StepConditional | ClassConditional | Rejection
-    | Parallel | Harness
-)  # fmt: skip
+    NoForcing
+    | Budget
+    | Auto
+    | Extensions
+    | TokenConditional
+    | StepConditional
+    | ClassConditional
+    | Rejection
+    | Parallel
+    | Harness
+)

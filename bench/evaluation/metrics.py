@@ -93,9 +93,10 @@ def spread(accuracy: np.ndarray, tokens: np.ndarray, draws: int = 2000, seed: in
     random = np.random.default_rng(seed)
     observed = tokens.mean(axis=1)
     pairs = [
-        (a, b) for a, b in combinations(range(runs), 2)
+        (a, b)
+        for a, b in combinations(range(runs), 2)
         if min(observed[a], observed[b]) > 0 and abs(math.log2(observed[b] / observed[a])) >= SPREAD_DOUBLINGS
-    ]  # fmt: skip
+    ]
     best, slopes = np.empty(draws), np.zeros(draws)
     for draw in range(draws):
         chosen = random.integers(0, problems, problems)

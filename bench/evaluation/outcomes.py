@@ -136,16 +136,25 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
     found: dict[tuple[str, str], dict[str, dict[int, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for row, graded in rows_with_grades(folder, grader, mode):
         outcome = Outcome(
-            row["problem"], row["sample"], graded, row["thinking_tokens"], row["completion_tokens"], row["generated"],
-            row["tries"], row["left_thinking"], row["stop_reason"], row["mean_logprob"],
-        )  # fmt: skip
+            row["problem"],
+            row["sample"],
+            graded,
+            row["thinking_tokens"],
+            row["completion_tokens"],
+            row["generated"],
+            row["tries"],
+            row["left_thinking"],
+            row["stop_reason"],
+            row["mean_logprob"],
+        )
         found[row["task"], row["condition"]][row["problem"]][row["sample"]] = outcome
     cells = []
     for task in tasks.values():
         cells += [
             _cell(task, condition, found[task.name, condition.label])
-            for condition in conditions if found[task.name, condition.label]
-        ]  # fmt: skip
+            for condition in conditions
+            if found[task.name, condition.label]
+        ]
     if not cells:
         raise InputError(f"{folder}: holds no samples; run the grid first")
     model = grid.endpoint.model if grid.endpoint is not None else Path(grid.model).name

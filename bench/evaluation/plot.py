@@ -106,10 +106,14 @@ def parallel(task: Mapping[str, Any]) -> list[Panel]:
 
 def _curve(name: str, rows: Sequence[Mapping[str, Any]], below: bool) -> Curve:
     return Curve(
-        name, [row["thinking_tokens"] for row in rows], [row["accuracy"] for row in rows],
-        [row["interval"]["low"] for row in rows], [row["interval"]["high"] for row in rows],
-        [_short(row) for row in rows] if len(rows) > 1 else (), below,
-    )  # fmt: skip
+        name,
+        [row["thinking_tokens"] for row in rows],
+        [row["accuracy"] for row in rows],
+        [row["interval"]["low"] for row in rows],
+        [row["interval"]["high"] for row in rows],
+        [_short(row) for row in rows] if len(rows) > 1 else (),
+        below,
+    )
 
 
 def _short(row: Mapping[str, Any]) -> str:

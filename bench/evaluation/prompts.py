@@ -46,6 +46,8 @@ def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
         case "simple_evals":
             what = "$LETTER, one of the letters of the options" if letter else "$ANSWER, the answer to the problem"
             name = what.split(",", 1)[0]
-            text = (f"{text}\n\nSolve it step by step. The last line of your response should be of the form "
-                    f"Answer: {name} (without quotes) where {name} is {what.split(', ', 1)[1]}.")
+            text = (
+                f"{text}\n\nSolve it step by step. The last line of your response should be of the form "
+                f"Answer: {name} (without quotes) where {name} is {what.split(', ', 1)[1]}."
+            )
     return f"{text}\n\n{suffix}" if suffix else text

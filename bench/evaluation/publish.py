@@ -27,16 +27,27 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
         for row in task["conditions"]:
             asked = params[row["condition"]]
             case = {
-                "task": task["task"], "model": report["model"], "questions": row["problems"],
-                "seed": seeds[task["task"]], "condition": row["condition"], "samples": row["samples"],
-                "budget": asked.thinking_token_budget, "waits": asked.thinking_extensions,
-            }  # fmt: skip
+                "task": task["task"],
+                "model": report["model"],
+                "questions": row["problems"],
+                "seed": seeds[task["task"]],
+                "condition": row["condition"],
+                "samples": row["samples"],
+                "budget": asked.thinking_token_budget,
+                "waits": asked.thinking_extensions,
+            }
             figures = {
-                "accuracy": row["accuracy"], "low95": row["interval"]["low"], "high95": row["interval"]["high"],
-                "thinking_tokens": row["thinking_tokens"], "max_thinking_tokens": float(row["max_thinking_tokens"]),
-                "control": row["control"], "p_fell": (row["change"] or {}).get("p_fell"),
-                "forced_ends": float(row["forced_ends"]), "no_answer": float(row["no_answer"]), "run_seconds": seconds,
-            } | {f"accuracy_{group}": value for group, value in row["groups"].items()}  # fmt: skip
+                "accuracy": row["accuracy"],
+                "low95": row["interval"]["low"],
+                "high95": row["interval"]["high"],
+                "thinking_tokens": row["thinking_tokens"],
+                "max_thinking_tokens": float(row["max_thinking_tokens"]),
+                "control": row["control"],
+                "p_fell": (row["change"] or {}).get("p_fell"),
+                "forced_ends": float(row["forced_ends"]),
+                "no_answer": float(row["no_answer"]),
+                "run_seconds": seconds,
+            } | {f"accuracy_{group}": value for group, value in row["groups"].items()}
             if row.get("at_k"):
                 figures |= _together(row["at_k"][-1])
             append(machine.record("evaluate", case, figures), file)
@@ -45,10 +56,15 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
 def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures of all samples taken together: majority and best of k, and what majority gains in shares, paired."""
     figures: dict[str, float | None] = {
-        "k": float(entry["k"]), "majority": entry["majority"], "majority_low95": entry["majority_interval"][0],
-        "majority_high95": entry["majority_interval"][1], "best_of": entry["best_of"], "pass": entry["pass"],
-        "unique_tokens": entry["unique_tokens"], "path_tokens": entry["path_tokens"],
-    }  # fmt: skip
+        "k": float(entry["k"]),
+        "majority": entry["majority"],
+        "majority_low95": entry["majority_interval"][0],
+        "majority_high95": entry["majority_interval"][1],
+        "best_of": entry["best_of"],
+        "pass": entry["pass"],
+        "unique_tokens": entry["unique_tokens"],
+        "path_tokens": entry["path_tokens"],
+    }
     for name in ("gain", "gain_over_greedy"):
         found = entry.get(name)
         if found is not None:
@@ -66,10 +82,16 @@ def write_samples(folder: Path, file: Path) -> None:
     with file.open("a", encoding="utf-8") as out:
         for row, graded in rows_with_grades(folder, "s1-engine", "answer"):
             line = {
-                "task": row["task"], "condition": row["condition"], "id": row["problem"], "sample": row["sample"],
-                "prompt": question_text(problems[row["task"], row["problem"]]), "reasoning": row["reasoning"],
-                "answer": row["answer"], "right": graded.correct, "thinking_tokens": row["thinking_tokens"],
-            }  # fmt: skip
+                "task": row["task"],
+                "condition": row["condition"],
+                "id": row["problem"],
+                "sample": row["sample"],
+                "prompt": question_text(problems[row["task"], row["problem"]]),
+                "reasoning": row["reasoning"],
+                "answer": row["answer"],
+                "right": graded.correct,
+                "thinking_tokens": row["thinking_tokens"],
+            }
             out.write(json.dumps(line) + "\n")
 
 

@@ -16,8 +16,8 @@ from typing import Any, cast
 from bench.evaluation.methods import Condition
 from bench.evaluation.samples import Request, Sample
 from engine import SamplingParams
-from engine.text import Tokenizer
-from engine.thinking import ThinkingPlan
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import ThinkingPlan
 
 ENDS = ("natural", "eos", "budget", "max_tokens", "context")
 """Stop reasons of a trace that others can be forked from."""
@@ -91,16 +91,29 @@ def _shareable(condition: Condition) -> bool:
     silent = p.thinking_extensions > 0 and not p.thinking_extension_str
     penalised = (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) != (1.0, 0.0, 0.0)
     return not (
-        condition.tries or silent or penalised or p.thinking_budget_action == "truncate" or p.logprobs is not None
-        or p.loop_ngram or p.thinking_grace_tokens or p.min_tokens or p.thinking_format == "none"
+        condition.tries
+        or silent
+        or penalised
+        or p.thinking_budget_action == "truncate"
+        or p.logprobs is not None
+        or p.loop_ngram
+        or p.thinking_grace_tokens
+        or p.min_tokens
+        or p.thinking_format == "none"
         or not (p.thinking_format is None or isinstance(p.thinking_format, str))
-    )  # fmt: skip
+    )
 
 
 def _base(condition: Condition) -> tuple[Any, ...]:
     """What conditions of one family have in common."""
-    p = replace(condition.params, thinking_token_budget=None, thinking_extensions=0, thinking_extension_str="Wait",
-                max_tokens=None, answer_reserve_tokens=1)  # fmt: skip
+    p = replace(
+        condition.params,
+        thinking_token_budget=None,
+        thinking_extensions=0,
+        thinking_extension_str="Wait",
+        max_tokens=None,
+        answer_reserve_tokens=1,
+    )
     return repr(p), condition.suffix, condition.opener, condition.samples
 
 

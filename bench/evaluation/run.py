@@ -25,7 +25,7 @@ from bench.evaluation.samples import Backend, Request, Sample
 from bench.evaluation.tasks import Task
 from bench.record import Machine
 from engine import Engine, InputError
-from engine.checkpoint import resolve
+from engine.model.checkpoint import resolve
 
 RETRIES = 2
 """Times that a sample is asked for again after an error; then its row says so and counts as wrong."""
@@ -42,8 +42,13 @@ def run(grid: Grid, folder: Path) -> None:
     conditions = grid.conditions()
     families, alone = sharing(grid)
     machine = Machine.read(torch.device("cpu"))
-    about = {"name": grid.name, "command": machine.command, "commit": machine.commit, "device": machine.device,
-             "versions": dict(machine.versions)}  # fmt: skip
+    about = {
+        "name": grid.name,
+        "command": machine.command,
+        "commit": machine.commit,
+        "device": machine.device,
+        "versions": dict(machine.versions),
+    }
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -106,9 +111,14 @@ def missing(loaded: Sequence[Task], conditions: Sequence[Condition], log: Log) -
 
 
 def _drive(
-    grid: Grid, log: Log, backend: Backend, loaded: Sequence[Task], alone: Sequence[Condition],
-    families: Sequence[Family], left: int,
-) -> None:  # fmt: skip
+    grid: Grid,
+    log: Log,
+    backend: Backend,
+    loaded: Sequence[Task],
+    alone: Sequence[Condition],
+    families: Sequence[Family],
+    left: int,
+) -> None:
     setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
     total = len(list(wanted(loaded, grid.conditions())))
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -190,5 +200,7 @@ def check_endpoint(grid: Grid) -> None:
         return
     for condition in grid.conditions():
         if not condition.label.startswith("no "):
-            raise InputError(f"condition {condition.label!r} forces thinking, and endpoint.thinking_fields is false; "
-                             "use method none, or a server that takes these fields")
+            raise InputError(
+                f"condition {condition.label!r} forces thinking, and endpoint.thinking_fields is false; "
+                "use method none, or a server that takes these fields"
+            )

@@ -40,6 +40,8 @@ def text(folder: Path) -> str:
         rate = (len(recent) - 1) / (recent[-1] - recent[0])
         ago = time.time() - recent[-1]
         left = (wanted_in_all - in_all) / rate
-        lines.append(f"{rate:.2f} samples/s over the last {len(recent)}, about {left:,.0f} s left at that rate; the "
-                     f"last one {ago:,.0f} s ago")  # fmt: skip
+        lines.append(
+            f"{rate:.2f} samples/s over the last {len(recent)}, about {left:,.0f} s left at that rate; the "
+            f"last one {ago:,.0f} s ago"
+        )
     return "\n".join(lines)

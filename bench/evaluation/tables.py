@@ -10,8 +10,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Every task's tables: conditions, samples taken together, methods, families."""
     lines = [f"# {report['model']}: accuracy against thinking tokens", ""]
     if report["grader"] == "s1-grader":
-        lines += ["Graded as the original did (`s1-grader`: first \"Answer:\", A for a missing letter, no judge). "
-                  "These figures are for comparison with its published columns only.", ""]  # fmt: skip
+        lines += [
+            'Graded as the original did (`s1-grader`: first "Answer:", A for a missing letter, no judge). '
+            "These figures are for comparison with its published columns only.",
+            "",
+        ]
     elif report["mode"] != "answer":
         lines += [f"Answers taken out in the mode `{report['mode']}`.", ""]
     if report["missing_samples"]:
@@ -29,8 +32,11 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += [*groups(task), ""]
         tokens = task["tokens"]
         if tokens["independent"] != tokens["generated"]:
-            lines += [f"Generated: {tokens['generated']:,} tokens, where each condition by itself would have generated "
-                      f"{tokens['independent']:,}, {tokens['ratio']:.2f} times as many.", ""]  # fmt: skip
+            lines += [
+                f"Generated: {tokens['generated']:,} tokens, where each condition by itself would have generated "
+                f"{tokens['independent']:,}, {tokens['ratio']:.2f} times as many.",
+                "",
+            ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -41,11 +47,16 @@ def summary(report: Mapping[str, Any]) -> str:
     for task in report["tasks"]:
         lines += [f"{report['model']} on {task['problems']:,} problems of {task['task']}:", ""]
         rows = [
-            [row["condition"], _percent(row["accuracy"]), _range(row["interval"]["low"], row["interval"]["high"]),
-             f"{row['thinking_tokens']:.0f}", "" if row["control"] is None else f"{row['control']:.0%}",
-             _p_fell(row["change"])]
+            [
+                row["condition"],
+                _percent(row["accuracy"]),
+                _range(row["interval"]["low"], row["interval"]["high"]),
+                f"{row['thinking_tokens']:.0f}",
+                "" if row["control"] is None else f"{row['control']:.0%}",
+                _p_fell(row["change"]),
+            ]
             for row in task["conditions"]
-        ]  # fmt: skip
+        ]
         lines += [*_table(["", "accuracy", "95 % interval", "thinking tokens", "T ≤ limit", "p (fell)"], rows), ""]
         for row in task["methods"]:
             if row["scaling_interval"] is not None:
@@ -63,18 +74,35 @@ def conditions(task: Mapping[str, Any]) -> list[str]:
     rows = task["conditions"]
     many = any(row["samples"] > 1 for row in rows)
     tries = any("tries" in row for row in rows)
-    head = ["condition", "accuracy", "95 % interval", *(["same problems again"] if many else []), "thinking tokens",
-            "T ≤ limit", "forced ends", "no answer", "ungraded", "change", "p (fell)",
-            *(["tries"] if tries else [])]  # fmt: skip
+    head = [
+        "condition",
+        "accuracy",
+        "95 % interval",
+        *(["same problems again"] if many else []),
+        "thinking tokens",
+        "T ≤ limit",
+        "forced ends",
+        "no answer",
+        "ungraded",
+        "change",
+        "p (fell)",
+        *(["tries"] if tries else []),
+    ]
     table = []
     for row in rows:
         again = row["sampling_interval"]
         cells = [row["condition"], _percent(row["accuracy"]), _range(row["interval"]["low"], row["interval"]["high"])]
         if many:
             cells.append("" if again is None else _range(*again))
-        cells += [f"{row['thinking_tokens']:.0f}", "" if row["control"] is None else f"{row['control']:.0%}",
-                  str(row["forced_ends"]), str(row["no_answer"]), str(row["ungraded"]), _change(row["change"] or {}),
-                  _p_fell(row["change"])]  # fmt: skip
+        cells += [
+            f"{row['thinking_tokens']:.0f}",
+            "" if row["control"] is None else f"{row['control']:.0%}",
+            str(row["forced_ends"]),
+            str(row["no_answer"]),
+            str(row["ungraded"]),
+            _change(row["change"] or {}),
+            _p_fell(row["change"]),
+        ]
         if tries:
             cells.append(f"{row['tries']:.1f}" if "tries" in row else "")
         table.append(cells)
@@ -86,14 +114,32 @@ def together(task: Mapping[str, Any]) -> list[str]:
     table = []
     for row in task["conditions"]:
         for entry in row.get("at_k", ()):
-            table.append([
-                row["condition"], str(entry["k"]), _percent(entry["majority"]), _range(*entry["majority_interval"]),
-                _change(entry["gain"]), _change(entry.get("gain_over_greedy", {})),
-                "" if entry["best_of"] is None else _percent(entry["best_of"]), _percent(entry["pass"]),
-                f"{entry['unique_tokens']:.0f}", f"{entry['path_tokens']:.0f}",
-            ])  # fmt: skip
-    head = ["condition", "k", "majority", "95 % interval", "points over one sample", "over a greedy one", "best of k",
-            "pass@k", "generated tokens", "along the longest path"]  # fmt: skip
+            table.append(
+                [
+                    row["condition"],
+                    str(entry["k"]),
+                    _percent(entry["majority"]),
+                    _range(*entry["majority_interval"]),
+                    _change(entry["gain"]),
+                    _change(entry.get("gain_over_greedy", {})),
+                    "" if entry["best_of"] is None else _percent(entry["best_of"]),
+                    _percent(entry["pass"]),
+                    f"{entry['unique_tokens']:.0f}",
+                    f"{entry['path_tokens']:.0f}",
+                ]
+            )
+    head = [
+        "condition",
+        "k",
+        "majority",
+        "95 % interval",
+        "points over one sample",
+        "over a greedy one",
+        "best of k",
+        "pass@k",
+        "generated tokens",
+        "along the longest path",
+    ]
     return _table(head, table)
 
 
@@ -102,19 +148,32 @@ def methods(task: Mapping[str, Any]) -> list[str]:
     table = []
     for row in task["methods"]:
         wide, interval = row["scaling_spread"], row["scaling_interval"]
-        table.append([
-            row["method"], str(row["runs"]),
-            "" if row["control"] is None else f"{row['control']:.0%} ({row['control_of_samples']:.0%})",
-            "" if row["scaling"] is None else f"{row['scaling']:.1f} ({row['scaling_pairs']})",
-            "none so far apart" if wide is None else f"{wide:.1f} ({row['scaling_spread_pairs']})",
-            "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
-            _percent(row["performance"]),
-            "" if row["performance_interval"] is None else _range(*row["performance_interval"]),
-            "" if row["performance_bias"] is None else f"{100 * row['performance_bias']:+.1f}",
-            _percent(row["accuracy_at_longest"]),
-        ])  # fmt: skip
-    head = ["method", "runs", "Control (of samples)", "Scaling, all pairs", "Scaling, ≥ ½ doubling apart",
-            "95 % interval", "Performance", "95 % interval", "bias of the maximum", "at the longest"]  # fmt: skip
+        table.append(
+            [
+                row["method"],
+                str(row["runs"]),
+                "" if row["control"] is None else f"{row['control']:.0%} ({row['control_of_samples']:.0%})",
+                "" if row["scaling"] is None else f"{row['scaling']:.1f} ({row['scaling_pairs']})",
+                "none so far apart" if wide is None else f"{wide:.1f} ({row['scaling_spread_pairs']})",
+                "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+                _percent(row["performance"]),
+                "" if row["performance_interval"] is None else _range(*row["performance_interval"]),
+                "" if row["performance_bias"] is None else f"{100 * row['performance_bias']:+.1f}",
+                _percent(row["accuracy_at_longest"]),
+            ]
+        )
+    head = [
+        "method",
+        "runs",
+        "Control (of samples)",
+        "Scaling, all pairs",
+        "Scaling, ≥ ½ doubling apart",
+        "95 % interval",
+        "Performance",
+        "95 % interval",
+        "bias of the maximum",
+        "at the longest",
+    ]
     return _table(head, table)
 
 

@@ -14,7 +14,7 @@ from bench.evaluation import files
 from bench.evaluation.files import QuestionFile, text_field
 from curate.families import FAMILIES
 from curate.families.distinct import RanDry, draw_distinct
-from curate.grading import AnswerKind
+from curate.grading.grade import AnswerKind
 from engine import InputError
 
 TaskName = Literal["s1_nano", "gsm8k", "aqua", "aime24", "aime25", "math500", "gpqa_diamond"]

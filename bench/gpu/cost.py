@@ -15,7 +15,7 @@ from bench import budgets, ceilings, compile, correctness, decode, gemm, kernels
 from bench.gpu.plan import Part
 from bench.peers.worker import Worker
 from bench.shapes import SHAPES
-from engine.step_graphs import buckets_for
+from engine.step.graphs import buckets_for
 from kernels.limits import Device, Limits
 from train.architecture import Architecture
 
@@ -150,9 +150,20 @@ def train_seconds(options: train.Options, card: Device) -> float:
     """`bench.train`: all steps, and as much again for the first, in which libraries choose."""
     shape = train.ALL_SHAPES[options.shape]
     arch = Architecture(
-        "qwen2", shape.hidden_size, shape.intermediate_size, options.layers or shape.num_layers, shape.num_heads,
-        shape.num_kv_heads, shape.head_dim, shape.vocab_size, 1e-6, 1e6, shape.tie_word_embeddings, 0.02, 32768,
-    )  # fmt: skip
+        "qwen2",
+        shape.hidden_size,
+        shape.intermediate_size,
+        options.layers or shape.num_layers,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        shape.vocab_size,
+        1e-6,
+        1e6,
+        shape.tie_word_embeddings,
+        0.02,
+        32768,
+    )
     frozen = any(setting.startswith("lora=") for setting in options.settings)
     flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)
     flops *= {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]

@@ -23,13 +23,37 @@ from bench.gpu.files import CACHE, FILES, KEPT, RESULTS
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
-BARE = frozenset({
-    "torch", "triton", "numpy", "yaml", "rich", "safetensors", "tokenizers", "jinja2", "markupsafe", "huggingface_hub",
-    "transformers", "matplotlib", "pyarrow", "scipy", "pytest", "xdist", "execnet", "hypothesis", "typing_extensions",
-})  # fmt: skip
+BARE = frozenset(
+    {
+        "torch",
+        "triton",
+        "numpy",
+        "yaml",
+        "rich",
+        "safetensors",
+        "tokenizers",
+        "jinja2",
+        "markupsafe",
+        "huggingface_hub",
+        "transformers",
+        "matplotlib",
+        "pyarrow",
+        "scipy",
+        "pytest",
+        "xdist",
+        "execnet",
+        "hypothesis",
+        "typing_extensions",
+    }
+)
 """Packages that such a machine has, as far as anything here imports them by itself."""
-_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
-              "manylinux1_x86_64")  # fmt: skip
+_PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
 _MOST_BYTES = 64 << 20
 
 
@@ -52,14 +76,29 @@ def wheels(folder: Path, python_version: str) -> None:
     platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     names = [f"{name}=={metadata.version(name)}" for name in CARRIED]
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--only-binary=:all:", "--implementation", "cp", "--python-version", python_version, *platforms, "-d",
-        str(folder), *names,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        python_version,
+        *platforms,
+        "-d",
+        str(folder),
+        *names,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"bench.gpu.kit: pip cannot fetch {', '.join(names)} for Python {python_version}: "
-                         f"{done.stderr.strip()[-300:]}")  # fmt: skip
+        raise SystemExit(
+            f"bench.gpu.kit: pip cannot fetch {', '.join(names)} for Python {python_version}: "
+            f"{done.stderr.strip()[-300:]}"
+        )
 
 
 def fill_cache(python: str, folder: Path) -> None:
@@ -106,8 +145,10 @@ def main(options: Options) -> None:
     size = sum(file.stat().st_size for file in kit.rglob("*") if file.is_file())
     if size > _MOST_BYTES:
         raise SystemExit(f"bench.gpu.kit: {kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
-    print(f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
-          "repository's folder, as often as there is time:\n")  # fmt: skip
+    print(
+        f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
+        "repository's folder, as often as there is time:\n"
+    )
     print(command(kit, record.commit()))
 
 

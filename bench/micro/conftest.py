@@ -9,7 +9,7 @@ import torch
 
 from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
-from engine.text import Tokenizer
+from engine.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.kv_cache import PagePool
 from engine.prepare import Preparer
 from engine.request import SamplingParams
-from engine.scheduler import Scheduler
-from engine.sequence import Admission
-from engine.slots import SlotTables, needs_of, sampling_needs
+from engine.schedule.pages import PagePool
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Admission
+from engine.step.slots import SlotTables, needs_of, sampling_needs
 from kernels.sampler import sample
 from kernels.thinking import thinking_step
 

@@ -6,11 +6,11 @@ from array import array
 
 import pytest
 
-from engine.kv_cache import ROOT, PagePool
 from engine.prepare import Preparer
 from engine.request import SamplingParams
-from engine.scheduler import Scheduler
-from engine.sequence import Admission
+from engine.schedule.pages import ROOT, PagePool
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Admission
 
 PAGE_SIZE, CONTEXT = 16, 4096
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.output import OutputStream
 from engine.request import TokenKind
-from engine.thinking import resolve_format
+from engine.text.output import OutputStream
+from engine.thinking.plan import resolve_format
 
 
 @pytest.mark.parametrize("stop", [(), ("Final Answer:", "\n\n\n")], ids=["no_stop", "two_stops"])

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from engine import Engine, SamplingParams
-from engine.step_clock import StepTime
-from kernels import native
+from engine.step.clock import StepTime
+from kernels.native import library as native
 
 
 def main() -> None:
@@ -41,10 +41,14 @@ def main() -> None:
 def config_of(setup: dict[str, Any]) -> dict[str, Any]:
     """Fields of EngineConfig; on a GPU every step is captured before anything is timed."""
     return {
-        "device": setup["device"], "dtype": setup["dtype"], "max_model_len": setup["max_model_len"],
-        "max_num_seqs": setup["max_num_seqs"], "load_format": "dummy" if setup["dummy"] else "auto",
-        "capture_at_start": setup["device"].startswith("cuda"), **setup["engine"],
-    }  # fmt: skip
+        "device": setup["device"],
+        "dtype": setup["dtype"],
+        "max_model_len": setup["max_model_len"],
+        "max_num_seqs": setup["max_num_seqs"],
+        "load_format": "dummy" if setup["dummy"] else "auto",
+        "capture_at_start": setup["device"].startswith("cuda"),
+        **setup["engine"],
+    }
 
 
 def whole(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]]) -> dict[str, float]:

@@ -37,9 +37,14 @@ def main() -> None:
         start = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
-                min_new_tokens=job["tokens"], max_new_tokens=job["tokens"], **cache,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                pad_token_id=0,
+                min_new_tokens=job["tokens"],
+                max_new_tokens=job["tokens"],
+                **cache,
+            )
         if setup["device"].startswith("cuda"):
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start

@@ -25,10 +25,15 @@ def main() -> None:
     import vllm  # reads the environment on import
 
     engine = vllm.LLM(
-        model=setup["checkpoint"], dtype=setup["dtype"], max_model_len=setup["max_model_len"],
-        max_num_seqs=setup["max_num_seqs"], load_format="dummy" if setup["dummy"] else "auto",
-        skip_tokenizer_init=True, enable_prefix_caching=False, seed=0,
-    )  # fmt: skip
+        model=setup["checkpoint"],
+        dtype=setup["dtype"],
+        max_model_len=setup["max_model_len"],
+        max_num_seqs=setup["max_num_seqs"],
+        load_format="dummy" if setup["dummy"] else "auto",
+        skip_tokenizer_init=True,
+        enable_prefix_caching=False,
+        seed=0,
+    )
     print(json.dumps({"version": f"vllm {vllm.__version__}"}), file=answers)
     for line in sys.stdin:
         job = json.loads(line)

@@ -58,10 +58,15 @@ class Worker:
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(
-                [python, str(_HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env=_environment(setup, python), cwd=_HERE.parent.parent, process_group=0,
+                [python, str(_HERE / program)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(setup, python),
+                cwd=_HERE.parent.parent,
+                process_group=0,
                 preexec_fn=ends_with_its_parent,
-            )  # fmt: skip
+            )
         self.version = str(self._ask(asdict(setup), start_seconds)["version"])
 
     def run(self, prompts: list[list[int]], tokens: int, seconds: float = 600, **extra: Any) -> float:
@@ -79,8 +84,10 @@ class Worker:
         where there were fewer."""
         answer = self._ask({"prompts": prompts, "window": steps, "ahead": ahead, **extra}, seconds)
         if len(answer["steps"]) != steps:
-            raise WorkerFailed(f"{self.name}: all {len(prompts)} prompts decoded in {len(answer['steps'])} steps only, "
-                               f"not in {steps}; they do not fit in memory together")  # fmt: skip
+            raise WorkerFailed(
+                f"{self.name}: all {len(prompts)} prompts decoded in {len(answer['steps'])} steps only, "
+                f"not in {steps}; they do not fit in memory together"
+            )
         return answer["steps"], float(answer["keys"])
 
     def close(self) -> None:

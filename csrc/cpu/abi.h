@@ -1,11 +1,11 @@
-// The C interface that kernels/native.py binds with ctypes: every operator once per instruction set, as
+// The C interface that kernels/native/library.py binds with ctypes: every operator once per instruction set, as
 // s1_<level>_<operator>. Pointers are raw, sizes are in elements, `type` fields say what a pointer holds.
 // Callers have checked shapes; nothing here allocates except scratch that grows to the largest call seen.
 #pragma once
 
 #include <cstdint>
 
-// Bumped with every change of this file; kernels/native.py refuses a library that answers another number.
+// Bumped with every change of this file; kernels/native/library.py refuses a library that answers another number.
 #define S1_ABI 7
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };

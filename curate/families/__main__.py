@@ -39,8 +39,11 @@ class Arguments:
 def line(problem: Problem, split: str, name: str) -> dict[str, object]:
     """The record of one problem."""
     record: dict[str, object] = {
-        "id": name, "family": problem.family, "prompt": problem.prompt, "answer": problem.answer,
-    }  # fmt: skip
+        "id": name,
+        "family": problem.family,
+        "prompt": problem.prompt,
+        "answer": problem.answer,
+    }
     if split == "train":
         record |= {"difficulty": problem.difficulty, "thinking": thinking(problem)}
     return record

@@ -60,8 +60,10 @@ def draw_distinct(split: str, seed: int, count: int, families: tuple[str, ...] =
         if len(found) == count:
             break
         if everything <= dry.keys():
-            raise RanDry(f"{', '.join(dict.fromkeys(families))}: {len(found)} distinct {split} questions were found "
-                         f"and {count} are asked for; lower the count or add families")
+            raise RanDry(
+                f"{', '.join(dict.fromkeys(families))}: {len(found)} distinct {split} questions were found "
+                f"and {count} are asked for; lower the count or add families"
+            )
         weights = FAMILIES[turn].difficulty
         wanted = rng.choices(range(len(weights)), weights)[0]
         name: str | None = turn

@@ -9,8 +9,23 @@ from random import Random
 from curate.families.problem import Problem, search_rounds
 
 NAMES = (
-    "Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Joe", "Kim", "Lou", "Max", "Ned", "Pam", "Sam",
-)  # fmt: skip
+    "Ann",
+    "Bob",
+    "Cid",
+    "Dan",
+    "Eve",
+    "Fay",
+    "Gus",
+    "Hal",
+    "Ida",
+    "Joe",
+    "Kim",
+    "Lou",
+    "Max",
+    "Ned",
+    "Pam",
+    "Sam",
+)
 Clue = tuple[str, str]  # (name, later name)
 Order = tuple[str, str, str]
 

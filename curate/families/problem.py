@@ -49,7 +49,7 @@ class Problem:
 
     @property
     def split(self) -> str:
-        """"heldout" or "train", decided by a hash of the canonical question, never by a seed."""
+        """ "heldout" or "train", decided by a hash of the canonical question, never by a seed."""
         digest = hashlib.sha256(f"{self.family}|{self.key}".encode()).digest()
         return "heldout" if int.from_bytes(digest[:8], "big") % HELDOUT_SHARE == 0 else "train"
 

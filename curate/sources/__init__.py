@@ -11,15 +11,47 @@ from curate.sources.science import GPQA, JEEBench, OlympicArena, SciEval
 from curate.sources.teasers import Teasers
 
 PAPER = (
-    NuminaMath, Math, OlympicArena, OmniMath, AGIEval, Crossword, OlympiadBench, AIME, TheoremQA, USACO, JEEBench,
-    GPQA, SciEval, S1Prob, LiveCodeBench, S1Teasers,
-)  # fmt: skip
+    NuminaMath,
+    Math,
+    OlympicArena,
+    OmniMath,
+    AGIEval,
+    Crossword,
+    OlympiadBench,
+    AIME,
+    TheoremQA,
+    USACO,
+    JEEBench,
+    GPQA,
+    SciEval,
+    S1Prob,
+    LiveCodeBench,
+    S1Teasers,
+)
 """The sixteen sources of the paper, in the order of its table."""
 
 AnySource = (
-    NuminaMath | Math | OlympicArena | OmniMath | AGIEval | Crossword | OlympiadBench | AIME | TheoremQA | USACO
-    | JEEBench | GPQA | SciEval | S1Prob | LiveCodeBench | S1Teasers | GSM8K | Procedural | Probability | Teasers
-)  # fmt: skip
+    NuminaMath
+    | Math
+    | OlympicArena
+    | OmniMath
+    | AGIEval
+    | Crossword
+    | OlympiadBench
+    | AIME
+    | TheoremQA
+    | USACO
+    | JEEBench
+    | GPQA
+    | SciEval
+    | S1Prob
+    | LiveCodeBench
+    | S1Teasers
+    | GSM8K
+    | Procedural
+    | Probability
+    | Teasers
+)
 """What a configuration may name under `adapter`."""
 
 __all__ = ["PAPER", "AnySource", "Draft", "Info", "RowError", "Skip", "Source"]

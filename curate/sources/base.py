@@ -169,7 +169,7 @@ def optional_text(row: Mapping[str, Any], column: str) -> str | None:
 
 
 def math_type(answer: str | None) -> str:
-    """"number" for a plain number or fraction, "latex" for other mathematics, "none" without an answer."""
+    """ "number" for a plain number or fraction, "latex" for other mathematics, "none" without an answer."""
     if answer is None:
         return "none"
     return "number" if re.fullmatch(r"[-+]?[\d,]*\.?\d+(?:\s*/\s*\d+)?%?", answer) else "latex"

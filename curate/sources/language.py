@@ -26,9 +26,13 @@ class AGIEval(Source, frozen=True, kw_only=True, tag="AGIEval"):
     """Passage, question and options in one text. Of the competition problems (`math`) only level 5."""
 
     info: ClassVar[Info] = Info(
-        "AGIEval", "baber/agieval", "MIT", ("passage", "question", "options", "label", "answer"), 2_385,
+        "AGIEval",
+        "baber/agieval",
+        "MIT",
+        ("passage", "question", "options", "label", "answer"),
+        2_385,
         tuple((subset, split) for subset in SUBSETS for split in ("test", "few_shot")),
-    )  # fmt: skip
+    )
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         other = row.get("other")

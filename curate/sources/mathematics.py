@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from curate.answer_text import last_box
+from curate.grading.answer_text import last_box
 from curate.normalise import canonical
 from curate.sources.base import Draft, Info, RowError, Skip, Source, math_type, optional_text, text
 from curate.table_io import BadRow, files, read_rows
@@ -69,9 +69,13 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
     """
 
     info: ClassVar[Info] = Info(
-        "OlympiadBench", "Hothan/OlympiadBench", "Apache-2.0", ("question", "solution", "final_answer"), 896,
+        "OlympiadBench",
+        "Hothan/OlympiadBench",
+        "Apache-2.0",
+        ("question", "solution", "final_answer"),
+        896,
         tuple((f"{kind}_TO_{subject}_en_COMP", "train") for kind in ("OE", "TP") for subject in ("maths", "physics")),
-    )  # fmt: skip
+    )
     context: bool = True
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
@@ -89,18 +93,25 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
         meta = {key: row.get(key) for key in ("subject", "subfield", "question_type", "answer_type", "unit")}
         subject = str(row.get("subject") or "")
         return Draft(
-            question, str(solutions[0]), answer, math_type(answer), "science" if "Physics" in subject else "math",
+            question,
+            str(solutions[0]),
+            answer,
+            math_type(answer),
+            "science" if "Physics" in subject else "math",
             meta=meta,
-        )  # fmt: skip
+        )
 
 
 class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
     """The paper keeps 1983 to 2021 and holds 2022 on for evaluation (the original's code keeps 2022 too)."""
 
     info: ClassVar[Info] = Info(
-        "AIME", "qq8933/AIME_1983_2024", "see the Mathematical Association of America", ("Year", "Question", "Answer"),
+        "AIME",
+        "qq8933/AIME_1983_2024",
+        "see the Mathematical Association of America",
+        ("Year", "Question", "Answer"),
         890,
-    )  # fmt: skip
+    )
     last_year: int = 2021
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:

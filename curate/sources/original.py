@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from curate.answer_text import last_box
+from curate.grading.answer_text import last_box
 from curate.sources.base import Draft, Info, Skip, Source, math_type, optional_text, text
 
 

@@ -25,8 +25,10 @@ def _ruin(rng: Random) -> Draft:
         f"Let $r = q/p = {latex(r)}$. With $h(0)=0$ and $h({top})=1$ the equation $h(k) = p\\,h(k+1) + q\\,h(k-1)$ has "
         + (f"the solution $h(k)=k/{top}$" if r == 1 else f"the solution $h(k) = (1-r^k)/(1-r^{{{top}}})$")
         + f". At $k={start}$ this is $\\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "gambler's ruin"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "gambler's ruin"},
+    )
 
 
 def _ballot(rng: Random) -> Draft:
@@ -38,8 +40,10 @@ def _ballot(rng: Random) -> Draft:
         "order. Compute the probability that A is strictly ahead throughout the count.",
         f"By the cycle lemma exactly $a-b$ of the $a+b$ cyclic shifts of any order keep A ahead, so the probability is "
         f"$(a-b)/(a+b) = \\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "ballot"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "ballot"},
+    )
 
 
 def _urn(rng: Random) -> Draft:
@@ -51,8 +55,10 @@ def _urn(rng: Random) -> Draft:
         "After $i$ red draws the urn holds $r+i$ red balls among $r+b+i$. The product of "
         + ", ".join(f"${latex(Fraction(red + i, red + blue + i))}$" for i in range(draws))
         + f" is $\\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "Polya urn"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "Polya urn"},
+    )
 
 
 def _order(rng: Random) -> Draft:
@@ -65,8 +71,10 @@ def _order(rng: Random) -> Draft:
         f"$U_{{({k})}}$, the one of rank {k} from below.",
         f"$U_{{({k})}}$ has the Beta distribution with parameters ${k}$ and ${n + 1 - k}$, whose variance "
         f"$ab/((a+b)^2(a+b+1))$ is $\\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "order statistics"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "order statistics"},
+    )
 
 
 def _coupons(rng: Random) -> Draft:
@@ -79,8 +87,10 @@ def _coupons(rng: Random) -> Draft:
         "ones. Compute the expected number of further boxes until the collection is complete.",
         f"With $i$ coupons missing a box helps with probability $i/{n}$, so the waits add up to ${n}\\sum_{{i=1}}^{{"
         f"{n - have}}} 1/i = \\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "coupon collector"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "coupon collector"},
+    )
 
 
 def _pattern(rng: Random) -> Draft:
@@ -93,8 +103,10 @@ def _pattern(rng: Random) -> Draft:
         "By Conway's martingale of fair bets the expectation is the sum of $2^k$ over all lengths $k$ at which the "
         f"pattern's beginning equals its end. Here $k$ is {', '.join(map(str, borders))}, and the sum is "
         f"$\\boxed{{{answer}}}$.",
-        str(answer), "number", meta={"kind": "pattern waiting time"},
-    )  # fmt: skip
+        str(answer),
+        "number",
+        meta={"kind": "pattern waiting time"},
+    )
 
 
 def _poisson(rng: Random) -> Draft:
@@ -106,26 +118,37 @@ def _poisson(rng: Random) -> Draft:
         f"probability that exactly {k} of them arrive during its first ${latex(t)}$.",
         f"Given their number the arrival times are independent and uniform, so the count is binomial: "
         f"$\\binom{{{n}}}{{{k}}}({latex(t)})^{{{k}}}({latex(1 - t)})^{{{n - k}}} = \\boxed{{{latex(answer)}}}$.",
-        latex(answer), "latex", meta={"kind": "Poisson process"},
-    )  # fmt: skip
+        latex(answer),
+        "latex",
+        meta={"kind": "Poisson process"},
+    )
 
 
 def _proof(rng: Random) -> Draft:
     m = rng.randint(1, 40)
-    p = rng.choice((
-        (f"Let $X \\ge 0$ be a random variable with $E X^{{{m}}} < \\infty$. Prove that $t^{{{m}}} P(X > t) \\to 0$ as "
-         "$t \\to \\infty$.",
-         f"$t^{{{m}}} 1_{{X>t}} \\le X^{{{m}}} 1_{{X>t}}$, which tends to 0 almost surely and is dominated by "
-         f"$X^{{{m}}}$. Dominated convergence gives the claim."),
-        (f"Let $X_1, X_2, \\dots$ be identically distributed with $E|X_1|^{{{m}}} < \\infty$, not necessarily "
-         f"independent. Prove that $X_n / n^{{1/{m}}} \\to 0$ almost surely.",
-         f"For $\\varepsilon > 0$, $\\sum_n P(|X_n|^{{{m}}} > \\varepsilon n) \\le "
-         f"E|X_1|^{{{m}}}/\\varepsilon < \\infty$, "
-         "and Borel and Cantelli's lemma gives the claim."),
-        (f"Let $S_n$ be simple symmetric random walk and $T$ the first time that $|S_n| = {m}$. Prove that "
-         f"$E T = {m * m}$.",
-         f"$S_n^2 - n$ is a martingale, and $T$ has exponential tails, so $E T = E S_T^2 = {m * m}$."),
-    ))  # fmt: skip
+    p = rng.choice(
+        (
+            (
+                f"Let $X \\ge 0$ be a random variable with $E X^{{{m}}} < \\infty$. Prove that "
+                f"$t^{{{m}}} P(X > t) \\to 0$ as "
+                "$t \\to \\infty$.",
+                f"$t^{{{m}}} 1_{{X>t}} \\le X^{{{m}}} 1_{{X>t}}$, which tends to 0 almost surely and is dominated by "
+                f"$X^{{{m}}}$. Dominated convergence gives the claim.",
+            ),
+            (
+                f"Let $X_1, X_2, \\dots$ be identically distributed with $E|X_1|^{{{m}}} < \\infty$, not necessarily "
+                f"independent. Prove that $X_n / n^{{1/{m}}} \\to 0$ almost surely.",
+                f"For $\\varepsilon > 0$, $\\sum_n P(|X_n|^{{{m}}} > \\varepsilon n) \\le "
+                f"E|X_1|^{{{m}}}/\\varepsilon < \\infty$, "
+                "and Borel and Cantelli's lemma gives the claim.",
+            ),
+            (
+                f"Let $S_n$ be simple symmetric random walk and $T$ the first time that $|S_n| = {m}$. Prove that "
+                f"$E T = {m * m}$.",
+                f"$S_n^2 - n$ is a martingale, and $T$ has exponential tails, so $E T = E S_T^2 = {m * m}$.",
+            ),
+        )
+    )
     return Draft(p[0], p[1], None, "none", meta={"kind": "proof"})
 
 

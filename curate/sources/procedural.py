@@ -23,9 +23,11 @@ from curate.sources.base import MISSES, Draft, Info, Source, key_of, math_type, 
 from curate.sources.themes import THEMES
 
 FACES = (
-    "[asy] draw((0,0)--(1,0)--(0,1)--cycle); [/asy]", "![Image](figure.png)", "The table on p12. may help.",
+    "[asy] draw((0,0)--(1,0)--(0,1)--cycle); [/asy]",
+    "![Image](figure.png)",
+    "The table on p12. may help.",
     "**Part** 2 of the sheet.",
-)  # fmt: skip
+)
 """Text that `quality` drops: one for each of its patterns."""
 PLAIN_CHECK = {"countdown3", "countdown4"}
 """Families with many right answers; their checkers read the numbers of the prompt, whatever words stand around."""
@@ -98,8 +100,14 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
                 if kind == "damaged":
                     draft = _changed(draft, kind, _damaged(rng))
                 elif kind == "unanswered":
-                    draft = replace(draft, solution=None, answer=None, answer_type="none", family=None,
-                                    meta={**draft.meta, "seeded": kind})  # fmt: skip
+                    draft = replace(
+                        draft,
+                        solution=None,
+                        answer=None,
+                        answer_type="none",
+                        family=None,
+                        meta={**draft.meta, "seeded": kind},
+                    )
                 else:
                     earlier.append(draft)
             yield number, {"draft": draft}
@@ -133,8 +141,10 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         meta = _meta(problem) | {"theme": code}
         solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
         if self.style == "program":
-            question = f"{opening} Write a program that reads the numbers of the following task from standard input " \
-                f"and prints its answer.\n{problem.prompt}"  # fmt: skip
+            question = (
+                f"{opening} Write a program that reads the numbers of the following task from standard input "
+                f"and prints its answer.\n{problem.prompt}"
+            )
             return Draft(question, None, None, "none", "coding", None, meta)
         if self.style == "choice" and problem.answer.isdigit():
             value = int(problem.answer)

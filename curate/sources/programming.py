@@ -24,9 +24,13 @@ class LiveCodeBench(Source, frozen=True, kw_only=True, tag="LiveCodeBench"):
     """
 
     info: ClassVar[Info] = Info(
-        "LiveCodeBench", "livecodebench/code_generation_lite", "CC", ("question_content", "difficulty"), 151,
+        "LiveCodeBench",
+        "livecodebench/code_generation_lite",
+        "CC",
+        ("question_content", "difficulty"),
+        151,
         (("release_v3", "test"),),
-    )  # fmt: skip
+    )
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         if row["difficulty"] != "hard":

@@ -20,7 +20,7 @@ from curate.sources.base import (
     options_text,
     row_random,
     text,
-)  # fmt: skip
+)
 from curate.table_io import BadRow, files, read_rows
 
 SUBJECTS = ("Astronomy", "Biology", "CS", "Chemistry", "Geography", "Math", "Physics")
@@ -30,9 +30,13 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
     """Seven subjects, test and val, English and text only. Only val holds solutions."""
 
     info: ClassVar[Info] = Info(
-        "OlympicArena", "GAIR/OlympicArena", "CC-BY-NC-SA-4.0", ("problem", "subject", "language", "modality"), 4_250,
+        "OlympicArena",
+        "GAIR/OlympicArena",
+        "CC-BY-NC-SA-4.0",
+        ("problem", "subject", "language", "modality"),
+        4_250,
         tuple((subject, split) for subject in SUBJECTS for split in ("test", "val")),
-    )  # fmt: skip
+    )
     choices: ClassVar[frozenset[str]] = frozenset({"SC", "MC"})
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
@@ -44,14 +48,27 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
         if isinstance(answer, (list, tuple)):
             answer = ", ".join(map(str, answer))
         answer = optional_text({"answer": answer}, "answer")
-        answer_type = "none" if answer is None else "choice" if kind in self.choices else \
-            "code" if kind == "CODE" else "text" if kind in ("TF", "OT") else math_type(answer)  # fmt: skip
+        answer_type = (
+            "none"
+            if answer is None
+            else "choice"
+            if kind in self.choices
+            else "code"
+            if kind == "CODE"
+            else "text"
+            if kind in ("TF", "OT")
+            else math_type(answer)
+        )
         subject = str(row["subject"])
         cot_type = {"Math": "math", "CS": "coding"}.get(subject, "science")
         return Draft(
-            text(row, "problem"), optional_text(row, "solution"), answer, answer_type, cot_type,
+            text(row, "problem"),
+            optional_text(row, "solution"),
+            answer,
+            answer_type,
+            cot_type,
             meta={"subject": subject, "answer_type": kind, "id": row.get("id")},
-        )  # fmt: skip
+        )
 
 
 class JEEBench(Source, frozen=True, kw_only=True, tag="JEEBench"):
@@ -75,10 +92,14 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
     """
 
     info: ClassVar[Info] = Info(
-        "GPQA", "Idavidrein/gpqa", "CC-BY-4.0",
+        "GPQA",
+        "Idavidrein/gpqa",
+        "CC-BY-4.0",
         ("Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Record ID"),
-        348, (("gpqa_extended", "train"),), private=True,
-    )  # fmt: skip
+        348,
+        (("gpqa_extended", "train"),),
+        private=True,
+    )
     diamond: tuple[str, ...] = ()
     seed: int = 42
 
@@ -109,9 +130,13 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
     """Questions with an answer, `sample` of them spread evenly over tasks and topics."""
 
     info: ClassVar[Info] = Info(
-        "SciEval", "OpenDFM/SciEval", "MIT", ("question", "answer", "task_name", "topic"), 227,
+        "SciEval",
+        "OpenDFM/SciEval",
+        "MIT",
+        ("question", "answer", "task_name", "topic"),
+        227,
         ((None, "test"), (None, "validation")),
-    )  # fmt: skip
+    )
     sample: int = 250
     seed: int = 42
 

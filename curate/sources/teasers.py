@@ -22,8 +22,10 @@ def _eggs(rng: Random) -> Draft:
         f"With $k$ drops and two eggs at most $k(k+1)/2$ floors can be told apart: go up by $k$, then "
         f"$k-1$, and so on. "
         f"The least $k$ with $k(k+1)/2 \\ge {floors}$ is \\boxed{{{answer}}}.",
-        str(answer), "number", meta={"kind": "two eggs"},
-    )  # fmt: skip
+        str(answer),
+        "number",
+        meta={"kind": "two eggs"},
+    )
 
 
 def _bottles(rng: Random) -> Draft:
@@ -35,8 +37,10 @@ def _bottles(rng: Random) -> Draft:
         "given drops of many bottles. What is the least number of strips that find the bottle within one day for sure?",
         f"Each strip answers one bit, so $n$ strips tell $2^n$ bottles apart, by the digits of the bottle's number in "
         f"base two. The least $n$ with $2^n \\ge {bottles}$ is \\boxed{{{answer}}}.",
-        str(answer), "number", meta={"kind": "poisoned bottle"},
-    )  # fmt: skip
+        str(answer),
+        "number",
+        meta={"kind": "poisoned bottle"},
+    )
 
 
 def _weighing(rng: Random) -> Draft:
@@ -51,8 +55,10 @@ def _weighing(rng: Random) -> Draft:
         f"A weighing has three outcomes, so $n$ of them single out one of at most $3^n$ coins, and "
         f"splitting into thirds "
         f"reaches that. The least $n$ with $3^n \\ge {coins}$ is \\boxed{{{answer}}}.",
-        str(answer), "number", meta={"kind": "heavy coin"},
-    )  # fmt: skip
+        str(answer),
+        "number",
+        meta={"kind": "heavy coin"},
+    )
 
 
 def _rerolls(rng: Random) -> Draft:
@@ -69,8 +75,10 @@ def _rerolls(rng: Random) -> Draft:
         "Work backwards: with one roll left it is worth "
         + ", with one more ".join(f"${latex(s)}$" for s in steps)
         + f", as one stops exactly when the roll beats what is left. The value is $\\boxed{{{latex(value)}}}$.",
-        latex(value), "latex", meta={"kind": "re-rolls"},
-    )  # fmt: skip
+        latex(value),
+        "latex",
+        meta={"kind": "re-rolls"},
+    )
 
 
 def _bridge(rng: Random) -> Draft:
@@ -88,8 +96,10 @@ def _bridge(rng: Random) -> Draft:
         f"slowest cross together while the two fastest carry the torch, "
         f"${a}+3\\cdot{b}+{d}={a + 3 * b + d}$. The shorter "
         f"time is \\boxed{{{answer}}}.",
-        str(answer), "number", meta={"kind": "bridge"},
-    )  # fmt: skip
+        str(answer),
+        "number",
+        meta={"kind": "bridge"},
+    )
 
 
 def shortest_crossing(times: tuple[int, ...]) -> int:

@@ -24,15 +24,23 @@ from bench.gpu.plan import PLANS, Part
 from bench.gpu_day import Options, run
 from bench.processes import descendants
 
-LATER = {"compile", "profile", "decode_int8", "decode_fp8_kv", "training_7b_lora", "training_32b_slice", "operators",
-         "peers"}  # fmt: skip
+LATER = {
+    "compile",
+    "profile",
+    "decode_int8",
+    "decode_fp8_kv",
+    "training_7b_lora",
+    "training_32b_slice",
+    "operators",
+    "peers",
+}
 """Left to the whole rehearsal: they take most of its time, and misbehave no differently."""
 MISBEHAVING = {
     "hangs": "import time\ntime.sleep(600)\n",
     "hungry": "import resource, torch\nresource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\ntorch.empty(2**34)\n",
     "litters": "from pathlib import Path\nimport sys\nfolder = Path(sys.argv[sys.argv.index('--output') + 1]).parent\n"
-               "[(folder / f'plot{number}.png').write_bytes(b'x') for number in range(9)]\n",
-}  # fmt: skip
+    "[(folder / f'plot{number}.png').write_bytes(b'x') for number in range(9)]\n",
+}
 
 
 def shorter(part: Part) -> Part:

@@ -31,8 +31,18 @@ def test_a_mixed_batch_keeps_every_budget(cache):
 
 
 def test_the_command_prints_and_records_the_mixed_batch(cache, tmp_path):
-    options = budgets.Options(shape="tiny", batch=4, budget=(8, 16), context=8, rounds=1, answer=8, device="cpu",
-                              threads=1, cache=cache, output=tmp_path / "out.jsonl")  # fmt: skip
+    options = budgets.Options(
+        shape="tiny",
+        batch=4,
+        budget=(8, 16),
+        context=8,
+        rounds=1,
+        answer=8,
+        device="cpu",
+        threads=1,
+        cache=cache,
+        output=tmp_path / "out.jsonl",
+    )
     console = Console(record=True, width=120)
     budgets.run(options, console)
     last = read(tmp_path / "out.jsonl")[-1]

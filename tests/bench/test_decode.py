@@ -55,9 +55,12 @@ def test_a_cell_costs_one_prefill(tmp_path):
     ids = prompts(case, SHAPES["tiny"].vocab_size - 3, [])
     job = {"prompts": ids, "window": steps, "ahead": case.ahead}
     with Engine(
-        checkpoint(tmp_path, SHAPES["tiny"]), device="cpu", max_num_seqs=3, max_model_len=case.most_tokens(steps),
+        checkpoint(tmp_path, SHAPES["tiny"]),
+        device="cpu",
+        max_num_seqs=3,
+        max_model_len=case.most_tokens(steps),
         max_num_batched_tokens=64,
-    ) as engine:  # fmt: skip
+    ) as engine:
         prefilled = []
         for _ in range(3):
             before = engine.stats()["prefill_tokens"]
@@ -96,8 +99,11 @@ def test_what_is_timed_was_run_before():
             return tokens / 10
 
     ids = prompts(case, 50, [])
-    lanes = [Lane(cast(Worker, Noted("engine"))), Lane(cast(Worker, Noted("engine")), budget=4),
-             Lane(cast(Worker, Noted("vllm")))]  # fmt: skip
+    lanes = [
+        Lane(cast(Worker, Noted("engine"))),
+        Lane(cast(Worker, Noted("engine")), budget=4),
+        Lane(cast(Worker, Noted("vllm"))),
+    ]
     decode.measure(case, lanes, ids, tokens=20, rounds=2)
     short, long = decode.SHORT, decode.SHORT + 20
     assert runs[:4] == [("engine", ids, short), ("engine", ids, short), ("vllm", ids, short), ("vllm", ids, long)]
@@ -143,16 +149,30 @@ def test_a_run_against_its_peers(tmp_path):
     What the output has already is not measured again."""
     output, told = tmp_path / "out.jsonl", Console(file=StringIO(), width=200)
     options = Options(
-        shape="tiny", dtype="float32", batch=(2,), context=(16,), budget=(8,), tokens=16, rounds=1, quantization="int8",
-        against=("transformers", "unquantized"), device="cpu", threads=1, cache=tmp_path, output=output,
-    )  # fmt: skip
+        shape="tiny",
+        dtype="float32",
+        batch=(2,),
+        context=(16,),
+        budget=(8,),
+        tokens=16,
+        rounds=1,
+        quantization="int8",
+        against=("transformers", "unquantized"),
+        device="cpu",
+        threads=1,
+        cache=tmp_path,
+        output=output,
+    )
     assert decode.Run(options, told).all()
     lines = record.read(output)
     lanes = [(line.case["engine"], line.case["budget"], line.case.get("quantization")) for line in lines]
     ours = "s1-engine"
     assert lanes == [
-        (ours, None, "int8"), (ours, 8, "int8"), ("transformers", None, None), (f"{ours}, unquantized", None, None)
-    ]  # fmt: skip
+        (ours, None, "int8"),
+        (ours, 8, "int8"),
+        ("transformers", None, None),
+        (f"{ours}, unquantized", None, None),
+    ]
     eight, budget, peer, sixteen = (line.figures for line in lines)
     assert "ratio" not in eight and min(figures["ratio"] for figures in (peer, sixteen)) > 0
     assert eight["step_ms"] > 0 and budget["step_ms"] > 0 and "transformers" in lines[0].versions
@@ -162,8 +182,9 @@ def test_a_run_against_its_peers(tmp_path):
 
 
 def setup_of(folder: Path) -> Setup:
-    return Setup(checkpoint=str(folder), dtype="float32", device="cpu", threads=1, max_model_len=64, max_num_seqs=2,
-                 dummy=False)  # fmt: skip
+    return Setup(
+        checkpoint=str(folder), dtype="float32", device="cpu", threads=1, max_model_len=64, max_num_seqs=2, dummy=False
+    )
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import binomtest
 
 from bench import demo, evaluate
-from bench.evaluation import browse, grade, grid, methods, outcomes, plot, report, run, tables
+from bench.evaluation import accuracy as report
+from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables
 from bench.evaluation.log import read_rows, write_atomically
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
@@ -67,16 +68,30 @@ engine: {{device: cpu, dtype: float32, kv_cache_tokens: 32768}}
     document = folder.parent / "page.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     figure, samples, records = (folder.parent / name for name in ("figure.png", "samples.jsonl", "records.jsonl"))
-    arguments = [str(file), "--out", str(folder), "--figure", str(figure), "--samples", str(samples), "--results",
-                 str(records), "--write", str(document)]  # fmt: skip
+    arguments = [
+        str(file),
+        "--out",
+        str(folder),
+        "--figure",
+        str(figure),
+        "--samples",
+        str(samples),
+        "--results",
+        str(records),
+        "--write",
+        str(document),
+    ]
     assert evaluate.main(arguments) == 0
     return folder
 
 
 def test_one_command_leaves_everything(folder):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    figures = {f"figures/s1_nano-{name}.{suffix}" for name in ("accuracy", "parallel", "rejection")
-               for suffix in ("png", "svg", "json")}  # fmt: skip
+    figures = {
+        f"figures/s1_nano-{name}.{suffix}"
+        for name in ("accuracy", "parallel", "rejection")
+        for suffix in ("png", "svg", "json")
+    }
     assert names == figures | {"run.json", "samples.jsonl", "grades.jsonl", "report.json", "report.md", "samples.html"}
     assert (folder.parent / "figure.png").read_bytes() == (folder / "figures/s1_nano-accuracy.png").read_bytes()
     about = json.loads((folder / "run.json").read_text())["about"]
@@ -234,8 +249,10 @@ def test_intervals_keep_their_width_where_every_problem_came_out_alike():
 
     def cell(limit):
         params = SamplingParams(thinking_token_budget=limit)
-        rows = [[outcomes.Outcome(str(p), i, graded, limit, 9, 9, 1, True, "budget", None) for i in range(4)]
-                for p in range(10)]  # fmt: skip
+        rows = [
+            [outcomes.Outcome(str(p), i, graded, limit, 9, 9, 1, True, "budget", None) for i in range(4)]
+            for p in range(10)
+        ]
         names = tuple(map(str, range(10)))
         condition = methods.Condition(f"budget {limit}", "budget", params, limit, samples=4)
         return outcomes.Cell("gsm8k", condition, names, ("",) * 10, tuple(map(tuple, rows)))
@@ -267,10 +284,15 @@ def test_the_originals_grader_is_a_labelled_column(tmp_path):
 
     if not (files.data_folder() / "agieval" / "aqua-rat.jsonl").is_file():
         pytest.skip("the question files are not there; set S1_DATA")
-    what = grid.from_values({
-        "model": MODEL, "tasks": [{"name": "aqua", "count": 6}, {"name": "gsm8k", "count": 6}],
-        "methods": [{"method": "budget", "budgets": [16]}], "answer_tokens": 32, "engine": {"device": "cpu"},
-    })  # fmt: skip
+    what = grid.from_values(
+        {
+            "model": MODEL,
+            "tasks": [{"name": "aqua", "count": 6}, {"name": "gsm8k", "count": 6}],
+            "methods": [{"method": "budget", "budgets": [16]}],
+            "answer_tokens": 32,
+            "engine": {"device": "cpu"},
+        }
+    )
     run.run(what, tmp_path)
     grade.grade(tmp_path)
     grade.grade(tmp_path, "s1-grader")
@@ -285,9 +307,28 @@ def test_the_originals_grader_is_a_labelled_column(tmp_path):
 
 
 def test_flags_make_a_grid_and_keep_nothing(tmp_path):
-    command = [sys.executable, "-m", "bench.evaluate", "--task", "s1_nano", "--model", MODEL, "--count", "8",
-               "--budgets", "4", "8", "--waits", "1", "--results", str(tmp_path / "r.jsonl"), "--samples",
-               str(tmp_path / "s.jsonl"), "--figure", str(tmp_path / "f.png")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bench.evaluate",
+        "--task",
+        "s1_nano",
+        "--model",
+        MODEL,
+        "--count",
+        "8",
+        "--budgets",
+        "4",
+        "8",
+        "--waits",
+        "1",
+        "--results",
+        str(tmp_path / "r.jsonl"),
+        "--samples",
+        str(tmp_path / "s.jsonl"),
+        "--figure",
+        str(tmp_path / "f.png"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| budget 4 |" in done.stdout and "| 1x Wait |" in done.stdout and "8 problems" in done.stdout

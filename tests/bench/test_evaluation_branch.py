@@ -7,7 +7,7 @@ import pytest
 
 from bench.evaluation.branch import Branch
 from bench.evaluation.search import MeanLogprob, best_of, decided, majority, sample
-from curate.answer_text import extract
+from curate.grading.answer_text import extract
 from engine import Engine, InputError, SamplingParams
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")

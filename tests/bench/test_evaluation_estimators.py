@@ -94,8 +94,13 @@ def test_sampling_interval_is_the_closed_form():
 
 @pytest.mark.parametrize("differences", [[1, 1, 1, -1, 0, 0], [0.5, -0.25, 1.0, 0.75, 0.5], [1.0] * 6, [0.0, 0.0]])
 def test_permutation_test_is_exact_for_few(differences):
-    result = stats.permutation_test((differences, [0.0] * len(differences)), lambda x, y, axis: np.sum(x - y, axis),
-                                    permutation_type="samples", vectorized=True, n_resamples=np.inf)  # fmt: skip
+    result = stats.permutation_test(
+        (differences, [0.0] * len(differences)),
+        lambda x, y, axis: np.sum(x - y, axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+    )
     signs = list(product((1, -1), repeat=len(differences)))
     observed = abs(sum(differences)) - 1e-9
     expected = np.mean([abs(sum(s * d for s, d in zip(flip, differences, strict=True))) >= observed for flip in signs])
@@ -115,8 +120,15 @@ TOKEN_FORCED = [(1024, 1, 1024), (2048, 9, 2048), (4031, 10, 4096), (5664, 10, 8
 STEP = [(7252, 10, 1600), (6277, 7, 3200), (5396, 10, 6400), (5552, 11, 12800), (7551, 10, 25600)]
 STEP_FORCED = [(1517, 7, 1600), (2963, 7, 3200), (4636, 10, 6400), (5409, 11, 12800), (7551, 10, 25600)]
 REJECTION = [(3703, 11, 4000), (4344, 10, 5000), (4734, 9, 6000), (5193, 8, 8000), (5293, 7, 16000)]
-BUDGET = [(500, 0, 500), (1000, 4, 1000), (2000, 9, 2000), (3933, 13, 4000), (5301, 15, 8000), (6658, 16, 30000),
-          (7321, 17, 30000)]  # fmt: skip
+BUDGET = [
+    (500, 0, 500),
+    (1000, 4, 1000),
+    (2000, 9, 2000),
+    (3933, 13, 4000),
+    (5301, 15, 8000),
+    (6658, 16, 30000),
+    (7321, 17, 30000),
+]
 CLASS = [(8033, 9, 6109), (9651, 11, 6109)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from bench.evaluation import grid
 from bench.evaluation.harness_arguments import parse
 from engine import InputError, SamplingParams
-from engine.jsonl import changed_params
+from engine.command.jsonl import changed_params
 
 GRIDS = sorted((Path(__file__).parents[2] / "bench" / "grids").glob("*.yaml"))
 ONE = {"tasks": [{"name": "s1_nano"}], "methods": [{"method": "auto"}]}
@@ -55,11 +55,16 @@ def test_a_bad_grid_is_refused_by_name(values, message):
         grid.from_values(values)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("- 1", "no mapping"), ("{", "no YAML"), (None, "cannot be read"),
-    ("seed: 1\ntasks: []\nseed: 2", "line 1: 'seed' is given twice"),
-    ("methods: [{method: budget, budgets: [1], budgets: [2]}]", "line 1: 'budgets' is given twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "no mapping"),
+        ("{", "no YAML"),
+        (None, "cannot be read"),
+        ("seed: 1\ntasks: []\nseed: 2", "line 1: 'seed' is given twice"),
+        ("methods: [{method: budget, budgets: [1], budgets: [2]}]", "line 1: 'budgets' is given twice"),
+    ],
+)
 def test_a_bad_file_is_refused_by_name(tmp_path, text, message):
     file = tmp_path / "bad.yaml"
     if text is not None:
@@ -75,22 +80,32 @@ def conditions(*methods, **fields):
 
 def test_what_methods_come_to():
     found = conditions(
-        {"method": "none"}, {"method": "none", "opener": False}, {"method": "budget", "budgets": [64]},
-        {"method": "auto"}, {"method": "extensions", "extensions": [2], "string": "Hmm", "budget": 512},
+        {"method": "none"},
+        {"method": "none", "opener": False},
+        {"method": "budget", "budgets": [64]},
+        {"method": "auto"},
+        {"method": "extensions", "extensions": [2], "string": "Hmm", "budget": 512},
         {"method": "extensions", "extensions": [2], "string": ""},
         {"method": "token_conditional", "limits": [2048], "forced": True},
-        {"method": "step_conditional", "limits": [16]}, {"method": "step_conditional", "limits": [16], "forced": True},
-        {"method": "class_conditional", "default_tokens": 6109}, {"method": "rejection", "limits": [3500], "tries": 9},
+        {"method": "step_conditional", "limits": [16]},
+        {"method": "step_conditional", "limits": [16], "forced": True},
+        {"method": "class_conditional", "default_tokens": 6109},
+        {"method": "rejection", "limits": [3500], "tries": 9},
         {"method": "parallel", "samples": 16, "budgets": [32]},
-        max_tokens=4096, answer_tokens=100,
-    )  # fmt: skip
+        max_tokens=4096,
+        answer_tokens=100,
+    )
     asked = {label: changed_params(condition.params) for label, condition in found.items()}
     assert asked["no forcing"] == {"max_tokens": 4096, "thinking_budget_action": "truncate"}
     assert asked["no opener"] == {"max_tokens": 4096, "thinking_format": "none"}
     assert asked["budget 64"] == {"max_tokens": 164, "thinking_token_budget": 64}
     assert asked["auto"] == {"max_tokens": 4096, "answer_reserve_tokens": 100}
-    assert asked["2x Hmm"] == {"max_tokens": 612, "thinking_token_budget": 512, "thinking_extensions": 2,
-                               "thinking_extension_str": "Hmm"}  # fmt: skip
+    assert asked["2x Hmm"] == {
+        "max_tokens": 612,
+        "thinking_token_budget": 512,
+        "thinking_extensions": 2,
+        "thinking_extension_str": "Hmm",
+    }
     assert asked["2x no string"]["thinking_extension_str"] == ""
     assert asked["token-conditional + budget 2048"] == {"max_tokens": 2148, "thinking_token_budget": 2048}
     assert found["token-conditional + budget 2048"].suffix == "Think for up to 2048 tokens."
@@ -114,24 +129,54 @@ S1_BF = {"max_tokens": 32768, "answer_reserve_tokens": 100}
         ("", {"max_tokens": 32768, "thinking_format": "none"}, None, 0),
         ("max_tokens_thinking=auto", S1_BF, 32768, 0),
         ("max_tokens_thinking=500", {"max_tokens": 32768, "thinking_token_budget": 500}, 500, 0),
-        ("max_tokens_thinking=auto,thinking_n_ignore=2,thinking_n_ignore_str=Wait",
-         {**S1_BF, "thinking_extensions": 2}, 32768, 0),
-        ("max_tokens_thinking=auto,thinking_n_ignore=2", {**S1_BF, "thinking_extensions": 2,
-                                                          "thinking_extension_str": ""}, 32768, 0),
-        ("max_tokens_thinking=auto,thinking_n_ignore=2,thinking_n_ignore_str=Alternatively",
-         {**S1_BF, "thinking_extensions": 2, "thinking_extension_str": "Alternatively"}, 32768, 0),
-        ("max_tokens_thinking=3500,rejection_sample=True,temperature=1",
-         {"max_tokens": 32768, "thinking_token_budget": 3500, "thinking_budget_action": "truncate", "temperature": 1.0},
-         3500, 1024),
+        (
+            "max_tokens_thinking=auto,thinking_n_ignore=2,thinking_n_ignore_str=Wait",
+            {**S1_BF, "thinking_extensions": 2},
+            32768,
+            0,
+        ),
+        (
+            "max_tokens_thinking=auto,thinking_n_ignore=2",
+            {**S1_BF, "thinking_extensions": 2, "thinking_extension_str": ""},
+            32768,
+            0,
+        ),
+        (
+            "max_tokens_thinking=auto,thinking_n_ignore=2,thinking_n_ignore_str=Alternatively",
+            {**S1_BF, "thinking_extensions": 2, "thinking_extension_str": "Alternatively"},
+            32768,
+            0,
+        ),
+        (
+            "max_tokens_thinking=3500,rejection_sample=True,temperature=1",
+            {
+                "max_tokens": 32768,
+                "thinking_token_budget": 3500,
+                "thinking_budget_action": "truncate",
+                "temperature": 1.0,
+            },
+            3500,
+            1024,
+        ),
         ("max_tokens_thinking=auto,min_tokens_thinking=300", {**S1_BF, "min_thinking_tokens": 300}, 32768, 0),
         ("temperature=1", {"max_tokens": 32768, "thinking_format": "none", "temperature": 1.0}, None, 0),
-        ("max_tokens_thinking=auto,thinking_start=<|im_start|>,thinking_end=<|im_start|>answer,"
-         "until_thinking=<|im_start|>0",
-         {**S1_BF, "thinking_format": {
-             "opener": "<|im_start|>assistant\n<|im_start|>", "end": "<|im_start|>answer",
-             "budget_end": "<|im_start|>answer\nFinal Answer:", "triggers": ["<|im_start|>0"]}}, 32768, 0),
+        (
+            "max_tokens_thinking=auto,thinking_start=<|im_start|>,thinking_end=<|im_start|>answer,"
+            "until_thinking=<|im_start|>0",
+            {
+                **S1_BF,
+                "thinking_format": {
+                    "opener": "<|im_start|>assistant\n<|im_start|>",
+                    "end": "<|im_start|>answer",
+                    "budget_end": "<|im_start|>answer\nFinal Answer:",
+                    "triggers": ["<|im_start|>0"],
+                },
+            },
+            32768,
+            0,
+        ),
     ],
-)  # fmt: skip
+)
 def test_published_commands_map_one_to_one(arguments, expected, limit, tries):
     found = parse(COMMON + arguments)
     assert changed_params(found.params(None)) == expected

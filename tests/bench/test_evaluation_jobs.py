@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from evaluation_data import ENGINE, MODEL, SAME, SWEEP, make, rows_of, write_gpqa
 
-from bench.evaluation import grade, outcomes, report, run, tables, tasks
+from bench.evaluation import accuracy as report
+from bench.evaluation import grade, outcomes, run, tables, tasks
 from bench.evaluation.engine_backend import EngineBackend
 from bench.evaluation.jobs import Setting, jobs
 from bench.evaluation.log import Log, key_of, read_rows
@@ -110,9 +111,15 @@ def completion(engine: Engine, body, plain: bool):
     message = {"content": one.answer, "reasoning" if plain else "reasoning_content": one.reasoning}
     choice = {"message": message, "finish_reason": one.finish_reason}
     if not plain:
-        choice |= {"token_ids": one.token_ids, "forced": one.forced,
-                   "thinking": {"tokens": one.thinking.tokens, "extensions": one.thinking.extensions,
-                                "stop_reason": one.thinking.stop_reason}}  # fmt: skip
+        choice |= {
+            "token_ids": one.token_ids,
+            "forced": one.forced,
+            "thinking": {
+                "tokens": one.thinking.tokens,
+                "extensions": one.thinking.extensions,
+                "stop_reason": one.thinking.stop_reason,
+            },
+        }
     usage = {"prompt_tokens": output.usage.prompt_tokens, "completion_tokens": output.usage.completion_tokens}
     return {"choices": [choice], "usage": usage}
 

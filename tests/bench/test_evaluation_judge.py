@@ -9,7 +9,7 @@ from bench import evaluate
 from bench.evaluation import compare, grade, grid, run
 from bench.evaluation.judge import Judge
 from bench.evaluation.log import read_rows
-from curate.grading import AnswerKind, Grader, Item
+from curate.grading.grade import AnswerKind, Grader, Item
 from engine import InputError
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
@@ -54,10 +54,16 @@ def test_a_judge_needs_a_name(tmp_path, capsys):
 
 def test_runs_are_compared_on_the_problems_they_share(tmp_path):
     def made(name, **fields):
-        what = grid.from_values({
-            "model": MODEL, "tasks": [{"name": "s1_nano", "count": 16, "seed": 3}], "answer_tokens": 48,
-            "methods": [{"method": "budget", "budgets": [64]}], "engine": {"device": "cpu"}, **fields,
-        })  # fmt: skip
+        what = grid.from_values(
+            {
+                "model": MODEL,
+                "tasks": [{"name": "s1_nano", "count": 16, "seed": 3}],
+                "answer_tokens": 48,
+                "methods": [{"method": "budget", "budgets": [64]}],
+                "engine": {"device": "cpu"},
+                **fields,
+            }
+        )
         run.run(what, tmp_path / name)
         grade.grade(tmp_path / name)
         return tmp_path / name
@@ -74,8 +80,15 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path):
 
 
 def test_grading_notices_changed_data(tmp_path):
-    what = grid.from_values({"model": MODEL, "tasks": [{"name": "s1_nano", "count": 2}], "answer_tokens": 48,
-                             "methods": [{"method": "budget", "budgets": [8]}], "engine": {"device": "cpu"}})
+    what = grid.from_values(
+        {
+            "model": MODEL,
+            "tasks": [{"name": "s1_nano", "count": 2}],
+            "answer_tokens": 48,
+            "methods": [{"method": "budget", "budgets": [8]}],
+            "engine": {"device": "cpu"},
+        }
+    )
     run.run(what, tmp_path)
     about = json.loads((tmp_path / "run.json").read_text())
     about["identity"]["tasks"]["s1_nano"] = "0" * 64

@@ -11,7 +11,8 @@ import pytest
 from evaluation_data import MODEL, SAME, SWEEP, make, rows_of
 
 from bench import evaluate
-from bench.evaluation import grade, outcomes, report, run, tables, tasks
+from bench.evaluation import accuracy as report
+from bench.evaluation import grade, outcomes, run, tables, tasks
 from bench.evaluation.log import Key, Log, key_of, read_rows
 from engine import InputError
 
@@ -21,13 +22,19 @@ from engine import InputError
     [
         (SWEEP, {}, 2.5),
         # answers cut by max_tokens, auto, a second extension string, and draws with a temperature
-        ([{"method": "budget", "budgets": [12, 40, 100]}, {"method": "auto"}],
-         {"answer_tokens": 9, "max_tokens": 160}, 1),
-        ([{"method": "extensions", "extensions": [1, 3], "string": "Hmm", "budget": 100}, *SWEEP],
-         {"temperature": 0.8, "samples": 2, "count": 4}, 1),
+        (
+            [{"method": "budget", "budgets": [12, 40, 100]}, {"method": "auto"}],
+            {"answer_tokens": 9, "max_tokens": 160},
+            1,
+        ),
+        (
+            [{"method": "extensions", "extensions": [1, 3], "string": "Hmm", "budget": 100}, *SWEEP],
+            {"temperature": 0.8, "samples": 2, "count": 4},
+            1,
+        ),
     ],
     ids=["greedy", "short", "sampled"],
-)  # fmt: skip
+)
 def test_forks_of_a_trace_are_independent_runs(tmp_path, methods, fields, least_ratio):
     shared, apart = make(*methods, **fields), make(*methods, **fields, reuse=False)
     run.run(shared, tmp_path / "shared")

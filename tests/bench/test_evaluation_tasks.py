@@ -13,7 +13,7 @@ from bench.evaluation import files
 from bench.evaluation.extraction import extract, extract_as_s1
 from bench.evaluation.prompts import user_message
 from bench.evaluation.tasks import Problem, TaskSpec, load
-from curate.grading import AnswerKind
+from curate.grading.grade import AnswerKind
 from engine import InputError
 
 HAS_DATA = (files.data_folder() / "gsm8k" / "test.jsonl").is_file()
@@ -44,10 +44,16 @@ def test_aime_layouts(tmp_path, layout, name):
 
 def test_math500_and_parquet(tmp_path):
     rows = [
-        {"problem": f"Find ${i}$.", "solution": "s", "answer": f"\\frac{{{i}}}{{7}}", "subject": "Algebra", "level": 1,
-         "unique_id": f"test/algebra/{i}.json"}
+        {
+            "problem": f"Find ${i}$.",
+            "solution": "s",
+            "answer": f"\\frac{{{i}}}{{7}}",
+            "subject": "Algebra",
+            "level": 1,
+            "unique_id": f"test/algebra/{i}.json",
+        }
         for i in range(500)
-    ]  # fmt: skip
+    ]
     digest = lines(tmp_path / "m.jsonl", rows)
     task = load(TaskSpec(name="math500", path=str(tmp_path / "m.jsonl"), sha256=digest, count=20))
     assert len(task.problems) == 20 and task.problems[0].group == "Algebra"

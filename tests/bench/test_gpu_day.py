@@ -224,14 +224,16 @@ def test_again_that_fails_is_not_done_any_more(part, options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more, message", [
-        ({"minutes": float("nan")}, "--minutes is nan"), ({"minutes": -1.0}, "--minutes is -1.0"),
+    "more, message",
+    [
+        ({"minutes": float("nan")}, "--minutes is nan"),
+        ({"minutes": -1.0}, "--minutes is -1.0"),
         ({"cache": Path("/nowhere")}, "--cache /nowhere is no folder"),
         ({"resume_from": Path("/nowhere")}, "--resume-from /nowhere is no folder"),
         ({"out": Path("/proc/nowhere")}, "--out /proc/nowhere cannot be"),
         ({"only": ("tokens", "others")}, "--only has others; parts are ceilings, compile"),
-    ]
-)  # fmt: skip
+    ],
+)
 def test_bad_flags_are_one_line(more, message, options):
     with pytest.raises(SystemExit, match=message) as error:
         gpu_day.main(options(rehearse="H100", **more))

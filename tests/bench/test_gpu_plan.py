@@ -83,8 +83,15 @@ for module in modules:
 def test_no_part_imports_what_the_machine_lacks():
     """With the wheels of the kit, and without anything else that is installed here."""
     modules = {part.module for plan in PLANS.values() for part in plan}
-    modules |= {"bench.gpu_day", "bench.report", "bench.gpu.cost", "bench.peers.engine_worker", "engine.generate",
-                "bench.peers.transformers_worker", "train.sft"}  # fmt: skip
+    modules |= {
+        "bench.gpu_day",
+        "bench.report",
+        "bench.gpu.cost",
+        "bench.peers.engine_worker",
+        "engine.generate",
+        "bench.peers.transformers_worker",
+        "train.sft",
+    }
     asked = json.dumps([sorted(kit.BARE), kit.CARRIED, sorted(modules)])
     done = subprocess.run([sys.executable, "-c", BLOCKED, asked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]

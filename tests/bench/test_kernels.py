@@ -8,8 +8,8 @@ import torch
 from bench import kernels
 from bench.ceilings import measure_here
 from bench.shapes import SHAPES
-from kernels import native
-from kernels.native_decoder import PARTS
+from kernels.native import library as native
+from kernels.native.decoder import PARTS
 
 
 @pytest.mark.skipif(not native.LOADED, reason=native.REASON)

@@ -36,8 +36,12 @@ def test_matrices_of_32b():
     # 7168 x 5120 x 2 bytes = 73.4 MB, and so on; one layer 975.2 MB; the head 1557 MB
     sizes = {m.name: m.rows * m.cols * 2 / 1e6 for m in matrices(SHAPE)}
     assert {name: round(size, 1) for name, size in sizes.items()} == {
-        "qkv": 73.4, "o": 52.4, "gate_up": 566.2, "down": 283.1, "head": 1557.1,
-    }  # fmt: skip
+        "qkv": 73.4,
+        "o": 52.4,
+        "gate_up": 566.2,
+        "down": 283.1,
+        "head": 1557.1,
+    }
     assert round(sum(size for name, size in sizes.items() if name != "head"), 1) == 975.2
 
 
@@ -66,33 +70,51 @@ def test_flops_of_32b():
 @pytest.mark.parametrize(
     "device, ranks, batch, expected",
     [
-        (H200, 1, 1, (14.9, 15.4, 16.9)), (H200, 1, 8, (15.4, 18.9, 30.9)), (H200, 1, 64, (18.9, 46.8, 142.7)),
-        (H200, 1, 256, (30.9, 142.7, 526.3)), (H200, 2, 1, (8.4, 8.6, 9.3)), (H200, 2, 64, (11.2, 25.2, 73.1)),
-        (H200, 4, 8, (4.8, 5.6, 8.6)), (H200, 4, 256, (10.7, 38.7, 134.5)), (H200, 8, 1, (2.8, 2.8, 3.0)),
-        (H200, 8, 256, (6.8, 20.8, 68.8)), (H100, 1, 1, (21.4, 22.0, 24.2)), (H100, 2, 8, (11.9, 14.4, 23.0)),
-        (H100, 8, 1, (3.6, 3.7, 3.9)), (H100, 8, 256, (8.5, 28.5, 97.3)),
+        (H200, 1, 1, (14.9, 15.4, 16.9)),
+        (H200, 1, 8, (15.4, 18.9, 30.9)),
+        (H200, 1, 64, (18.9, 46.8, 142.7)),
+        (H200, 1, 256, (30.9, 142.7, 526.3)),
+        (H200, 2, 1, (8.4, 8.6, 9.3)),
+        (H200, 2, 64, (11.2, 25.2, 73.1)),
+        (H200, 4, 8, (4.8, 5.6, 8.6)),
+        (H200, 4, 256, (10.7, 38.7, 134.5)),
+        (H200, 8, 1, (2.8, 2.8, 3.0)),
+        (H200, 8, 256, (6.8, 20.8, 68.8)),
+        (H100, 1, 1, (21.4, 22.0, 24.2)),
+        (H100, 2, 8, (11.9, 14.4, 23.0)),
+        (H100, 8, 1, (3.6, 3.7, 3.9)),
+        (H100, 8, 256, (8.5, 28.5, 97.3)),
     ],
-)  # fmt: skip
+)
 def test_step_milliseconds(device, ranks, batch, expected):
     limits = Limits(SHAPE, device, ranks)
     assert tuple(ms(limits, batch, context) for context in (1024, 8192, 32768)) == expected
 
 
 def test_quantised_weights():
-    steps = [ms(Limits(SHAPE, H200, ranks, weight_bytes), 1, 4096)
-             for weight_bytes in (2, 1, 0.5625) for ranks in (1, 2, 4, 8)]  # fmt: skip
+    steps = [
+        ms(Limits(SHAPE, H200, ranks, weight_bytes), 1, 4096)
+        for weight_bytes in (2, 1, 0.5625)
+        for ranks in (1, 2, 4, 8)
+    ]
     assert steps == [15.1, 8.5, 4.7, 2.8, 7.7, 4.7, 2.8, 1.9, 4.4, 3.1, 2.0, 1.5]
 
 
 @pytest.mark.parametrize(
     "device, ranks, weight_bytes, kv_bytes, resident, step_ms, tokens_per_second",
     [
-        (H200, 1, 2, 2, 65, 32.1, 2024), (H200, 1, 2, 1, 131, 32.3, 4061), (H200, 1, 1, 2, 91, 31.6, 2881),
-        (H200, 1, 1, 1, 183, 31.7, 5770), (H200, 1, 0.5625, 2, 102, 31.2, 3264), (H200, 2, 2, 2, 184, 34.4, 5354),
-        (H200, 4, 2, 2, 421, 35.7, 11802), (H200, 8, 2, 2, 895, 38.6, 23192), (H100, 4, 2, 2, 211, 28.1, 7514),
+        (H200, 1, 2, 2, 65, 32.1, 2024),
+        (H200, 1, 2, 1, 131, 32.3, 4061),
+        (H200, 1, 1, 2, 91, 31.6, 2881),
+        (H200, 1, 1, 1, 183, 31.7, 5770),
+        (H200, 1, 0.5625, 2, 102, 31.2, 3264),
+        (H200, 2, 2, 2, 184, 34.4, 5354),
+        (H200, 4, 2, 2, 421, 35.7, 11802),
+        (H200, 8, 2, 2, 895, 38.6, 23192),
+        (H100, 4, 2, 2, 211, 28.1, 7514),
         (H100, 1, 2, 2, 13, 26.3, 495),
     ],
-)  # fmt: skip
+)
 def test_memory_full(device, ranks, weight_bytes, kv_bytes, resident, step_ms, tokens_per_second):
     # prompt 256, outputs of 8192: the time-average context is 256 + 4096
     limits = Limits(SHAPE, device, ranks, weight_bytes, kv_bytes)
@@ -173,6 +195,11 @@ def test_summary():
 def test_known_device():
     assert known_device("NVIDIA H200") is H200
     assert known_device("NVIDIA H100 80GB HBM3") is H100
-    for other in ("NVIDIA GeForce RTX 4090", "NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL",
-                  "NVIDIA H100 80GB HBM3 MIG 1g.10gb"):  # fmt: skip
+    for other in (
+        "NVIDIA GeForce RTX 4090",
+        "NVIDIA GH200 480GB",
+        "NVIDIA H100 PCIe",
+        "NVIDIA H100 NVL",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+    ):
         assert known_device(other) is None, other

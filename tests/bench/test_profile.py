@@ -41,7 +41,8 @@ def test_cells_that_are_none_are_refused(cells):
 
 def test_too_few_steps_are_said(tmp_path):
     folder = checkpoint(tmp_path, SHAPES["tiny"])
-    with Engine(folder, device="cpu", max_num_seqs=1, max_model_len=256) as engine, pytest.raises(
-        SystemExit, match="raise --steps"
-    ):  # fmt: skip
+    with (
+        Engine(folder, device="cpu", max_num_seqs=1, max_model_len=256) as engine,
+        pytest.raises(SystemExit, match="raise --steps"),
+    ):
         profile.look(engine, Case(2, 8), prompts(Case(2, 8), 900, []), 4)

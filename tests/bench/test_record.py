@@ -15,8 +15,14 @@ from bench.report import GAP, GAP_GPU, ROWS, cell, insert, newest, speed_records
 
 MACHINE = Machine(command="python -m bench.x", commit="abc1234", device="Some CPU, 2 cores", versions={"torch": "2"})
 CASE = {"model": "40m", "engine": "s1-engine", "dtype": "bfloat16", "batch": 1, "context": 128, "budget": None}
-FIGURES = {"step_ms": 2.123456, "tok_s_user": 471.0, "tok_s_total": 471.0, "GBps": 38.0, "bandwidth_share": 0.987,
-           "limit_ms": 2.1}  # fmt: skip
+FIGURES = {
+    "step_ms": 2.123456,
+    "tok_s_user": 471.0,
+    "tok_s_total": 471.0,
+    "GBps": 38.0,
+    "bandwidth_share": 0.987,
+    "limit_ms": 2.1,
+}
 
 
 def test_a_record_survives_the_file(tmp_path):

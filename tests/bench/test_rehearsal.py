@@ -43,10 +43,12 @@ def run_and_check(card: str, how: str, tmp_path: Path) -> str:
     assert {line.commit for line in lines} == {"abc1234"} and all(line.versions["stand_in"] == card for line in lines)
     plain = {"model": "qwen2.5-32b", "engine": "s1-engine", "dtype": "bfloat16", "budget": None}
     cells = [
-        f"{line.case['batch']}x{line.case['context']}" for line in lines
-        if line.benchmark == "decode" and line.case.keys() - plain.keys() == {"batch", "context"}
+        f"{line.case['batch']}x{line.case['context']}"
+        for line in lines
+        if line.benchmark == "decode"
+        and line.case.keys() - plain.keys() == {"batch", "context"}
         and plain.items() <= line.case.items()
-    ]  # fmt: skip
+    ]
     assert Counter(cells) == Counter(CELLS[card].bf16), "a cell is missing, or was measured twice"
     assert (out / GEMM_TABLE).exists()
     tuned = [line for line in lines if line.case.get("products") == GEMM_TABLE]
@@ -67,9 +69,10 @@ def test_a_day_in_small(tmp_path):
     assert [" ".join(line.split(" | ")[:2]) for line in unfilled(rendered)] == [
         "| H100, 32B decode, batch 1, context 1,024, int8 weights",
         "| H100, 32B decode, batch 64, context 1,024, fp8 keys and values",
-        "| H100, 7B, LoRA training", "| H100, 32B, three layers training",
+        "| H100, 7B, LoRA training",
+        "| H100, 32B, three layers training",
         "| H100, 7B bf16 decode, batch 1, context 1,024: against transformers",
-    ], "what is left to the whole day"  # fmt: skip
+    ], "what is left to the whole day"
     figures = [line for line in rendered.splitlines() if "**" in line]
     assert len(figures) > 12 and all("| stand-in for H100: " in line and "`abc1234`" in line for line in figures)
 

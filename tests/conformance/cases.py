@@ -16,27 +16,49 @@ SPECIALS = (THINK_OPEN, THINK_CLOSE)
 _QWEN3 = {"opener": "<think>\n", "end": "</think>", "budget_end": "</think>\n\n", "triggers": ["</think>"]}
 FORMATS: dict[str, Mapping[str, Any]] = {
     "s1": {
-        "opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer\nFinal Answer:",
+        "opener": "<|im_start|>think",
+        "end": "<|im_start|>answer",
+        "budget_end": "<|im_start|>answer\nFinal Answer:",
         "triggers": ["<|im_start|>"],
     },
     "qwen3": _QWEN3,
     "deepseek_r1": _QWEN3,
     "step": {
-        "opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer\nFinal Answer:",
+        "opener": "<|im_start|>think",
+        "end": "<|im_start|>answer",
+        "budget_end": "<|im_start|>answer\nFinal Answer:",
         "triggers": ["<|im_start|>0", "<|im_start|>answer"],
     },
     "overlapping": {
-        "opener": "<|im_start|><|im_start|>think", "end": "</think></think>answer",
+        "opener": "<|im_start|><|im_start|>think",
+        "end": "</think></think>answer",
         "budget_end": "</think></think>answer:",
         "triggers": ["</think></think>0", "</think>1"],
     },
-}  # fmt: skip
+}
 """What each name means, written out; `step` and `overlapping` reach the engine as custom formats."""
 
 ALPHABET: tuple[str | bytes, ...] = (
-    "a", "b", "c", "\n", ".\n\n", b"\xe2", b"\x82", b"\xac", "think", "answer", "0", "1", "Wait", ":", IM_START, IM_END,
-    END_OF_TEXT, THINK_OPEN, THINK_CLOSE,
-)  # fmt: skip
+    "a",
+    "b",
+    "c",
+    "\n",
+    ".\n\n",
+    b"\xe2",
+    b"\x82",
+    b"\xac",
+    "think",
+    "answer",
+    "0",
+    "1",
+    "Wait",
+    ":",
+    IM_START,
+    IM_END,
+    END_OF_TEXT,
+    THINK_OPEN,
+    THINK_CLOSE,
+)
 BANNABLE = tuple(name for name in ALPHABET if name not in ("a", "b", "c"))
 LOUD: tuple[str | bytes, ...] = (*[IM_START] * 3, *[THINK_CLOSE] * 3, IM_END, "0", "1", "answer", "think", "\n")
 
@@ -62,10 +84,12 @@ class Case:
     def texts(self, vocabulary: Vocabulary) -> Texts:
         end = self.params.thinking_end_str
         return Texts(
-            vocabulary["\n"], vocabulary.eos, vocabulary.bytes_of,
+            vocabulary["\n"],
+            vocabulary.eos,
+            vocabulary.bytes_of,
             vocabulary.encode(self.params.thinking_extension_str),
             None if end is None else vocabulary.encode(end),
-        )  # fmt: skip
+        )
 
 
 @st.composite

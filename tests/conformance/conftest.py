@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from engine import Engine
-from kernels import native_step
+from kernels.native import step as native_step
 from tests.conformance.lab import Lab
 from tests.conformance.scripted import write_scripted_checkpoint
 

@@ -41,9 +41,11 @@ class World:
     def format(self, strings: dict[str, Any]) -> Format:
         encode = self.vocabulary.encode
         return Format(
-            encode(strings["opener"]), encode(strings["end"]), encode(strings["budget_end"]),
+            encode(strings["opener"]),
+            encode(strings["end"]),
+            encode(strings["budget_end"]),
             tuple(encode(t) for t in strings["triggers"]),
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
@@ -72,9 +74,12 @@ class World:
         encode = self.vocabulary.encode
         end = params.thinking_end_str
         texts = Texts(
-            self.vocabulary["\n"], self.vocabulary.eos, self.vocabulary.bytes_of, encode(params.thinking_extension_str),
+            self.vocabulary["\n"],
+            self.vocabulary.eos,
+            self.vocabulary.bytes_of,
+            encode(params.thinking_extension_str),
             None if end is None else encode(end),
-        )  # fmt: skip
+        )
         want = simulate(ranking, self.format(strings), params, prompt, texts, CONTEXT)
         assert (done.token_ids, done.forced) == (want.token_ids, want.forced)
         assert (done.thinking.tokens, done.thinking.extensions) == (want.thinking_tokens, want.extensions)
@@ -127,11 +132,15 @@ def step_format(world: World, prompts: int = 24, length: int = 60) -> dict[str, 
         ids = torch.cat([ids, world.logits_after(ids).argmax(1, keepdim=True)], 1)
     pairs = Counter(b for row in ids.tolist() for a, b in itertools.pairwise(row) if a == start)
     texts = [
-        text for token, _ in pairs.most_common()
-        if token not in (start, *vocabulary.eos) and "�" not in (text := vocabulary.text([token]))
+        text
+        for token, _ in pairs.most_common()
+        if token not in (start, *vocabulary.eos)
+        and "�" not in (text := vocabulary.text([token]))
         and vocabulary.encode(IM_START + text) == (start, token)
-    ]  # fmt: skip
+    ]
     return {
-        "opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer\nFinal Answer:",
+        "opener": "<|im_start|>think",
+        "end": "<|im_start|>answer",
+        "budget_end": "<|im_start|>answer\nFinal Answer:",
         "triggers": [IM_START + text for text in texts[:3]],
-    }  # fmt: skip
+    }

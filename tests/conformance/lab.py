@@ -27,17 +27,31 @@ def path(*names: Name) -> Script:
 
 
 ANSWERS: Script = {
-    **path("answer", "A", "B", "C"), "C": [IM_END, "D", "E"], **path("D", "E", "F"), "F": [IM_END, "G", "H"],
-    **path(":", "X", "Y"), "Y": [IM_END, "Z", "^"], **path("Z", "X"),
-}  # fmt: skip
+    **path("answer", "A", "B", "C"),
+    "C": [IM_END, "D", "E"],
+    **path("D", "E", "F"),
+    "F": [IM_END, "G", "H"],
+    **path(":", "X", "Y"),
+    "Y": [IM_END, "Z", "^"],
+    **path("Z", "X"),
+}
 """After `answer`: ABC and EOS. After `Final Answer:`: XY and EOS."""
 
 STORY: Script = {
-    **path("think", "a", "b", "c", "d", "e"), "e": [IM_START, "f", "g"],
-    **path("f", "g", "h"), "h": [IM_START, "i", "j"], **path("i", "j", "k"), "k": [IM_START, "l", "m"],
-    **path("Wait", "p", "q"), "q": [IM_START, "r", "s"], **path("r", "s", "t"), "t": [IM_START, "u", "v"],
-    "\n": ["n", "o", "^"], IM_START: ["Q", "W", "^"], **ANSWERS,
-}  # fmt: skip
+    **path("think", "a", "b", "c", "d", "e"),
+    "e": [IM_START, "f", "g"],
+    **path("f", "g", "h"),
+    "h": [IM_START, "i", "j"],
+    **path("i", "j", "k"),
+    "k": [IM_START, "l", "m"],
+    **path("Wait", "p", "q"),
+    "q": [IM_START, "r", "s"],
+    **path("r", "s", "t"),
+    "t": [IM_START, "u", "v"],
+    "\n": ["n", "o", "^"],
+    IM_START: ["Q", "W", "^"],
+    **ANSWERS,
+}
 """Thinking abcde, then the trigger, after which the model would write no `answer`; after `Wait`, pq and the trigger."""
 
 ENDLESS: Script = {

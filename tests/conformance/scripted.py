@@ -111,14 +111,16 @@ def make_tokenizer(specials: Sequence[str] = (), words: Sequence[str] = WORDS) -
                 vocab.setdefault(pieces[0] + pieces[1], len(vocab))
             pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([
-        AddedToken(text, special=True, normalized=False) for text in (END_OF_TEXT, IM_START, IM_END, *specials)
-    ])  # fmt: skip
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in (END_OF_TEXT, IM_START, IM_END, *specials)]
+    )
     return tokenizer
 
 
@@ -139,14 +141,25 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, chat_template: str = 
     vocabulary = vocabulary_of(tokenizer)
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
-        "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None, "eos_token": IM_END,
-        "pad_token": END_OF_TEXT, "chat_template": chat_template, "model_max_length": 131072,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "add_bos_token": False,
+        "bos_token": None,
+        "eos_token": IM_END,
+        "pad_token": END_OF_TEXT,
+        "chat_template": chat_template,
+        "model_max_length": 131072,
         "added_tokens_decoder": {
-            str(vocabulary[text]): {"content": text, "special": True, "normalized": False, "lstrip": False,
-                                    "rstrip": False, "single_word": False}
+            str(vocabulary[text]): {
+                "content": text,
+                "special": True,
+                "normalized": False,
+                "lstrip": False,
+                "rstrip": False,
+                "single_word": False,
+            }
             for text in vocabulary.specials
         },
-    }  # fmt: skip
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": list(vocabulary.eos)}))
 
@@ -185,11 +198,16 @@ def write_scripted_checkpoint(
     norm = torch.full((rows,), rows**-0.5)
     for name in nan_after:
         norm[vocabulary[name]] = 3e38  # times sqrt(rows): infinite, and infinity times an unlisted 0 is NaN
-    write_model(directory, rows, {
-        "model.embed_tokens.weight": torch.eye(rows) * rows**0.5,
-        "model.norm.weight": norm,
-        "lm_head.weight": head,
-    }, max_position_embeddings)  # fmt: skip
+    write_model(
+        directory,
+        rows,
+        {
+            "model.embed_tokens.weight": torch.eye(rows) * rows**0.5,
+            "model.norm.weight": norm,
+            "lm_head.weight": head,
+        },
+        max_position_embeddings,
+    )
     return vocabulary
 
 
@@ -214,10 +232,25 @@ def write_model(directory: Path, rows: int, outer: Mapping[str, torch.Tensor], m
         layer[f"self_attn.{part}_proj.bias"] = noise(heads * head_dim)
     tensors = {**outer, **{f"model.layers.0.{name}": value for name, value in layer.items()}}
     save_file({k: v.contiguous() for k, v in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
-    (directory / "config.json").write_text(json.dumps({
-        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": rows, "hidden_size": rows,
-        "intermediate_size": inner, "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": heads,
-        "head_dim": head_dim, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "max_position_embeddings": max_position_embeddings, "tie_word_embeddings": False, "torch_dtype": "float32",
-        "use_sliding_window": False,
-    }))  # fmt: skip
+    (directory / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "model_type": "qwen2",
+                "vocab_size": rows,
+                "hidden_size": rows,
+                "intermediate_size": inner,
+                "num_hidden_layers": 1,
+                "num_attention_heads": heads,
+                "num_key_value_heads": heads,
+                "head_dim": head_dim,
+                "hidden_act": "silu",
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 10000.0,
+                "max_position_embeddings": max_position_embeddings,
+                "tie_word_embeddings": False,
+                "torch_dtype": "float32",
+                "use_sliding_window": False,
+            }
+        )
+    )

@@ -32,9 +32,14 @@ class Loop:
 
 
 def client_loop(
-    engine: Engine, vocabulary: Vocabulary, prompt: Sequence[int], extensions: int, thinking: int, answer: int,
+    engine: Engine,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    extensions: int,
+    thinking: int,
+    answer: int,
     closer: str = "<|im_start|>answer",
-) -> Loop:  # fmt: skip
+) -> Loop:
     """One question through the loop; `thinking` and `answer` are the max_tokens of its calls."""
     stops = tuple({vocabulary[IM_START], *vocabulary.eos})
     loop = Loop([], [])

@@ -16,8 +16,12 @@ VOCABULARY = vocabulary_of(make_tokenizer(SPECIALS))
 CONTEXT = 96
 ROOMY = {"max_model_len": CONTEXT, "kv_cache_tokens": 4096, "max_num_seqs": 64}
 TIGHT = {
-    "max_model_len": CONTEXT, "kv_cache_tokens": 104, "max_num_seqs": 8, "max_num_batched_tokens": 13, "page_size": 8,
-}  # fmt: skip
+    "max_model_len": CONTEXT,
+    "kv_cache_tokens": 104,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 13,
+    "page_size": 8,
+}
 EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "12"))
 """Batches of up to 12 requests for each table and engine; raise it for a long search."""
 EVERY = ("s1", "qwen3", "step", "overlapping", "deepseek_r1", "none")

@@ -10,14 +10,25 @@ from engine import InputError, SamplingParams
 from tests.conformance.lab import ENDLESS, STORY
 
 INTEGERS = (
-    "thinking_token_budget", "min_thinking_tokens", "thinking_extensions", "thinking_grace_tokens", "min_answer_tokens",
+    "thinking_token_budget",
+    "min_thinking_tokens",
+    "thinking_extensions",
+    "thinking_grace_tokens",
+    "min_answer_tokens",
     "answer_reserve_tokens",
-)  # fmt: skip
+)
 SET = {
-    "thinking_token_budget": 5, "min_thinking_tokens": 1, "thinking_extensions": 1, "thinking_extension_str": "Hmm",
-    "thinking_end_str": "<|im_start|>answer", "thinking_grace_tokens": 1, "thinking_budget_action": "truncate",
-    "thinking_eos_policy": "stop", "min_answer_tokens": 2, "answer_reserve_tokens": 2,
-}  # fmt: skip
+    "thinking_token_budget": 5,
+    "min_thinking_tokens": 1,
+    "thinking_extensions": 1,
+    "thinking_extension_str": "Hmm",
+    "thinking_end_str": "<|im_start|>answer",
+    "thinking_grace_tokens": 1,
+    "thinking_budget_action": "truncate",
+    "thinking_eos_policy": "stop",
+    "min_answer_tokens": 2,
+    "answer_reserve_tokens": 2,
+}
 
 
 @pytest.mark.parametrize("field", INTEGERS)
@@ -36,10 +47,15 @@ def test_refused_reals(field, value):
         SamplingParams(**{field: value})
 
 
-@pytest.mark.parametrize("params", [
-    {"thinking_budget_action": "cut"}, {"thinking_eos_policy": None}, {"thinking_extension_str": None},
-    {"thinking_end_str": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"thinking_budget_action": "cut"},
+        {"thinking_eos_policy": None},
+        {"thinking_extension_str": None},
+        {"thinking_end_str": 3},
+    ],
+)
 def test_refused_words(params):
     with pytest.raises(InputError, match=next(iter(params))):
         SamplingParams(**params)
@@ -62,8 +78,15 @@ def test_refused_under_format_none(labs, field):
 
 def test_refused_end_strings(labs):
     lab = labs(STORY)
-    for string in ("", "answer", "Wait", "<|im_start|>answer<|im_start|>", "<|im_start|>answer<|im_end|>",
-                   "a<|im_start|>b<|im_start|>answer", "<|im_start|>answer<|endoftext|>"):  # fmt: skip
+    for string in (
+        "",
+        "answer",
+        "Wait",
+        "<|im_start|>answer<|im_start|>",
+        "<|im_start|>answer<|im_end|>",
+        "a<|im_start|>b<|im_start|>answer",
+        "<|im_start|>answer<|endoftext|>",
+    ):
         with pytest.raises(InputError, match="thinking_end_str"):
             lab.request(thinking_end_str=string)
 

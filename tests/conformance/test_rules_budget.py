@@ -105,10 +105,18 @@ def test_rule_08_a_natural_end_inside_a_character(labs):
 LINES = {**path("think", "a", "b", "c", "d", "\n", "e", "f", "g", "h"), **path("h", "i", "j", "k", "l"), **ANSWERS}
 
 
-@pytest.mark.parametrize("budget, grace, thought", [
-    (2, 0, "ab"), (2, 1, "abc"), (2, 2, "abcd"), (2, 3, "abcd\n"), (2, 9, "abcd\n"),
-    (5, 9, "abcd\n"), (6, 2, "abcd\nefg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "budget, grace, thought",
+    [
+        (2, 0, "ab"),
+        (2, 1, "abc"),
+        (2, 2, "abcd"),
+        (2, 3, "abcd\n"),
+        (2, 9, "abcd\n"),
+        (5, 9, "abcd\n"),
+        (6, 2, "abcd\nefg"),
+    ],
+)
 def test_rule_09_grace_ends_at_a_newline_or_at_B_plus_g(labs, budget, grace, thought):
     lab = labs({**LINES, "l": ["a", "~", "^"]})
     done = lab.ask(thinking_token_budget=budget, thinking_grace_tokens=grace)

@@ -12,10 +12,19 @@ from tests.conformance.scripted import IM_END, IM_START, THINK_CLOSE, write_scri
 
 QWEN = {"specials": ("<think>", "</think>")}
 QWEN_STORY = {
-    **path("\n", "a", "b", "c"), "c": [THINK_CLOSE, "d", "e"], **path("d", "e", "f"), "f": [THINK_CLOSE, "g", "h"],
-    **path("Wait", "p", "q"), "q": [THINK_CLOSE, "r", "s"], THINK_CLOSE: ["A", "B", "C"], "\n\n": ["X", "Y", "Z"],
-    **path("A", "B"), "B": [IM_END, "~", "^"], **path("X", "Y"), "Y": [IM_END, "~", "^"],
-}  # fmt: skip
+    **path("\n", "a", "b", "c"),
+    "c": [THINK_CLOSE, "d", "e"],
+    **path("d", "e", "f"),
+    "f": [THINK_CLOSE, "g", "h"],
+    **path("Wait", "p", "q"),
+    "q": [THINK_CLOSE, "r", "s"],
+    THINK_CLOSE: ["A", "B", "C"],
+    "\n\n": ["X", "Y", "Z"],
+    **path("A", "B"),
+    "B": [IM_END, "~", "^"],
+    **path("X", "Y"),
+    "Y": [IM_END, "~", "^"],
+}
 
 
 def test_rule_01_a_several_token_opener_written_over_three_steps(labs):
@@ -46,9 +55,12 @@ def test_rule_01_a_trigger_whose_beginning_overlaps_itself(labs):
 
 def test_rule_01_the_matcher_is_restarted_after_a_mismatch(labs):
     script = {
-        **path("think", "a"), "a": [IM_START, "b", "c"], IM_START: ["x", "y", "z"], "x": [IM_START, "y", "z"],
+        **path("think", "a"),
+        "a": [IM_START, "b", "c"],
+        IM_START: ["x", "y", "z"],
+        "x": [IM_START, "y", "z"],
         **ANSWERS,
-    }  # fmt: skip
+    }
     lab = labs({**script, IM_START: ["0", "~", "^"], "0": ["b", "~", "^"]})
     done = lab.ask(format="step", max_tokens=40)
     assert lab.show(done) == "a<|im_start|>{answer}ABC<|im_end|>"
@@ -250,20 +262,26 @@ def test_half_a_several_token_trigger_at_the_limit_is_completed(labs):
     assert (done.thinking.tokens, done.thinking.stop_reason, done.reasoning) == (5, "budget", "abcde")
 
 
-@pytest.mark.parametrize("custom, named", [
-    ({"opener": "think"}, "think"),
-    ({"triggers": ["answer"]}, "answer"),
-    ({"end": "answer", "budget_end": "answer:"}, "answer"),
-    ({"budget_end": "<|im_end|>answer"}, "<|im_end|>answer"),
-    ({"triggers": ["<|im_end|>0"]}, "<|im_end|>0"),
-    ({"triggers": []}, "triggers"),
-    ({"end": ""}, "end"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "custom, named",
+    [
+        ({"opener": "think"}, "think"),
+        ({"triggers": ["answer"]}, "answer"),
+        ({"end": "answer", "budget_end": "answer:"}, "answer"),
+        ({"budget_end": "<|im_end|>answer"}, "<|im_end|>answer"),
+        ({"triggers": ["<|im_end|>0"]}, "<|im_end|>0"),
+        ({"triggers": []}, "triggers"),
+        ({"end": ""}, "end"),
+    ],
+)
 def test_a_format_that_breaks_the_rules_is_refused_at_start(labs, tmp_path, custom, named):
     format = {
-        "opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer:",
-        "triggers": ["<|im_start|>"], **custom,
-    }  # fmt: skip
+        "opener": "<|im_start|>think",
+        "end": "<|im_start|>answer",
+        "budget_end": "<|im_start|>answer:",
+        "triggers": ["<|im_start|>"],
+        **custom,
+    }
     write_scripted_checkpoint(tmp_path, STORY)
     with pytest.raises(InputError, match=named.replace("|", r"\|")):
         Engine(str(tmp_path), device="cpu", thinking_format=json.dumps(format))

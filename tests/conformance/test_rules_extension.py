@@ -82,10 +82,17 @@ def test_rule_12_no_extension_into_the_reserve(labs):
         assert done.thinking.extensions == extensions
 
 
-@pytest.mark.parametrize("string, shown", [
-    ("Wait", "abcde{Wait}pq"), ("Hmm Wait", "abcde{Hmm Wait}pq"), ("\nWait", "abcde{\nWait}pq"),
-    ("Wait" * 9, "abcde{" + "Wait" * 9 + "}pq"), ("", "abcdefgh"), ("é", "abcde{é}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "string, shown",
+    [
+        ("Wait", "abcde{Wait}pq"),
+        ("Hmm Wait", "abcde{Hmm Wait}pq"),
+        ("\nWait", "abcde{\nWait}pq"),
+        ("Wait" * 9, "abcde{" + "Wait" * 9 + "}pq"),
+        ("", "abcdefgh"),
+        ("é", "abcde{é}"),
+    ],
+)
 def test_rule_13_extension_strings(labs, string, shown):
     lab = labs({**STORY, b"\xa9": ["q", "~", "^"]})
     done = lab.ask(thinking_extensions=1, thinking_extension_str=string)
@@ -103,9 +110,16 @@ def test_rule_13_different_strings_in_one_batch(labs):
         assert (done.outputs[0].token_ids, done.outputs[0].forced) == (alone.token_ids, alone.forced)
 
 
-@pytest.mark.parametrize("string", [
-    "<|im_start|>", "Wait<|im_start|>", "a<|im_end|>", "<|endoftext|>", "<|im_start|>answer",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "string",
+    [
+        "<|im_start|>",
+        "Wait<|im_start|>",
+        "a<|im_end|>",
+        "<|endoftext|>",
+        "<|im_start|>answer",
+    ],
+)
 def test_rule_13_an_extension_that_holds_a_trigger_is_refused(labs, string):
     with pytest.raises(InputError, match="thinking_extension_str"):
         labs(STORY).request(thinking_extensions=1, thinking_extension_str=string)

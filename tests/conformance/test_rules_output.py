@@ -25,9 +25,16 @@ def test_rule_30_text_is_everything_decoded_but_the_final_eos(labs):
 
 
 def test_rule_30_reasoning_and_answer(labs):
-    lab = labs({**STORY, "answer": ["\n", "A", "B"], "\n": [" so", "n", "o"], " so": ["A", "~", "^"],
-                "B": [".\n\n", "C"],
-                ".\n\n": [IM_END, "~"]})  # fmt: skip
+    lab = labs(
+        {
+            **STORY,
+            "answer": ["\n", "A", "B"],
+            "\n": [" so", "n", "o"],
+            " so": ["A", "~", "^"],
+            "B": [".\n\n", "C"],
+            ".\n\n": [IM_END, "~"],
+        }
+    )
     done = lab.ask("<|im_start|>think")
     assert done.text == "abcde<|im_start|>answer\n soAB.\n\n"
     assert (done.reasoning, done.answer) == ("abcde", "soAB.")
@@ -112,12 +119,19 @@ def stream(lab: Lab, prompt: str = "<|im_start|>think", format: str | None = Non
     return deltas
 
 
-@pytest.mark.parametrize("params", [
-    {}, {"thinking_token_budget": 3}, {"thinking_extensions": 1},
-    {"thinking_extensions": 2, "thinking_extension_str": ""},
-    {"thinking_token_budget": 3, "thinking_end_str": "Wait.\n<|im_start|>answer!"}, {"format": "none", "max_tokens": 9},
-    {"thinking_token_budget": 2, "thinking_budget_action": "truncate"}, {"format": "step", "thinking_token_budget": 9},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"thinking_token_budget": 3},
+        {"thinking_extensions": 1},
+        {"thinking_extensions": 2, "thinking_extension_str": ""},
+        {"thinking_token_budget": 3, "thinking_end_str": "Wait.\n<|im_start|>answer!"},
+        {"format": "none", "max_tokens": 9},
+        {"thinking_token_budget": 2, "thinking_budget_action": "truncate"},
+        {"format": "step", "thinking_token_budget": 9},
+    ],
+)
 def test_rule_31_streams(labs, params):
     deltas = stream(labs(STORY), **params)
     shown = [(d.kind, d.text) for d in deltas if d.text]
@@ -198,17 +212,20 @@ def test_rule_32_the_report(labs):
     assert (output.usage.reasoning_tokens, output.usage.forced_tokens) == (6, 2)
 
 
-@pytest.mark.parametrize("script, params, reason, finish", [
-    ({}, {}, "natural", "stop"),
-    ({"e": [IM_END, "f"]}, {}, "eos", "stop"),
-    ({"e": [IM_END, "f"]}, {"thinking_eos_policy": "stop"}, "eos", "stop"),
-    ({}, {"thinking_token_budget": 2}, "budget", "stop"),
-    ({}, {"max_tokens": 12}, "max_tokens", "length"),
-    ({"e": ["a", "b"]}, {}, "context", "length"),
-    ({}, {"thinking_token_budget": 2, "thinking_budget_action": "truncate"}, "truncated", "length"),
-    ({"e": ["e", "f"]}, {"loop_ngram": 1, "loop_count": 4}, "loop", "stop"),
-    ({}, {"thinking_format": "none", "max_tokens": 7}, None, "length"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, params, reason, finish",
+    [
+        ({}, {}, "natural", "stop"),
+        ({"e": [IM_END, "f"]}, {}, "eos", "stop"),
+        ({"e": [IM_END, "f"]}, {"thinking_eos_policy": "stop"}, "eos", "stop"),
+        ({}, {"thinking_token_budget": 2}, "budget", "stop"),
+        ({}, {"max_tokens": 12}, "max_tokens", "length"),
+        ({"e": ["a", "b"]}, {}, "context", "length"),
+        ({}, {"thinking_token_budget": 2, "thinking_budget_action": "truncate"}, "truncated", "length"),
+        ({"e": ["e", "f"]}, {"loop_ngram": 1, "loop_count": 4}, "loop", "stop"),
+        ({}, {"thinking_format": "none", "max_tokens": 7}, None, "length"),
+    ],
+)
 def test_rule_32_stop_and_finish_reasons(labs, script, params, reason, finish):
     done = labs({**STORY, **script}).request(**params).outputs[0]
     assert (done.thinking.stop_reason, done.finish_reason) == (reason, finish)

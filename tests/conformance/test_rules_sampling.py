@@ -16,28 +16,42 @@ CERTAIN = {"best": 900.0, "step": 300.0}
 """The first choice has all of the probability, and the second all of the rest: sampled is greedy."""
 SOFT = {"best": 12.0, "step": 0.2}
 WILD = {
-    **ENDLESS, **{c: [IM_START, IM_END, "a", "e", "i", "o", "\n"] for c in "bdfhjlnprtvxz"},
-    **{c: ["b", "d", "f", "h", "j", "l", IM_START] for c in "aceikmoqsuwyg"}, "Wait": ["a", IM_START, "e", "i"],
-}  # fmt: skip
+    **ENDLESS,
+    **{c: [IM_START, IM_END, "a", "e", "i", "o", "\n"] for c in "bdfhjlnprtvxz"},
+    **{c: ["b", "d", "f", "h", "j", "l", IM_START] for c in "aceikmoqsuwyg"},
+    "Wait": ["a", IM_START, "e", "i"],
+}
 """With SOFT: a random walk over letters which draws the trigger and EOS often."""
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WALK = {**ANSWERS, **{c: list((LETTERS * 2)[3 * i : 3 * i + 7]) for i, c in enumerate(["think", *LETTERS[:8], "\n"])},
-        **{c: [*LETTERS[:8], "\n"] for c in LETTERS[8:]}}  # fmt: skip
+WALK = {
+    **ANSWERS,
+    **{c: list((LETTERS * 2)[3 * i : 3 * i + 7]) for i, c in enumerate(["think", *LETTERS[:8], "\n"])},
+    **{c: [*LETTERS[:8], "\n"] for c in LETTERS[8:]},
+}
 """With SOFT: a random walk that never ends by itself."""
 
 PATHS = {
-    "greedy": {}, "temperature": {"temperature": 1.0}, "seeded": {"temperature": 0.8, "seed": 11},
-    "top_k": {"temperature": 1.0, "top_k": 3, "seed": 1}, "top_p": {"temperature": 1.0, "top_p": 0.9},
-    "min_p": {"temperature": 1.0, "min_p": 0.1}, "logprobs": {"logprobs": 3},
+    "greedy": {},
+    "temperature": {"temperature": 1.0},
+    "seeded": {"temperature": 0.8, "seed": 11},
+    "top_k": {"temperature": 1.0, "top_k": 3, "seed": 1},
+    "top_p": {"temperature": 1.0, "top_p": 0.9},
+    "min_p": {"temperature": 1.0, "min_p": 0.1},
+    "logprobs": {"logprobs": 3},
     "sampled logprobs": {"temperature": 1.0, "logprobs": 0, "top_k": 5, "top_p": 0.8},
     "penalties": {"repetition_penalty": 1.01, "frequency_penalty": 0.01, "temperature": 1.0},
-    "bias": {"logit_bias": {98: 0.5}, "temperature": 1.0}, "large seed": {"temperature": 1.0, "seed": 2**63 - 1},
-}  # fmt: skip
+    "bias": {"logit_bias": {98: 0.5}, "temperature": 1.0},
+    "large seed": {"temperature": 1.0, "seed": 2**63 - 1},
+}
 KNOBS = [
-    {"thinking_token_budget": 3}, {"thinking_extensions": 2}, {"thinking_extensions": 2, "thinking_extension_str": ""},
-    {"min_thinking_tokens": 7}, {"thinking_token_budget": 7, "thinking_extensions": 1, "thinking_grace_tokens": 4}, {},
-]  # fmt: skip
+    {"thinking_token_budget": 3},
+    {"thinking_extensions": 2},
+    {"thinking_extensions": 2, "thinking_extension_str": ""},
+    {"min_thinking_tokens": 7},
+    {"thinking_token_budget": 7, "thinking_extensions": 1, "thinking_grace_tokens": 4},
+    {},
+]
 
 
 @pytest.mark.parametrize("name", PATHS)

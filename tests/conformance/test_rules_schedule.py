@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.build import build_core
 from engine.core import Add
-from engine.parallel import Group
 from engine.prepare import Preparer
-from engine.sequence import Admission
-from kernels import REFERENCE, native
+from engine.ranks.group import Group
+from engine.schedule.sequence import Admission
+from kernels import REFERENCE
+from kernels.native import library as native
 from tests.conformance.lab import ENDLESS, STORY, path
 from tests.conformance.scripted import IM_END
 
@@ -25,11 +26,16 @@ TIGHT = {"kv_cache_tokens": 256, "page_size": 8, "max_num_batched_tokens": 16, "
 def requests_of_every_length() -> list[dict]:
     """Thoughts, forced strings and answers of different lengths, so that rows are vacated and filled all the time."""
     return [
-        {"prompt": "!" * (i % 9) + "<|im_start|>think" + "ab" * (i % 4), "thinking_token_budget": 8 + 5 * i % 37,
-         "thinking_extensions": i % 4, "thinking_extension_str": "Wait" * (1 + i % 5),
-         "thinking_end_str": LONG if i % 3 == 0 else None, "max_tokens": 180 if i % 3 == 0 else 90}
+        {
+            "prompt": "!" * (i % 9) + "<|im_start|>think" + "ab" * (i % 4),
+            "thinking_token_budget": 8 + 5 * i % 37,
+            "thinking_extensions": i % 4,
+            "thinking_extension_str": "Wait" * (1 + i % 5),
+            "thinking_end_str": LONG if i % 3 == 0 else None,
+            "max_tokens": 180 if i % 3 == 0 else 90,
+        }
         for i in range(24)
-    ]  # fmt: skip
+    ]
 
 
 def test_rule_23_row_moves(labs):
@@ -46,11 +52,16 @@ def test_rule_23_preemption_in_the_middle_of_forced_strings(labs):
 
 def test_rule_23_preemption_in_the_middle_of_extensions_and_delimiters(labs):
     lab = labs({**STORY, "think": ["c", "d", "e"]}, **TIGHT)
-    lab.ask_all([
-        {"prompt": "!" * (20 + i % 5) + "<|im_start|>think", "thinking_extensions": 8,
-         "thinking_extension_str": "Hmm" * 7 + "Wait"}
-        for i in range(16)
-    ])  # fmt: skip
+    lab.ask_all(
+        [
+            {
+                "prompt": "!" * (20 + i % 5) + "<|im_start|>think",
+                "thinking_extensions": 8,
+                "thinking_extension_str": "Hmm" * 7 + "Wait",
+            }
+            for i in range(16)
+        ]
+    )
     assert lab.engine.stats()["preemptions"] > 0
 
 
@@ -152,12 +163,16 @@ def core_of(lab, **config):
 
 
 EVERYTHING = [
-    {"thinking_token_budget": 7, "thinking_extensions": 2}, {"thinking_token_budget": 20, "thinking_grace_tokens": 9},
+    {"thinking_token_budget": 7, "thinking_extensions": 2},
+    {"thinking_token_budget": 20, "thinking_grace_tokens": 9},
     {"min_thinking_tokens": 9, "thinking_end_str": LONG, "thinking_token_budget": 30},
-    {"thinking_extensions": 3, "thinking_extension_str": ""}, {"temperature": 1.0, "top_p": 0.9, "top_k": 9, "seed": 1},
-    {"thinking_budget_action": "truncate", "thinking_token_budget": 9}, {"loop_ngram": 2, "loop_count": 3},
-    {"logprobs": 2, "presence_penalty": 0.1, "min_answer_tokens": 3}, {"thinking_format": "none"},
-]  # fmt: skip
+    {"thinking_extensions": 3, "thinking_extension_str": ""},
+    {"temperature": 1.0, "top_p": 0.9, "top_k": 9, "seed": 1},
+    {"thinking_budget_action": "truncate", "thinking_token_budget": 9},
+    {"loop_ngram": 2, "loop_count": 3},
+    {"logprobs": 2, "presence_penalty": 0.1, "min_answer_tokens": 3},
+    {"thinking_format": "none"},
+]
 
 
 @pytest.mark.parametrize("kernels", ["native", "definitions"])

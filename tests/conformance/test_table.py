@@ -123,8 +123,10 @@ def test_row_10_everything_else_is_the_draw(labs):
 def test_a_trigger_that_is_not_how_end_begins(labs):
     lab = labs({**ENDLESS, "c": [END_OF_TEXT, "d", "e"]})
     format = {
-        "opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer:",
+        "opener": "<|im_start|>think",
+        "end": "<|im_start|>answer",
+        "budget_end": "<|im_start|>answer:",
         "triggers": [END_OF_TEXT, IM_START],
-    }  # fmt: skip
+    }
     done = lab.request(thinking_format=format).outputs[0]
     assert (lab.show(done), done.thinking.stop_reason) == ("abc{<|im_start|>answer}ABC<|im_end|>", "natural")

@@ -60,19 +60,23 @@ def requests(world: World) -> tuple[list[list[int]], list[SamplingParams]]:
         prompt = [chance.randrange(256) for _ in range(chance.randrange(1, 60))] + opener
         prompts.append(prompt + [chance.randrange(256) for _ in range(chance.randrange(8) if i % 4 == 0 else 0)])
         budget = chance.choice([None, 0, 1, 7, 16, 30, 45])
-        params.append(SamplingParams(
-            max_tokens=chance.choice([40, 60, 75]), thinking_token_budget=budget,
-            min_thinking_tokens=0 if budget is None else min(budget, chance.choice([0, 0, 10])),
-            thinking_extensions=chance.choice([0, 1, 2, 5]),
-            thinking_extension_str=chance.choice(["Wait", "Wait,", "", "let me think", "\n"]),
-            thinking_grace_tokens=chance.choice([0, 0, 4]),
-            thinking_end_str=chance.choice(
-                [None, None, "<|im_start|>answer\n", "Wait.\n<|im_start|>answer: the answer is "]
-            ),
-            thinking_budget_action=chance.choice(["force_end"] * 5 + ["truncate"]),
-            thinking_eos_policy=chance.choice(["end", "end", "stop"]),
-            min_answer_tokens=chance.choice([0, 1, 4]), answer_reserve_tokens=chance.choice([0, 1, 9]),
-        ))  # fmt: skip
+        params.append(
+            SamplingParams(
+                max_tokens=chance.choice([40, 60, 75]),
+                thinking_token_budget=budget,
+                min_thinking_tokens=0 if budget is None else min(budget, chance.choice([0, 0, 10])),
+                thinking_extensions=chance.choice([0, 1, 2, 5]),
+                thinking_extension_str=chance.choice(["Wait", "Wait,", "", "let me think", "\n"]),
+                thinking_grace_tokens=chance.choice([0, 0, 4]),
+                thinking_end_str=chance.choice(
+                    [None, None, "<|im_start|>answer\n", "Wait.\n<|im_start|>answer: the answer is "]
+                ),
+                thinking_budget_action=chance.choice(["force_end"] * 5 + ["truncate"]),
+                thinking_eos_policy=chance.choice(["end", "end", "stop"]),
+                min_answer_tokens=chance.choice([0, 1, 4]),
+                answer_reserve_tokens=chance.choice([0, 1, 9]),
+            )
+        )
     return prompts, params
 
 
@@ -136,9 +140,7 @@ def test_rule_27_what_was_forced_is_what_the_cache_holds(world, engines, request
     engine = engines(**ROOMY, page_size=4)
     engine.generate(*requests)
     plain = SamplingParams(thinking_format="none", max_tokens=12, ignore_eos=True)
-    prompts = [
-        [*p, *o.outputs[0].token_ids][: CONTEXT - 20] for p, o in zip(requests[0], base, strict=True)
-    ]  # fmt: skip
+    prompts = [[*p, *o.outputs[0].token_ids][: CONTEXT - 20] for p, o in zip(requests[0], base, strict=True)]
     outputs = engine.generate(prompts, plain)
     for prompt, first, output in zip(prompts, base, outputs, strict=True):
         assert output.usage.cached_tokens >= len(first.prompt_token_ids) + len(first.outputs[0].token_ids) - 8
@@ -146,8 +148,11 @@ def test_rule_27_what_was_forced_is_what_the_cache_holds(world, engines, request
         assert logits.argmax(1).tolist() == output.outputs[0].token_ids
 
 
-@pytest.mark.parametrize("config", [ROOMY, TIGHT, {**ROOMY, "max_num_batched_tokens": 16, "max_num_seqs": 12}],
-                         ids=["roomy", "preemption", "chunks"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [ROOMY, TIGHT, {**ROOMY, "max_num_batched_tokens": 16, "max_num_seqs": 12}],
+    ids=["roomy", "preemption", "chunks"],
+)
 def test_rule_01_several_token_triggers_on_real_attention(world, engines, requests, config):
     strings = step_format(world)
     assert len(strings["triggers"]) >= 2
@@ -155,7 +160,7 @@ def test_rule_01_several_token_triggers_on_real_attention(world, engines, reques
     params = [
         SamplingParams(**{**vars(p), "thinking_extensions": 0, "thinking_format": json.dumps(strings)})
         for p in requests[1]
-    ]  # fmt: skip
+    ]
     naturals = completed = 0
     for prompt, q, output in zip(prompts, params, engine.generate(prompts, params), strict=True):
         want = world.judge(prompt, output.outputs[0], q, strings)

@@ -7,10 +7,10 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.machine import Machine
 from engine.request import SamplingParams
-from engine.text import Tokenizer
-from engine.thinking import make_plan, resolve_format
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.machine import Machine
+from engine.thinking.plan import make_plan, resolve_format
 from kernels.thinking import Finish, Stop
 from tests.conformance.cases import ALPHABET, FORMATS, LOUD, SPECIALS, Case, cases, encode_format
 from tests.conformance.scripted import Vocabulary, make_tokenizer, vocabulary_of, write_tokenizer
@@ -82,9 +82,13 @@ def test_the_oracle_closes_at_the_budget():
     prompt = VOCABULARY.encode("<|im_start|>think")
     case = Case("s1", SamplingParams(thinking_token_budget=2, max_tokens=10), prompt)
     want = simulate(
-        lambda _: VOCABULARY.tokens("a", "b"), encode_format("s1", VOCABULARY), case.params, prompt,
-        case.texts(VOCABULARY), CONTEXT,
-    )  # fmt: skip
+        lambda _: VOCABULARY.tokens("a", "b"),
+        encode_format("s1", VOCABULARY),
+        case.params,
+        prompt,
+        case.texts(VOCABULARY),
+        CONTEXT,
+    )
     assert VOCABULARY.text(want.token_ids) == "aa\n<|im_start|>answer\nFinal Answer:a"
     assert want.forced == [2, 3, 4, 5, 6, 7, 8]
     assert (want.thinking_tokens, want.stop_reason, want.finish_reason) == (2, "budget", "length")

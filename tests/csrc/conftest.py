@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels import native
+from kernels.native import library as native
 from tests.csrc.levels import operators
 
 

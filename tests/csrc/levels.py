@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import native
+from kernels.native import library as native
 
 FLOATS = (torch.float32, torch.bfloat16)
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from kernels import REFERENCE, native, use_triton
+from kernels import REFERENCE, use_triton
+from kernels.native import library as native
 
 
 def _blocked(level: str, cache: torch.Tensor) -> bool:

@@ -5,8 +5,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import native
 from kernels.attention import decode_attention_reference, prefill_attention_reference
+from kernels.native import library as native
 from tests.csrc.levels import FLOATS, assert_near
 from tests.csrc.pages import to_pages
 
@@ -29,8 +29,11 @@ def pages(rows: int, context: int, num_kv: int, page_size: int, dim: int, dtype:
 @sweep
 @given(
     lens=st.lists(st.integers(0, 600), min_size=1, max_size=4),
-    heads=heads, dim=dims, page_size=st.sampled_from([1, 5, 16, 64]), seed=st.integers(0, 2**16),
-)  # fmt: skip
+    heads=heads,
+    dim=dims,
+    page_size=st.sampled_from([1, 5, 16, 64]),
+    seed=st.integers(0, 2**16),
+)
 def test_decode(ops: native.Operators, dtype: torch.dtype, lens, heads, dim, page_size, seed):
     torch.manual_seed(seed)
     k, v, tables = pages(len(lens), max(lens), heads[1], page_size, dim, dtype)
@@ -43,8 +46,11 @@ def test_decode(ops: native.Operators, dtype: torch.dtype, lens, heads, dim, pag
 @sweep
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 400)), min_size=1, max_size=3),
-    heads=heads, dim=dims, page_size=st.sampled_from([5, 16, 64]), seed=st.integers(0, 2**16),
-)  # fmt: skip
+    heads=heads,
+    dim=dims,
+    page_size=st.sampled_from([5, 16, 64]),
+    seed=st.integers(0, 2**16),
+)
 def test_prefill(ops: native.Operators, dtype: torch.dtype, chunks, heads, dim, page_size, seed):
     torch.manual_seed(seed)
     lens = [new + before for new, before in chunks]

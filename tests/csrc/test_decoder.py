@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import native
 from kernels.linear import LinearWeight
-from kernels.native_decoder import PARTS, Layer, NativeDecoder
+from kernels.native import library as native
+from kernels.native.decoder import PARTS, Layer, NativeDecoder
 from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS
 
@@ -55,9 +55,21 @@ def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, 
 
 
 def one_by_one(
-    ops: native.Operators, layers: list[Layer], norm: Tensor, cos_sin: Tensor, kv, heads: tuple[int, int],
-    scale: float, x: Tensor, positions: Tensor, slots: Tensor, tables: Tensor, lens: Tensor, cu_q: Tensor, decodes: int,
-) -> Tensor:  # fmt: skip
+    ops: native.Operators,
+    layers: list[Layer],
+    norm: Tensor,
+    cos_sin: Tensor,
+    kv,
+    heads: tuple[int, int],
+    scale: float,
+    x: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    tables: Tensor,
+    lens: Tensor,
+    cu_q: Tensor,
+    decodes: int,
+) -> Tensor:
     """The order of engine.model.Decoder.forward."""
     residual = None
     for at, (k_cache, v_cache) in zip(layers, kv, strict=True):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import native
 from kernels.linear import LinearWeight, head_reference, linear_reference, linear_silu_mul_reference
+from kernels.native import library as native
 from kernels.quantize import QuantizedMatrix
 from tests.csrc.levels import FLOATS, assert_near
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kernels import native
+from kernels.native import library as native
 
 ROOT = Path(__file__).parents[2]
-RUN = "from kernels import native; print(native.LOADED and native.LEVEL)"
+RUN = "from kernels.native import library as native; print(native.LOADED and native.LEVEL)"
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ import importlib.util
 import torch
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "kernels._cpu" else found(name, *rest)
-from kernels import native
+from kernels.native import library as native
 from kernels.linear import LinearWeight, linear, pack
 w = pack(LinearWeight(torch.ones(3, 2)))
 print(native.LOADED, w.packed, linear(torch.ones(1, 2), w).tolist())

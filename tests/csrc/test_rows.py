@@ -5,9 +5,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import native
 from kernels.decode_inputs import decode_inputs_reference
 from kernels.embedding import embedding_reference
+from kernels.native import library as native
 from kernels.rms_norm import rms_norm_reference
 from kernels.rope_append import rope_append_reference
 from kernels.silu_mul import silu_mul_reference
@@ -33,9 +33,11 @@ def test_rms_norm(ops: native.Operators, dtype: torch.dtype, n, hidden, residual
 @pytest.mark.parametrize("dtype", FLOATS)
 @sweep
 @given(
-    n=st.integers(1, 9), heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]),
-    half=st.integers(1, 70) | st.sampled_from([32, 64]), page_size=st.sampled_from([5, 32, 64]),
-)  # fmt: skip
+    n=st.integers(1, 9),
+    heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]),
+    half=st.integers(1, 70) | st.sampled_from([32, 64]),
+    page_size=st.sampled_from([5, 32, 64]),
+)
 def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half, page_size):
     dim, (num_q, num_kv) = 2 * half, heads
     qkv, cos_sin = torch.randn(n, (num_q + 2 * num_kv) * dim).to(dtype), torch.randn(50, dim)
@@ -73,9 +75,12 @@ def test_embedding_of_one_rank(ops: native.Operators, dtype: torch.dtype):
 
 @sweep
 @given(
-    n=st.integers(1, 9), page_size=st.sampled_from([1, 5, 64]), pages=st.integers(1, 6), fresh=st.integers(0, 9),
+    n=st.integers(1, 9),
+    page_size=st.sampled_from([1, 5, 64]),
+    pages=st.integers(1, 6),
+    fresh=st.integers(0, 9),
     seed=st.integers(0, 2**16),
-)  # fmt: skip
+)
 def test_decode_inputs(ops: native.Operators, n, page_size, pages, fresh, seed):
     """Slots in any order and more than once (padding is), pages that this step enters, tables wider than it wants."""
     torch.manual_seed(seed)

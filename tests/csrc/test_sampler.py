@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.native_step import sample as native_sample
+from kernels.native.step import sample as native_sample
 from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, gumbel, sample_reference
 from kernels.thinking import MachineTables, Param, Phase, State
 
@@ -31,10 +31,16 @@ def make_tables(vocab: int) -> tuple[SamplingTables, MachineTables]:
     state[1::2, State.PHASE], state[1::2, State.CLOSED] = Phase.ANSWER, 1
     params[::4, Param.MIN_TOKENS], params[1::4, Param.MIN_ANSWER] = 9, 2
     machine = MachineTables(
-        state, params, zeros(ROWS, 4, 3), torch.randint(-1, vocab, (ROWS, 2), dtype=torch.int32), zeros(ROWS, 2),
-        zeros(ROWS, 1), zeros(ROWS, 4), torch.tensor([3, vocab - 9], dtype=torch.int32),
+        state,
+        params,
+        zeros(ROWS, 4, 3),
+        torch.randint(-1, vocab, (ROWS, 2), dtype=torch.int32),
+        zeros(ROWS, 2),
+        zeros(ROWS, 1),
+        zeros(ROWS, 4),
+        torch.tensor([3, vocab - 9], dtype=torch.int32),
         torch.zeros(vocab, dtype=torch.bool),
-    )  # fmt: skip
+    )
     return SamplingTables(real, whole), machine
 
 
@@ -96,10 +102,16 @@ def test_draws_follow_the_softmax(ops):
     )
     tables.whole[:, Whole.SAMPLE] = torch.arange(count, dtype=torch.int32)
     machine = MachineTables(
-        machine.state[:1].repeat(count, 1), machine.params[:1].repeat(count, 1) * 0, machine.strings[:1],
-        torch.full((count, 1), -1, dtype=torch.int32), machine.trigger_lead, machine.stop_ids, machine.history,
-        torch.full((1,), -1, dtype=torch.int32), machine.ends_line,
-    )  # fmt: skip
+        machine.state[:1].repeat(count, 1),
+        machine.params[:1].repeat(count, 1) * 0,
+        machine.strings[:1],
+        torch.full((count, 1), -1, dtype=torch.int32),
+        machine.trigger_lead,
+        machine.stop_ids,
+        machine.history,
+        torch.full((1,), -1, dtype=torch.int32),
+        machine.ends_line,
+    )
     found = native_sample(
         z.repeat(count, 1), tables, machine, torch.arange(count), 5, SamplingNeeds(noise=True), ops.sample
     )

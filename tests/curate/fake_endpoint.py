@@ -16,9 +16,14 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GARBAGE = (
-    b"<html>busy</html>", b'{"choices": [', b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}',
-    b'"ok"', b"\xff\xfe\x00",
-)  # fmt: skip
+    b"<html>busy</html>",
+    b'{"choices": [',
+    b"[]",
+    b'{"choices": []}',
+    b'{"choices": [{"message": {"content": 3}}]}',
+    b'"ok"',
+    b"\xff\xfe\x00",
+)
 seen: dict[tuple[str, str], int] = {}
 open_now: Counter[str] = Counter()
 lock = threading.Lock()
@@ -46,14 +51,22 @@ def completion(model: str, prompt: str) -> bytes:
     thinking = " ".join(f"step {number(prompt, i)}" for i in range(number(prompt) % 30 + 1))
     message = {"role": "assistant", "content": content(model, prompt), "reasoning_content": thinking}
     usage = {
-        "prompt_tokens": len(prompt), "completion_tokens": len(thinking) + 3, "total_tokens": 0,
+        "prompt_tokens": len(prompt),
+        "completion_tokens": len(thinking) + 3,
+        "total_tokens": 0,
         "completion_tokens_details": {"reasoning_tokens": len(thinking)},
-    }  # fmt: skip
+    }
     choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return json.dumps({
-        "id": "1", "object": "chat.completion", "created": 0, "model": model + "-2026", "choices": [choice],
-        "usage": usage,
-    }).encode()  # fmt: skip
+    return json.dumps(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model + "-2026",
+            "choices": [choice],
+            "usage": usage,
+        }
+    ).encode()
 
 
 def behave(model: str, prompt: str, tries: int) -> tuple[int, bytes, dict[str, str]]:

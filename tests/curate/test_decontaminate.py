@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from curate.config import Decontaminate, Evaluation
-from curate.decontaminate import decontaminate, load_evaluations
 from curate.errors import CurationError
+from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.table_io import DATA
 
 TARGET = (
@@ -66,8 +66,14 @@ def test_scored_catches_copies_edited_copies_and_a_reordered_one():
 def test_a_short_question_is_compared_as_a_whole():
     short = "How many primes lie between 10 and 50?"
     rules, _, _ = outcome(
-        ["How many primes lie between 50 and 10?", "How many primes are between 10 and 500?", "How many primes lie "
-         "between 10 and 50 ?", "how MANY primes lies between 10 and 50?"], [short])  # fmt: skip
+        [
+            "How many primes lie between 50 and 10?",
+            "How many primes are between 10 and 500?",
+            "How many primes lie between 10 and 50 ?",
+            "how MANY primes lies between 10 and 50?",
+        ],
+        [short],
+    )
     assert rules == ["scored:fuzzy", "kept", "scored:equal", "scored:fuzzy"]
 
 
@@ -86,11 +92,34 @@ def test_stock_phrases_pass_scored_and_are_caught_by_s1(phrase):
 
 def test_a_phrase_many_questions_share_does_not_count_however_much_it_covers():
     boilerplate = "Solve the crossword puzzle clue that is given below with the number of letters in brackets behind it"
-    pool = [f"{boilerplate}: {word}" for word in
-            ("river of France (5)", "king of Mali (4)", "a tree (3)", "sound of a bell (4)", "old coin (6)",
-             "part of a ship (4)", "city in Peru (4)", "small bird (4)", "Greek letter (3)", "kind of cheese (4)",
-             "poet of Rome (4)", "metal (4)", "grain (3)", "dance (5)", "fish (3)", "stone (4)", "wind (7)", "cap (5)",
-             "rope (5)", "drum (5)", "lake (4)", "nut (6)", "moth (4)")]  # fmt: skip
+    pool = [
+        f"{boilerplate}: {word}"
+        for word in (
+            "river of France (5)",
+            "king of Mali (4)",
+            "a tree (3)",
+            "sound of a bell (4)",
+            "old coin (6)",
+            "part of a ship (4)",
+            "city in Peru (4)",
+            "small bird (4)",
+            "Greek letter (3)",
+            "kind of cheese (4)",
+            "poet of Rome (4)",
+            "metal (4)",
+            "grain (3)",
+            "dance (5)",
+            "fish (3)",
+            "stone (4)",
+            "wind (7)",
+            "cap (5)",
+            "rope (5)",
+            "drum (5)",
+            "lake (4)",
+            "nut (6)",
+            "moth (4)",
+        )
+    ]
     rules, _, _ = outcome([*pool, f"{boilerplate}: capital of Norway (4)"], [f"{boilerplate}: capital of Norway (4)"])
     assert rules == ["kept"] * len(pool) + ["scored:equal"]
 
@@ -105,8 +134,9 @@ def test_both_rules_leave_their_evidence():
 def test_s1_never_matches_a_question_of_seven_words():
     seven = "one two three four five six seven"
     assert outcome([seven], [seven], rule="s1")[0] == ["kept"]
-    assert outcome(["ONE two  three four five six seven EIGHT"], ["one two three four five six seven eight nine"],
-                   rule="s1")[0] == ["s1:s1"]  # fmt: skip
+    assert outcome(
+        ["ONE two  three four five six seven EIGHT"], ["one two three four five six seven eight nine"], rule="s1"
+    )[0] == ["s1:s1"]
 
 
 def test_text_of_a_private_set_is_in_no_evidence():
@@ -133,8 +163,9 @@ def test_evaluation_sets_must_be_whole(tmp_path):
     path = tmp_path / "eval.jsonl"
     path.write_text('{"problem": "a"}\n{"problem": "b"}\n')
     assert load_evaluations((Evaluation(name="e", path=str(path), field="problem"),))["evaluation"].to_list() == [
-        "e/1", "e/2",
-    ]  # fmt: skip
+        "e/1",
+        "e/2",
+    ]
     with pytest.raises(CurationError, match=r"eval\.jsonl:1: no text in field 'question'"):
         load_evaluations((Evaluation(name="e", path=str(path)),))
     with pytest.raises(CurationError, match="give either path or heldout"):
@@ -144,11 +175,14 @@ def test_evaluation_sets_must_be_whole(tmp_path):
 
 def made_up(rng, count, words):
     """`count` questions of so many words; as in real text a few words are very common and most are rare."""
-    vocabulary = np.array([a + b + c for a in "bcdfgklm" for b in "aeiou" for c in
-                           ("n", "rt", "sk", "l", "mp", "st", "x", "ch")])  # fmt: skip
+    vocabulary = np.array(
+        [a + b + c for a in "bcdfgklm" for b in "aeiou" for c in ("n", "rt", "sk", "l", "mp", "st", "x", "ch")]
+    )
     drawn = vocabulary[np.minimum(rng.pareto(0.4, (count, words)).astype(int), len(vocabulary) - 1)]
-    return [f"{' '.join(row[:-10])} {n} {' '.join(row[-10:])}?" for row, n in
-            zip(drawn.tolist(), rng.integers(1000, size=count).tolist(), strict=True)]  # fmt: skip
+    return [
+        f"{' '.join(row[:-10])} {n} {' '.join(row[-10:])}?"
+        for row, n in zip(drawn.tolist(), rng.integers(1000, size=count).tolist(), strict=True)
+    ]
 
 
 def test_sixty_thousand_questions_against_a_thousand_in_ten_seconds():
@@ -169,9 +203,9 @@ def test_sixty_thousand_questions_against_a_thousand_in_ten_seconds():
 @pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="S1_DATA has no gsm8k; the real files are not here")
 def test_gsm8k_holds_a_few_edited_copies_of_its_test_set():
     train, test = (
-        [json.loads(line)["question"] for line in (DATA / "gsm8k" / f"{name}.jsonl").open()] for name in
-        ("train", "test")
-    )  # fmt: skip
+        [json.loads(line)["question"] for line in (DATA / "gsm8k" / f"{name}.jsonl").open()]
+        for name in ("train", "test")
+    )
     rules, _, matches = outcome(train, test)
     caught = {train[i][:40] for i, rule in enumerate(rules) if rule != "kept"}
     assert "A train travels 270 miles in 3 hours. At" in caught and len(caught) < 12

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from curate.config import Dedupe
-from curate.dedupe import dedupe, jaccard, likeness, near_duplicates
 from curate.normalise import question_id, words
-from curate.shingles import shingles
+from curate.selection.dedupe import dedupe, jaccard, likeness, near_duplicates
+from curate.selection.shingles import shingles
 
 LONG = (
     "A farmer has 17 sheep and 4 dogs in a field beside the river. Every morning 3 of the sheep walk to the hill and "
@@ -36,8 +36,10 @@ def test_same_text_in_other_clothes_is_exact_and_the_first_row_stays():
 def test_a_few_words_changed_is_near_and_the_similarity_is_the_true_one():
     other = LONG.replace("A farmer", "The farmer")
     made = dedupe(table(LONG, other), Dedupe())
-    a, b = (set(zip(*(w[i:] for i in range(5)), strict=False)) for w in (
-        table(t).select(words("question")).item().to_list() for t in (LONG, other)))
+    a, b = (
+        set(zip(*(w[i:] for i in range(5)), strict=False))
+        for w in (table(t).select(words("question")).item().to_list() for t in (LONG, other))
+    )
     true = len(a & b) / len(a | b)
     assert made["rule"].to_list() == ["kept", "near_duplicate"]
     assert made["evidence"][1] == f"Jaccard {round(true, 4)} with s/0"
@@ -76,8 +78,13 @@ def test_a_row_resembling_a_dropped_row_only_is_kept():
 
 def test_candidates_miss_no_pair_that_brute_force_finds():
     rng = random.Random(7)
-    base = [" ".join(rng.choice(("red", "blue", "sun", "sea", "tree", "bird", "stone", "road")) + str(rng.randrange(9))
-                     for _ in range(40)) for _ in range(60)]  # fmt: skip
+    base = [
+        " ".join(
+            rng.choice(("red", "blue", "sun", "sea", "tree", "bird", "stone", "road")) + str(rng.randrange(9))
+            for _ in range(40)
+        )
+        for _ in range(60)
+    ]
     texts = list(base)
     for text in base:
         parts = text.split()

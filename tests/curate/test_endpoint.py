@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate.asking import Ask, EndpointDown, Sampling
-from curate.endpoint import EndpointConfig, EndpointModel
-from curate.models import check_model_config, open_model
-from curate.prompt import Prompt
-from curate.store import Store
-from curate.tracing import trace
+from curate.models.asking import Ask, EndpointDown, Sampling
+from curate.models.endpoint import EndpointConfig, EndpointModel
+from curate.models.opened import check_model_config, open_model
+from curate.models.prompt import Prompt
+from curate.models.store import Store
+from curate.stages.tracing import trace
 from tests.curate.endpoints import Endpoint
 
 SAMPLING = Sampling(max_tokens=100)
@@ -82,11 +82,14 @@ def test_thinking_fields_go_into_the_body(endpoint, tmp_path):
     assert body["thinking_token_budget"] == 32 and body["thinking_extensions"] == 2 and body["max_tokens"] == 7
 
 
-@pytest.mark.parametrize("name, error, tries, detail", [
-    ("broken", "server", 4, "status 503"),
-    ("strict", "bad_request", 1, "prompt too long"),
-    *((f"garbage{i}", "garbage", 4, "") for i in range(7)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, error, tries, detail",
+    [
+        ("broken", "server", 4, "status 503"),
+        ("strict", "bad_request", 1, "prompt too long"),
+        *((f"garbage{i}", "garbage", 4, "") for i in range(7)),
+    ],
+)
 def test_what_fails_for_good_is_a_row_and_is_not_asked_again(endpoint, tmp_path, name, error, tries, detail):
     with Store(tmp_path / "store.sqlite") as store:
         model = model_of(endpoint, name, store)
@@ -181,15 +184,18 @@ def test_leaving_early_cancels_and_keeps_what_came(endpoint, tmp_path):
         assert asked - before < 50 and len(endpoint.calls("flaky")) == asked
 
 
-@pytest.mark.parametrize("values, message", [
-    ({}, "model is None"),
-    ({"model": "engine:"}, "model is 'engine:'"),
-    ({"model": "m"}, "base_url"),
-    ({"model": "m", "base_url": "http://x", "retries": 3}, "retries"),
-    ({"model": "m", "base_url": "http://x", "concurrency": "many"}, "concurrency"),
-    ({"model": "engine:models/s1-nano", "batch": 3}, "batch"),
-    ({"model": "engine:models/s1-nano", "max_num_seqs": "8"}, "max_num_seqs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({}, "model is None"),
+        ({"model": "engine:"}, "model is 'engine:'"),
+        ({"model": "m"}, "base_url"),
+        ({"model": "m", "base_url": "http://x", "retries": 3}, "retries"),
+        ({"model": "m", "base_url": "http://x", "concurrency": "many"}, "concurrency"),
+        ({"model": "engine:models/s1-nano", "batch": 3}, "batch"),
+        ({"model": "engine:models/s1-nano", "max_num_seqs": "8"}, "max_num_seqs"),
+    ],
+)
 def test_bad_model_sections_are_refused_by_name(values, message):
     with pytest.raises(ValueError, match=message):
         check_model_config(values)
@@ -199,9 +205,10 @@ def test_settings_that_cannot_work_are_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with Store(tmp_path / "store.sqlite") as store:
         for values, message in (
-            ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"), ({"concurrency": 0}, "concurrency"),
+            ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+            ({"concurrency": 0}, "concurrency"),
             ({"max_tries": 0}, "max_tries"),
-        ):  # fmt: skip
+        ):
             with pytest.raises(ValueError, match=message):
                 open_model({"model": "m", "base_url": "http://x", **values}, store).__enter__()
     with pytest.raises(ValueError, match="no response store"):

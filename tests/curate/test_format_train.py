@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from curate.config import Format
-from curate.formatting import formatted
+from curate.stages.formatting import formatted
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from train.config import Data
 from train.data import read_dataset
@@ -22,8 +22,9 @@ ROWS = pl.DataFrame(
         ("a/2", "q2", "AIME", "05", "Wie viele Ä-Umlaute?\nZähle: äöü 😀", "1", "  ä, ö, ü: eins.  ", "Answer: 1"),
         ("a/3", "q3", "GPQA", "81", "Pick (A) x (B) y", "B", "Wait, B. " * 40, "**Final Answer:** B\n"),
     ],
-    schema=["row_id", "qid", "source", "domain", "question", "answer", "thinking", "attempt"], orient="row",
-)  # fmt: skip
+    schema=["row_id", "qid", "source", "domain", "question", "answer", "thinking", "attempt"],
+    orient="row",
+)
 
 
 @pytest.fixture(params=["small", "qwen2.5"])
@@ -75,10 +76,18 @@ def test_a_training_step_runs_on_it_and_counts_the_same(tmp_path):
     _, samples, lines = formatted(ROWS, Format(tokenizer=str(nano)))
     (tmp_path / "train.jsonl").write_bytes(lines)
     recipe = ROOT / "train" / "recipes" / "s1_nano_sft.yaml"
-    settings = [f"run={tmp_path / 'run'}", f"model.path={nano}", f"data.train=[{tmp_path / 'train.jsonl'}]",
-                "data.batch_size=3", "epochs=1", "metrics.every=1", "metrics.progress=false"]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "train.sft", str(recipe), *settings], check=True, cwd=ROOT,
-                   capture_output=True)  # fmt: skip
+    settings = [
+        f"run={tmp_path / 'run'}",
+        f"model.path={nano}",
+        f"data.train=[{tmp_path / 'train.jsonl'}]",
+        "data.batch_size=3",
+        "epochs=1",
+        "metrics.every=1",
+        "metrics.progress=false",
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "train.sft", str(recipe), *settings], check=True, cwd=ROOT, capture_output=True
+    )
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (step,) = [line for line in steps if "loss" in line]
     assert step["targets"] == samples["trained"].sum() and step["tokens"] == samples["tokens"].sum()

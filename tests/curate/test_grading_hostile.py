@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from curate.families import problems
-from curate.grading import AnswerKind, Grader, Item
-from curate.grading_pool import Pool
+from curate.grading.grade import AnswerKind, Grader, Item
+from curate.grading.pool import Pool
 
 LIMIT_S = 0.5
 START_S = 20.0  # what a busy machine may take to start one process
@@ -153,7 +153,7 @@ def test_no_process_outlives_an_exception():
 
 def test_no_process_outlives_a_killed_parent():
     code = (
-        "import sys\nfrom curate.grading_pool import Pool\n"
+        "import sys\nfrom curate.grading.pool import Pool\n"
         "with Pool(2, 1.0, 1024) as pool:\n"
         "    pool.run([('1', 'x'), ('2', 'y')])\n"
         "    print(*pool.pids, flush=True)\n"

@@ -2,12 +2,16 @@
 
 import pytest
 
-from curate.answer_text import extract, last_box, normalise, plain_number
-from curate.grading import AnswerKind, Grader, Item, guess_kind, letter_of, options
+from curate.grading.answer_text import extract, last_box, normalise, plain_number
+from curate.grading.grade import AnswerKind, Grader, Item, guess_kind, letter_of, options
 
 AUTO, CHOICE, LATEX, NUMBER, TEXT = (
-    AnswerKind.AUTO, AnswerKind.CHOICE, AnswerKind.LATEX, AnswerKind.NUMBER, AnswerKind.TEXT,
-)  # fmt: skip
+    AnswerKind.AUTO,
+    AnswerKind.CHOICE,
+    AnswerKind.LATEX,
+    AnswerKind.NUMBER,
+    AnswerKind.TEXT,
+)
 
 # (reference, answer, are they one answer); None: nothing to compare with.
 PAIRS = [
@@ -105,7 +109,7 @@ PAIRS = [
     ("25", "٢٥", False),  # digits of other scripts are not read
     ("25", "２５", True),  # noqa: RUF001  (full-width ones are)
     ("3", "3\0", True),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,21 +143,24 @@ def test_two_equal_answers_are_one_comparison(grader):
 PROMPT = "Which is it?\n\n(A) two halves\n(B) $\\frac{1}{2}$\n(C) a cat\n(D) 12"
 
 
-@pytest.mark.parametrize("answer, letter, rule", [
-    ("B", "B", "whole/choice"),
-    ("(b)", "B", "whole/choice"),
-    ("\\boxed{\\text{(C)}}", "C", "boxed/choice"),
-    ("\\boxed{C}", "C", "boxed/choice"),
-    ("Answer: D) 12", "D", "answer_line/choice"),
-    ("Answer: 12", "D", "answer_line/option_text"),
-    ("**Final Answer:** $\\frac12$", "B", "answer_line/option_text"),
-    ("The answer is: a cat", "C", "answer_line/option_text"),
-    ("I weighed all of it and it can only be (D), by symmetry.", "D", "last_letter/choice"),
-    ("A cat", "C", "whole/option_text"),
-    ("I think it is D, as I said", "D", "last_letter/choice"),
-    ("B, since A is what I ruled out: a cat has no halves", "B", "whole/choice"),
-    ("Answer: A\nOn reflection...\nAnswer: B", "B", "answer_line/choice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer, letter, rule",
+    [
+        ("B", "B", "whole/choice"),
+        ("(b)", "B", "whole/choice"),
+        ("\\boxed{\\text{(C)}}", "C", "boxed/choice"),
+        ("\\boxed{C}", "C", "boxed/choice"),
+        ("Answer: D) 12", "D", "answer_line/choice"),
+        ("Answer: 12", "D", "answer_line/option_text"),
+        ("**Final Answer:** $\\frac12$", "B", "answer_line/option_text"),
+        ("The answer is: a cat", "C", "answer_line/option_text"),
+        ("I weighed all of it and it can only be (D), by symmetry.", "D", "last_letter/choice"),
+        ("A cat", "C", "whole/option_text"),
+        ("I think it is D, as I said", "D", "last_letter/choice"),
+        ("B, since A is what I ruled out: a cat has no halves", "B", "whole/choice"),
+        ("Answer: A\nOn reflection...\nAnswer: B", "B", "answer_line/choice"),
+    ],
+)
 def test_choices_by_letter_or_option(grader, answer, letter, rule):
     for reference in "ABCD":
         grade = grader.grade([Item(answer, reference, CHOICE, PROMPT)])[0]
@@ -177,22 +184,25 @@ def test_options_are_read_from_the_prompt():
     assert letter_of("a cat") == (None, "no_answer")
 
 
-@pytest.mark.parametrize("response, text, rule", [
-    ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "boxed"),
-    ("\\boxed{3} or \\boxed {4}", "4", "boxed"),
-    ("\\fbox{5}", "5", "boxed"),
-    ("\\boxed{6} then \\boxed{7", "6", "boxed"),  # the last one that closes
-    ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", "boxed"),
-    ("\\boxed{}", None, "no_answer"),
-    ("Answer: 12", "12", "answer_line"),
-    ("Final Answer: 12\n", "12", "answer_line"),
-    ("Answer: 1\nAnswer: 2\nbye", "2", "answer_line"),
-    ("**Answer:** 3", "3", "answer_line"),
-    ("Work.\n#### 1,234", "1,234", "hashes"),
-    ("12", "12", "whole"),
-    ("so she has 5 and he has\n7 apples in all", "7", "last_number"),
-    ("  \n ", None, "no_answer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "response, text, rule",
+    [
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "boxed"),
+        ("\\boxed{3} or \\boxed {4}", "4", "boxed"),
+        ("\\fbox{5}", "5", "boxed"),
+        ("\\boxed{6} then \\boxed{7", "6", "boxed"),  # the last one that closes
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", "boxed"),
+        ("\\boxed{}", None, "no_answer"),
+        ("Answer: 12", "12", "answer_line"),
+        ("Final Answer: 12\n", "12", "answer_line"),
+        ("Answer: 1\nAnswer: 2\nbye", "2", "answer_line"),
+        ("**Answer:** 3", "3", "answer_line"),
+        ("Work.\n#### 1,234", "1,234", "hashes"),
+        ("12", "12", "whole"),
+        ("so she has 5 and he has\n7 apples in all", "7", "last_number"),
+        ("  \n ", None, "no_answer"),
+    ],
+)
 def test_where_the_answer_is(response, text, rule):
     found = extract(response, last_number=True)
     assert (found.text, found.rule) == (text, rule)
@@ -205,9 +215,14 @@ def test_a_box_that_never_closes_is_no_box():
 def test_gsm8k_gold_and_full_solutions(grader):
     gold = "She sold 48/2 = <<48/2=24>>24 clips in May.\n#### 72"
     for answer, right in (
-        ("Answer: 72", True), ("72 clips", True), ("Answer: $72 in all", True), ("Answer: 24", False), (gold, True),
-        ("Answer: 24 or 72", False), ("In May and in April she sold 72 of them.", True),
-    ):  # fmt: skip
+        ("Answer: 72", True),
+        ("72 clips", True),
+        ("Answer: $72 in all", True),
+        ("Answer: 24", False),
+        (gold, True),
+        ("Answer: 24 or 72", False),
+        ("In May and in April she sold 72 of them.", True),
+    ):
         assert grader.grade([Item(answer, gold, NUMBER)])[0].correct is right
     wrong = Item("Answer: 24", "So it is $\\boxed{72}$, as was to be shown.", AUTO)
     assert grader.grade([wrong])[0].correct is False, "the reference is what its solution boxes"
@@ -231,10 +246,22 @@ def test_no_reference_is_ungradable_and_visible(grader):
     assert grader.grade([Item("A", "no letter", CHOICE, PROMPT)])[0].correct is None
 
 
-@pytest.mark.parametrize("reference, kind", [
-    ("B", CHOICE), ("(C)", CHOICE), ("12", NUMBER), ("1,234.5", NUMBER), ("5 cm", NUMBER), (r"\frac{1}{2}", NUMBER),
-    (r"\sqrt{2}", LATEX), ("x+1", LATEX), ("(1,2)", LATEX), (r"\text{Evelyn}", LATEX), ("the mitochondria", TEXT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "reference, kind",
+    [
+        ("B", CHOICE),
+        ("(C)", CHOICE),
+        ("12", NUMBER),
+        ("1,234.5", NUMBER),
+        ("5 cm", NUMBER),
+        (r"\frac{1}{2}", NUMBER),
+        (r"\sqrt{2}", LATEX),
+        ("x+1", LATEX),
+        ("(1,2)", LATEX),
+        (r"\text{Evelyn}", LATEX),
+        ("the mitochondria", TEXT),
+    ],
+)
 def test_auto_goes_by_the_reference(reference, kind):
     assert guess_kind(Item("", reference, AUTO)) is kind
 

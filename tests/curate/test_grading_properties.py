@@ -5,14 +5,47 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.answer_text import extract, last_box, normalise, plain_number, same_number, squeeze
-from curate.grading import AnswerKind, Grader, Item, guess_kind, letter_of, options
+from curate.grading.answer_text import extract, last_box, normalise, plain_number, same_number, squeeze
+from curate.grading.grade import AnswerKind, Grader, Item, guess_kind, letter_of, options
 
-PIECES = st.sampled_from([
-    "\\boxed{", "\\frac", "{", "}", "\\text{", "1", "2.5", ",", "000", "Answer:", "\n", " ", "A", "(B)", "C)", "%",
-    "\\%",
-    "^", "²", "½", "π", "$", "\\left(", "\\circ", "####", "-", "/", "e5", "\0", "\ud800", "cm", "and", ".", "\\",
-])  # fmt: skip
+PIECES = st.sampled_from(
+    [
+        "\\boxed{",
+        "\\frac",
+        "{",
+        "}",
+        "\\text{",
+        "1",
+        "2.5",
+        ",",
+        "000",
+        "Answer:",
+        "\n",
+        " ",
+        "A",
+        "(B)",
+        "C)",
+        "%",
+        "\\%",
+        "^",
+        "²",
+        "½",
+        "π",
+        "$",
+        "\\left(",
+        "\\circ",
+        "####",
+        "-",
+        "/",
+        "e5",
+        "\0",
+        "\ud800",
+        "cm",
+        "and",
+        ".",
+        "\\",
+    ]
+)
 TEXT = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=25).map("".join))
 FAST = (AnswerKind.CHOICE, AnswerKind.TEXT, AnswerKind.FAMILY)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.grading import AnswerKind, Grader, Item
+from curate.grading.grade import AnswerKind, Grader, Item
 
 DATA = Path(os.environ.get("S1_DATA", Path(__file__).parents[3] / "shared/data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA} (set S1_DATA)")

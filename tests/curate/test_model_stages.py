@@ -6,19 +6,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate.asking import Ask, Sampling
-from curate.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
-from curate.difficulty import DIFFICULTY_SCHEMA, difficulty, lengths
-from curate.domains import DOMAIN_SCHEMA, agreement, classify, code_in, fallback, subjects
-from curate.endpoint import EndpointConfig, EndpointModel
 from curate.families import problems
-from curate.grading import AnswerKind, Grader, Item
-from curate.judge import Judge
-from curate.local import LocalConfig, LocalModel, engine_config, engine_params
-from curate.models import open_model
-from curate.prompt import Prompt
-from curate.store import Store
-from curate.tracing import trace
+from curate.grading.grade import AnswerKind, Grader, Item
+from curate.grading.judge import Judge
+from curate.models.asking import Ask, Sampling
+from curate.models.endpoint import EndpointConfig, EndpointModel
+from curate.models.local import LocalConfig, LocalModel, engine_config, engine_params
+from curate.models.opened import open_model
+from curate.models.prompt import Prompt
+from curate.models.store import Store
+from curate.selection.difficulty import DIFFICULTY_SCHEMA, difficulty, lengths
+from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, code_in, fallback, subjects
+from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
+from curate.stages.tracing import trace
 from tests.curate.endpoints import Endpoint
 
 NANO = {"model": "engine:models/s1-nano", "device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 512}
@@ -34,13 +34,15 @@ def endpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def questions():
     drawn = list(islice(problems("heldout", 5), 24))
-    return pl.DataFrame({
-        "qid": [f"q{i:02}" for i in range(len(drawn))],
-        "question": [p.prompt for p in drawn],
-        "answer": [p.answer for p in drawn],
-        "answer_type": ["family"] * len(drawn),
-        "family": [p.family for p in drawn],
-    })  # fmt: skip
+    return pl.DataFrame(
+        {
+            "qid": [f"q{i:02}" for i in range(len(drawn))],
+            "question": [p.prompt for p in drawn],
+            "answer": [p.answer for p in drawn],
+            "answer_type": ["family"] * len(drawn),
+            "family": [p.family for p in drawn],
+        }
+    )
 
 
 def http(endpoint: Endpoint, name: str, store: Store) -> EndpointModel:
@@ -94,11 +96,12 @@ def test_every_call_has_a_seed_of_its_own():
     keys = [ask.key("m"), Ask("b", ask.messages, ask.sampling, "question-1").key("m")]
     assert keys[0] == keys[1], "the caller's id is no part of it"
     others = [
-        ask.key("n"), Ask("a", ask.messages, Sampling(seed=4), "question-1").key("m"),
+        ask.key("n"),
+        Ask("a", ask.messages, Sampling(seed=4), "question-1").key("m"),
         Ask("a", ask.messages, ask.sampling, "question-2").key("m"),
         Ask("a", ask.messages, ask.sampling, "question-1", sample=1).key("m"),
         Ask("a", ({"role": "user", "content": "y"},), ask.sampling, "question-1").key("m"),
-    ]  # fmt: skip
+    ]
     assert len({keys[0], *others}) == 6
     assert len({engine_params(ask.sampling, key).seed for key in (keys[0], *others)}) == 6
 
@@ -124,24 +127,32 @@ def attempts_of(rows: list[tuple[str, str | None, str | None]]) -> pl.DataFrame:
 
 
 def test_grades_by_answer_type():
-    questions = pl.DataFrame({
-        "qid": ["n", "l", "c", "t", "e", "code", "none"],
-        "question": ["?", "?", "(A) one (B) two", "?", "?", "?", "?"],
-        "answer": ["1,000", "x^2-1", "B", "Paris", "Ann, Bob", None, None],
-        "answer_type": ["number", "latex", "choice", "text", "exact", "code", "none"],
-    })  # fmt: skip
+    questions = pl.DataFrame(
+        {
+            "qid": ["n", "l", "c", "t", "e", "code", "none"],
+            "question": ["?", "?", "(A) one (B) two", "?", "?", "?", "?"],
+            "answer": ["1,000", "x^2-1", "B", "Paris", "Ann, Bob", None, None],
+            "answer_type": ["number", "latex", "choice", "text", "exact", "code", "none"],
+        }
+    )
     rows = [
-        ("n", "so \\boxed{1000}", None, "yes", "boxed/number"), ("n", "1001", None, "no", "whole/number"),
+        ("n", "so \\boxed{1000}", None, "yes", "boxed/number"),
+        ("n", "1001", None, "no", "whole/number"),
         ("l", "Answer: $(x-1)(x+1)$", None, "yes", "answer_line/math_verify"),
         ("c", "two", None, "yes", "whole/option_text"),
-        ("c", "Answer: A", None, "no", "answer_line/choice"), ("t", "paris.", None, "yes", "whole/text"),
-        ("t", "London", None, "ungradable", "ungradable"), ("code", "print(1)", None, "ungradable", "ungradable"),
-        ("none", "1", None, "ungradable", "ungradable"), ("n", None, "timeout", "ungradable", "ungradable"),
+        ("c", "Answer: A", None, "no", "answer_line/choice"),
+        ("t", "paris.", None, "yes", "whole/text"),
+        ("t", "London", None, "ungradable", "ungradable"),
+        ("code", "print(1)", None, "ungradable", "ungradable"),
+        ("none", "1", None, "ungradable", "ungradable"),
+        ("n", None, "timeout", "ungradable", "ungradable"),
         ("n", "", None, "no", "no_answer"),
         ("e", "Answer: **ann,  bob**.", None, "yes", "answer_line/exact"),
-        ("e", "Answer: Bob, Ann", None, "no", "answer_line/exact"), ("e", "Ann, Bob", None, "yes", "whole/string"),
-        ("e", "?!", None, "no", "whole/exact"), ("e", "I do not know.\nSorry.", None, "no", "no_answer"),
-    ]  # fmt: skip
+        ("e", "Answer: Bob, Ann", None, "no", "answer_line/exact"),
+        ("e", "Ann, Bob", None, "yes", "whole/string"),
+        ("e", "?!", None, "no", "whole/exact"),
+        ("e", "I do not know.\nSorry.", None, "no", "no_answer"),
+    ]
     attempts = attempts_of([row[:3] for row in rows])
     with Grader() as grader:
         grades = grade_attempts(attempts, questions, grader)
@@ -156,21 +167,28 @@ def test_grades_by_answer_type():
 
 def test_a_question_that_any_model_solved_is_dropped():
     verdicts = {
-        "both": [("a", "yes"), ("b", "yes")], "one": [("a", "no"), ("b", "yes")], "none": [("a", "no"), ("b", "no")],
-        "unknown": [("a", "ungradable"), ("b", "no")], "known": [("a", "ungradable"), ("b", "yes")],
-    }  # fmt: skip
+        "both": [("a", "yes"), ("b", "yes")],
+        "one": [("a", "no"), ("b", "yes")],
+        "none": [("a", "no"), ("b", "no")],
+        "unknown": [("a", "ungradable"), ("b", "no")],
+        "known": [("a", "ungradable"), ("b", "yes")],
+    }
     grades = pl.DataFrame(
         [(qid, model, verdict) for qid, pairs in verdicts.items() for model, verdict in pairs],
-        schema=["qid", "model", "verdict"], orient="row",
-    ).sample(fraction=1, shuffle=True, seed=1)  # fmt: skip
+        schema=["qid", "model", "verdict"],
+        orient="row",
+    ).sample(fraction=1, shuffle=True, seed=1)
     questions = pl.DataFrame({"qid": [*verdicts, "never"]})
     table = difficulty(questions, grades)
     assert table.schema == pl.Schema(dict(DIFFICULTY_SCHEMA))
     assert table.rows() == [
-        ("both", False, "solved", "a, b"), ("one", False, "solved", "b"), ("none", True, "hard", "0 of 2 attempts"),
-        ("unknown", False, "ungradable", "1 of 2 attempts"), ("known", False, "solved", "b"),
+        ("both", False, "solved", "a, b"),
+        ("one", False, "solved", "b"),
+        ("none", True, "hard", "0 of 2 attempts"),
+        ("unknown", False, "ungradable", "1 of 2 attempts"),
+        ("known", False, "solved", "b"),
         ("never", False, "no_attempt", "no attempt at it"),
-    ]  # fmt: skip
+    ]
     kept = difficulty(questions, grades, ungradable="keep").filter("keep")["qid"].to_list()
     assert kept == ["none", "unknown"]
     with pytest.raises(ValueError, match="'ignore'"):
@@ -235,10 +253,18 @@ def test_a_model_classifies_and_the_rubric_is_a_shared_prefix(endpoint, tmp_path
     assert (found.rows, found.equal) == (named.height, named.filter(code="51").height) and found.kappa == 0.0
 
 
-@pytest.mark.parametrize("reply, code", [
-    ("11", "11"), ("because.\n**51**", "51"), ("Code: 05.", "05"), ("99", None), ("11 or 12", None), ("", None),
-    ("11\nI am sure", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "reply, code",
+    [
+        ("11", "11"),
+        ("because.\n**51**", "51"),
+        ("Code: 05.", "05"),
+        ("99", None),
+        ("11 or 12", None),
+        ("", None),
+        ("11\nI am sure", None),
+    ],
+)
 def test_where_the_code_stands(reply, code):
     assert code_in(reply, {subject.code: subject.title for subject in subjects()}) == code
 

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from curate.families import check, problems
+from curate.nano.corpus import EVEN, MIX, pretraining_records, sft_records
 from curate.nano_build import write_base
-from curate.nano_corpus import EVEN, MIX, pretraining_records, sft_records
 from train.config import Data
 from train.data import read_dataset
 from train.text import ChatTokenizer

@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 
-from curate.collect import collect_source
 from curate.config import load_config
 from curate.errors import CurationError
 from curate.families import FAMILIES, check
@@ -18,6 +17,7 @@ from curate.sources import PAPER
 from curate.sources.probability import Probability
 from curate.sources.procedural import Procedural, heldout
 from curate.sources.teasers import Teasers, shortest_crossing
+from curate.stages.collect import collect_source
 
 RECIPES = Path(__file__).resolve().parents[2] / "curate" / "recipes"
 
@@ -67,8 +67,16 @@ def test_styled_answers_are_right(style):
 
 def value_start(family, prompt):
     """Where the family's own words begin behind the opening."""
-    starts = {"countdown3": "Use each", "countdown4": "Use each", "chains": "Start with", "residues": "Count up",
-              "sequences": "What comes", "clocks": "It is ", "weekdays": "Day ", "logic": "Runners"}  # fmt: skip
+    starts = {
+        "countdown3": "Use each",
+        "countdown4": "Use each",
+        "chains": "Start with",
+        "residues": "Count up",
+        "sequences": "What comes",
+        "clocks": "It is ",
+        "weekdays": "Day ",
+        "logic": "Runners",
+    }
     return starts[family]
 
 

@@ -4,14 +4,30 @@ import polars as pl
 import pytest
 
 from curate.config import Quality
-from curate.quality import quality
+from curate.selection.quality import quality
 
 SOUND = {
-    "row_id": "MATH/1", "qid": "q", "source": "MATH", "question": "What is 2 + 2?", "answer": "4", "family": None,
-    "thinking": "Two and two.", "attempt": "Answer: 4", "finish_reason": "stop", "error": None, "error_detail": None,
-}  # fmt: skip
-TYPES = {"error": pl.String, "error_detail": pl.String, "family": pl.String, "thinking": pl.String,
-         "attempt": pl.String, "finish_reason": pl.String, "answer": pl.String}  # fmt: skip
+    "row_id": "MATH/1",
+    "qid": "q",
+    "source": "MATH",
+    "question": "What is 2 + 2?",
+    "answer": "4",
+    "family": None,
+    "thinking": "Two and two.",
+    "attempt": "Answer: 4",
+    "finish_reason": "stop",
+    "error": None,
+    "error_detail": None,
+}
+TYPES = {
+    "error": pl.String,
+    "error_detail": pl.String,
+    "family": pl.String,
+    "thinking": pl.String,
+    "attempt": pl.String,
+    "finish_reason": pl.String,
+    "answer": pl.String,
+}
 
 
 def decide(row=None, **settings):
@@ -50,9 +66,15 @@ def test_what_is_dropped_and_why(change, rule, evidence):
 
 @pytest.mark.parametrize(
     "question",
-    ["f(x) = exp2. Find it.", "Find p0. now", "p1234. is not a page", "**bold** only\n3 lines below", "a <| b |> c",
-     "image of ![x]"],
-)  # fmt: skip
+    [
+        "f(x) = exp2. Find it.",
+        "Find p0. now",
+        "p1234. is not a page",
+        "**bold** only\n3 lines below",
+        "a <| b |> c",
+        "image of ![x]",
+    ],
+)
 def test_what_only_looks_like_it_is_kept(question):
     assert decide({"question": question})[0] == "kept"
 

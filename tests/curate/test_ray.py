@@ -10,8 +10,8 @@ import yaml
 from rich.console import Console
 
 from curate.config import load_config
-from curate.executor import RayData
 from curate.run import Arguments, run
+from curate.stages.executor import RayData
 from tests.curate.endpoints import Endpoint
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed; nothing here can run without it")
@@ -35,22 +35,37 @@ def address():
 
 def launched(folder, url, **changes):
     """Manifests, by stage, of a run whose models are the fake endpoint."""
-    model = {"model": "flaky", "base_url": url, "concurrency": 8, "max_tries": 5, "first_wait_s": 0.01,
-             "longest_wait_s": 0.05}  # fmt: skip
+    model = {
+        "model": "flaky",
+        "base_url": url,
+        "concurrency": 8,
+        "max_tries": 5,
+        "first_wait_s": 0.01,
+        "longest_wait_s": 0.05,
+    }
     families = {"countdown4": 1, "chains": 1, "residues": 1, "clocks": 1}
     tree = {
         "run": str(folder / "run"),
-        "collect": {"sources": [
-            {"adapter": "procedural", "name": "AIME", "rows": 60, "families": families, "style": "theme", "copies": 3,
-             "damaged": 3},
-            {"adapter": "probability", "rows": 20},
-        ]},
+        "collect": {
+            "sources": [
+                {
+                    "adapter": "procedural",
+                    "name": "AIME",
+                    "rows": 60,
+                    "families": families,
+                    "style": "theme",
+                    "copies": 3,
+                    "damaged": 3,
+                },
+                {"adapter": "probability", "rows": 20},
+            ]
+        },
         "trace": {"model": model},
         "attempt": {"models": [{"model": model | {"model": "good"}}], "samples": 2},
         "domain": {"model": model | {"model": "classifier"}},
         "select": {"count": 10},
         "format": {"tokenizer": str(ROOT / "models" / "s1-nano")},
-    }  # fmt: skip
+    }
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(tree | changes))
     run(load_config(folder / "config.yaml"), Arguments(Path()), Console(quiet=True))

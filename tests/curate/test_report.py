@@ -9,10 +9,10 @@ import yaml
 from rich.console import Console
 
 from curate.config import load_config
-from curate.findings import ledger
-from curate.plots import domain_plot, length_plot
-from curate.report import image, table
 from curate.run import Arguments, run
+from curate.stages.findings import ledger
+from curate.stages.page import image, table
+from curate.stages.plots import domain_plot, length_plot
 
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \' </table> ![Image](a)'
 
@@ -48,8 +48,14 @@ def test_counts_stand_beside_the_papers(tmp_path):
 
 
 def test_private_text_is_not_shown(tmp_path):
-    line = {"Question": "Secret gas? p12. says", "Correct Answer": "He", "Incorrect Answer 1": "Ne",
-            "Incorrect Answer 2": "Ar", "Incorrect Answer 3": "Xe", "Record ID": "r1"}  # fmt: skip
+    line = {
+        "Question": "Secret gas? p12. says",
+        "Correct Answer": "He",
+        "Incorrect Answer 1": "Ne",
+        "Incorrect Answer 2": "Ar",
+        "Incorrect Answer 3": "Xe",
+        "Record ID": "r1",
+    }
     path = tmp_path / "gpqa.parquet"
     pl.DataFrame([line, line | {"Record ID": "r2", "Question": "Other?"}]).write_parquet(path)
     page = made(tmp_path, [{"adapter": "GPQA", "path": str(path)}])
@@ -57,11 +63,19 @@ def test_private_text_is_not_shown(tmp_path):
 
 
 def test_seeded_rows_are_followed_to_their_end(tmp_path):
-    source = {"adapter": "procedural", "name": "procedural/AIME", "rows": 80, "families": {"clocks": 1}, "copies": 4,
-              "leaks": 3, "damaged": 2}  # fmt: skip
+    source = {
+        "adapter": "procedural",
+        "name": "procedural/AIME",
+        "rows": 80,
+        "families": {"clocks": 1},
+        "copies": 4,
+        "leaks": 3,
+        "damaged": 2,
+    }
     page = made(tmp_path, [source], decontaminate={"against": [{"name": "held out", "heldout": 1000}]})
-    ends = re.findall(r"<tr><td>(copy|leak|damaged)</td><td class=n>(\d+)</td><td>([^<]*)</td><td class=n>(\d+)</td>",
-                      page)  # fmt: skip
+    ends = re.findall(
+        r"<tr><td>(copy|leak|damaged)</td><td class=n>(\d+)</td><td>([^<]*)</td><td class=n>(\d+)</td>", page
+    )
     assert ("copy", "4", "dedupe: exact_duplicate", "4") in ends
     assert ("leak", "3", "decontaminate: scored:equal", "3") in ends
     assert sum(int(n) for kind, _, end, n in ends if kind == "damaged" and end.startswith("quality: ")) == 2
@@ -69,8 +83,14 @@ def test_seeded_rows_are_followed_to_their_end(tmp_path):
 
 def test_ledger_names_the_stage_that_took_a_row_out():
     def decision(row, stage, keep):
-        return {"row_id": row, "qid": row, "stage": stage, "keep": keep, "rule": "kept" if keep else "out",
-                "evidence": ""}  # fmt: skip
+        return {
+            "row_id": row,
+            "qid": row,
+            "stage": stage,
+            "keep": keep,
+            "rule": "kept" if keep else "out",
+            "evidence": "",
+        }
 
     one = pl.DataFrame([decision("a", "one", True), decision("b", "one", False)])
     two = pl.DataFrame([decision("a", "two", True)])

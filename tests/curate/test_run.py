@@ -15,12 +15,12 @@ from rich.console import Console
 
 from curate.config import load_config
 from curate.errors import CurationError
-from curate.executor import Local
 from curate.progress import Bars
 from curate.run import Arguments, run
 from curate.sources import PAPER
-from curate.stage import Context, Output, Stage
-from curate.stages import ORDER
+from curate.stages.executor import Local
+from curate.stages.pipeline import ORDER
+from curate.stages.stage import Context, Output, Stage
 from curate.table_io import DATA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,10 +46,12 @@ def tree(tmp_path):
     return {
         "run": str(tmp_path / "run"),
         "collect": {"sources": [{"adapter": "GSM8K", "path": write(tmp_path / "rows.jsonl", QUESTIONS)}]},
-        "decontaminate": {"against": [
-            {"name": "test", "path": write(tmp_path / "test.jsonl", [{"question": QUESTIONS[2]["question"]}])}
-        ]},
-    }  # fmt: skip
+        "decontaminate": {
+            "against": [
+                {"name": "test", "path": write(tmp_path / "test.jsonl", [{"question": QUESTIONS[2]["question"]}])}
+            ]
+        },
+    }
 
 
 def config_of(tree, tmp_path):
@@ -69,9 +71,12 @@ def launch(tree, tmp_path, *names, **settings):
 def digests(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.name not in ("seconds.json",)
-        and "report" not in path.parts and "responses" not in path.name
-    }  # fmt: skip
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+        and path.name not in ("seconds.json",)
+        and "report" not in path.parts
+        and "responses" not in path.name
+    }
 
 
 def test_every_row_has_a_decision_and_nothing_is_deleted(tree, tmp_path):
@@ -79,10 +84,12 @@ def test_every_row_has_a_decision_and_nothing_is_deleted(tree, tmp_path):
     ledger = pl.read_parquet(tmp_path / "run" / "report" / "ledger.parquet")
     ends = {row["row_id"]: (row["stage"], row["rule"]) for row in ledger.to_dicts()}
     assert ends == {
-        "GSM8K/1": ("quality", "kept"), "GSM8K/2": ("dedupe", "exact_duplicate"),
-        "GSM8K/3": ("decontaminate", "scored:equal"), "GSM8K/4": ("quality", "page_reference"),
+        "GSM8K/1": ("quality", "kept"),
+        "GSM8K/2": ("dedupe", "exact_duplicate"),
+        "GSM8K/3": ("decontaminate", "scored:equal"),
+        "GSM8K/4": ("quality", "page_reference"),
         "GSM8K/5": ("collect", "malformed"),
-    }  # fmt: skip
+    }
     assert pl.read_parquet(tmp_path / "run" / "collect" / "questions.parquet").height == 4
 
 
@@ -178,8 +185,9 @@ def test_a_bad_configuration_is_refused_by_name(change, message, tree, tmp_path)
 def test_the_command_says_one_line_and_ends_with_2(tree, tmp_path):
     tree["collect"]["sources"][0]["path"] = str(tmp_path / "nowhere.jsonl")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    done = subprocess.run([sys.executable, "-m", "curate.run", str(tmp_path / "config.yaml")], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "curate.run", str(tmp_path / "config.yaml")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "nowhere.jsonl: no such file" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -234,9 +242,11 @@ def test_the_offline_pipeline_from_questions_to_a_training_file(tmp_path):
     assert ledger.height == counts["collect"]["rows"] and ledger["kept"].sum() == 12
     page = (folder / "report" / "report.html").read_text()
     assert "30,660" in page and "59,029" in page and "data:image/png;base64," in page
-    right = pl.read_parquet(folder / "grade" / "trace_grades.parquet").join(
-        pl.read_parquet(folder / "select" / "selection.parquet"), on="qid", how="semi"
-    )["verdict"].to_list()  # fmt: skip
+    right = (
+        pl.read_parquet(folder / "grade" / "trace_grades.parquet")
+        .join(pl.read_parquet(folder / "select" / "selection.parquet"), on="qid", how="semi")["verdict"]
+        .to_list()
+    )
     row = "".join(f"<td class=n>{right.count(verdict)}</td>" for verdict in ("yes", "no", "ungradable"))
     assert f"<td>selected traces (s1K: 536 of 1,000 right)</td><td>teacher</td>{row}" in page
     # Again from the same store: not one call more, and every table the same to the byte.

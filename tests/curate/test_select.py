@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import chisquare
 
 from curate.config import Select
-from curate.select import Candidate, benchmark_weights, rank_weights, select, spread
+from curate.selection.select import Candidate, benchmark_weights, rank_weights, select, spread
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("NuminaMATH", "MATH", "AIME", "GPQA", "OmniMath")
@@ -24,12 +24,14 @@ def pool(size, seed=0, domains=51):
     rng = random.Random(seed)
     return [
         {
-            "qid": f"{rng.getrandbits(64):016x}", "source": rng.choices(SOURCES, (50, 20, 8, 4, 18))[0],
+            "qid": f"{rng.getrandbits(64):016x}",
+            "source": rng.choices(SOURCES, (50, 20, 8, 4, 18))[0],
             "domain": f"{min(int(rng.paretovariate(0.7)), domains):02d}",
-            "trace_tokens": int(rng.gammavariate(2, 1800)), "correct": rng.random() < 0.3,
+            "trace_tokens": int(rng.gammavariate(2, 1800)),
+            "correct": rng.random() < 0.3,
         }
         for _ in range(size)
-    ]  # fmt: skip
+    ]
 
 
 def transcribed(rows, mode, seed, target=1000):
@@ -46,8 +48,9 @@ def transcribed(rows, mode, seed, target=1000):
     rows = sorted(rows, key=lambda row: row["qid"])
     selected = []
     for row in rows:
-        if row["correct"] and (row["source"] in ("GPQA", "AIME") or (row["source"] == "MATH" and
-                                                                    row["trace_tokens"] > 5600)):  # fmt: skip
+        if row["correct"] and (
+            row["source"] in ("GPQA", "AIME") or (row["source"] == "MATH" and row["trace_tokens"] > 5600)
+        ):
             selected.append(row["qid"])
     remaining = {row["qid"]: row for row in rows}
     if mode == "paper":
@@ -102,8 +105,7 @@ def test_ten_thousand_draws_have_the_stated_weights():
     settings = Select(count=1)
     drawn = Counter(spread(rows, settings, rng)[0].qid for _ in range(10_000))
     expected = {
-        row.qid: 10_000 / 3 * 2.0 ** -int(row.qid[1:]) / sum(2.0**-k for k in range(sizes[row.domain]))
-        for row in rows
+        row.qid: 10_000 / 3 * 2.0 ** -int(row.qid[1:]) / sum(2.0**-k for k in range(sizes[row.domain])) for row in rows
     }
     tail = [q for q, e in expected.items() if e < 5]
     observed = [drawn[q] for q in expected if q not in tail] + [sum(drawn[q] for q in tail)]
@@ -112,9 +114,11 @@ def test_ten_thousand_draws_have_the_stated_weights():
 
 
 def test_ten_thousand_draws_by_benchmark_weights():
-    rows = [Candidate(f"{s}{d}{i}", s, d, 10, False) for s, d, n in
-            (("AIME", "a", 30), ("AIME", "b", 10), ("GPQA", "b", 5), ("GPQA", "c", 15), ("MATH", "z", 9))
-            for i in range(n)]  # fmt: skip
+    rows = [
+        Candidate(f"{s}{d}{i}", s, d, 10, False)
+        for s, d, n in (("AIME", "a", 30), ("AIME", "b", 10), ("GPQA", "b", 5), ("GPQA", "c", 15), ("MATH", "z", 9))
+        for i in range(n)
+    ]
     assert benchmark_weights(rows, ("AIME", "GPQA")) == {"a": 30, "b": 15, "c": 15}
     rng = np.random.Generator(np.random.PCG64(6))
     settings = Select(mode="notebook", count=1, uniform_until=0)
@@ -139,23 +143,32 @@ def test_the_same_in_every_process_and_under_every_hash_seed(tmp_path):
     path = tmp_path / "pool.json"
     path.write_text(json.dumps(pool(600)))
     code = (
-        "import json, sys, polars as pl; from curate.config import Select; from curate.select import select\n"
+        "import json, sys, polars as pl; from curate.config import Select; from curate.selection.select import select\n"
         "rows = json.load(open(sys.argv[1]))\n"
         "for mode in ('paper', 'notebook', 'diverse'):\n"
         "    print(select(pl.DataFrame(rows), Select(mode=mode, count=200, uniform_until=90), 9)['qid'].to_list())"
     )
     outputs = {
-        subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT,
-                       capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for seed in ("0", "12345")
-    }  # fmt: skip
+    }
     assert len(outputs) == 1 and len(outputs.pop()) > 200 * 16
 
 
 def test_seed_picks_come_first_and_fix_pool_takes_them_out():
     rows = pool(300)
-    right = [r["qid"] for r in sorted(rows, key=lambda r: r["qid"]) if r["correct"] and (
-        r["source"] in ("GPQA", "AIME") or (r["source"] == "MATH" and r["trace_tokens"] > 5600))]  # fmt: skip
+    right = [
+        r["qid"]
+        for r in sorted(rows, key=lambda r: r["qid"])
+        if r["correct"] and (r["source"] in ("GPQA", "AIME") or (r["source"] == "MATH" and r["trace_tokens"] > 5600))
+    ]
     for settings in (Select(count=290), Select(mode="notebook", count=290), Select(mode="notebook", fix_pool=True)):
         made = select(pl.DataFrame(rows), settings, 2)
         assert made.filter(pl.col("why") == "seed")["qid"].to_list() == right

@@ -6,11 +6,11 @@ import sys
 
 import polars as pl
 
-from curate.asking import Sampling
-from curate.models import open_model
+from curate.models.asking import Sampling
+from curate.models.opened import open_model
+from curate.models.store import Store
 from curate.small_models import SIZES, Size, build
-from curate.store import Store
-from curate.tracing import trace
+from curate.stages.tracing import trace
 
 
 def test_a_tiny_build_answers(tmp_path):

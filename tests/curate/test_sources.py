@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from source_rows import ROWS
 
-from curate.collect import collect_source
 from curate.errors import CurationError
 from curate.normalise import canonical, question_id
 from curate.sources import PAPER, language, mathematics, programming, science
 from curate.sources.base import Skip
+from curate.stages.collect import collect_source
 from curate.table_io import DATA
 
 
@@ -160,8 +160,9 @@ def test_the_hub_is_read_through_datasets(tmp_path):
     for name, _ in mathematics.OlympiadBench.info.parts:
         (repo / name).mkdir(parents=True)
         (repo / name / "train.jsonl").write_text(json.dumps(rows["physics" not in name] | {"id": name}) + "\n")
-    parts = "\n".join(f"- config_name: {name}\n  data_files: {name}/train.jsonl" for name, _ in
-                      mathematics.OlympiadBench.info.parts)  # fmt: skip
+    parts = "\n".join(
+        f"- config_name: {name}\n  data_files: {name}/train.jsonl" for name, _ in mathematics.OlympiadBench.info.parts
+    )
     (repo / "README.md").write_text(f"---\nconfigs:\n{parts}\n---\n")
 
     class Local(mathematics.OlympiadBench, frozen=True, tag="Local"):

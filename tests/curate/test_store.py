@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from curate.asking import Answer, Ask, Sampling
-from curate.store import Store
+from curate.models.asking import Answer, Ask, Sampling
+from curate.models.store import Store
 
 ASK = Ask("q1", ({"role": "user", "content": "?"},), Sampling(max_tokens=9), "question-1")
 
@@ -42,7 +42,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 
 def test_processes_share_a_store(tmp_path):
     code = (
-        "import sys\nfrom curate.asking import Answer, Ask, Sampling\nfrom curate.store import Store\n"
+        "import sys\nfrom curate.models.asking import Answer, Ask, Sampling\nfrom curate.models.store import Store\n"
         "with Store(sys.argv[1]) as store:\n"
         "    for i in range(150):\n"
         "        ask = Ask(f'q{i}', (), Sampling(), 'p-1')\n"

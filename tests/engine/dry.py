@@ -13,15 +13,15 @@ from engine.build import build_core
 from engine.config import EngineConfig
 from engine.core import Add, Core, Event
 from engine.errors import InputError
-from engine.launched import Launched
-from engine.parallel import Group
 from engine.prepare import Preparer
+from engine.ranks.group import Group
 from engine.request import SamplingParams
-from engine.scheduler import Step
-from engine.sequence import Admission
-from engine.slots import StepTables
-from engine.step_graphs import Capture, StepKey
-from engine.text import Tokenizer
+from engine.schedule.scheduler import Step
+from engine.schedule.sequence import Admission
+from engine.step.graphs import Capture, StepKey
+from engine.step.launched import Launched
+from engine.step.slots import StepTables
+from engine.text.tokenizer import Tokenizer
 from kernels.dry_run import CUDA, DryRun, Graph, Trace
 from kernels.thinking import Finish, Record
 from tests.kernels import launch_contracts

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from engine.errors import InputError
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
+from engine.model.config import ModelConfig
+from engine.model.decoder import Decoder
+from engine.ranks.group import Group
 from tests.engine.steps import random_sequences, run_mixed
 
 
@@ -58,8 +58,10 @@ def one_shot_worker(group: Group, output: Path) -> None:
     nccl = [group.all_reduce_norm(part.clone(), weight, 1e-6, residual) for part in parts]
     torch.cuda.synchronize()
     results = {"one_shot": one_shot, "captured": captured, "nccl": nccl}
-    torch.save({name: torch.stack([h for _, h in pairs]).cpu() for name, pairs in results.items()},
-               output / f"rank{group.rank}.pt")  # fmt: skip
+    torch.save(
+        {name: torch.stack([h for _, h in pairs]).cpu() for name, pairs in results.items()},
+        output / f"rank{group.rank}.pt",
+    )
 
 
 def waiting_worker(group: Group) -> None:

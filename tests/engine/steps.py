@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine.batch import AttentionMeta
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
+from engine.model.batch import AttentionMeta
+from engine.model.config import ModelConfig
+from engine.model.decoder import Decoder
+from engine.ranks.group import Group
 
 PAGE = 16
 

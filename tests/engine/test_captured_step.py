@@ -16,22 +16,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import Engine, SamplingParams
-from engine.batch import StepResult
 from engine.build import assemble
 from engine.config import EngineConfig
 from engine.core import Add, Core, End, Event, Tell
 from engine.errors import EngineDead
-from engine.kv_cache import PagePool
-from engine.launched import ResultBuffers
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
+from engine.model.batch import StepResult
+from engine.model.config import ModelConfig
+from engine.model.decoder import Decoder
 from engine.prepare import Preparer
-from engine.sequence import Admission, Control
-from engine.step_graphs import BUCKETS, buckets_for
-from engine.step_inputs import PAGE, PLACE, SLOT, StepInputs
-from engine.text import Tokenizer
-from kernels import native
+from engine.ranks.group import Group
+from engine.schedule.pages import PagePool
+from engine.schedule.sequence import Admission, Control
+from engine.step.graphs import BUCKETS, buckets_for
+from engine.step.inputs import PAGE, PLACE, SLOT, StepInputs
+from engine.step.launched import ResultBuffers
+from engine.text.tokenizer import Tokenizer
+from kernels.native import library as native
 from kernels.thinking import UNLIMITED, Finish, Record, State, Stop
 from tests.checkpoints import write_random_checkpoint
 
@@ -161,21 +161,35 @@ def traffic(eos: tuple[int, ...]) -> st.SearchStrategy[list[Ask]]:
     """Up to eight requests that come close together, so that they run out of pages and slots."""
     params = st.builds(
         lambda limit, budget, waits, hot, n, top, ends: SamplingParams(
-            max_tokens=limit, thinking_token_budget=budget, thinking_extensions=waits, temperature=0.9 * hot, n=n,
-            logprobs=top, repetition_penalty=1.2 if hot and budget else 1.0,
+            max_tokens=limit,
+            thinking_token_budget=budget,
+            thinking_extensions=waits,
+            temperature=0.9 * hot,
+            n=n,
+            logprobs=top,
+            repetition_penalty=1.2 if hot and budget else 1.0,
             logit_bias=dict.fromkeys(eos, 3.0) if ends else None,
         ),
-        st.integers(12, 40), st.none() | st.integers(0, 20), st.integers(0, 2), st.booleans(), st.integers(1, 2),
-        st.none() | st.integers(1, 3), st.booleans(),
-    )  # fmt: skip
+        st.integers(12, 40),
+        st.none() | st.integers(0, 20),
+        st.integers(0, 2),
+        st.booleans(),
+        st.integers(1, 2),
+        st.none() | st.integers(1, 3),
+        st.booleans(),
+    )
     asks = st.builds(
         lambda prompt, params, start, abort, control, when, budget: Ask(
             tuple(prompt), params, start, abort, None if control is None else (when, control, budget)
         ),
-        st.lists(st.integers(3, 60), min_size=1, max_size=20), params, st.integers(0, 8),
-        st.sampled_from([None, None, None, 0, 3, 9, 17, 25]), st.sampled_from([None, *Control]),
-        st.integers(0, 15), st.integers(0, 20),
-    )  # fmt: skip
+        st.lists(st.integers(3, 60), min_size=1, max_size=20),
+        params,
+        st.integers(0, 8),
+        st.sampled_from([None, None, None, 0, 3, 9, 17, 25]),
+        st.sampled_from([None, *Control]),
+        st.integers(0, 15),
+        st.integers(0, 20),
+    )
     return st.lists(asks, min_size=4, max_size=8)
 
 
@@ -277,8 +291,10 @@ def test_a_budget_that_was_told_holds_after_a_preemption(world: World, told: int
     """Seated again, a sequence gets its plan's parameters, and then what it was told since."""
     banned = tuple(world.tokenizer.encode("<|im_start|>", specials=True))
     own = 10 if told is None else None
-    params = [SamplingParams(max_tokens=38, banned_token_ids=banned, ignore_eos=True, thinking_token_budget=budget)
-              for budget in (None, own)]  # fmt: skip
+    params = [
+        SamplingParams(max_tokens=38, banned_token_ids=banned, ignore_eos=True, thinking_token_budget=budget)
+        for budget in (None, own)
+    ]
     unlimited = UNLIMITED if told is None else told
     asks = [Ask((9, 11), params[0], 0), Ask((9, 12), params[1], 0, control=(3, Control.SET_BUDGET, unlimited))]
     core = world.core(12, overlap=False, graphs=True)

@@ -15,9 +15,9 @@ from engine import capabilities as capabilities_of
 from engine.capabilities import limits_of, routes
 from engine.config import EngineConfig
 from engine.doctor import main
-from engine.model_config import ModelConfig
-from kernels import native
+from engine.model.config import ModelConfig
 from kernels.limits import H200, matrices
+from kernels.native import library as native
 from tests.checkpoints import write_random_checkpoint
 
 CPU = torch.device("cpu")
@@ -34,9 +34,13 @@ def slow(dtype: torch.dtype = torch.bfloat16, **fields: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"kv_cache_dtype": "fp8", "max_num_seqs": 7}, {"kv_cache_tokens": 100, "max_model_len": 64},
-     {"quantization": "int8", "dtype": "bfloat16", "page_size": 5}],
-)  # fmt: skip
+    [
+        {},
+        {"kv_cache_dtype": "fp8", "max_num_seqs": 7},
+        {"kv_cache_tokens": 100, "max_model_len": 64},
+        {"quantization": "int8", "dtype": "bfloat16", "page_size": 5},
+    ],
+)
 def test_what_fits_is_what_the_engine_makes(options: dict[str, Any], checkpoint: Path, capsys: Any) -> None:
     flags = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
     assert main([str(checkpoint), "--device", "cpu", "--json", *flags]) == 0
@@ -60,9 +64,10 @@ def test_the_report_for_a_person(checkpoint: Path, capsys: Any) -> None:
 
 def test_bad_configurations_are_one_line(checkpoint: Path, capsys: Any) -> None:
     for flags, message in (
-        (["--tensor-parallel-size", "3"], "does not split"), (["--quantization", "int4"], "quantization is 'int4'"),
+        (["--tensor-parallel-size", "3"], "does not split"),
+        (["--quantization", "int4"], "quantization is 'int4'"),
         (["--one-shot-all-reduce"], "one_shot_all_reduce is set"),
-    ):  # fmt: skip
+    ):
         assert main([str(checkpoint), "--device", "cpu", *flags]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1

@@ -37,9 +37,13 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def mixture(count: int) -> list[SamplingParams]:
     """Requests of all kinds."""
     kinds: list[dict[str, Any]] = [
-        {}, {"temperature": 0.7}, {"thinking_token_budget": 9, "thinking_extensions": 2},
-        {"temperature": 0.6, "top_p": 0.9, "thinking_token_budget": 5}, {"logprobs": 3}, {"thinking_format": "none"},
-    ]  # fmt: skip
+        {},
+        {"temperature": 0.7},
+        {"thinking_token_budget": 9, "thinking_extensions": 2},
+        {"temperature": 0.6, "top_p": 0.9, "thinking_token_budget": 5},
+        {"logprobs": 3},
+        {"thinking_format": "none"},
+    ]
     return [SamplingParams(max_tokens=6 + i % 5, seed=i, **kinds[i % len(kinds)]) for i in range(count)]
 
 
@@ -84,10 +88,15 @@ def test_32b_at_batch_1_and_64(shapes: dict[int, Path], layers: int) -> None:
             done = Counter(name for name, _ in core.replayed.entries)
             launched = {name: count for name, count in done.items() if name.endswith("_kernel")}
             assert launched == {
-                "_embedding_kernel": 1, "_rms_norm_kernel": 2 * layers + 1, "_rope_append_kernel": layers,
-                "_decode_attention_kernel": layers, "_silu_mul_kernel": layers, "_tile_kernel": 1, "_draw_kernel": 1,
+                "_embedding_kernel": 1,
+                "_rms_norm_kernel": 2 * layers + 1,
+                "_rope_append_kernel": layers,
+                "_decode_attention_kernel": layers,
+                "_silu_mul_kernel": layers,
+                "_tile_kernel": 1,
+                "_draw_kernel": 1,
                 "_thinking_step_kernel": 1,
-            }  # fmt: skip
+            }
             products = sum(count for name, count in done.items() if name.startswith(("aten.mm", "aten.addmm")))
             assert products == 4 * layers + 1
 
@@ -95,8 +104,15 @@ def test_32b_at_batch_1_and_64(shapes: dict[int, Path], layers: int) -> None:
 @pytest.mark.parametrize("ranks", [8, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_rank_of_several(shapes: dict[int, Path], ranks: int) -> None:
     with DryRun() as dry:
-        core = DryCore(dry, shapes[1], DryGroup(ranks - 1, ranks), load_format="dummy", max_num_seqs=8,
-                       max_model_len=1024, kv_cache_tokens=8192)  # fmt: skip
+        core = DryCore(
+            dry,
+            shapes[1],
+            DryGroup(ranks - 1, ranks),
+            load_format="dummy",
+            max_num_seqs=8,
+            max_model_len=1024,
+            kv_cache_tokens=8192,
+        )
         for params in mixture(6):
             core.add([7] * 40, params)
         core.run()
@@ -108,8 +124,15 @@ def test_a_rank_of_several(shapes: dict[int, Path], ranks: int) -> None:
 def test_eight_bits_of_the_32b_shape(shapes: dict[int, Path], quantization: str, kv: str) -> None:
     """Up to 64 tokens through the kernel, more (prefill) through widened matrices."""
     with DryRun() as dry:
-        core = DryCore(dry, shapes[1], load_format="dummy", quantization=quantization, kv_cache_dtype=kv,
-                       max_num_seqs=64, max_model_len=1024)  # fmt: skip
+        core = DryCore(
+            dry,
+            shapes[1],
+            load_format="dummy",
+            quantization=quantization,
+            kv_cache_dtype=kv,
+            max_num_seqs=64,
+            max_model_len=1024,
+        )
         for params in mixture(40):
             core.add([7] * 100, replace(params, max_tokens=4))
         core.run()
@@ -132,8 +155,9 @@ def test_a_captured_step_that_does_not_know_of_a_change_shows_itself() -> None:
 def test_kernels_are_compiled_for_few_variants(shapes: dict[int, Path]) -> None:
     """Whatever the batch, the chunks and where tables are cut: a compilation in the middle of a run costs seconds."""
     with DryRun() as dry:
-        core = DryCore(dry, shapes[1], load_format="dummy", max_num_seqs=64, max_num_batched_tokens=128,
-                       max_model_len=1024)  # fmt: skip
+        core = DryCore(
+            dry, shapes[1], load_format="dummy", max_num_seqs=64, max_num_batched_tokens=128, max_model_len=1024
+        )
         for i, params in enumerate(mixture(24)):
             core.add([7] * (1 + 37 * i % 150), params)
         core.run()
@@ -141,16 +165,26 @@ def test_kernels_are_compiled_for_few_variants(shapes: dict[int, Path]) -> None:
     most = {
         "_rms_norm_kernel": 2,  # with and without residual
         "_decode_attention_kernel": 2,  # up to 8 rows, and up to 64
-        "_tile_kernel": 3, "_draw_kernel": 3,  # greedy, sampled, filtered
-    }  # fmt: skip
+        "_tile_kernel": 3,
+        "_draw_kernel": 3,  # greedy, sampled, filtered
+    }
     assert all(count <= most.get(name, 1) for name, count in variants.items()), variants
     assert variants["_decode_attention_kernel"] == 2 and len(variants) == 9
 
 
 @pytest.mark.parametrize(
-    "read", [lambda t: t[0].item(), lambda t: bool(t.any()), lambda t: t.nonzero(), lambda t: t.tolist(),
-             lambda t: t.cpu(), lambda t: int(t.max()), lambda t: torch.zeros(4).copy_(t), lambda t: t[t > 0]]
-)  # fmt: skip
+    "read",
+    [
+        lambda t: t[0].item(),
+        lambda t: bool(t.any()),
+        lambda t: t.nonzero(),
+        lambda t: t.tolist(),
+        lambda t: t.cpu(),
+        lambda t: int(t.max()),
+        lambda t: torch.zeros(4).copy_(t),
+        lambda t: t[t > 0],
+    ],
+)
 def test_what_would_wait_for_the_device_is_refused(read: Any) -> None:
     with DryRun():
         on_card = torch.zeros(4, device=CUDA)
@@ -182,11 +216,12 @@ def test_memory_that_was_pinned_once_is_not_pinned_by_its_address() -> None:
 
 
 @pytest.mark.parametrize(
-    "more, message", [
+    "more, message",
+    [
         (lambda: torch.cuda.synchronize(), "the host waited"),
         (lambda: torch.empty(4, pin_memory=True).copy_(torch.zeros(4, device=CUDA), non_blocking=True), "came back"),
-    ]
-)  # fmt: skip
+    ],
+)
 def test_a_step_that_waits_for_more_than_its_results_is_seen(more: Any, message: str) -> None:
     with DryRun() as dry:
         core = DryCore(dry, NANO, max_num_seqs=2, max_model_len=256)
@@ -243,11 +278,12 @@ def test_attention_is_told_how_far_the_rows_of_a_cut_table_lie_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "x, message", [
+    "x, message",
+    [
         (lambda: torch.zeros(3, 128, device=CUDA, dtype=torch.float64), "x_ptr is torch.float64"),
         (lambda: torch.zeros(3, 128, 1, device=CUDA), r"x_ptr is \[3, 128, 1\]"),
-    ]
-)  # fmt: skip
+    ],
+)
 def test_a_launch_that_breaks_its_contract_is_seen(x: Any, message: str) -> None:
     with DryRun() as dry:
         silu_mul(x())

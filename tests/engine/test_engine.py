@@ -91,11 +91,15 @@ def run_mixed_traffic(engine: Engine) -> list[list[int]]:
         sampled = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "presence_penalty": 0.3, "repetition_penalty": 1.1}
         params.append(
             SamplingParams(
-                max_tokens=70 + i, seed=i, n=1 + i % 3, logprobs=2 if i % 5 == 0 else None,
-                thinking_token_budget=3 * i if i % 4 else None, thinking_extensions=i % 3,
+                max_tokens=70 + i,
+                seed=i,
+                n=1 + i % 3,
+                logprobs=2 if i % 5 == 0 else None,
+                thinking_token_budget=3 * i if i % 4 else None,
+                thinking_extensions=i % 3,
                 **(sampled if i % 2 else {}),
             )
-        )  # fmt: skip
+        )
     return tokens(engine.generate([f"question {i // 2} " * (1 + i % 5) for i in range(24)], params))
 
 
@@ -115,11 +119,17 @@ def test_64_requests_for_32768_tokens_each_share_a_pool_of_4096(checkpoint: Path
     """Pages go to what exists, not to max_tokens. Each request ends by itself at a token that its text holds."""
     with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=32_768 + 64) as engine:
         prompts = prompts_of(engine.tokenizer.size, tuple(5 + i % 23 for i in range(64)), seed=1)
-        free = tokens(engine.generate(prompts, [SamplingParams(max_tokens=60 + 2 * i, ignore_eos=True,
-                                                               thinking_format="none") for i in range(64)]))
+        free = tokens(
+            engine.generate(
+                prompts,
+                [SamplingParams(max_tokens=60 + 2 * i, ignore_eos=True, thinking_format="none") for i in range(64)],
+            )
+        )
     stops = [ids[-1] for ids in free]
-    params = [SamplingParams(max_tokens=32_768, ignore_eos=True, thinking_format="none", stop_token_ids=(stop,))
-              for stop in stops]
+    params = [
+        SamplingParams(max_tokens=32_768, ignore_eos=True, thinking_format="none", stop_token_ids=(stop,))
+        for stop in stops
+    ]
     with Engine(checkpoint, device="cpu", dtype="float32", kv_cache_tokens=4_096) as engine:
         assert engine.context == 4_096
         outputs = engine.generate(prompts, params)
@@ -336,7 +346,7 @@ def test_one_prompt_in_place_of_a_list_is_refused(prompts: object, checkpoint: P
         ({"quantization": "int4"}, "quantization is 'int4'"),
         ({"one_shot_all_reduce": True}, "one_shot_all_reduce is set and there is one rank, or the device is the CPU"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_are_named(options: dict[str, object], message: str, checkpoint: Path) -> None:
     if options.get("device") == "cuda:9" and torch.cuda.device_count() > 9:
         pytest.skip("this machine really has ten GPUs")
@@ -359,14 +369,19 @@ def test_bad_options_are_named(options: dict[str, object], message: str, checkpo
         (7, {}, "the prompt is int; give text"),
         ([5.0], {}, r"prompt_token_ids\[0\] is 5.0"),
         ("q", {"allowed_token_ids": (321,), "thinking_extensions": 1}, "allowed_token_ids .* thinking_extensions"),
-        ("q", {"allowed_token_ids": (321, 322, 9), "banned_token_ids": (9,), "min_thinking_tokens": 1},
-         "allowed_token_ids .* min_thinking_tokens"),
+        (
+            "q",
+            {"allowed_token_ids": (321, 322, 9), "banned_token_ids": (9,), "min_thinking_tokens": 1},
+            "allowed_token_ids .* min_thinking_tokens",
+        ),
         ("q", {"max_tokens": 3}, "max_tokens is 3 and closing the thinking takes"),
         ("q", {"stop_token_ids": (10**6,)}, r"stop_token_ids\[0\]"),
         ("q", {"thinking_extension_str": "<|im_start|>"}, "thinking_extension_str"),
     ],
 )
 def test_bad_requests_are_named(prompt: object, params: dict[str, object], message: str, checkpoint: Path) -> None:
-    with Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine, \
-            pytest.raises(InputError, match=message):
+    with (
+        Engine(checkpoint, device="cpu", dtype="float32", max_model_len=400) as engine,
+        pytest.raises(InputError, match=message),
+    ):
         engine.submit(prompt, SamplingParams(**params))  # type: ignore[arg-type]

@@ -21,14 +21,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import Engine
-from engine.arguments import parse
+from engine.command.arguments import parse
+from engine.command.jsonl import read_input
+from engine.command.results import ResultsFile
 from engine.config import EngineConfig
 from engine.errors import InputError
 from engine.generate import _finish, _write_finished, main
-from engine.jsonl import read_input
 from engine.request import SamplingParams
-from engine.results import ResultsFile
-from kernels import native
+from kernels.native import library as native
 from tests.conformance.lab import ENDLESS, STORY
 from tests.conformance.scripted import write_scripted_checkpoint
 
@@ -90,30 +90,59 @@ def test_every_field_is_a_flag(capfd):
 
 
 def test_flags_arrive():
-    arguments = parse([
-        "--prompt", "x", "--thinking-token-budget", "7", "--stop", "a", "b", "--logit-bias", "3", "1.5", "--seed", "4",
-        "--thinking-format", "none", "--max_num_seqs", "3", "--ignore-eos", "--no-enable-prefix-caching",
-    ])  # fmt: skip
+    arguments = parse(
+        [
+            "--prompt",
+            "x",
+            "--thinking-token-budget",
+            "7",
+            "--stop",
+            "a",
+            "b",
+            "--logit-bias",
+            "3",
+            "1.5",
+            "--seed",
+            "4",
+            "--thinking-format",
+            "none",
+            "--max_num_seqs",
+            "3",
+            "--ignore-eos",
+            "--no-enable-prefix-caching",
+        ]
+    )
     params, config = arguments.sampling_params(SamplingParams(top_k=9)), arguments.engine_config()
     assert params == SamplingParams(
-        top_k=9, thinking_token_budget=7, stop=("a", "b"), logit_bias={3: 1.5}, seed=4, thinking_format="none",
+        top_k=9,
+        thinking_token_budget=7,
+        stop=("a", "b"),
+        logit_bias={3: 1.5},
+        seed=4,
+        thinking_format="none",
         ignore_eos=True,
-    )  # fmt: skip
+    )
     assert (config.seed, config.thinking_format, config.max_num_seqs, config.enable_prefix_caching) == (
-        4, "none", 3, False,
-    )  # fmt: skip
+        4,
+        "none",
+        3,
+        False,
+    )
     assert Path(arguments.model) == ROOT / "models" / "s1-nano"
     assert arguments.model_name == "s1-nano"
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ([], "exactly one of --prompt TEXT and --input FILE"),
-    (["--prompt", "a", "--input", "b"], "exactly one of"),
-    (["--prompt", "a", "--resume"], "--resume needs --output"),
-    (["--prompt", "a", "--output", "x", "--resume", "--overwrite"], "contradicts --overwrite"),
-    (["--prompt", "a", "--overwrite"], "--overwrite needs --output"),
-    (["--prompt", "a", "--stop", "x", "--stop", "y"], "--stop is given 2 times"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "exactly one of --prompt TEXT and --input FILE"),
+        (["--prompt", "a", "--input", "b"], "exactly one of"),
+        (["--prompt", "a", "--resume"], "--resume needs --output"),
+        (["--prompt", "a", "--output", "x", "--resume", "--overwrite"], "contradicts --overwrite"),
+        (["--prompt", "a", "--overwrite"], "--overwrite needs --output"),
+        (["--prompt", "a", "--stop", "x", "--stop", "y"], "--stop is given 2 times"),
+    ],
+)
 def test_contradictory_flags(words, message):
     with pytest.raises(InputError, match=message):
         parse(words)
@@ -124,15 +153,20 @@ def test_plain_text_view(cli):
     assert (code, out) == (0, "abcdeWaitpq<|im_start|>answerABC\n")
     assert re.fullmatch(
         r"[\d.]+ MB of weights per step, [\d.]+ KiB of KV per token, room for 4,096 tokens\n"
-        + ("" if native.LOADED else r"slow: all by torch definitions: .+\n") +
-        r"1 request · \d+ prompt \+ 14 generated tokens · 8 thinking · 2 forced · [\d.]+ s · [\d,]+ tok/s · "
-        r"thinking ended: 1 natural\n", err,
-    )  # fmt: skip
+        + ("" if native.LOADED else r"slow: all by torch definitions: .+\n")
+        + r"1 request · \d+ prompt \+ 14 generated tokens · 8 thinking · 2 forced · [\d.]+ s · [\d,]+ tok/s · "
+        r"thinking ended: 1 natural\n",
+        err,
+    )
 
 
 def test_view_of_several_requests_and_samples(cli, tmp_path):
-    write_lines(tmp_path / "in.jsonl", {"prompt": "one"}, {"messages": [{"role": "user", "content": "two"}]},
-                {"prompt_token_ids": [65], "params": {"n": 2}})  # fmt: skip
+    write_lines(
+        tmp_path / "in.jsonl",
+        {"prompt": "one"},
+        {"messages": [{"role": "user", "content": "two"}]},
+        {"prompt_token_ids": [65], "params": {"n": 2}},
+    )
     code, out, _ = cli("--input", "in.jsonl", "--thinking-token-budget", 2, "--max-tokens", 12)
     thought = "ab\n<|im_start|>answer\nFinal Answer:"
     assert code == 0
@@ -146,10 +180,23 @@ def test_terminal_view_marks_forced_tokens(story):
     """Under a pseudo-terminal: reasoning dim, answer bold, forced tokens reversed."""
     main_end, side = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "a\x1b[2Jb",
-         "--thinking-extensions", "1"],
-        stdout=side, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "engine.generate",
+            "--model",
+            str(story),
+            *SMALL,
+            "--prompt",
+            "a\x1b[2Jb",
+            "--thinking-extensions",
+            "1",
+        ],
+        stdout=side,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
+    )
     os.close(side)
     shown = b""
     while True:
@@ -252,8 +299,10 @@ BAD_LINES = [
     ({"prompt": "x", "params": {"logit_bias": {"1": 1, "01": 2}}}, "params: logit_bias has token 1 twice"),
     ({"prompt": "x", "params": {"n": 2_000_000_000}}, "params: n is 2000000000"),
     ({"prompt": "x", "params": {"thinking_format": 5}}, "params: thinking_format is 5"),
-    ({"prompt": "x", "params": {"thinking_format": ["opener", "end", "budget_end", "triggers"]}},
-     "params: thinking_format is ["),
+    (
+        {"prompt": "x", "params": {"thinking_format": ["opener", "end", "budget_end", "triggers"]}},
+        "params: thinking_format is [",
+    ),
     ({"prompt": "x", "params": {"thinking_format": "[" * 100_000}}, "thinking_format is '[[["),
     ({"prompt": "x", "params": {"allowed_token_ids": [256], "banned_token_ids": [256]}}, "allowed_token_ids"),
     ({"prompt": ""}, "prompt is empty"),
@@ -339,23 +388,26 @@ def test_bad_checkpoints(cli, story, tmp_path, spoil, message):
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--output", "nowhere/out.jsonl"], "nowhere/out.jsonl: cannot be written"),
-    (["--output", "."], ".: is a folder"),
-    (["--temperature", "nan"], "temperature is nan"),
-    (["--top-p", "inf"], "top_p is inf"),
-    (["--max-num-batched-tokens", "0"], "max_num_batched_tokens is 0"),
-    (["--thinking-format", "s2"], "thinking_format is"),
-    (["--thinking-format", "[" * 100_000], "thinking_format is '[[["),
-    (["--output", "x" * 300], "File name too long"),
-    (["--temprature", "1"], "Unrecognized options: --temprature, 1 (did you mean --temperature?)"),
-    (["--temp", "1"], "Unrecognized options: --temp, 1"),
-    (["--temperature", "hot"], "--temperature: could not convert string to float: 'hot'"),
-    (["--max-tokens", "1.5"], "--max-tokens"),
-    (["--logit-bias", "a", "1"], "--logit-bias"),
-    (["stray"], "Unrecognized options: stray"),
-    (["--max-model-len", "100000"], "max_model_len is 100000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "nowhere/out.jsonl"], "nowhere/out.jsonl: cannot be written"),
+        (["--output", "."], ".: is a folder"),
+        (["--temperature", "nan"], "temperature is nan"),
+        (["--top-p", "inf"], "top_p is inf"),
+        (["--max-num-batched-tokens", "0"], "max_num_batched_tokens is 0"),
+        (["--thinking-format", "s2"], "thinking_format is"),
+        (["--thinking-format", "[" * 100_000], "thinking_format is '[[["),
+        (["--output", "x" * 300], "File name too long"),
+        (["--temprature", "1"], "Unrecognized options: --temprature, 1 (did you mean --temperature?)"),
+        (["--temp", "1"], "Unrecognized options: --temp, 1"),
+        (["--temperature", "hot"], "--temperature: could not convert string to float: 'hot'"),
+        (["--max-tokens", "1.5"], "--max-tokens"),
+        (["--logit-bias", "a", "1"], "--logit-bias"),
+        (["stray"], "Unrecognized options: stray"),
+        (["--max-model-len", "100000"], "max_model_len is 100000"),
+    ],
+)
 def test_bad_flags(cli, words, message):
     code, out, err = cli("--prompt", "x", *words)
     assert (code, out) == (2, "")
@@ -407,8 +459,11 @@ def test_a_full_disk_ends_with_one_line(story, words):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "x", *words],
-            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.returncode == 1
     *start, last = done.stderr.splitlines()
     assert last.startswith("error: ") and "No space left on device" in last
@@ -417,22 +472,51 @@ def test_a_full_disk_ends_with_one_line(story, words):
 
 def test_text_that_the_terminal_cannot_encode(endless):
     done = subprocess.run(
-        [sys.executable, "-m", "engine.generate", "--model", str(endless), *SMALL, "--input", "-",
-         "--thinking-token-budget", "3"],
-        input='{"prompt": "caf\u00e9 \u65e5"}\n{"prompt": "b"}\n', cwd=ROOT, capture_output=True, text=True,
+        [
+            sys.executable,
+            "-m",
+            "engine.generate",
+            "--model",
+            str(endless),
+            *SMALL,
+            "--input",
+            "-",
+            "--thinking-token-budget",
+            "3",
+        ],
+        input='{"prompt": "caf\u00e9 \u65e5"}\n{"prompt": "b"}\n',
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "caf\\xe9 \\u65e5" in done.stdout
 
 
 def start(model: Path, folder: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "engine.generate", "--model", str(model), *SMALL[:-4], "--max-num-seqs", "16",
-         "--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl"), *words],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "engine.generate",
+            "--model",
+            str(model),
+            *SMALL[:-4],
+            "--max-num-seqs",
+            "16",
+            "--input",
+            str(folder / "in.jsonl"),
+            "--output",
+            str(folder / "out.jsonl"),
+            *words,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -489,11 +573,26 @@ def test_two_ranks_answer_like_one(cli, story, tmp_path, launcher):
     ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if launcher == "torchrun" else []
     extra = ["--tensor-parallel-size", "2"] if launcher == "spawn" else []
     done = subprocess.run(
-        [sys.executable, "-m", *ranks, "engine.generate", "--model", str(story), *SMALL, *extra,
-         "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "two.jsonl")],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            *ranks,
+            "engine.generate",
+            "--model",
+            str(story),
+            *SMALL,
+            *extra,
+            "--input",
+            str(tmp_path / "in.jsonl"),
+            "--output",
+            str(tmp_path / "two.jsonl"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("2 requests") == 1
     one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")

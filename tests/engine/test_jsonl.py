@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from engine.command.jsonl import InputLine, changed_params, encode_record, output_record, read_input
+from engine.command.results import ResultsFile
 from engine.errors import InputError
-from engine.jsonl import InputLine, changed_params, encode_record, output_record, read_input
 from engine.request import Completion, Logprob, RequestOutput, SamplingParams, ThinkingReport, Timing, Usage
-from engine.results import ResultsFile
 
 
 def lines_of(tmp_path, *records, base=None) -> list[InputLine]:
@@ -33,8 +33,9 @@ def record_of(line: InputLine, **options) -> dict:
 
 def test_three_kinds_of_prompt(tmp_path):
     messages = [{"role": "user", "content": "hi"}]
-    lines = lines_of(tmp_path, {"prompt": "a", "id": "x", "answer": 3}, {"messages": messages, "id": 7},
-                     {"prompt_token_ids": [1, 2]})  # fmt: skip
+    lines = lines_of(
+        tmp_path, {"prompt": "a", "id": "x", "answer": 3}, {"messages": messages, "id": 7}, {"prompt_token_ids": [1, 2]}
+    )
     assert [line.prompt for line in lines] == ["a", {"messages": messages}, [1, 2]]
     assert [line.id for line in lines] == ["x", 7, "2"]
     assert [line.index for line in lines] == [0, 1, 2]
@@ -52,37 +53,47 @@ def test_blank_lines_byte_order_mark_and_missing_last_newline(tmp_path):
 def test_params_are_laid_over_the_flags(tmp_path):
     base = SamplingParams(temperature=0.5, max_tokens=9)
     line, plain = lines_of(
-        tmp_path, {"prompt": "a", "params": {"max_tokens": None, "stop": ["x"], "thinking_token_budget": 4}},
-        {"prompt": "a"}, base=base,
-    )  # fmt: skip
+        tmp_path,
+        {"prompt": "a", "params": {"max_tokens": None, "stop": ["x"], "thinking_token_budget": 4}},
+        {"prompt": "a"},
+        base=base,
+    )
     assert line.params == SamplingParams(temperature=0.5, stop=("x",), thinking_token_budget=4)
     assert plain.params == base
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("nonsense", "bad JSON"),
-    ("[1]", "a JSON list, not an object"),
-    ('{"prompt": "a"', "bad JSON"),
-    ('{"prompt": "a", "x": NaN}', "bad JSON: NaN is no JSON number"),
-    ('{"prompt": "a", "x": [-1e999]}', "bad JSON: -1e999 is out of range"),
-    ('{"prompt": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "bad JSON: .*recursion"),
-    ('{"prompt": ""}', "prompt is empty"),
-    ('{"prompt": "a", "prompt": "b"}', "bad JSON: field 'prompt' occurs twice"),
-    ("{}", "no prompt; give exactly one of prompt, messages, prompt_token_ids"),
-    ('{"prompt": "a", "messages": []}', "prompt and messages; give exactly one"),
-    ('{"prompt": 3}', "prompt is 3; give a string"),
-    ('{"prompt_token_ids": [1, "2"]}', "prompt_token_ids is not a list of whole numbers"),
-    ('{"prompt_token_ids": [true]}', "prompt_token_ids is not a list of whole numbers"),
-    ('{"messages": [{"role": "user"}]}', r"messages\[0\].content"),
-    ('{"prompt": "a", "id": [1]}', r"id is \[1\]"),
-    ('{"prompt": "a", "params": [1]}', r"params is \[1\]"),
-    ('{"prompt": "a", "params": {"temprature": 1}}', "params: unknown parameter 'temprature'; known: .*temperature"),
-    ('{"prompt": "a", "params": {"temperature": -1}}', "params: temperature is -1"),
-    ('{"prompt": "a", "params": {"thinking_token_budget": 1.5}}', "params: thinking_token_budget is 1.5"),
-    ('{"prompt": "a", "params": {"min_thinking_tokens": 5, "thinking_token_budget": 4}}',
-     "params: min_thinking_tokens 5 is above thinking_token_budget 4"),
-    ('{"prompt": "\xff"}', "bad JSON: 'utf-8' codec"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "bad JSON"),
+        ("[1]", "a JSON list, not an object"),
+        ('{"prompt": "a"', "bad JSON"),
+        ('{"prompt": "a", "x": NaN}', "bad JSON: NaN is no JSON number"),
+        ('{"prompt": "a", "x": [-1e999]}', "bad JSON: -1e999 is out of range"),
+        ('{"prompt": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "bad JSON: .*recursion"),
+        ('{"prompt": ""}', "prompt is empty"),
+        ('{"prompt": "a", "prompt": "b"}', "bad JSON: field 'prompt' occurs twice"),
+        ("{}", "no prompt; give exactly one of prompt, messages, prompt_token_ids"),
+        ('{"prompt": "a", "messages": []}', "prompt and messages; give exactly one"),
+        ('{"prompt": 3}', "prompt is 3; give a string"),
+        ('{"prompt_token_ids": [1, "2"]}', "prompt_token_ids is not a list of whole numbers"),
+        ('{"prompt_token_ids": [true]}', "prompt_token_ids is not a list of whole numbers"),
+        ('{"messages": [{"role": "user"}]}', r"messages\[0\].content"),
+        ('{"prompt": "a", "id": [1]}', r"id is \[1\]"),
+        ('{"prompt": "a", "params": [1]}', r"params is \[1\]"),
+        (
+            '{"prompt": "a", "params": {"temprature": 1}}',
+            "params: unknown parameter 'temprature'; known: .*temperature",
+        ),
+        ('{"prompt": "a", "params": {"temperature": -1}}', "params: temperature is -1"),
+        ('{"prompt": "a", "params": {"thinking_token_budget": 1.5}}', "params: thinking_token_budget is 1.5"),
+        (
+            '{"prompt": "a", "params": {"min_thinking_tokens": 5, "thinking_token_budget": 4}}',
+            "params: min_thinking_tokens 5 is above thinking_token_budget 4",
+        ),
+        ('{"prompt": "\xff"}', "bad JSON: 'utf-8' codec"),
+    ],
+)
 def test_bad_lines_name_file_line_and_field(tmp_path, text, message):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"prompt": "fine"}\n' + text.encode("latin-1") + b"\n")
@@ -91,11 +102,18 @@ def test_bad_lines_name_file_line_and_field(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("record", [
-    {"prompt": ["x" * 10_000]}, {"prompt": "a", "params": ["x" * 10_000]}, {"prompt": "a", "id": ["x" * 10_000]},
-    {"prompt": "a", "params": {"seed": "x" * 10_000}}, {"prompt": "a", "params": {"stop": {"x" * 10_000: 1}}},
-    {"prompt": "a", "params": {"x" * 10_000: 1}}, {"prompt": "a", "params": {"thinking_format": ["x" * 10_000]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": ["x" * 10_000]},
+        {"prompt": "a", "params": ["x" * 10_000]},
+        {"prompt": "a", "id": ["x" * 10_000]},
+        {"prompt": "a", "params": {"seed": "x" * 10_000}},
+        {"prompt": "a", "params": {"stop": {"x" * 10_000: 1}}},
+        {"prompt": "a", "params": {"x" * 10_000: 1}},
+        {"prompt": "a", "params": {"thinking_format": ["x" * 10_000]}},
+    ],
+)
 def test_a_value_of_any_size_is_named_briefly(tmp_path, record):
     with pytest.raises(InputError, match=r"in\.jsonl:1: ") as caught:
         lines_of(tmp_path, record)
@@ -120,17 +138,33 @@ def test_output_line_is_the_contract(tmp_path):
     (line,) = lines_of(tmp_path, {"prompt": "é", "id": "q", "k": [1], "params": {"seed": 3}})
     record = json.loads(encode_record(record_of(line)))
     assert record == {
-        "id": "q", "index": 0, "input": {"prompt": "é", "k": [1]}, "model": "m", "params": {"seed": 3},
+        "id": "q",
+        "index": 0,
+        "input": {"prompt": "é", "k": [1]},
+        "model": "m",
+        "params": {"seed": 3},
         "prompt_token_ids": [5],
-        "outputs": [{
-            "index": 0, "text": "t", "reasoning": "r", "answer": "a", "token_ids": [1, 2], "forced": [1],
-            "finish_reason": "stop",
-            "thinking": {"tokens": 1, "forced_tokens": 1, "extensions": 0, "stop_reason": "budget"},
-        }],
-        "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 2, "reasoning_tokens": 1,
-                  "forced_tokens": 1},
+        "outputs": [
+            {
+                "index": 0,
+                "text": "t",
+                "reasoning": "r",
+                "answer": "a",
+                "token_ids": [1, 2],
+                "forced": [1],
+                "finish_reason": "stop",
+                "thinking": {"tokens": 1, "forced_tokens": 1, "extensions": 0, "stop_reason": "budget"},
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 1,
+            "cached_tokens": 0,
+            "completion_tokens": 2,
+            "reasoning_tokens": 1,
+            "forced_tokens": 1,
+        },
         "timing": {"queue_s": 0.0, "ttft_s": 0.1, "total_s": 0.2},
-    }  # fmt: skip
+    }
 
 
 def test_output_line_with_logprobs_and_error(tmp_path):
@@ -222,13 +256,16 @@ def test_failed_requests_run_again(tmp_path):
     assert [json.loads(raw)["outputs"][0]["finish_reason"] for raw in out.read_text().splitlines()] == ["stop"] * 2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"id": "other"}, "was made with id \"other\""),
-    ({"input": {"prompt": "other"}}, "was made with input"),
-    ({"params": {"seed": 1}}, "was made with params"),
-    ({"model": "other"}, "was made with model \"other\" and .* now has \"m\""),
-    ({"index": 9}, "answers request 9 and the input has 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "other"}, 'was made with id "other"'),
+        ({"input": {"prompt": "other"}}, "was made with input"),
+        ({"params": {"seed": 1}}, "was made with params"),
+        ({"model": "other"}, 'was made with model "other" and .* now has "m"'),
+        ({"index": 9}, "answers request 9 and the input has 2"),
+    ],
+)
 def test_resume_refuses_what_was_made_otherwise(tmp_path, change, message):
     lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
     out = tmp_path / "out.jsonl"
@@ -297,9 +334,9 @@ def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path, room):
     size = 2 * len(encode_record(record_of(lines[0]))) + room
     code = f"""
 import resource, signal
-from engine.jsonl import read_input
+from engine.command.jsonl import read_input
 from engine.request import SamplingParams
-from engine.results import ResultsFile
+from engine.command.results import ResultsFile
 from tests.engine.test_jsonl import record_of
 lines = read_input({str(tmp_path / "in.jsonl")!r}, SamplingParams())
 results = ResultsFile({str(out)!r})
@@ -338,9 +375,9 @@ def test_output_through_a_link_keeps_the_link(tmp_path):
 
 WRITER = """
 import sys
-from engine.jsonl import read_input
+from engine.command.jsonl import read_input
 from engine.request import SamplingParams
-from engine.results import ResultsFile
+from engine.command.results import ResultsFile
 from tests.engine.test_jsonl import record_of
 lines = read_input(sys.argv[1], SamplingParams())
 results = ResultsFile(sys.argv[2])
@@ -372,6 +409,7 @@ def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
         assert len(results.finished) >= kept + len(seen)
         kept = len(results.finished)
         time.sleep(0)
-    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True, stdout=subprocess.DEVNULL
+    )
     assert indices(out) == list(range(count))

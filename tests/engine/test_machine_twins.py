@@ -8,12 +8,13 @@ from array import array
 import pytest
 import torch
 
-from engine.machine import Machine
 from engine.request import SamplingParams
-from engine.sequence import Admission, Sequence
-from engine.slots import LEAD, LOOPS, OPENER, SlotTables
-from engine.thinking import ThinkingFormat, make_plan
-from kernels import native, native_step
+from engine.schedule.sequence import Admission, Sequence
+from engine.step.slots import LEAD, LOOPS, OPENER, SlotTables
+from engine.thinking.machine import Machine
+from engine.thinking.plan import ThinkingFormat, make_plan
+from kernels.native import library as native
+from kernels.native import step as native_step
 from kernels.sampler import SamplingNeeds, sample_reference
 from kernels.thinking import Finish, State, thinking_step_reference
 

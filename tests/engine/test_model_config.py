@@ -12,14 +12,23 @@ from transformers import AutoConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from engine.errors import InputError
-from engine.model_config import ModelConfig
-from engine.rope import Rope
+from engine.model.config import ModelConfig
+from engine.model.rope import Rope
 
 BASE: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
-    "vocab_size": 300, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-}  # fmt: skip
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 300,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 
 
@@ -29,9 +38,13 @@ def parse(**changes: Any) -> ModelConfig:
 
 def test_both_versions_say_the_same() -> None:
     older = parse(
-        rope_theta=1e6, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
-        torch_dtype="bfloat16", sliding_window=4096, use_sliding_window=False, max_window_layers=1,
-    )  # fmt: skip
+        rope_theta=1e6,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        torch_dtype="bfloat16",
+        sliding_window=4096,
+        use_sliding_window=False,
+        max_window_layers=1,
+    )
     newer = parse(rope_parameters={"rope_theta": 1e6, **YARN}, dtype="bfloat16", layer_types=["full_attention"] * 2)
     assert older == newer
     assert older.dtype == torch.bfloat16
@@ -60,9 +73,14 @@ def test_yarn_extends_the_context() -> None:
 
 def test_number_of_parameters_is_that_of_qwen_32b() -> None:
     config = parse(
-        hidden_size=5120, num_hidden_layers=64, num_attention_heads=40, num_key_value_heads=8,
-        intermediate_size=27648, vocab_size=152064, tie_word_embeddings=False,
-    )  # fmt: skip
+        hidden_size=5120,
+        num_hidden_layers=64,
+        num_attention_heads=40,
+        num_key_value_heads=8,
+        intermediate_size=27648,
+        vocab_size=152064,
+        tie_word_embeddings=False,
+    )
     assert config.num_parameters == 32_763_876_352
 
 
@@ -142,7 +160,9 @@ def test_sliding_window_that_no_layer_uses_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "config.json is missing; give a checkpoint directory"), ("{", "is not JSON"), ("[]", "holds list"),
+        (None, "config.json is missing; give a checkpoint directory"),
+        ("{", "is not JSON"),
+        ("[]", "holds list"),
         ("[" * 100_000, "is not JSON"),
     ],
 )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
-from engine.one_shot import OneShotAllReduceNorm
-from engine.spawn import spawn_ranks
+from engine.ranks.one_shot import OneShotAllReduceNorm
+from engine.ranks.spawn import spawn_ranks
 from kernels.rms_norm import rms_norm_reference
 from tests.engine.ranks import one_shot_worker
 

@@ -4,15 +4,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.output import OutputStream, Piece, StopMatcher
 from engine.request import TokenKind
-from engine.text import Tokenizer
-from engine.thinking import ThinkingFormat, resolve_format
+from engine.text.output import OutputStream, Piece, StopMatcher
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import ThinkingFormat, resolve_format
 from tests.conformance.scripted import make_tokenizer, write_tokenizer
 
 PLAIN, OPENER, REASONING, DELIMITER, ANSWER = TokenKind
-STEPS = {"opener": "<|im_start|>think", "end": "<|im_start|>answer", "budget_end": "<|im_start|>answer",
-         "triggers": ["<|im_start|>0"]}  # fmt: skip
+STEPS = {
+    "opener": "<|im_start|>think",
+    "end": "<|im_start|>answer",
+    "budget_end": "<|im_start|>answer",
+    "triggers": ["<|im_start|>0"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +38,9 @@ class Driver:
 
     def push(self, text: str | bytes, kind: TokenKind, forced: bool = False) -> list[tuple[str, TokenKind]]:
         if isinstance(text, bytes):
-            ids = [next(i for i in range(self.tokenizer.size) if self.tokenizer.token_bytes(i) == bytes([b]))
-                   for b in text]  # fmt: skip
+            ids = [
+                next(i for i in range(self.tokenizer.size) if self.tokenizer.token_bytes(i) == bytes([b])) for b in text
+            ]
         else:
             ids = self.tokenizer.encode(text, specials=True)
         new = [piece for i in ids for piece in self.stream.push(i, kind, forced)]
@@ -142,8 +147,9 @@ def test_half_a_character_goes_to_its_own_kind(tokenizer):
     run = Driver(tokenizer, prompt="<|im_start|>think")
     assert run.push("🙂".encode()[:3], REASONING) == []
     assert run.push("\n<|im_start|>answer", DELIMITER, forced=True) == [
-        ("\ufffd", REASONING), ("\n<|im_start|>answer", DELIMITER),
-    ]  # fmt: skip
+        ("\ufffd", REASONING),
+        ("\n<|im_start|>answer", DELIMITER),
+    ]
     run.push("é".encode()[:1], ANSWER)
     assert run.finish() == [("\ufffd", ANSWER)]
     assert (run.stream.reasoning, run.stream.answer) == ("\ufffd", "\ufffd")
@@ -170,8 +176,9 @@ def test_half_a_trigger_that_the_end_does_not_continue(tokenizer):
     run = Driver(tokenizer, STEPS, prompt="<|im_start|>think")
     run.push("a<|im_start|>", REASONING)
     assert run.push("\n<|im_start|>answer", DELIMITER, forced=True) == [
-        ("<|im_start|>", REASONING), ("\n<|im_start|>answer", DELIMITER),
-    ]  # fmt: skip
+        ("<|im_start|>", REASONING),
+        ("\n<|im_start|>answer", DELIMITER),
+    ]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 9])
@@ -257,9 +264,7 @@ def test_stop_matcher_equals_searching_the_whole(stops, chunks):
             break
         read += len(chunk)
         held = matcher.held
-        assert held == max(
-            k for s in stops for k in range(len(s)) if k <= read and whole[:read].endswith(s[:k])
-        )
+        assert held == max(k for s in stops for k in range(len(s)) if k <= read and whole[:read].endswith(s[:k]))
     ends = [(end, -len(s), s) for s in stops for end in range(len(s), len(whole) + 1) if whole[:end].endswith(s)]
     want = min(ends, default=None)
     assert found == (None if want is None else (want[0], want[2]))

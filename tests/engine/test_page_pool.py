@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.errors import EngineDead
-from engine.kv_cache import PagePool
 from engine.request import SamplingParams
-from engine.scheduler import Scheduler, Step
-from engine.sequence import Admission, Sequence
-from engine.thinking import ThinkingFormat, make_plan
+from engine.schedule.pages import PagePool
+from engine.schedule.scheduler import Scheduler, Step
+from engine.schedule.sequence import Admission, Sequence
+from engine.thinking.plan import ThinkingFormat, make_plan
 from tests.engine.test_machine_twins import EOS, Letters
 
 SLOTS, PAGES, PAGE_SIZE, BATCH = 6, 20, 4, 17

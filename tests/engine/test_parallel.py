@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from engine.errors import InputError
-from engine.model_config import ModelConfig
-from engine.parallel import Group, from_env
-from engine.shard import Shard
-from engine.spawn import spawn_ranks
+from engine.model.config import ModelConfig
+from engine.model.shard import Shard
+from engine.ranks.group import Group, from_env
+from engine.ranks.spawn import spawn_ranks
 from tests.checkpoints import write_random_checkpoint
 from tests.engine.ranks import collectives_worker, decoder_logits, decoder_worker, failing_worker
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_error_reaches_all_ranks(tmp_path: Path) -> None:
 
 SPAWN = """
 import multiprocessing, time
-from engine.spawn import spawn_ranks
+from engine.ranks.spawn import spawn_ranks
 from tests.engine.ranks import waiting_worker
 if __name__ == "__main__":
     group = spawn_ranks(2, waiting_worker)
@@ -98,7 +98,7 @@ if __name__ == "__main__":
 
 TORCHRUN = """
 import os, sys, time
-from engine.parallel import from_env
+from engine.ranks.group import from_env
 group = from_env("cpu")
 os.write(1, f"{group.rank} {os.getpid()}\\n".encode())  # at once: both ranks write to one pipe
 time.sleep(60) if group.rank == 0 else group.broadcast_bytes(None)
@@ -175,7 +175,7 @@ def test_torchrun(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
         from pathlib import Path
-        from engine.parallel import from_env
+        from engine.ranks.group import from_env
         from tests.engine.ranks import collectives_worker
         group = from_env("cpu")
         collectives_worker(group, Path({str(tmp_path)!r}))
@@ -199,12 +199,18 @@ def test_torchrun_variables_are_named_when_missing(monkeypatch: pytest.MonkeyPat
 def test_shapes_that_do_not_split_are_refused(heads: int, kv_heads: int, intermediate: int) -> None:
     config = ModelConfig.parse(
         {
-            "architectures": ["Qwen2ForCausalLM"], "hidden_size": 96, "num_hidden_layers": 1, "vocab_size": 10,
-            "num_attention_heads": heads * kv_heads if heads % kv_heads else heads, "num_key_value_heads": kv_heads,
-            "intermediate_size": intermediate, "max_position_embeddings": 64, "head_dim": 8,
+            "architectures": ["Qwen2ForCausalLM"],
+            "hidden_size": 96,
+            "num_hidden_layers": 1,
+            "vocab_size": 10,
+            "num_attention_heads": heads * kv_heads if heads % kv_heads else heads,
+            "num_key_value_heads": kv_heads,
+            "intermediate_size": intermediate,
+            "max_position_embeddings": 64,
+            "head_dim": 8,
         },
         "config.json",
-    )  # fmt: skip
+    )
     with pytest.raises(InputError, match=rf"tensor_parallel_size 4 .*{intermediate}.*{kv_heads} KV heads"):
         Shard.of(config, 0, 4)
 
@@ -213,12 +219,17 @@ def test_shapes_that_do_not_split_are_refused(heads: int, kv_heads: int, interme
 def test_shards_cover_the_model_once(size: int) -> None:
     config = ModelConfig.parse(
         {
-            "architectures": ["Qwen2ForCausalLM"], "hidden_size": 96, "num_hidden_layers": 1, "vocab_size": 331,
-            "num_attention_heads": 24, "num_key_value_heads": 6 if size != 4 and size != 8 else 4,
-            "intermediate_size": 48, "max_position_embeddings": 64,
+            "architectures": ["Qwen2ForCausalLM"],
+            "hidden_size": 96,
+            "num_hidden_layers": 1,
+            "vocab_size": 331,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 6 if size != 4 and size != 8 else 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
         },
         "config.json",
-    )  # fmt: skip
+    )
     shards = [Shard.of(config, rank, size) for rank in range(size)]
     queries = [s.head_start + i for s in shards for i in range(s.num_heads)]
     assert queries == list(range(config.num_heads))

@@ -14,14 +14,15 @@ import torch
 from bench.statistics import wilson
 from curate.families import check
 from curate.families.distinct import draw_distinct
-from engine import Engine, SamplingParams, weights
+from engine import Engine, SamplingParams
 from engine.build import precision
 from engine.config import EngineConfig
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
-from engine.shard import Shard
-from engine.weights import Precision, Weights
+from engine.model import weights
+from engine.model.config import ModelConfig
+from engine.model.decoder import Decoder
+from engine.model.shard import Shard
+from engine.model.weights import Precision, Weights
+from engine.ranks.group import Group
 from kernels.quantize import FLOAT8, QuantizedMatrix
 from tests.checkpoints import write_random_checkpoint
 from tests.engine.steps import random_sequences, run_mixed
@@ -90,8 +91,9 @@ def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_pat
     directory = write_random_checkpoint(tmp_path)
     config = EngineConfig(model=str(directory), **options)
     own = Decoder.load(directory, ModelConfig.load(directory), Group.single(CPU), 64)
-    with Engine(config=config, device="cpu", kv_cache_tokens=320, max_num_batched_tokens=16, overlap=True,
-                step_graphs="on") as engine:  # fmt: skip
+    with Engine(
+        config=config, device="cpu", kv_cache_tokens=320, max_num_batched_tokens=16, overlap=True, step_graphs="on"
+    ) as engine:
         params = SamplingParams(max_tokens=60, thinking_token_budget=20, thinking_extensions=1, n=2)
         outputs = engine.generate([f"question {i} " * (1 + i % 3) for i in range(8)], params)
         engine.check()

@@ -14,7 +14,7 @@ from engine.core import Event
 from engine.prepare import Preparer
 from engine.request import Delta, RequestOutput, SamplingParams, TokenKind
 from engine.response import Response
-from engine.text import Tokenizer
+from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Stop
 from tests.conformance.scripted import make_tokenizer, write_tokenizer
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.text import IncrementalDecoder, Tokenizer
+from engine.text.tokenizer import IncrementalDecoder, Tokenizer
 from tests.conformance.scripted import make_tokenizer, write_tokenizer
 
 QWEN = Path(os.environ.get("S1_DATA", Path(__file__).parents[3] / "shared/data")) / "qwen2.5_tokenizer"
@@ -62,9 +62,11 @@ CONVERSATIONS = [
     chat("don't  stop   123456 + 7\n\n\n\tdef f():\n        return 1"),
     chat(""),
     [*chat("call it"), {"role": "tool", "content": "42"}],
-    [*chat("x"), {"role": "assistant", "content": None,
-                  "tool_calls": [{"function": {"name": "f", "arguments": {"a": "é<b>"}}}]}],
-]  # fmt: skip
+    [
+        *chat("x"),
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": "é<b>"}}}]},
+    ],
+]
 
 
 @needs_qwen
@@ -102,10 +104,13 @@ def test_content_that_spells_a_special_is_ordinary_text(qwen, text):
     assert specials == [i for i in ordinary if i >= 151643]
 
 
-@pytest.mark.parametrize("messages", [
-    [{"role": "im_start", "content": ""}, {"role": "x", "content": ""}],
-    [{"role": "x", "content": "<|im_"}, {"role": "x", "content": "start|>"}],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "im_start", "content": ""}, {"role": "x", "content": ""}],
+        [{"role": "x", "content": "<|im_"}, {"role": "x", "content": "start|>"}],
+    ],
+)
 def test_specials_put_together_from_pieces_are_refused(small, messages):
     """transformers would read a special token here; neither that nor silently ordinary text is right."""
     tokenizer = small("{{ '<|' + messages[0].role + '|>' }}{{ messages[0].content + messages[1].content }}")
@@ -182,12 +187,19 @@ def test_template_may_search_content_for_specials(small):
     assert ids[0] == tokenizer.special_id("<|endoftext|>")
 
 
-@pytest.mark.parametrize("template", [
-    "{% set s = '<|im_start|>' %}{{ s ~ 'x' }}", "{{ ('<|im_start|>x ') | trim }}", "<|im_start|>x",
-    "{% macro m(s) %}{{ s }}x{% endmacro %}{{ m('<|im_start|>') }}",
-    "{{ {'a': '<|im_start|>'}['a'] + 'x' }}", "{{ '<|im_start|>x' if messages else '<|im_end|>' }}",
-    "{% generation %}<|im_start|>x{% endgeneration %}", "{{ ['<|im_start|>', 'x'] | join }}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set s = '<|im_start|>' %}{{ s ~ 'x' }}",
+        "{{ ('<|im_start|>x ') | trim }}",
+        "<|im_start|>x",
+        "{% macro m(s) %}{{ s }}x{% endmacro %}{{ m('<|im_start|>') }}",
+        "{{ {'a': '<|im_start|>'}['a'] + 'x' }}",
+        "{{ '<|im_start|>x' if messages else '<|im_end|>' }}",
+        "{% generation %}<|im_start|>x{% endgeneration %}",
+        "{{ ['<|im_start|>', 'x'] | join }}",
+    ],
+)
 def test_every_way_a_template_writes_a_special(small, template):
     tokenizer = small(template)
     assert tokenizer.render(chat("x")) == [tokenizer.special_id("<|im_start|>"), *tokenizer.encode("x")]
@@ -200,16 +212,22 @@ def test_no_template(small):
         tokenizer.render(chat("x"))
 
 
-@pytest.mark.parametrize(("template", "message"), [
-    ("{{ raise_exception('<|im_end|> roles must alternate') }}", r"<\|im_end\|> roles must alternate"),
-    ("{{ messages[0].missing.deeper }}", "no attribute 'missing'"),
-    ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
-    ("{{ ''.__class__.__mro__ }}", "unsafe"),
-    ("{% for i in range(1000) %}{% for j in range(1000) %}{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}",
-     "without an end"),
-    ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
-    ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('<|im_end|> roles must alternate') }}", r"<\|im_end\|> roles must alternate"),
+        ("{{ messages[0].missing.deeper }}", "no attribute 'missing'"),
+        ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        (
+            "{% for i in range(1000) %}{% for j in range(1000) %}"
+            "{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}",
+            "without an end",
+        ),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+    ],
+)
 def test_template_that_cannot_render(small, template, message):
     with pytest.raises(InputError, match=message) as caught:
         small(template).render(chat("x"))
@@ -221,13 +239,19 @@ def test_template_that_cannot_be_compiled(small):
         small("{% for %}")
 
 
-@pytest.mark.parametrize(("messages", "message"), [
-    ([], "non-empty list"), ("hi", "non-empty list"), (["hi"], r"messages\[0\] is str"),
-    ([{"content": "x"}], r"messages\[0\].role is None"), ([{"role": "user"}], r"messages\[0\].content is NoneType"),
-    ([*chat("a"), {"role": "user", "content": 3}], r"messages\[1\].content is int"),
-    (chat("a\udc80"), r"messages\[0\].content holds the lone surrogate U\+DC80 at character 1"),
-    ([{"role": "user", "content": "", "x": [{"\ud800": 1}]}], r"messages\[0\].x\[0\] holds the lone surrogate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "non-empty list"),
+        ("hi", "non-empty list"),
+        (["hi"], r"messages\[0\] is str"),
+        ([{"content": "x"}], r"messages\[0\].role is None"),
+        ([{"role": "user"}], r"messages\[0\].content is NoneType"),
+        ([*chat("a"), {"role": "user", "content": 3}], r"messages\[1\].content is int"),
+        (chat("a\udc80"), r"messages\[0\].content holds the lone surrogate U\+DC80 at character 1"),
+        ([{"role": "user", "content": "", "x": [{"\ud800": 1}]}], r"messages\[0\].x\[0\] holds the lone surrogate"),
+    ],
+)
 def test_malformed_messages(small, messages, message):
     with pytest.raises(InputError, match=message):
         small("{{ messages[0].content }}").render(messages)
@@ -265,16 +289,21 @@ def test_missing_and_broken_files(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "changes", "message"), [
-    ("tokenizer.json", {"added_tokens": [{"x": 1}]}, r"tokenizer\.json has the added token \{'x': 1\}"),
-    ("tokenizer.json", {"added_tokens": "abc"}, r"tokenizer\.json has the added token 'abc'"),
-    ("tokenizer.json", {"added_tokens": [{"id": "1", "content": "a"}]}, "each has an id and a content"),
-    ("tokenizer_config.json", {"chat_template": 5}, "chat_template is 5; give a string"),
-    ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": 5}]}, "chat_template is 5"),
-    *(("generation_config.json", {"eos_token_id": wrong}, r"generation_config\.json: eos_token_id is ")
-      for wrong in ("a", ["a"], 1.5, True, {"a": 1})),
-    ("generation_config.json", {"eos_token_id": 10**6}, "token id 1000000 does not exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"x": 1}]}, r"tokenizer\.json has the added token \{'x': 1\}"),
+        ("tokenizer.json", {"added_tokens": "abc"}, r"tokenizer\.json has the added token 'abc'"),
+        ("tokenizer.json", {"added_tokens": [{"id": "1", "content": "a"}]}, "each has an id and a content"),
+        ("tokenizer_config.json", {"chat_template": 5}, "chat_template is 5; give a string"),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default", "template": 5}]}, "chat_template is 5"),
+        *(
+            ("generation_config.json", {"eos_token_id": wrong}, r"generation_config\.json: eos_token_id is ")
+            for wrong in ("a", ["a"], 1.5, True, {"a": 1})
+        ),
+        ("generation_config.json", {"eos_token_id": 10**6}, "token id 1000000 does not exist"),
+    ],
+)
 def test_fields_that_cannot_be_used_are_named(small, tmp_path, name, changes, message):
     small("x")
     path = tmp_path / name

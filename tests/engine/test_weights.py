@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine import weights
-from engine.checkpoint import read_tensors, resolve
 from engine.errors import InputError
-from engine.model_config import ModelConfig
-from engine.shard import Shard
-from engine.weights import Weights
+from engine.model import weights
+from engine.model.checkpoint import read_tensors, resolve
+from engine.model.config import ModelConfig
+from engine.model.shard import Shard
+from engine.model.weights import Weights
 from tests.checkpoints import write_random_checkpoint
 
 CPU = torch.device("cpu")
@@ -233,9 +233,9 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from engine.model import Decoder
-from engine.model_config import ModelConfig
-from engine.parallel import Group
+from engine.model.decoder import Decoder
+from engine.model.config import ModelConfig
+from engine.ranks.group import Group
 
 def anonymous_peak():
     # RssAnon leaves out the pages of the mapped file itself; sampled by a thread while the load runs.

@@ -18,14 +18,24 @@ from kernels.sampler import Real, Whole
 from kernels.thinking import Param, Record, State, Text
 
 DTYPES = {
-    "i32": (torch.int32,), "i64": (torch.int64,), "f32": (torch.float32,), "bool": (torch.bool,),
+    "i32": (torch.int32,),
+    "i64": (torch.int64,),
+    "f32": (torch.float32,),
+    "bool": (torch.bool,),
     "x": (torch.float32, torch.bfloat16, torch.float16),  # activations: one type in a launch
     "w": (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn),
     "kv": (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn),
     "y": (torch.float32, torch.bfloat16, torch.float16),
-}  # fmt: skip
-SIZES = {"PARAMS": len(Param), "STATE": len(State), "TEXTS": len(Text), "RECORD": len(Record), "REAL": len(Real),
-         "WHOLE": len(Whole), "cdiv": cdiv}  # fmt: skip
+}
+SIZES = {
+    "PARAMS": len(Param),
+    "STATE": len(State),
+    "TEXTS": len(Text),
+    "RECORD": len(Record),
+    "REAL": len(Real),
+    "WHOLE": len(Whole),
+    "cdiv": cdiv,
+}
 
 
 @dataclass(frozen=True)
@@ -40,66 +50,159 @@ class Contract:
 
 
 _MACHINE = {
-    "state_ptr": "i32 slots STATE", "params_ptr": "i32 slots PARAMS", "trigger_last_ptr": "i32 slots TRIGGERS",
-    "eos_ids_ptr": "i32 EOS_IDS", "slots_ptr": "i64 n",
-}  # fmt: skip
+    "state_ptr": "i32 slots STATE",
+    "params_ptr": "i32 slots PARAMS",
+    "trigger_last_ptr": "i32 slots TRIGGERS",
+    "eos_ids_ptr": "i32 EOS_IDS",
+    "slots_ptr": "i64 n",
+}
 _SAMPLER = {
-    "logits_ptr": "~f32 n columns", "real_ptr": "f32 slots REAL", "whole_ptr": "i32 slots WHOLE",
-    "best_ptr": "f32 n 2 2 t", "place_ptr": "i32 n 2 2 t", "weight_ptr": "f32 n 2 t",
-    "state_ptr": _MACHINE["state_ptr"], "trigger_last_ptr": _MACHINE["trigger_last_ptr"],
-    "eos_ids_ptr": _MACHINE["eos_ids_ptr"], "slots_ptr": _MACHINE["slots_ptr"],
-}  # fmt: skip
+    "logits_ptr": "~f32 n columns",
+    "real_ptr": "f32 slots REAL",
+    "whole_ptr": "i32 slots WHOLE",
+    "best_ptr": "f32 n 2 2 t",
+    "place_ptr": "i32 n 2 2 t",
+    "weight_ptr": "f32 n 2 t",
+    "state_ptr": _MACHINE["state_ptr"],
+    "trigger_last_ptr": _MACHINE["trigger_last_ptr"],
+    "eos_ids_ptr": _MACHINE["eos_ids_ptr"],
+    "slots_ptr": _MACHINE["slots_ptr"],
+}
 _PAGES = {
-    "k_cache_ptr": "kv pages NUM_KV PAGE_SIZE HEAD_DIM", "v_cache_ptr": "kv pages NUM_KV PAGE_SIZE HEAD_DIM",
-    "k_scale_ptr": "f32 NUM_KV", "v_scale_ptr": "f32 NUM_KV",
-}  # fmt: skip
+    "k_cache_ptr": "kv pages NUM_KV PAGE_SIZE HEAD_DIM",
+    "v_cache_ptr": "kv pages NUM_KV PAGE_SIZE HEAD_DIM",
+    "k_scale_ptr": "f32 NUM_KV",
+    "v_scale_ptr": "f32 NUM_KV",
+}
 
 CONTRACTS = {
-    "_embedding_kernel": Contract("n cdiv(HIDDEN,BLOCK)", {
-        "ids_ptr": "i64 n", "weight_ptr": "x VOCAB HIDDEN", "y_ptr": "x n HIDDEN"}),
-    "_rms_norm_kernel": Contract("n", {
-        "x_ptr": "x n HIDDEN", "residual_ptr": "x n HIDDEN", "weight_ptr": "x HIDDEN", "y_ptr": "x n HIDDEN",
-        "sum_ptr": "x n HIDDEN"}, ("BLOCK >= HIDDEN",), ("residual_ptr",)),
-    "_all_reduce_norm_kernel": Contract("n", {
-        "addresses_ptr": "i64 RANKS", "residual_ptr": "x n HIDDEN", "weight_ptr": "x HIDDEN", "y_ptr": "x n HIDDEN",
-        "sum_ptr": "x n HIDDEN"}, ("BLOCK >= HIDDEN",)),
-    "_rope_append_kernel": Contract("n cdiv(NUM_Q+2*NUM_KV,BLOCK_HEADS)", {
-        "qkv_ptr": "x n (NUM_Q+2*NUM_KV)*HEAD_DIM", "cos_sin_ptr": "f32 positions HEAD_DIM", "positions_ptr": "i64 n",
-        "slots_ptr": "i64 n", "q_ptr": "x n NUM_Q HEAD_DIM", **_PAGES}, ("2*BLOCK_HALF >= HEAD_DIM",),
-        ("k_scale_ptr", "v_scale_ptr")),
-    "_decode_attention_kernel": Contract("programs", {
-        "q_ptr": "x n NUM_KV*GROUP HEAD_DIM", "out_ptr": "x n NUM_KV*GROUP HEAD_DIM", "tables_ptr": "~i32 n width",
-        "lens_ptr": "i32 n", "partial_ptr": "f32 2*programs BLOCK_M HEAD_DIM", "stats_ptr": "f32 2*programs 2 BLOCK_M",
-        "tickets_ptr": "i32 items", **_PAGES},
+    "_embedding_kernel": Contract(
+        "n cdiv(HIDDEN,BLOCK)", {"ids_ptr": "i64 n", "weight_ptr": "x VOCAB HIDDEN", "y_ptr": "x n HIDDEN"}
+    ),
+    "_rms_norm_kernel": Contract(
+        "n",
+        {
+            "x_ptr": "x n HIDDEN",
+            "residual_ptr": "x n HIDDEN",
+            "weight_ptr": "x HIDDEN",
+            "y_ptr": "x n HIDDEN",
+            "sum_ptr": "x n HIDDEN",
+        },
+        ("BLOCK >= HIDDEN",),
+        ("residual_ptr",),
+    ),
+    "_all_reduce_norm_kernel": Contract(
+        "n",
+        {
+            "addresses_ptr": "i64 RANKS",
+            "residual_ptr": "x n HIDDEN",
+            "weight_ptr": "x HIDDEN",
+            "y_ptr": "x n HIDDEN",
+            "sum_ptr": "x n HIDDEN",
+        },
+        ("BLOCK >= HIDDEN",),
+    ),
+    "_rope_append_kernel": Contract(
+        "n cdiv(NUM_Q+2*NUM_KV,BLOCK_HEADS)",
+        {
+            "qkv_ptr": "x n (NUM_Q+2*NUM_KV)*HEAD_DIM",
+            "cos_sin_ptr": "f32 positions HEAD_DIM",
+            "positions_ptr": "i64 n",
+            "slots_ptr": "i64 n",
+            "q_ptr": "x n NUM_Q HEAD_DIM",
+            **_PAGES,
+        },
+        ("2*BLOCK_HALF >= HEAD_DIM",),
+        ("k_scale_ptr", "v_scale_ptr"),
+    ),
+    "_decode_attention_kernel": Contract(
+        "programs",
+        {
+            "q_ptr": "x n NUM_KV*GROUP HEAD_DIM",
+            "out_ptr": "x n NUM_KV*GROUP HEAD_DIM",
+            "tables_ptr": "~i32 n width",
+            "lens_ptr": "i32 n",
+            "partial_ptr": "f32 2*programs BLOCK_M HEAD_DIM",
+            "stats_ptr": "f32 2*programs 2 BLOCK_M",
+            "tickets_ptr": "i32 items",
+            **_PAGES,
+        },
         ("batch == n", "BLOCK_B >= n", "items >= n*NUM_KV", "BLOCK_M >= GROUP", "table_stride == tables_ptr.stride(0)"),
-        ("k_scale_ptr", "v_scale_ptr")),
-    "_prefill_attention_kernel": Contract("blocks NUM_KV*GROUP rows", {
-        "q_ptr": "x n NUM_KV*GROUP HEAD_DIM", "out_ptr": "x n NUM_KV*GROUP HEAD_DIM", "tables_ptr": "~i32 rows width",
-        "lens_ptr": "i32 rows", "cu_q_ptr": "i32 rows+1", **_PAGES}, ("table_stride == tables_ptr.stride(0)",),
-        ("k_scale_ptr", "v_scale_ptr")),
+        ("k_scale_ptr", "v_scale_ptr"),
+    ),
+    "_prefill_attention_kernel": Contract(
+        "blocks NUM_KV*GROUP rows",
+        {
+            "q_ptr": "x n NUM_KV*GROUP HEAD_DIM",
+            "out_ptr": "x n NUM_KV*GROUP HEAD_DIM",
+            "tables_ptr": "~i32 rows width",
+            "lens_ptr": "i32 rows",
+            "cu_q_ptr": "i32 rows+1",
+            **_PAGES,
+        },
+        ("table_stride == tables_ptr.stride(0)",),
+        ("k_scale_ptr", "v_scale_ptr"),
+    ),
     "_silu_mul_kernel": Contract("n cdiv(FEATURES,BLOCK)", {"x_ptr": "x n 2*FEATURES", "y_ptr": "x n FEATURES"}),
-    "_small_gemm_kernel": Contract("cdiv(OUT,BLOCK_OUT) SPLIT_K", {
-        "x_ptr": "x n IN", "weight_ptr": "w OUT*(1+GATED) IN", "scale_ptr": "f32 OUT*(1+GATED)", "norm_ptr": "x IN",
-        "bias_ptr": "x OUT*(1+GATED)", "residual_ptr": "x n OUT", "y_ptr": "y n OUT",
-        "maxima_ptr": "f32 n cdiv(OUT,BLOCK_OUT)", "partial_ptr": "f32 SPLIT_K n OUT", "tickets_ptr": "i32 items"},
+    "_small_gemm_kernel": Contract(
+        "cdiv(OUT,BLOCK_OUT) SPLIT_K",
+        {
+            "x_ptr": "x n IN",
+            "weight_ptr": "w OUT*(1+GATED) IN",
+            "scale_ptr": "f32 OUT*(1+GATED)",
+            "norm_ptr": "x IN",
+            "bias_ptr": "x OUT*(1+GATED)",
+            "residual_ptr": "x n OUT",
+            "y_ptr": "y n OUT",
+            "maxima_ptr": "f32 n cdiv(OUT,BLOCK_OUT)",
+            "partial_ptr": "f32 SPLIT_K n OUT",
+            "tickets_ptr": "i32 items",
+        },
         ("tokens == n", "BLOCK_T >= n", "QUANTISED == (scale_ptr is not None)", "BIAS == (bias_ptr is not None)"),
-        ("scale_ptr", "norm_ptr", "bias_ptr", "residual_ptr", "maxima_ptr", "partial_ptr", "tickets_ptr")),
-    "_tile_kernel": Contract("n t", {
-        **_SAMPLER, "params_ptr": _MACHINE["params_ptr"], "bias_ptr": "f32 slots columns",
-        "counts_ptr": "i32 slots columns", "in_prompt_ptr": "bool slots columns"},
+        ("scale_ptr", "norm_ptr", "bias_ptr", "residual_ptr", "maxima_ptr", "partial_ptr", "tickets_ptr"),
+    ),
+    "_tile_kernel": Contract(
+        "n t",
+        {
+            **_SAMPLER,
+            "params_ptr": _MACHINE["params_ptr"],
+            "bias_ptr": "f32 slots columns",
+            "counts_ptr": "i32 slots columns",
+            "in_prompt_ptr": "bool slots columns",
+        },
         ("vocab <= columns", "t == cdiv(vocab,BLOCK)", "logits_stride == logits_ptr.stride(0)"),
-        ("bias_ptr", "counts_ptr", "in_prompt_ptr")),
-    "_draw_kernel": Contract("n", {
-        **_SAMPLER, "values_ptr": "f32 n work_stride", "ids_ptr": "i32 n work_stride", "draw_ptr": "i64 n",
-        "masked_ptr": "i64 n", "bad_ptr": "bool n"}, ("tiles == t", "BLOCK_T >= t", "work_stride == columns"),
-        ("values_ptr", "ids_ptr")),
-    "_thinking_step_kernel": Contract("cdiv(n,BLOCK)", {
-        **_MACHINE, "strings_ptr": "i32 slots TEXTS string_len", "trigger_lead_ptr": "i32 slots TRIGGERS",
-        "stop_ids_ptr": "i32 slots STOPS", "history_ptr": "i32 slots history_stride",
-        "ends_line_ptr": "bool vocabulary", "draw_ptr": "i64 n", "masked_ptr": "i64 n", "bad_ptr": "bool n",
-        "record_ptr": "i32 n RECORD"},
-        ("batch == n",)),
-}  # fmt: skip
+        ("bias_ptr", "counts_ptr", "in_prompt_ptr"),
+    ),
+    "_draw_kernel": Contract(
+        "n",
+        {
+            **_SAMPLER,
+            "values_ptr": "f32 n work_stride",
+            "ids_ptr": "i32 n work_stride",
+            "draw_ptr": "i64 n",
+            "masked_ptr": "i64 n",
+            "bad_ptr": "bool n",
+        },
+        ("tiles == t", "BLOCK_T >= t", "work_stride == columns"),
+        ("values_ptr", "ids_ptr"),
+    ),
+    "_thinking_step_kernel": Contract(
+        "cdiv(n,BLOCK)",
+        {
+            **_MACHINE,
+            "strings_ptr": "i32 slots TEXTS string_len",
+            "trigger_lead_ptr": "i32 slots TRIGGERS",
+            "stop_ids_ptr": "i32 slots STOPS",
+            "history_ptr": "i32 slots history_stride",
+            "ends_line_ptr": "bool vocabulary",
+            "draw_ptr": "i64 n",
+            "masked_ptr": "i64 n",
+            "bad_ptr": "bool n",
+            "record_ptr": "i32 n RECORD",
+        },
+        ("batch == n",),
+    ),
+}
 
 
 def check(launch: Launch) -> None:

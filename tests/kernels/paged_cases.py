@@ -45,9 +45,11 @@ def paged_cache(
             v[tables[row, index], :, :filled] = torch.randn(num_kv, filled, head_dim)
         tables[row, -(-keys // page_size) :] = 0  # what the engine leaves in unused entries
     return Paged(
-        k.to(device, dtype), v.to(device, dtype), tables.to(device, torch.int32),
+        k.to(device, dtype),
+        v.to(device, dtype),
+        tables.to(device, torch.int32),
         torch.tensor(lens, dtype=torch.int32, device=device),
-    )  # fmt: skip
+    )
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:

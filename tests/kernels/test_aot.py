@@ -26,11 +26,24 @@ from kernels.small_gemm import small_gemm_config
 ROOT = Path(__file__).parents[2]
 CASES = {case.name: case for case in production_cases()}
 EVERY_KERNEL = [
-    "rms_norm+add 5120", "all_reduce_norm 5120 x 8", "silu_mul 27648", "embedding 152064x5120", "rope_append bf16",
-    "decode 32B batch 64 bf16", "decode 32B batch 64 fp8e4nv", "prefill 32B batch 64 bf16", "gemm gate_up 16",
-    "gemm down 64", "gemm gate_up 16 int8", "gemm down 64 dependent", "rms_norm+add 5120 early",
-    "decode 32B batch 1 bf16 early", "sample filtered: tiles", "sample filtered: draw", "thinking_step all",
-]  # fmt: skip
+    "rms_norm+add 5120",
+    "all_reduce_norm 5120 x 8",
+    "silu_mul 27648",
+    "embedding 152064x5120",
+    "rope_append bf16",
+    "decode 32B batch 64 bf16",
+    "decode 32B batch 64 fp8e4nv",
+    "prefill 32B batch 64 bf16",
+    "gemm gate_up 16",
+    "gemm down 64",
+    "gemm gate_up 16 int8",
+    "gemm down 64 dependent",
+    "rms_norm+add 5120 early",
+    "decode 32B batch 1 bf16 early",
+    "sample filtered: tiles",
+    "sample filtered: draw",
+    "thinking_step all",
+]
 
 
 MOST_INSTRUCTIONS = 3000

@@ -77,8 +77,11 @@ def command(config: Path, *overrides: str, ranks: int = 1) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:

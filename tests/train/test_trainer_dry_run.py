@@ -63,8 +63,13 @@ def backward(loss: torch.Tensor) -> None:
 def test_a_step_on_a_card(tmp_path: Path, checkpointing: str, lora: dict[str, int] | None, monkeypatch: Any) -> None:
     model = write_model(tmp_path / "model", hidden=64, heads=4, kv_heads=2, head_dim=16)
     data = write_tokens(tmp_path / "data.jsonl", LENGTHS)
-    compute = {"device": "cuda", "dtype": "bfloat16", "master_dtype": "bfloat16", "checkpointing": checkpointing,
-               "loss_chunk": 16}  # fmt: skip
+    compute = {
+        "device": "cuda",
+        "dtype": "bfloat16",
+        "master_dtype": "bfloat16",
+        "checkpointing": checkpointing,
+        "loss_chunk": 16,
+    }
     config = write_config(tmp_path / "run.yaml", model, data, compute=compute, lora=lora)
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr(torch._C, "_current_graph_task_id", lambda: 1)  # so that checkpoints are recomputed once

@@ -28,9 +28,17 @@ LENGTHS = [5, 17, 18, 9, 40]
 
 def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int) -> tuple[Decoder, torch.nn.Module]:
     config = AutoConfig.for_model(
-        model_type, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
-        num_key_value_heads=kv_heads, vocab_size=96, tie_word_embeddings=tied, rope_theta=1000.0,
-    )  # fmt: skip
+        model_type,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        head_dim=8,
+        num_key_value_heads=kv_heads,
+        vocab_size=96,
+        tie_word_embeddings=tied,
+        rope_theta=1000.0,
+    )
     config.save_pretrained(folder)
     torch.manual_seed(1)
     theirs = AutoModelForCausalLM.from_config(config).float()
@@ -117,11 +125,23 @@ def test_twenty_steps_equal_transformers_trainer(tmp_path: Path, reduction: str)
             return loss
 
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "hf"), num_train_epochs=1, per_device_train_batch_size=1,
-        gradient_accumulation_steps=4, learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=1,
-        weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95,
-        adam_epsilon=1e-8, max_grad_norm=0.5, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "hf"),
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+        learning_rate=5e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=1,
+        weight_decay=0.1,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        max_grad_norm=0.5,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
     theirs = Reference(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), arguments, train_dataset=samples
     )

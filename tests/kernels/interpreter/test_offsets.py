@@ -86,9 +86,16 @@ def test_sampler_rows_beyond_2_31_values(device):
     real[:, Real.TEMPERATURE], real[:, Real.TOP_P] = 1.0, 0.9
     real[:, Real.REPETITION], real[:, Real.PRESENCE] = 100.0, 1000.0
     machine = MachineTables(
-        zeros(3, len(State)), zeros(3, len(Param)), zeros(3, 4, 2), zeros(3, 1) - 1, zeros(3, 1), zeros(3, 1),
-        zeros(3, 4), zeros(1), torch.zeros(vocab, dtype=torch.bool),
-    )  # fmt: skip
+        zeros(3, len(State)),
+        zeros(3, len(Param)),
+        zeros(3, 4, 2),
+        zeros(3, 1) - 1,
+        zeros(3, 1),
+        zeros(3, 1),
+        zeros(3, 4),
+        zeros(1),
+        torch.zeros(vocab, dtype=torch.bool),
+    )
     tables = SamplingTables(real, zeros(3, len(Whole)))
     for filters in (False, True):
         needs = SamplingNeeds(noise=True, filters=filters, masked=True)

@@ -38,9 +38,16 @@ def make_tables(device: torch.device, vocab: int = VOCAB) -> tuple[SamplingTable
 
     last = torch.randint(-1, vocab, (SLOTS, 2), dtype=torch.int32, device=device)
     machine = MachineTables(
-        state, params, zeros(SLOTS, 4, 3), last, zeros(SLOTS, 2), zeros(SLOTS, 1), zeros(SLOTS, 4),
-        torch.tensor([3, vocab - 9], dtype=torch.int32, device=device), torch.zeros(vocab, dtype=torch.bool),
-    )  # fmt: skip
+        state,
+        params,
+        zeros(SLOTS, 4, 3),
+        last,
+        zeros(SLOTS, 2),
+        zeros(SLOTS, 1),
+        zeros(SLOTS, 4),
+        torch.tensor([3, vocab - 9], dtype=torch.int32, device=device),
+        torch.zeros(vocab, dtype=torch.bool),
+    )
     return sampling, machine
 
 
@@ -55,7 +62,8 @@ def compare(logits: torch.Tensor, tables, machine, slots, vocab: int, needs: Sam
 
 FLAGS = [
     flags if sum(flags[2:]) in (0, 3) or not flags[0] else pytest.param(*flags, marks=pytest.mark.slow)
-    for flags in itertools.product((False, True), repeat=5) if flags[0] or not flags[1]
+    for flags in itertools.product((False, True), repeat=5)
+    if flags[0] or not flags[1]
 ]
 
 
@@ -84,8 +92,15 @@ def test_batches(device, batch):
 def test_too_few_candidates_near_the_maximum_are_noticed(device, near):
     tables, machine = make_tables(device)
     logits = torch.randn(SLOTS, VOCAB, device=device)
-    compare(logits, tables, machine, torch.arange(SLOTS, device=device), VOCAB,
-            SamplingNeeds(noise=True, filters=True, masked=True), near)  # fmt: skip
+    compare(
+        logits,
+        tables,
+        machine,
+        torch.arange(SLOTS, device=device),
+        VOCAB,
+        SamplingNeeds(noise=True, filters=True, masked=True),
+        near,
+    )
 
 
 def test_rows_without_a_token_to_draw(device):

@@ -22,10 +22,19 @@ def random_tables(generator: torch.Generator, max_lead: int, max_opener: int, lo
     state = torch.zeros(SLOTS, len(State), dtype=torch.int32)
     params = torch.zeros(SLOTS, len(Param), dtype=torch.int32)
     tables = MachineTables(
-        state, params, strings, ints(-1, ALPHABET, SLOTS, 2), leads, ints(-1, ALPHABET, SLOTS, 2),
-        ints(0, ALPHABET, SLOTS, CONTEXT + 1), torch.tensor([1, 2], dtype=torch.int32),
-        torch.arange(ALPHABET) % 3 == 0, max_lead=max_lead, max_opener=max_opener, loops=loops,
-    )  # fmt: skip
+        state,
+        params,
+        strings,
+        ints(-1, ALPHABET, SLOTS, 2),
+        leads,
+        ints(-1, ALPHABET, SLOTS, 2),
+        ints(0, ALPHABET, SLOTS, CONTEXT + 1),
+        torch.tensor([1, 2], dtype=torch.int32),
+        torch.arange(ALPHABET) % 3 == 0,
+        max_lead=max_lead,
+        max_opener=max_opener,
+        loops=loops,
+    )
     reset(tables, torch.arange(SLOTS), generator)
     return tables
 
@@ -38,33 +47,56 @@ def reset(tables: MachineTables, slots: torch.Tensor, generator: torch.Generator
 
     length = column(8, CONTEXT - 8)
     state = {
-        State.PHASE: column(0, len(Phase)), State.FINISH: (column(0, 12) == 0).int() * column(1, len(Finish)),
-        State.STOP_REASON: column(0, len(Stop)), State.LENGTH: length, State.COMMITTED: length - column(0, 9),
-        State.THINKING: column(0, 20), State.EXTENSIONS_LEFT: column(0, 3), State.EXTENSIONS_USED: column(0, 3),
-        State.FORCED: (column(0, 3) == 0).int() * column(1, 4), State.FORCED_POS: column(0, STRING - 1),
-        State.MASK_NEXT: column(0, 2), State.NEWLINE: column(0, 2), State.MATCH_FROM: length - column(0, 9),
-        State.CLOSED: column(0, 2), State.ANSWERED: column(0, 5), State.LOOP_RUN: column(0, 4),
+        State.PHASE: column(0, len(Phase)),
+        State.FINISH: (column(0, 12) == 0).int() * column(1, len(Finish)),
+        State.STOP_REASON: column(0, len(Stop)),
+        State.LENGTH: length,
+        State.COMMITTED: length - column(0, 9),
+        State.THINKING: column(0, 20),
+        State.EXTENSIONS_LEFT: column(0, 3),
+        State.EXTENSIONS_USED: column(0, 3),
+        State.FORCED: (column(0, 3) == 0).int() * column(1, 4),
+        State.FORCED_POS: column(0, STRING - 1),
+        State.MASK_NEXT: column(0, 2),
+        State.NEWLINE: column(0, 2),
+        State.MATCH_FROM: length - column(0, 9),
+        State.CLOSED: column(0, 2),
+        State.ANSWERED: column(0, 5),
+        State.LOOP_RUN: column(0, 4),
         State.END_REQUESTED: (column(0, 12) == 0).int(),
-    }  # fmt: skip
+    }
     unlimited = torch.full_like(length, 2**31 - 1)
     params = {
-        Param.BUDGET: torch.where(column(0, 3) == 0, unlimited, column(0, 30)), Param.MIN_THINKING: column(0, 8),
-        Param.GRACE: column(0, 8), Param.TRUNCATE: (column(0, 4) == 0).int(), Param.EOS_STOPS: column(0, 2),
-        Param.IGNORE_EOS: (column(0, 4) == 0).int(), Param.MAX_TOKENS: column(10, 60),
-        Param.MAX_CONTEXT: column(10, 60), Param.RESERVE: column(0, 8), Param.LOOP_NGRAM: column(0, 4),
-        Param.LOOP_RUN: torch.where(column(0, 2) == 0, unlimited, column(1, 8)), Param.EXTENSION_LEN: column(0, STRING),
-        Param.END_LEN: column(2, STRING), Param.BUDGET_END_LEN: column(2, STRING + 1),
-        Param.BUDGET_END_AT: column(0, 3), Param.OPENER_LEN: column(0, tables.max_opener + 1),
-        Param.NEWLINE_ID: column(0, ALPHABET), Param.MIN_ANSWER: column(0, 3), Param.MIN_TOKENS: column(0, 3),
-    }  # fmt: skip
+        Param.BUDGET: torch.where(column(0, 3) == 0, unlimited, column(0, 30)),
+        Param.MIN_THINKING: column(0, 8),
+        Param.GRACE: column(0, 8),
+        Param.TRUNCATE: (column(0, 4) == 0).int(),
+        Param.EOS_STOPS: column(0, 2),
+        Param.IGNORE_EOS: (column(0, 4) == 0).int(),
+        Param.MAX_TOKENS: column(10, 60),
+        Param.MAX_CONTEXT: column(10, 60),
+        Param.RESERVE: column(0, 8),
+        Param.LOOP_NGRAM: column(0, 4),
+        Param.LOOP_RUN: torch.where(column(0, 2) == 0, unlimited, column(1, 8)),
+        Param.EXTENSION_LEN: column(0, STRING),
+        Param.END_LEN: column(2, STRING),
+        Param.BUDGET_END_LEN: column(2, STRING + 1),
+        Param.BUDGET_END_AT: column(0, 3),
+        Param.OPENER_LEN: column(0, tables.max_opener + 1),
+        Param.NEWLINE_ID: column(0, ALPHABET),
+        Param.MIN_ANSWER: column(0, 3),
+        Param.MIN_TOKENS: column(0, 3),
+    }
     tables.state[slots] = torch.stack([state[c] for c in State], 1)
     tables.params[slots] = torch.stack([params[c] for c in Param], 1)
 
 
 def copy_of(tables: MachineTables, device: torch.device) -> MachineTables:
     """The same tables in memory of their own on `device`."""
-    values = {name: value.clone().to(device) if isinstance(value, torch.Tensor) else value
-              for name, value in vars(tables).items()}  # fmt: skip
+    values = {
+        name: value.clone().to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in vars(tables).items()
+    }
     return MachineTables(**values)
 
 

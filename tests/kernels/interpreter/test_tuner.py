@@ -24,8 +24,11 @@ def records(device, tmp_path) -> list[record.Record]:
 
 def test_what_is_timed_becomes_the_table(records, tmp_path):
     assert [(line.case["name"], line.case["tokens"]) for line in records] == [
-        ("qkv", 2), ("qkv", 5), ("gate_up", 2), ("gate_up", 5),
-    ]  # fmt: skip
+        ("qkv", 2),
+        ("qkv", 5),
+        ("gate_up", 2),
+        ("gate_up", 5),
+    ]
     assert all(line.figures["ours_us"] for line in records), "some candidate is right"
     # Whatever won here: let the kernel win at qkv with 5 tokens and gate_up with 2, and lose elsewhere.
     times = [(10.0, 9.9), (10.0, 5.0), (10.0, 5.0), (10.0, 20.0)]

@@ -1,0 +1,151 @@
+"""What is asked of a model and what comes back, whichever model it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from curate.models.store import Store
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a response is drawn; the names are those of `engine.SamplingParams`.
+
+    An endpoint is sent the thinking fields only where they differ from these defaults.
+    """
+
+    max_tokens: int = 4096
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    """The draw's seed; what is sent is made from it, the question and the sample's number."""
+    thinking_token_budget: int | None = None
+    thinking_extensions: int = 0
+    thinking_extension_str: str = "Wait"
+    min_thinking_tokens: int = 0
+
+    @property
+    def canonical(self) -> str:
+        """JSON of the fields that differ from the defaults: part of a response's key."""
+        defaults = zip(self.__struct_fields__, self.__struct_defaults__, strict=True)
+        changed = {name: getattr(self, name) for name, default in defaults if getattr(self, name) != default}
+        return json.dumps(changed, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call. `id` is the caller's own and no part of the key; `sample` tells several draws of one prompt apart."""
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    sampling: Sampling
+    prompt_version: str
+    sample: int = 0
+
+    def key(self, identity: str) -> str:
+        """sha256 of everything that decides the response, `identity` being the model's."""
+        parts = [identity, [dict(m) for m in self.messages], self.sampling.canonical, self.prompt_version, self.sample]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def seed_of(key: str) -> int:
+    """The seed sent with a call: the same in every run, another for every question and sample; below 2^31."""
+    return int(key[:12], 16) % 2**31
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, or the error that a call ended with.
+
+    Attributes:
+        id, key: of the call.
+        text: the answer part.
+        reasoning: the thinking part; "" where the model shows none.
+        finish_reason: "stop", "length", ...; None for an error.
+        prompt_tokens, completion_tokens, reasoning_tokens: as the model reports them; None where it does not.
+        reported_model: what the endpoint says it is.
+        error: None, or one of `ERRORS`.
+        detail: the error in words.
+    """
+
+    id: str
+    key: str
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    reported_model: str = ""
+    error: str | None = None
+    detail: str = ""
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which no file can hold; each becomes the replacement character."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+ERRORS = {
+    "connection": "the endpoint could not be reached",
+    "rejected": "status 401, 403 or 404: key, permission or model name",
+    "bad_request": "another 4xx, or a prompt that the engine refuses; not tried again",
+    "rate_limit": "status 429 at every try",
+    "server": "status 5xx at every try",
+    "timeout": "no response in time at every try",
+    "garbage": "a response that is no chat completion, at every try",
+    "engine": "the engine ended the request with an error",
+}
+"""Error kinds of an Answer."""
+
+
+class Model(Protocol):
+    """A model that can be asked. `name` goes into tables; `identity` into keys."""
+
+    name: str
+    identity: str
+
+    def ask(self, requests: Iterable[Ask]) -> Iterator[Answer]:
+        """Answers as they come, those in the store first; every request gets exactly one.
+
+        Raises:
+            EndpointDown: nothing can be had from the endpoint at all.
+        """
+
+
+class EndpointDown(ConnectionError):
+    """An endpoint that refuses everything. What it had answered is in the store."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Requests split by what the store knows: `known` answers, and `todo`: each key once, with all that wait for it."""
+
+    known: list[Answer]
+    todo: dict[str, list[Ask]]
+
+    @staticmethod
+    def make(requests: Iterable[Ask], identity: str, store: Store) -> Plan:
+        """Look every request up in `store`."""
+        known, todo = [], {}  # type: list[Answer], dict[str, list[Ask]]
+        for request in requests:
+            key = request.key(identity)
+            if key in todo:
+                todo[key].append(request)
+            elif (found := store.get(key)) is not None:
+                known.append(replace(found, id=request.id))
+            else:
+                todo[key] = [request]
+        return Plan(known, todo)
+
+    def answers(self, answer: Answer) -> Iterator[Answer]:
+        """`answer` for everyone who asked with its key."""
+        for request in self.todo[answer.key]:
+            yield replace(answer, id=request.id)

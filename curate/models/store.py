@@ -1,0 +1,136 @@
+"""The response store: one row for every call that ended, in sqlite. It is the unit of resume.
+
+A row is committed before its answer is handed on, so a process killed at any point has lost no more than the calls in
+flight. Several processes may share one file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from curate.models.asking import Answer, Ask
+
+_COLUMNS = (
+    "key",
+    "text",
+    "reasoning",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "reported_model",
+    "error",
+    "detail",
+)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, reasoning TEXT NOT NULL, finish_reason TEXT, prompt_tokens INTEGER,
+    completion_tokens INTEGER, reasoning_tokens INTEGER, reported_model TEXT NOT NULL, error TEXT,
+    detail TEXT NOT NULL, ask_id TEXT NOT NULL, prompt_version TEXT NOT NULL, sampling TEXT NOT NULL,
+    model TEXT NOT NULL, tries INTEGER NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL
+) WITHOUT ROWID
+"""
+BUSY_S = 60.0
+"""Seconds that a writer waits for another process's."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the calls to one model came to. `seconds` is summed over calls, which overlap."""
+
+    model: str
+    calls: int
+    errors: int
+    tries: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    seconds: float
+
+
+class Store:
+    """Responses by key. Use it as a context manager; safe from any thread."""
+
+    def __init__(self, path: str | Path, retry_errors: bool = False) -> None:
+        """Opens or makes the file. With `retry_errors`, rows that are errors count as not asked.
+
+        Raises:
+            ValueError: the file is no response store.
+        """
+        self.path = Path(path)
+        self._retry_errors = retry_errors
+        self._lock = threading.Lock()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # survives any kill of ours; a power cut may cost the tail
+            self._db.execute(_SCHEMA)
+            self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM responses LIMIT 1")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ValueError(f"{self.path} is no response store ({error}); move it away or name another file") from None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Calling it again does nothing."""
+        with self._lock:
+            self._db.close()
+
+    def get(self, key: str) -> Answer | None:
+        """The stored answer of a call (its `id` is the first asker's), or None."""
+        with self._lock:
+            row = self._db.execute(
+                f"SELECT ask_id, {', '.join(_COLUMNS)} FROM responses WHERE key = ?", (key,)
+            ).fetchone()
+        if row is None:
+            return None
+        answer = Answer(row[0], *row[1:])
+        return None if answer.error is not None and self._retry_errors else answer
+
+    def put(self, answer: Answer, ask: Ask, model: str, tries: int = 1, seconds: float = 0.0) -> None:
+        """Keep an answer, in place of an earlier one with its key. Committed when this returns."""
+        self.put_all([(answer, ask)], model, tries, seconds)
+
+    def put_all(self, answers: Sequence[tuple[Answer, Ask]], model: str, tries: int = 1, seconds: float = 0.0) -> None:
+        """Keep answers that came together, in one transaction. Committed when this returns."""
+        about = [model, tries, seconds, time.time()]
+        rows = [
+            [*(getattr(answer, name) for name in _COLUMNS), ask.id, ask.prompt_version, ask.sampling.canonical, *about]
+            for answer, ask in answers
+        ]
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(f"INSERT OR REPLACE INTO responses VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def errors(self) -> list[tuple[str, str, str, str]]:
+        """(model, id of the request, error, detail) of every call that ended with an error."""
+        with self._lock:
+            return self._db.execute(
+                "SELECT model, ask_id, error, detail FROM responses WHERE error IS NOT NULL ORDER BY model, ask_id, key"
+            ).fetchall()
+
+    def totals(self) -> list[Totals]:
+        """Sums per model, for the report."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT model, count(*), sum(error IS NOT NULL), sum(tries), total(prompt_tokens),"
+                " total(completion_tokens), total(reasoning_tokens), total(seconds)"
+                " FROM responses GROUP BY model ORDER BY model"
+            ).fetchall()
+        return [Totals(m, n, e, t, int(p), int(c), int(r), s) for m, n, e, t, p, c, r, s in rows]

@@ -1,0 +1,132 @@
+"""The two training files of s1-nano: the pretraining mix and the SFT set, both from the families' train side.
+
+Pretraining holds every situation the engine can make: a "Wait" after giving up (search on), after a success (restate
+it), several in a row, and an end of thinking in the middle of a line. What the engine would have written ("Wait", the
+forced closing) carries no loss there, so the model is never taught to write it: when to stop stays certain.
+SFT is plain s1 text: question, thinking, answer, with some "Wait"s that the model writes by itself.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from tokenizers import Tokenizer
+
+from curate.families import problems
+from curate.families.problem import NOT_FOUND, segments, thinking
+from curate.nano.tokenizer import SYSTEM
+
+OPENER = "<|im_start|>think\n"
+FORCED_END = "<|im_start|>answer\nFinal Answer:"
+# Families of the pretraining mix in turn: what takes longer to learn comes more often.
+MIX = (
+    "countdown3",
+    "sequences",
+    "chains",
+    "countdown4",
+    "logic",
+    "countdown3",
+    "clocks",
+    "residues",
+    "sequences",
+    "countdown3",
+    "countdown4",
+    "weekdays",
+    "logic",
+)
+# Share of the pretraining questions whose difficulty is drawn evenly: later rounds need practice too.
+EVEN = 0.5
+# "Wait"s after a success, one of these at random.
+CHECKS, CHECK_WEIGHTS = (0, 1, 2, 3, 4, 8), (60, 15, 10, 7, 5, 3)
+
+
+def head(prompt: str) -> str:
+    """The conversation up to the assistant's turn."""
+    return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def pretraining_records(tokenizer: Tokenizer, count: int, seed: int, families: tuple[str, ...] = MIX) -> Iterator[dict]:
+    """`count` token records, a question each: solved to the end, given up early, or cut by a budget somewhere.
+
+    A record whose answer is not right has `slip` true; `corrected` is the same thinking gone on after a "Wait".
+    """
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    rng = Random(f"pretraining {seed}")
+    for number, problem in enumerate(islice(problems("train", seed, families, EVEN), count)):
+        final = len(problem.rounds) - 1
+        kind = rng.random()
+        last = rng.randrange(final) if kind < 0.25 and final > 0 else rng.randint(0, final) if kind > 0.65 else final
+        checks = rng.choices(CHECKS, CHECK_WEIGHTS)[0] if last == final else 0
+        answer = problem.rounds[last].answer
+        parts = [(encode(text), engine) for text, engine in segments(problem, last, checks)]
+        if kind > 0.65:
+            *earlier, (tail, _) = parts
+            cut = rng.randint(1, len(tail))
+            if cut < len(tail) - 1 and not checks:
+                answer = problem.rounds[last - 1].answer if last else NOT_FOUND
+            parts = [*earlier, (tail[:cut], False)]
+            if not tokenizer.decode(tail[:cut]).endswith("\n"):
+                parts.append((encode("\n"), True))
+            parts += [(encode(FORCED_END), True), (encode(f" {answer}<|im_end|>\n"), False)]
+        else:
+            parts.append((encode(f"<|im_start|>answer\nAnswer: {answer}<|im_end|>\n"), False))
+        opening, opener = encode(head(problem.prompt)), encode(OPENER)
+        tokens, trained = opening + opener, [0] * len(opening) + [1] * len(opener)
+        for ids, engine in parts:
+            tokens += ids
+            trained += [0 if engine else 1] * len(ids)
+        record = {
+            "id": f"{problem.family}-{seed}-{number}",
+            "family": problem.family,
+            "question": problem.prompt,
+            "answer": answer,
+            "slip": answer != problem.answer,
+            "tokens": tokens,
+            "trained": trained,
+        }
+        if record["slip"]:
+            record["corrected"] = {"thinking": thinking(problem), "answer": problem.answer}
+        yield record
+
+
+def sft_records(count: int, seed: int, own_wait: float = 0.25) -> Iterator[dict]:
+    """`count` problems in s1's columns; after each round the trace goes on with its own "Wait" in `own_wait` of cases.
+
+    A trace that stops too early is marked `slip`; `corrected` is the same thinking gone on after a "Wait".
+    """
+    rng = Random(f"sft {seed}")
+    for number, problem in enumerate(islice(problems("train", seed + 1000), count)):
+        last, checks = 0, 0
+        while rng.random() < own_wait:
+            if last < len(problem.rounds) - 1:
+                last += 1
+            else:
+                checks += 1
+
+        answer = problem.rounds[last].answer
+        record = {
+            "id": f"{problem.family}-{seed}-{number}",
+            "family": problem.family,
+            "question": problem.prompt,
+            "thinking": thinking(problem, last, checks),
+            "answer": answer,
+            "slip": answer != problem.answer,
+        }
+        if record["slip"]:
+            record["corrected"] = {"thinking": thinking(problem), "answer": problem.answer}
+        yield record
+
+
+def write_jsonl(path: Path, records: Iterator[dict]) -> int:
+    """Writes one JSON object a line; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,128 @@
+"""Duplicates: exact on the canonical text, near by MinHash candidates that the true Jaccard similarity confirms.
+
+A row is dropped in favour of the earliest row, in the order of sources, that it duplicates. MinHash (Broder 1997) over
+word shingles finds candidates; what decides is the similarity of the shingle sets themselves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+from rensa import RMinHash
+
+from curate.config import Dedupe
+from curate.normalise import numbers, words
+from curate.progress import Progress, no_progress
+from curate.records import decisions
+from curate.selection.shingles import mixed, shingles
+
+STAGE = "dedupe"
+
+PASSAGE, REST = 40, 10
+"""Shingles of a common beginning that may be a passage, and of what must be left for it to be one."""
+
+
+def exact_duplicates(questions: pl.DataFrame) -> pl.DataFrame:
+    """Rows [row_id, of] whose canonical text an earlier row of `questions` has."""
+    first = questions.group_by("qid", maintain_order=True).agg(pl.col("row_id").first().alias("of"))
+    return questions.join(first, on="qid").filter(pl.col("row_id") != pl.col("of")).select("row_id", "of")
+
+
+def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
+    """Rows [row_id, of, jaccard] that an earlier kept row resembles, by the order of `questions` [row_id, question]."""
+    found = shingles(questions.select(words("question")).to_series(), settings.shingle)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        found.hashes, found.offsets.astype(np.uint64), settings.permutations, 42
+    )
+    signatures = np.asarray(matrix.to_rows(), dtype=np.uint32).reshape(questions.height, settings.permutations)
+    block = np.zeros(questions.height, dtype=np.uint64)
+    if settings.same_numbers:
+        block = questions.select(numbers("question")).to_series().hash(seed=1).to_numpy()
+    dropped: dict[int, tuple[int, float]] = {}
+    # Buckets hold kept rows only, so a crowd of copies costs one comparison each.
+    buckets: dict[int, list[int]] = defaultdict(list)
+    done = 0
+    for row, keys in _shared_buckets(signatures, block, settings.bands):
+        advance(row - done)
+        done = row
+        for other in sorted({kept for key in keys for kept in buckets[key]}):
+            similarity = likeness(found.of(row), found.of(other))
+            if similarity >= settings.jaccard:
+                dropped[row] = (other, similarity)
+                break
+        else:
+            for key in keys:
+                buckets[key].append(row)
+    advance(questions.height - done)
+    ids = questions["row_id"]
+    return pl.DataFrame(
+        [(ids[later], ids[other], round(similarity, 4)) for later, (other, similarity) in dropped.items()],
+        schema={"row_id": pl.String, "of": pl.String, "jaccard": pl.Float64},
+        orient="row",
+    )
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """Size of the intersection by that of the union, of two arrays taken as sets."""
+    a, b = np.unique(a), np.unique(b)
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / max(len(a) + len(b) - common, 1)
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """Jaccard similarity of two questions' shingles, given in their order.
+
+    Questions on one reading passage are not the same question: where a long beginning is common and something of some
+    length is left of both, what is left must be alike, too.
+    """
+    size = min(len(a), len(b))
+    differ = np.flatnonzero(a[:size] != b[:size])
+    common = int(differ[0]) if len(differ) else size
+    whole = jaccard(a, b)
+    if common >= PASSAGE and size - common >= REST:
+        return min(whole, jaccard(a[common:], b[common:]))
+    return whole
+
+
+def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> Iterator[tuple[int, list[int]]]:
+    """(row, its buckets) in the order of rows: buckets are a band's values and the row's block, and those that hold
+    one row only are left out."""
+    rows = signatures.shape[1] // bands
+    shared: dict[int, list[int]] = defaultdict(list)
+    for band in range(bands):
+        key = mixed(block, np.uint64(band))
+        for column in signatures[:, band * rows : (band + 1) * rows].T:
+            key = mixed(key, column)
+        _, bucket, counts = np.unique(key, return_inverse=True, return_counts=True)
+        for row in np.flatnonzero(counts[bucket] > 1):
+            shared[int(row)].append(int(key[row]))
+    return iter(sorted(shared.items()))
+
+
+def dedupe(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
+    """Decisions [DECISION] for all rows of `questions` (row_id, qid, question; in order of priority)."""
+    exact = exact_duplicates(questions)
+    advance(exact.height)
+    rest = questions.join(exact, on="row_id", how="anti", maintain_order="left")
+    near = near_duplicates(rest, settings, advance)
+    table = questions.join(exact.rename({"of": "same_as"}), on="row_id", how="left", maintain_order="left").join(
+        near, on="row_id", how="left", maintain_order="left"
+    )
+    rule = (
+        pl.when(pl.col("same_as").is_not_null())
+        .then(pl.lit("exact_duplicate"))
+        .when(pl.col("of").is_not_null())
+        .then(pl.lit("near_duplicate"))
+        .otherwise(pl.lit("kept"))
+    )
+    evidence = (
+        pl.when(pl.col("same_as").is_not_null())
+        .then(pl.format("same text as {}", "same_as"))
+        .when(pl.col("of").is_not_null())
+        .then(pl.format("Jaccard {} with {}", "jaccard", "of"))
+        .otherwise(pl.lit(""))
+    )
+    return decisions(table, STAGE, rule == "kept", rule, evidence)

@@ -1,0 +1,71 @@
+"""How a row-wise function is run over a table: in this process, or as Ray Data tasks on a cluster.
+
+No stage knows which. The function takes and returns a table, row by row independent; the result comes back in the order
+of `key`, so both ways give the same table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from curate.errors import CurationError
+
+Advance = Callable[[int], None]
+Rows = Callable[[pl.DataFrame, Advance], pl.DataFrame]
+"""From rows to rows; calls the second argument with the number of rows done since the last call."""
+
+
+class Executor(Protocol):
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+        """`function` over all rows of `table`, sorted by the columns `key` of the result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """All rows at once, in this process."""
+
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+        return function(table, advance).sort(key)
+
+
+@dataclass(frozen=True)
+class RayData:
+    """Slices of `batch_rows` rows as `map_batches` tasks. Models and the response store are opened by each task, so the
+    store must lie on a file system that all nodes share."""
+
+    address: str | None
+    batch_rows: int
+
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+        try:
+            import ray  # optional: the extra [ray]
+        except ImportError as error:
+            raise CurationError(
+                "ray: is set, but the package ray[data] is not installed; install s1-engine[ray]"
+            ) from error
+        if not ray.is_initialized():
+            ray.init(address=self.address, logging_level=logging.WARNING)
+        if table.is_empty():
+            return function(table, advance).sort(key)
+
+        def batch(rows: pa.Table) -> pa.Table:
+            return function(pl.DataFrame(pl.from_arrow(rows)), _unseen).to_arrow()
+
+        blocks = [table.slice(at, self.batch_rows).to_arrow() for at in range(0, table.height, self.batch_rows)]
+        data = ray.data.from_arrow(blocks).map_batches(batch, batch_format="pyarrow", batch_size=None)
+        done = []
+        for ref in data.to_arrow_refs():
+            done.append(pl.DataFrame(pl.from_arrow(ray.get(ref))))
+            advance(done[-1].height)
+        return pl.concat(done).sort(key)
+
+
+def _unseen(rows: int) -> None:
+    """Progress within a task is not seen from here; whole slices are."""

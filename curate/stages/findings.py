@@ -1,0 +1,209 @@
+"""What the report says: counts, examples, costs, and for every row the stage at which it ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from curate.config import Config
+from curate.models.store import Store
+from curate.sources import PAPER
+from curate.stages.counts import counts_of
+from curate.stages.pipeline import stages
+from curate.stages.stage import Context
+
+PAPER_COUNTS = {
+    "collect": "59,029",
+    "quality": "54,116 without errors, 51,581 well formed",
+    "difficulty": "24,496",
+    "select": "1,000 (384 of them seed picks)",
+}
+"""arXiv 2501.19393, section 2."""
+PRIVATE = "(kept private)"
+SHOWN = 300
+"""Characters of a question that are shown."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Rows of the report's tables, in their order."""
+
+    stages: list[list[Any]]
+    source_stages: list[str]
+    sources: list[list[Any]]
+    drops: list[tuple[str, str, int, list[tuple[str, str, str]]]]
+    rules: list[list[Any]]
+    seeded: list[list[Any]]
+    verdicts: list[list[Any]]
+    cost: list[list[Any]]
+    notes: list[list[Any]]
+    provenance: list[tuple[str, str, str, str]]
+    domains: pl.DataFrame | None
+    lengths: dict[str, list[int]] | None
+    counts: dict[str, Any]
+    ledger: pl.DataFrame
+    seconds: float
+
+
+def ledger(decisions: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """[row_id, qid, stage, rule, evidence, selected]: for every row the stage that took it out, or the last one."""
+    parts = [table.with_columns(pl.lit(i).alias("at")) for i, table in enumerate(decisions.values())]
+    everything = pl.concat(parts)
+    ends = everything.sort("at").group_by("row_id", maintain_order=True).last()
+    last = len(parts) - 1
+    return ends.select(
+        "row_id", "qid", "stage", "rule", "evidence", ((pl.col("at") == last) & pl.col("keep")).alias("kept")
+    ).sort("row_id")
+
+
+def find(context: Context) -> Findings:
+    """Everything from what is on the disk now; stages that have not run yet are left out."""
+    config = context.config
+    done = [s for s in stages(config) if (context.folder / s.name / "manifest.json").is_file()]
+    manifests = {s.name: context.manifest(s.name) for s in done}
+    decisions = {
+        name: context.table(name, "decisions") for name, m in manifests.items() if "decisions.parquet" in m["outputs"]
+    }
+    path = context.folder / "seconds.json"
+    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    counts = {name: manifest["counts"] for name, manifest in manifests.items()}
+    questions = context.table("collect", "questions")
+    ends = ledger(decisions)
+    totals = []
+    if context.store_path.is_file():
+        with Store(context.store_path) as store:
+            totals = store.totals()
+    return Findings(
+        stages=[
+            [name, c["rows"], c.get("kept"), PAPER_COUNTS.get(name), seconds.get(name)] for name, c in counts.items()
+        ],
+        source_stages=list(decisions),
+        sources=_sources(config, counts, list(decisions)),
+        drops=_drops(config, decisions, questions, config.report.examples),
+        rules=[[rule, n] for rule, n in counts.get("decontaminate", {}).get("hits", {}).items()],
+        seeded=_seeded(questions, ends),
+        verdicts=_verdicts(context, counts),
+        cost=[
+            [t.model, t.calls, t.errors, t.tries, t.prompt_tokens, t.reasoning_tokens, t.completion_tokens]
+            for t in totals
+        ],
+        notes=_notes(counts),
+        provenance=[
+            (
+                name,
+                m["key"],
+                m["config_hash"],
+                ", ".join(f"{f} {o['sha256'][:12]}" for f, o in sorted(m["outputs"].items())),
+            )
+            for name, m in manifests.items()
+        ],
+        domains=_domains(context) if {"domain", "select"} <= set(counts) else None,
+        lengths=_lengths(context) if "select" in counts else None,
+        counts=counts | {"seconds": seconds},
+        ledger=ends,
+        seconds=sum(seconds.values()),
+    )
+
+
+def _sources(config: Config, counts: dict[str, Any], names: list[str]) -> list[list[Any]]:
+    paper = {cls.info.name: cls.info.paper for cls in PAPER}
+    rows = []
+    for source in config.collect.sources:
+        expected = source.info.paper or paper.get(source.label.rpartition("/")[2])
+        rows.append([source.label, expected, *(counts[name]["sources"].get(source.label, 0) for name in names)])
+    known = [row[1] for row in rows if row[1] is not None]
+    total = ["all", sum(known) if len(known) == len(rows) else None]
+    return [*rows, total + [sum(row[i] for row in rows) for i in range(2, 2 + len(names))]]
+
+
+def _drops(
+    config: Config, decisions: dict[str, pl.DataFrame], questions: pl.DataFrame, examples: int
+) -> list[tuple[str, str, int, list[tuple[str, str, str]]]]:
+    private = {source.label for source in config.collect.sources if source.info.private}
+    texts = questions.select("row_id", "question", "source")
+    found = []
+    for stage, table in decisions.items():
+        lost = table.filter(~pl.col("keep"))
+        for rule, count in sorted(lost.group_by("rule").len().iter_rows(), key=lambda pair: (-pair[1], pair[0])):
+            shown = lost.filter(pl.col("rule") == rule).sort("row_id").head(examples)
+            rows = []
+            for row, question, source, evidence in (
+                shown.join(texts, on="row_id", how="left", maintain_order="left")
+                .select("row_id", pl.col("question").fill_null(""), pl.col("source").fill_null(""), "evidence")
+                .iter_rows()
+            ):
+                hidden = (source or row.rpartition("/")[0]) in private
+                rows.append((row, PRIVATE if hidden else question[:SHOWN], PRIVATE if hidden else evidence[:SHOWN]))
+            found.append((stage, rule, count, rows))
+    return found
+
+
+def _seeded(questions: pl.DataFrame, ends: pl.DataFrame) -> list[list[Any]]:
+    marked = questions.select("row_id", pl.col("meta").str.json_path_match("$.seeded").alias("seeded")).drop_nulls()
+    if marked.is_empty():
+        return []
+    table = marked.join(ends, on="row_id").with_columns(
+        pl.when("kept").then(pl.lit("selected")).otherwise(pl.format("{}: {}", "stage", "rule")).alias("end")
+    )
+    sizes = dict(marked.group_by("seeded").len().iter_rows())
+    groups = table.group_by("seeded", "end").len().sort("seeded", pl.col("len") * -1, "end")
+    return [[seeded, sizes[seeded], end, n] for seeded, end, n in groups.iter_rows()]
+
+
+def _verdicts(context: Context, counts: dict[str, Any]) -> list[list[Any]]:
+    """[what was graded, model, yes, no, ungradable]; of the selected traces, too: s1 kept wrong ones on purpose."""
+    tables = {"grades": "attempts", "trace_grades": "traces"}
+    found = [
+        [tables[name], model, verdicts]
+        for name, models in counts.get("grade", {}).get("verdicts", {}).items()
+        for model, verdicts in models.items()
+    ]
+    if "select" in counts:
+        chosen = context.table("grade", "trace_grades").join(context.table("select", "selection"), on="qid", how="semi")
+        for (model,), rows in sorted(chosen.group_by("model")):
+            found.append(["selected traces (s1K: 536 of 1,000 right)", model, counts_of(rows, "verdict")])
+    return [[what, model, *(v.get(name, 0) for name in ("yes", "no", "ungradable"))] for what, model, v in found]
+
+
+def _notes(counts: dict[str, Any]) -> list[list[Any]]:
+    notes: list[list[Any]] = []
+    for name in ("trace", "attempt"):
+        for reason, n in counts.get(name, {}).get("finish_reasons", {}).items():
+            notes.append([f"{name}: ended by {reason}", n])
+    for grader, n in counts.get("grade", {}).get("graders", {}).items():
+        notes.append([f"grade: decided by {grader}", n])
+    for classifier, n in counts.get("domain", {}).get("classifiers", {}).items():
+        notes.append([f"domain: labelled by {classifier}", n])
+    for what, value in counts.get("domain", {}).get("agreement", {}).items():
+        notes.append([f"domain: agreement of model and fallback, {what}", value])
+    for what in ("tokens", "trained", "thinking_tokens", "attempt_tokens"):
+        if what in counts.get("format", {}):
+            notes.append(
+                [
+                    f"format: {what} in all (s1K: 4.7M)" if what == "tokens" else f"format: {what}",
+                    counts["format"][what],
+                ]
+            )
+    return notes
+
+
+def _domains(context: Context) -> pl.DataFrame:
+    """[title, pool, selected]."""
+    labels = context.table("domain", "domains").with_columns(pl.format("{} {}", "code", "title").alias("title"))
+    chosen = context.table("select", "selection").select("qid", pl.lit(1).alias("picked"))
+    return (
+        labels.join(chosen, on="qid", how="left")
+        .group_by("title")
+        .agg(
+            pl.len().cast(pl.Int64).alias("pool"), pl.col("picked").fill_null(0).sum().cast(pl.Int64).alias("selected")
+        )
+    )
+
+
+def _lengths(context: Context) -> dict[str, list[int]]:
+    """Tokens of all traces, and of those selected."""
+    traces = context.table("trace", "traces")["thinking_tokens"].drop_nulls().to_list()
+    return {"all traces": traces, "selected": context.table("select", "selection")["trace_tokens"].to_list()}

@@ -1,0 +1,190 @@
+"""The stages that ask models: trace, attempt, grade, difficulty, domain.
+
+Each call goes through the response store, so a stage that is broken off and started again asks only for what is
+missing. The functions that are mapped over rows open store and model themselves: they may run on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate.config import Asked, Config
+from curate.grading.grade import Grader
+from curate.grading.judge import Judge
+from curate.models.opened import ENGINE, open_model
+from curate.models.store import Store
+from curate.records import DECISION, checked, decisions
+from curate.selection.difficulty import difficulty
+from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, fallback
+from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
+from curate.stages.counts import counts_of, decided
+from curate.stages.executor import Advance
+from curate.stages.stage import Context, Output
+from curate.stages.tracing import trace
+
+DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
+"""Stages whose decisions take rows out, in order."""
+
+
+def alive(context: Context, before: str) -> pl.DataFrame:
+    """The questions that every deciding stage ahead of `before` kept, in their order."""
+    if before in DECIDING:
+        stages = DECIDING[: DECIDING.index(before)]
+    else:
+        stages = {"trace": DECIDING[:3], "attempt": DECIDING[:4], "grade": DECIDING[:4]}.get(before, DECIDING)
+    questions = context.table("collect", "questions")
+    for stage in stages:
+        kept = context.table(stage, "decisions").filter("keep").select("row_id")
+        questions = questions.join(kept, on="row_id", how="semi", maintain_order="left")
+    return questions
+
+
+def model_files(asked: Sequence[Asked | None]) -> list[Path]:
+    """The files of models that run in this process: with other weights a stage runs again."""
+    found = []
+    for one in asked:
+        name = "" if one is None else str(one.model.get("model", ""))
+        folder = Path(name.removeprefix(ENGINE))
+        if name.startswith(ENGINE) and folder.is_dir():
+            found += sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
+    return found
+
+
+def run_trace(context: Context) -> Output:
+    teacher = context.config.trace
+    assert teacher is not None
+    questions = alive(context, "trace").select("qid", "question")
+    store, retry = context.store_path, context.retry_errors
+
+    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+        with Store(store, retry) as responses, open_model(teacher.model, responses) as model:
+            return trace(table, model, teacher.sampling, progress=advance)
+
+    with context.bars.bar("trace", questions.height) as advance:
+        made = context.executor.map(rows, questions, ["qid"], advance)
+    made = checked(made, pl.Schema(ATTEMPT_SCHEMA), "traces")
+    return Output({"traces": made}, _asked(made))
+
+
+def run_attempt(context: Context) -> Output:
+    settings = context.config.attempt
+    assert settings is not None
+    questions = alive(context, "attempt").select("qid", "question")
+    store, retry = context.store_path, context.retry_errors
+    parts = []
+    for asked in settings.models:
+
+        def rows(table: pl.DataFrame, advance: Advance, asked: Asked = asked) -> pl.DataFrame:
+            with Store(store, retry) as responses, open_model(asked.model, responses) as model:
+                return attempt(table, model, asked.sampling, settings.samples, progress=advance)
+
+        with context.bars.bar("attempt", questions.height * settings.samples) as advance:
+            parts.append(context.executor.map(rows, questions, ["qid", "sample"], advance))
+    made = checked(pl.concat(parts), pl.Schema(ATTEMPT_SCHEMA), "attempts")
+    return Output({"attempts": made}, _asked(made))
+
+
+def _asked(made: pl.DataFrame) -> dict[str, object]:
+    """What the calls of a stage came to, per model."""
+    table = (
+        made.group_by("model")
+        .agg(
+            pl.len().alias("calls"),
+            pl.col("error").is_not_null().sum().alias("errors"),
+            pl.col("prompt_tokens").sum(),
+            pl.col("thinking_tokens").sum(),
+            pl.col("completion_tokens").sum(),
+        )
+        .sort("model")
+    )
+    reasons = made.with_columns(pl.col("finish_reason").fill_null(pl.format("error: {}", "error")))
+    return {
+        "rows": made.height,
+        "models": {row.pop("model"): row for row in table.to_dicts()},
+        "finish_reasons": counts_of(reasons, "finish_reason"),
+    }
+
+
+@contextmanager
+def _grader(config: Config, store: Path, retry: bool) -> Iterator[Grader]:
+    settings = config.grade
+    limits: dict[str, Any] = {
+        "workers": settings.workers,
+        "time_limit_s": settings.time_limit_s,
+        "memory_limit_mb": settings.memory_limit_mb,
+    }
+    if settings.judge is None:
+        with Grader(**limits) as grader:
+            yield grader
+    else:
+        with (
+            Store(store, retry) as responses,
+            open_model(settings.judge.model, responses) as model,
+            Grader(**limits, judge=Judge(model, settings.judge.sampling)) as grader,
+        ):
+            yield grader
+
+
+def run_grade(context: Context) -> Output:
+    config, store, retry = context.config, context.store_path, context.retry_errors
+    questions = alive(context, "grade").select("qid", "question", "answer", "answer_type", "family")
+    tables = {}
+    for name, stage, of in (("grades", "attempt", "attempts"), ("trace_grades", "trace", "traces")):
+        attempts = context.table(stage, of).join(questions, on="qid")
+
+        def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+            about = table.select("qid", "question", "answer", "answer_type", "family").unique("qid")
+            with _grader(config, store, retry) as grader:
+                return grade_attempts(table, about, grader, progress=advance)
+
+        with context.bars.bar(name, attempts.height) as advance:
+            made = context.executor.map(rows, attempts, ["model", "qid", "sample"], advance)
+        tables[name] = checked(made, pl.Schema(GRADE_SCHEMA), name)
+    counts = {
+        name: {
+            model: counts_of(part, "verdict")
+            for (model,), part in sorted(table.group_by("model"), key=lambda pair: str(pair[0]))
+        }
+        for name, table in tables.items()
+    }
+    graders = counts_of(tables["grades"], "grader")
+    return Output(tables, {"rows": tables["grades"].height, "verdicts": counts, "graders": graders})
+
+
+def run_difficulty(context: Context) -> Output:
+    questions = alive(context, "difficulty").select("row_id", "qid")
+    made = difficulty(questions, context.table("grade", "grades"), context.config.difficulty.ungradable)
+    table = decisions(questions.join(made, on="qid", maintain_order="left"), "difficulty")
+    return Output({"decisions": checked(table, DECISION, "decisions")}, decided(table))
+
+
+def run_domain(context: Context) -> Output:
+    settings, store, retry = context.config.domain, context.store_path, context.retry_errors
+    pool = "domain" if context.config.select.pool == "hard" else "difficulty"
+    questions = alive(context, pool).select("qid", "question")
+    named = settings.model
+
+    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+        if named is None:
+            made = fallback(table)
+            advance(table.height)
+            return made
+        with Store(store, retry) as responses, open_model(named, responses) as model:
+            return classify(table, model, settings.sampling, progress=advance)
+
+    with context.bars.bar("domain", questions.height) as advance:
+        made = checked(context.executor.map(rows, questions, ["qid"], advance), pl.Schema(DOMAIN_SCHEMA), "domains")
+    counts: dict[str, object] = {
+        "rows": made.height,
+        "classifiers": counts_of(made, "source"),
+        "domains": counts_of(made, "code"),
+    }
+    if named is not None:
+        found = agreement(made, fallback(questions))
+        counts["agreement"] = {"rows": found.rows, "equal": found.equal, "share": found.share, "kappa": found.kappa}
+    return Output({"domains": made}, counts)

@@ -1,0 +1,222 @@
+"""The stages of a run, from questions to a training file, and what each reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from curate.config import Config
+from curate.errors import CurationError
+from curate.records import DECISION, QUESTION, SELECTION, checked, decisions
+from curate.selection.decontaminate import decontaminate, load_evaluations
+from curate.selection.dedupe import dedupe
+from curate.selection.difficulty import lengths
+from curate.selection.quality import quality
+from curate.selection.select import select
+from curate.sources.procedural import family_files
+from curate.stages import model_calls as model_stages
+from curate.stages.collect import collect
+from curate.stages.counts import count_by_source, counts_of, decided
+from curate.stages.formatting import SAMPLE, formatted
+from curate.stages.model_calls import alive, model_files
+from curate.stages.stage import Context, Output, Stage
+from curate.table_io import files
+
+ORDER = (
+    "collect",
+    "dedupe",
+    "decontaminate",
+    "trace",
+    "quality",
+    "attempt",
+    "grade",
+    "difficulty",
+    "domain",
+    "select",
+    "format",
+)
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """The stages that `config` asks for, in order; one that ends early has no `trace`, `attempt` or `format`."""
+    before = ("collect", "dedupe", "decontaminate")
+    made = [
+        Stage("collect", 1, (), lambda c: c.collect, run_collect, collect_files),
+        Stage("dedupe", 1, ("collect",), lambda c: c.dedupe, run_dedupe),
+        Stage("decontaminate", 1, ("collect", "dedupe"), lambda c: c.decontaminate, run_decontaminate, eval_files),
+    ]
+    if config.trace is None:
+        return (*made, Stage("quality", 1, before, lambda c: c.quality, run_quality))
+    made += [
+        Stage("trace", 1, before, lambda c: c.trace, model_stages.run_trace, lambda c: model_files([c.trace])),
+        Stage("quality", 1, (*before, "trace"), lambda c: c.quality, run_quality),
+    ]
+    if config.attempt is None:
+        return tuple(made)
+    made += [
+        Stage(
+            "attempt",
+            1,
+            (*before, "quality"),
+            lambda c: c.attempt,
+            model_stages.run_attempt,
+            lambda c: model_files(c.attempt.models if c.attempt else ()),
+        ),
+        Stage(
+            "grade",
+            1,
+            (*before, "trace", "quality", "attempt"),
+            lambda c: c.grade,
+            model_stages.run_grade,
+            lambda c: model_files([c.grade.judge]),
+        ),
+        Stage("difficulty", 1, (*before, "quality", "grade"), lambda c: c.difficulty, model_stages.run_difficulty),
+        Stage(
+            "domain",
+            2,
+            (*before, "quality", "difficulty"),
+            lambda c: [c.domain, c.select.pool],
+            model_stages.run_domain,
+        ),
+        Stage(
+            "select",
+            1,
+            (*before, "trace", "quality", "grade", "difficulty", "domain"),
+            lambda c: [c.select, c.seed],
+            run_select,
+            tokenizer_files,
+        ),
+    ]
+    if config.format is not None:
+        made.append(
+            Stage("format", 1, ("collect", "trace", "domain", "select"), lambda c: c.format, run_format, format_files)
+        )
+    return tuple(made)
+
+
+def collect_files(config: Config) -> list[Path]:
+    return [path for source in config.collect.sources for path in source.local_files()]
+
+
+def eval_files(config: Config) -> list[Path]:
+    sets = config.decontaminate.against
+    generated = family_files() if any(e.heldout is not None for e in sets) else []
+    return files(tuple(e.path for e in sets if e.path is not None)) + generated
+
+
+def tokenizer_files(config: Config) -> list[Path]:
+    return [] if config.select.tokenizer is None else _tokenizer(config.select.tokenizer)
+
+
+def format_files(config: Config) -> list[Path]:
+    return [] if config.format is None else _tokenizer(config.format.tokenizer)
+
+
+def _tokenizer(folder: str) -> list[Path]:
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise CurationError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    return [Path(folder) / name for name in names if (Path(folder) / name).is_file()]
+
+
+def run_collect(context: Context) -> Output:
+    sources = context.config.collect.sources
+    expected = [source.expected() for source in sources]
+    total = sum(n for n in expected if n is not None) if None not in expected else None
+    with context.bars.bar("collect", total) as advance:
+        questions, made = collect(sources, advance)
+    counts = decided(made) | {"read": count_by_source(made)}
+    return Output({"questions": checked(questions, QUESTION, "questions"), "decisions": made}, counts)
+
+
+def run_dedupe(context: Context) -> Output:
+    questions = context.table("collect", "questions")
+    with context.bars.bar("dedupe", questions.height) as advance:
+        made = dedupe(questions, context.config.dedupe, advance)
+    return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
+
+
+def run_decontaminate(context: Context) -> Output:
+    settings = context.config.decontaminate
+    questions = alive(context, "decontaminate")
+    with context.bars.bar("decontaminate", questions.height) as advance:
+        evaluations = load_evaluations(settings.against)
+        made, matches = decontaminate(questions, evaluations, settings, advance)
+    either = {
+        "s1": matches.filter(pl.col("rule") == "s1")["row_id"].n_unique(),
+        "scored": matches.filter(pl.col("rule") != "s1")["row_id"].n_unique(),
+    }
+    counts = decided(made) | {"evaluation_questions": evaluations.height, "hits": either}
+    return Output({"decisions": checked(made, DECISION, "decisions"), "matches": matches}, counts)
+
+
+def run_quality(context: Context) -> Output:
+    table = alive(context, "quality")
+    if context.config.trace is not None:
+        traces = context.table("trace", "traces").select(
+            "qid", "thinking", "attempt", "finish_reason", "error", "error_detail"
+        )
+        table = table.join(traces, on="qid", how="left", maintain_order="left")
+    with context.bars.bar("quality", table.height) as advance:
+        made = context.executor.map(_quality_rows(context.config), table, ["row_id"], advance)
+    return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
+
+
+def _quality_rows(config: Config):
+    settings = config.quality
+
+    def rows(table: pl.DataFrame, advance) -> pl.DataFrame:
+        made = quality(table, settings)
+        advance(table.height)
+        return made
+
+    return rows
+
+
+def run_select(context: Context) -> Output:
+    settings = context.config.select
+    questions = alive(context, "select" if settings.pool == "hard" else "difficulty")
+    traces = context.table("trace", "traces").join(questions.select("qid"), on="qid", how="semi")
+    tokens = lengths(traces, None if settings.tokenizer is None else Path(settings.tokenizer))
+    right = context.table("grade", "trace_grades").select("qid", (pl.col("verdict") == "yes").alias("correct"))
+    pool = (
+        questions.select("row_id", "qid", "source")
+        .join(context.table("domain", "domains").select("qid", pl.col("code").alias("domain")), on="qid")
+        .join(tokens, on="qid")
+        .join(right, on="qid", how="left")
+        .with_columns(pl.col("correct").fill_null(False), pl.col("trace_tokens").fill_null(0))
+    )
+    chosen = select(pool.drop("row_id"), settings, context.config.seed)
+    table = pool.join(chosen.select("qid", "order", "why"), on="qid", how="left", maintain_order="left")
+    picked = pl.col("order").is_not_null()
+    made = decisions(
+        table,
+        "select",
+        picked,
+        pl.when(picked).then(pl.format("picked:{}", "why")).otherwise(pl.lit("not_picked")),
+        pl.when(picked).then(pl.format("number {}", "order")).otherwise(pl.lit("")),
+    ).sort("row_id")
+    counts = decided(made) | {"mode": settings.mode, "domains": counts_of(chosen, "domain")}
+    return Output({"selection": checked(chosen, SELECTION, "selection"), "decisions": made}, counts)
+
+
+def run_format(context: Context) -> Output:
+    settings = context.config.format
+    assert settings is not None
+    rows = (
+        context.table("select", "selection")
+        .sort("order")
+        .join(
+            context.table("collect", "questions").unique("qid", keep="first", maintain_order=True),
+            on="qid",
+            maintain_order="left",
+        )
+        .join(context.table("trace", "traces").select("qid", "thinking", "attempt"), on="qid", maintain_order="left")
+    )
+    with context.bars.bar("format", rows.height) as advance:
+        made, samples, lines = formatted(rows, settings)
+        advance(rows.height)
+    counts = decided(made) | {column: int(samples[column].sum()) for column in SAMPLE if column != "qid"}
+    tables = {"decisions": checked(made, DECISION, "decisions"), "samples": checked(samples, SAMPLE, "samples")}
+    return Output(tables, counts, {"train.jsonl": lines})

@@ -1,0 +1,163 @@
+"""A stage: what it depends on, what it writes, and when it has to run again.
+
+Each stage owns the folder `<run>/<stage>/`: its tables as Parquet and `manifest.json`. Its key is a hash of its
+version, its part of the configuration, the content of the tables it reads and the files it reads. While the key stands
+the stage is not run again. A folder appears whole, by a rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from curate.config import Config
+from curate.errors import CurationError
+from curate.progress import Bars
+from curate.stages.executor import Executor
+from curate.table_io import file_hash
+
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage has made: tables by name, other files by name, and what is worth counting."""
+
+    tables: dict[str, pl.DataFrame]
+    counts: Counts
+    files: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running stage may use."""
+
+    config: Config
+    executor: Executor
+    bars: Bars
+    retry_errors: bool = False
+    """Ask again for responses that ended in an error."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run)
+
+    @property
+    def store_path(self) -> Path:
+        """The response store, the unit of resume of everything that asks a model."""
+        return self.folder / "responses.sqlite"
+
+    def table(self, stage: str, name: str) -> pl.DataFrame:
+        """A table that an earlier stage wrote. Raises CurationError where it is not there."""
+        path = self.folder / stage / f"{name}.parquet"
+        if not path.is_file():
+            raise CurationError(f"{path} is missing; run `--stage {stage}` first")
+        return pl.read_parquet(path)
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        return json.loads((self.folder / stage / "manifest.json").read_text())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage. `version` changes when its code gives other results for the same input.
+
+    Attributes:
+        inputs: stages whose tables it reads.
+        section: the part of the configuration that its result depends on, as plain values.
+        files: outside files that it reads.
+        run: makes the output.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    section: Callable[[Config], Any]
+    run: Callable[[Context], Output]
+    files: Callable[[Config], list[Path]] = lambda config: []
+
+    def key(self, config: Config) -> tuple[str, dict[str, Any]]:
+        """The key and what it was made of. Raises CurationError where an input was never written."""
+        inputs = {}
+        for name in self.inputs:
+            path = Path(config.run) / name / "manifest.json"
+            if not path.is_file():
+                raise CurationError(f"stage {self.name} reads what stage {name} writes; run `--stage {name}` first")
+            try:
+                inputs[name] = {f: entry["sha256"] for f, entry in json.loads(path.read_text())["outputs"].items()}
+            except (ValueError, KeyError) as error:
+                raise CurationError(f"{path} is damaged; run `--stage {name}` again") from error
+        section = json.dumps(msgspec.to_builtins(self.section(config)), sort_keys=True)
+        parts = {
+            "stage": self.name,
+            "version": self.version,
+            "config_hash": hashlib.sha256(section.encode()).hexdigest(),
+            "inputs": inputs,
+            "files": [[path.name, file_hash(path)] for path in self.files(config)],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), parts
+
+    def current(self, config: Config) -> bool:
+        """Whether the folder holds the result for the present key, whole."""
+        folder = Path(config.run) / self.name
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return False
+        for name, entry in manifest["outputs"].items():
+            if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]:
+                return False
+        return manifest["key"] == self.key(config)[0]
+
+    def write(self, config: Config, output: Output) -> dict[str, Any]:
+        """Puts the output in place by one rename; returns the manifest."""
+        run = Path(config.run)
+        run.mkdir(parents=True, exist_ok=True)
+        key, parts = self.key(config)
+        work = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=run))
+        try:
+            outputs = {}
+            for name, table in output.tables.items():
+                table.write_parquet(work / f"{name}.parquet", compression="zstd", statistics=False)
+                outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": file_hash(work / f"{name}.parquet")}
+            for name, content in (output.files or {}).items():
+                (work / name).write_bytes(content)
+                outputs[name] = {"sha256": file_hash(work / name)}
+            manifest = {"key": key, **parts, "outputs": outputs, "counts": output.counts}
+            (work / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+            _sync(work)
+            _replace(work, run / self.name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return manifest
+
+
+def _sync(folder: Path) -> None:
+    """To the disk before the rename: after a power cut the folder is whole or absent."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(new: Path, place: Path) -> None:
+    if place.exists():
+        # A folder cannot be renamed over a full one: between the two renames it is absent, which only means rerunning.
+        old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+        os.rename(place, old / "stage")
+        os.rename(new, place)
+        shutil.rmtree(old)
+    else:
+        os.rename(new, place)

@@ -1,0 +1,185 @@
+"""Lines in and out of `python -m engine.generate`: one JSON object per line, every mistake named by file and line."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.errors import InputError, shown
+from engine.request import Completion, Prompt, RequestOutput, SamplingParams
+from engine.text.chat_template import check_messages
+
+_PROMPTS = ("prompt", "messages", "prompt_token_ids")
+
+
+@dataclass(frozen=True)
+class InputLine:
+    """One request of an input file."""
+
+    index: int
+    """Position among the requests, from 0; blank lines do not count."""
+    id: str | int
+    """The line's own, otherwise `index` as text."""
+    prompt: Prompt
+    params: SamplingParams
+    fields: Mapping[str, Any]
+    """What the output carries under `input`: everything but `id` and `params`."""
+    where: str
+    """File and line, for messages."""
+
+
+def read_input(path: str, base: SamplingParams) -> list[InputLine]:
+    """Every request of a JSONL file ("-": standard input), its `params` laid over `base`.
+
+    Raises InputError naming file, line and field for the first line that cannot be used.
+    """
+    name = "<stdin>" if path == "-" else path
+    if path == "-" and sys.stdin is None:
+        raise InputError(f"{name}: is closed; give a file or a pipe")
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+    lines: list[InputLine] = []
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if raw.strip():
+            lines.append(_parse_line(raw, f"{name}:{number}", len(lines), base))
+    if not lines:
+        raise InputError(f'{name}: holds no requests; give lines such as {{"prompt": "..."}}')
+    return lines
+
+
+def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> InputLine:
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: bad JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f'{where}: a JSON {type(value).__name__}, not an object such as {{"prompt": "..."}}')
+    given = [name for name in _PROMPTS if name in value]
+    if len(given) != 1:
+        raise InputError(f"{where}: {' and '.join(given) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}")
+    params = value.pop("params", {})
+    if not isinstance(params, dict):
+        raise InputError(f"{where}: params is {shown(params)}; give an object of sampling parameters")
+    request_id = value.pop("id", str(index))
+    if not isinstance(request_id, (str, int)) or isinstance(request_id, bool):
+        raise InputError(f"{where}: id is {shown(request_id)}; give a string or a whole number")
+    try:
+        sampling = SamplingParams.from_dict(params, base)
+    except InputError as error:
+        raise InputError(f"{where}: params: {error}") from error
+    try:
+        prompt = _prompt(value, given[0])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return InputLine(index, request_id, prompt, sampling, value, where)
+
+
+def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
+    given = value[name]
+    if name == "messages":
+        check_messages(given)
+        return {"messages": given}
+    if name == "prompt":
+        if not isinstance(given, str):
+            raise InputError(f"prompt is {shown(given)}; give a string")
+        if not given:
+            raise InputError("prompt is empty; give a question")
+        return given
+    if not isinstance(given, list) or any(not isinstance(i, int) or isinstance(i, bool) for i in given):
+        raise InputError("prompt_token_ids is not a list of whole numbers")
+    return given
+
+
+def changed_params(params: SamplingParams) -> dict[str, Any]:
+    """The parameters that differ from the defaults, as JSON values."""
+    defaults = SamplingParams()
+    changed = {
+        f.name: getattr(params, f.name) for f in fields(params) if getattr(params, f.name) != getattr(defaults, f.name)
+    }
+    return json.loads(json.dumps(changed))
+
+
+def output_record(line: InputLine, output: RequestOutput, model: str) -> dict[str, Any]:
+    """The output line of a finished request. `model` and `params` say how it was made, so that `--resume` can tell."""
+    return {
+        "id": line.id,
+        "index": line.index,
+        "input": dict(line.fields),
+        "model": model,
+        "params": changed_params(line.params),
+        "prompt_token_ids": list(output.prompt_token_ids),
+        "outputs": [_completion(sample) for sample in output.outputs],
+        "usage": asdict(output.usage),
+        "timing": {name: round(value, 6) for name, value in asdict(output.timing).items()},
+    }
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """One line, newline included."""
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a carried field holds a lone surrogate, which only an escape can write
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def _completion(sample: Completion) -> dict[str, Any]:
+    record = {
+        "index": sample.index,
+        "text": sample.text,
+        "reasoning": sample.reasoning,
+        "answer": sample.answer,
+        "token_ids": list(sample.token_ids),
+        "forced": list(sample.forced),
+        "finish_reason": sample.finish_reason,
+        "thinking": asdict(sample.thinking),
+    }
+    if sample.logprobs is not None:
+        record["logprobs"] = [
+            {
+                "token_id": p.token_id,
+                "logprob": _number(p.logprob),
+                "forced": p.forced,
+                "top": [[token_id, _number(value)] for token_id, value in p.top],
+            }
+            for p in sample.logprobs
+        ]
+    if sample.cumulative_logprob is not None:
+        record["cumulative_logprob"] = _number(sample.cumulative_logprob)
+    if sample.error is not None:
+        record["error"] = sample.error
+    return record
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity: the log-probability of an impossible token is null."""
+    return value if math.isfinite(value) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    """Python reads 1e999 as infinity, which no output line could carry."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is out of range")
+    return value
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise ValueError(f"field {shown(name)} occurs twice")
+        value[name] = item
+    return value

@@ -1,0 +1,292 @@
+"""What runs next: decodes first, then prefill in chunks; admission by use; preemption by recompute.
+
+Every rank runs this on the same commands and the same tokens, so every rank decides alike: all orders are those of
+arrival, never of addresses or clocks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from engine.errors import EngineDead
+from engine.schedule.pages import PagePool
+from engine.schedule.sequence import Admission, Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Part of a prompt (or of a preempted sequence's tokens): `tokens[start : start + count]` of `sequence`."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: tuple[Sequence, ...]
+    """Sequences that draw from the last token's logits: none before the end, all forks of the prompt at it."""
+
+
+@dataclass
+class Step:
+    """One step's work. Slots are as they were when it was made; later steps may give them to others."""
+
+    decodes: list[Sequence] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    preempted: list[tuple[Sequence, int]] = field(default_factory=list)
+    """(sequence, the slot it had): its machine state must be saved before anything else."""
+    admitted: list[Sequence] = field(default_factory=list)
+    """Sequences that got a slot: their tables must be written."""
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    """(from page, to page), before the forward pass: what forks of the step before write on."""
+    grown: list[Sequence] = field(default_factory=list)
+    """Decoding sequences that got pages since the last step."""
+    longest: int = 0
+    """Keys that the longest decoding sequence sees."""
+    keys: int = 0
+    """Keys that all decoding sequences see."""
+
+    @property
+    def rows(self) -> list[Sequence]:
+        """The sequences that draw a token, in the order of the result's rows."""
+        return self.decodes + [s for chunk in self.chunks for s in chunk.samples]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the decoder."""
+        return len(self.decodes) + sum(chunk.count for chunk in self.chunks)
+
+
+@dataclass
+class Counters:
+    """What happened since the start; sums over sequences."""
+
+    steps: int = 0
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    forks: int = 0
+
+
+class Scheduler:
+    """Owns the queues, the slots and the page pool of one rank."""
+
+    def __init__(self, pool: PagePool, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.pool, self.counters = pool, Counters()
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[tuple[int, int], Sequence] = {}
+        self._num_slots = max_num_seqs
+        self._slots = list(range(max_num_seqs))
+        self._blocked: tuple[Sequence, int] | None = None
+        self._copies: list[tuple[int, int]] = []
+        self._grown: list[Sequence] = []
+        self._arrivals = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self.waiting or self.running)
+
+    def add(self, admission: Admission) -> list[Sequence]:
+        """Queue a request. Returns its samples; all but the first wait to fork from it."""
+        samples = []
+        for index in range(admission.params.n):
+            samples.append(Sequence(admission, index, self._arrivals, admission.prompt[:]))
+            self._arrivals += 1
+        samples[0].siblings = samples[1:]
+        self.waiting.append(samples[0])
+        return samples
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence is over, in whatever state: its pages and slot are free, siblings that wait for it queue."""
+        if sequence.finished:
+            return
+        sequence.finished = True  # a waiting one is dropped when it comes up
+        self.waiting.extendleft(reversed([s for s in sequence.siblings if not s.finished]))
+        sequence.siblings = []
+        if sequence.slot >= 0:
+            self._vacate(sequence)
+
+    def schedule(self, drained: bool) -> Step | None:
+        """The next step, possibly empty. None: pages ran out, and the caller must first read the steps in flight
+        (`drained` says there are none), since a preempted sequence needs all its tokens on the host.
+        """
+        step = Step(copies=self._copies)
+        decodes, filling, size, longest, keys = step.decodes, [], self.pool.page_size, 0, 0
+        for sequence in list(self.running.values()):
+            if not sequence.decoding:
+                filling.append(sequence)  # still in its prompt, or preempted just now
+                continue
+            length = len(sequence.tokens) + sequence.inflight
+            if length >= sequence.limit:
+                continue  # over once its last token is read
+            if length > len(sequence.pages) * size:
+                if not self._grow(sequence, step, drained):
+                    return None
+                if sequence.slot < 0:
+                    continue
+            if length > longest:
+                longest = length
+            keys += length
+            decodes.append(sequence)
+        if step.preempted:
+            decodes = step.decodes = [s for s in decodes if s.slot >= 0]
+            filling = [s for s in filling if s.slot >= 0]
+            keys = sum(s.length for s in decodes)
+        step.longest, step.keys = longest, keys
+        budget = self.max_num_batched_tokens - len(step.decodes)
+        for sequence in filling:
+            if budget > 0:
+                budget -= self._chunk(sequence, budget, step)
+        while budget > 0 and not step.preempted and (admitted := self._admit()) is not None:
+            step.admitted.append(admitted)
+            budget -= self._chunk(admitted, budget, step)
+        for sequence in decodes:
+            sequence.computed = len(sequence.tokens) + sequence.inflight
+            sequence.inflight += 1
+        self._copies = self._copies if self._copies is not step.copies else []
+        step.grown, self._grown = self._grown, []
+        tokens = step.tokens
+        self.counters.steps += bool(tokens)
+        self.counters.decode_tokens += len(decodes)
+        self.counters.prefill_tokens += tokens - len(decodes)
+        return step
+
+    def commit(self, sequence: Sequence, token: int) -> None:
+        """The host has read a token that a step in flight drew (-1: it committed none)."""
+        sequence.inflight -= 1
+        if token >= 0:
+            sequence.tokens.append(token)
+            if len(sequence.tokens) >= sequence.publish_at:
+                self._publish(sequence)
+
+    def check(self) -> None:
+        """Raises EngineDead unless pages, slots and sequences account for each other."""
+        self.pool.check(s.pages for s in self.running.values())
+        slots = sorted([s.slot for s in self.running.values()] + self._slots)
+        if slots != list(range(self._num_slots)):
+            raise EngineDead(f"slots in use and free are {slots}, not each of {self._num_slots} once")
+
+    def _grow(self, sequence: Sequence, step: Step, drained: bool) -> bool:
+        """A page for the next input's keys and values; the youngest give up theirs. False: read what is in flight."""
+        while sequence.length > len(sequence.pages) * self.pool.page_size:
+            pages = self.pool.allocate(1)
+            if pages is not None:
+                sequence.pages += pages
+                self._grown.append(sequence)
+                continue
+            if not drained:
+                return False
+            victim = max(self.running.values(), key=lambda s: s.arrival)
+            self._preempt(victim, step)
+            if victim is sequence:
+                break
+        return True
+
+    def _preempt(self, sequence: Sequence, step: Step) -> None:
+        self.counters.preemptions += 1
+        step.preempted.append((sequence, sequence.slot))
+        self._vacate(sequence)
+        sequence.computed, sequence.decoding, sequence.published, sequence.chain = 0, False, 0, 0
+        self.waiting.appendleft(sequence)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.pages)
+        sequence.pages = []
+        heapq.heappush(self._slots, sequence.slot)
+        sequence.slot = -1
+        del self.running[sequence.key]
+
+    def _admit(self) -> Sequence | None:
+        """The oldest waiting sequence, if there is a slot, and pages for the tokens it has now."""
+        while self.waiting and self.waiting[0].finished:
+            self.waiting.popleft()
+        if not self.waiting or not self._slots:
+            return None
+        sequence = self.waiting[0]
+        if (
+            self.running
+            and self._blocked is not None
+            and self._blocked[0] is sequence
+            and self.pool.available <= self._blocked[1]
+        ):
+            return None  # nothing was freed since it did not fit; do not look its prompt up again
+        found, chain = self.pool.find(sequence.tokens)
+        need = self.pool.pages_for(len(sequence.tokens)) - len(found)
+        self.pool.share(found)
+        # One page beyond for each running sequence that may grow: without it a preempted one comes back only to be
+        # preempted again.
+        growing = sum(len(s.pages) < self.pool.pages_for(s.limit) for s in self.running.values())
+        pages = self.pool.allocate(need) if need + growing <= self.pool.available else None
+        if pages is None:
+            self.pool.release(found)
+            self._blocked = (sequence, self.pool.available)
+            return None
+        self.waiting.popleft()
+        sequence.pages = found + pages
+        sequence.computed = len(found) * self.pool.page_size
+        sequence.published, sequence.chain = len(found), chain
+        self.counters.prefix_hit_tokens += sequence.computed
+        if sequence.saved_state is None:
+            sequence.cached = sequence.computed
+        self._seat(sequence)
+        return sequence
+
+    def _seat(self, sequence: Sequence) -> None:
+        sequence.slot = heapq.heappop(self._slots)
+        if sequence.seated_at is None:
+            sequence.seated_at = time.monotonic()
+        self.running[sequence.key] = sequence
+
+    def _chunk(self, sequence: Sequence, budget: int, step: Step) -> int:
+        """Schedule up to `budget` of the sequence's missing tokens; returns how many."""
+        start = sequence.computed
+        count = min(budget, len(sequence.tokens) - start)
+        sequence.computed += count
+        self._publish(sequence)
+        samples: tuple[Sequence, ...] = ()
+        if sequence.computed == len(sequence.tokens):
+            samples = (sequence, *self._fork(sequence, step))
+            for sample in samples:
+                sample.decoding, sample.inflight = True, 1
+        step.chunks.append(Chunk(sequence, start, count, samples))
+        return count
+
+    def _fork(self, leader: Sequence, step: Step) -> list[Sequence]:
+        """Siblings share the prompt's full pages and get a copy of the last, partial one. Those for which there is
+        no slot or page now queue as requests of their own (and find the full pages by content)."""
+        forked: list[Sequence] = []
+        full = len(leader.tokens) // self.pool.page_size
+        siblings = [s for s in leader.siblings if not s.finished]
+        for at, sibling in enumerate(siblings):
+            partial = self.pool.allocate(len(leader.pages) - full) if self._slots else None
+            if partial is None:
+                self.waiting.extendleft(reversed(siblings[at:]))
+                break
+            self.pool.share(leader.pages[:full])
+            sibling.pages = leader.pages[:full] + partial
+            if partial:
+                if self._copies is step.copies:
+                    self._copies = []  # for the next step: this one still writes the page
+                self._copies.append((leader.pages[full], partial[0]))
+            sibling.computed, sibling.cached = leader.computed, leader.cached
+            sibling.published, sibling.chain = leader.published, leader.chain
+            self._seat(sibling)
+            step.admitted.append(sibling)
+            forked.append(sibling)
+        self.counters.forks += len(forked)
+        leader.siblings = []
+        return forked
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Make pages findable whose tokens are known and whose keys and values are, or are being, computed."""
+        size = self.pool.page_size
+        full = min(sequence.computed, len(sequence.tokens)) // size
+        while sequence.published < full and sequence.slot >= 0:
+            start = sequence.published * size
+            page = sequence.pages[sequence.published]
+            sequence.chain = self.pool.publish(page, sequence.chain, sequence.tokens[start : start + size])
+            sequence.published += 1
+        sequence.publish_at = (sequence.published + 1) * size

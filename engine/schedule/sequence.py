@@ -1,0 +1,86 @@
+"""One sample of a request, as the scheduler sees it."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from engine.request import SamplingParams
+from engine.schedule.pages import ROOT
+from engine.thinking.plan import ThinkingPlan
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What every rank needs to know of a new request."""
+
+    request_id: int
+    prompt: array
+    """token ids, typecode i"""
+    params: SamplingParams
+    plan: ThinkingPlan
+    seed: int
+
+
+class Control(Enum):
+    """What a running request can be told."""
+
+    END_THINKING = "end_thinking"
+    EXTEND = "extend"
+    SET_BUDGET = "set_budget"
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Tokens, pages and slot of one sample. `tokens` is what the host has seen; `inflight` steps may add to it."""
+
+    admission: Admission
+    sample: int
+    arrival: int
+    tokens: array
+    computed: int = 0
+    """Leading tokens whose keys and values are in the cache, or will be once the steps in flight are done."""
+    inflight: int = 0
+    """Steps launched for this sequence whose token the host has not read."""
+    cached: int = 0
+    """Prompt tokens found in the prefix cache at the first admission."""
+    pages: list[int] = field(default_factory=list)
+    published: int = 0
+    """Leading pages that the prefix cache knows."""
+    publish_at: int = 0
+    """Length from which another page may be full: before it, a new token has nothing to publish."""
+    chain: int = ROOT
+    """Uid to publish the next page under."""
+    decoding: bool = False
+    """A token has been drawn since the last admission, so the next input is on the device."""
+    slot: int = -1
+    """-1: waiting, or finished"""
+    finished: bool = False
+    needs: int = 0
+    """Bits of engine.slots: what its rows need of a step."""
+    budget: int | None = None
+    """A budget set while the request runs, in place of the plan's."""
+    controls: list[Control] = field(default_factory=list)
+    """Live control that came while the sequence had no slot; applied when it gets one."""
+    seated_at: float | None = None
+    """Monotonic seconds at the first admission; for reports only."""
+    saved_state: Any = None
+    """The machine's state row (a device tensor) while the sequence is preempted."""
+    siblings: list[Sequence] = field(default_factory=list)
+    """Other samples of the request, which fork when this one's prompt is computed."""
+    key: tuple[int, int] = field(init=False)
+    """(request id, sample index)"""
+    limit: int = field(init=False)
+    """Length at which the device ends the sequence by itself."""
+
+    def __post_init__(self) -> None:
+        plan = self.admission.plan
+        self.key = self.admission.request_id, self.sample
+        self.limit = plan.prompt_len + min(plan.max_tokens, plan.max_context)
+
+    @property
+    def length(self) -> int:
+        """Tokens once the steps in flight are done, if none of them ends the sequence."""
+        return len(self.tokens) + self.inflight

@@ -1,0 +1,266 @@
+"""Text in and out: the checkpoint's byte-level BPE tokenizer, its chat template, and streaming UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as _Encoder
+
+from engine.errors import InputError, shown
+from engine.json_file import read_object
+from engine.text.chat_template import ChatTemplate
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte of each character of the byte-level alphabet (GPT-2, `bytes_to_unicode`): printable bytes are themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+class Tokenizer:
+    """Tokens of one checkpoint. Immutable after loading, so threads may share it.
+
+    Added tokens ("specials" here, whether marked special or not: `<|im_start|>`, `<think>`) are kept apart from the
+    BPE vocabulary, so that ordinary text which spells one is encoded as ordinary tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: Mapping[str, Any],
+        eos_token_ids: tuple[int, ...] = (),
+        chat_template: str | None = None,
+        template_variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`tokenizer_json` is the parsed tokenizer.json. Raises InputError unless it is a byte-level BPE."""
+        if not _is_byte_level(tokenizer_json.get("decoder")):
+            raise InputError(
+                f"the tokenizer's decoder is {json.dumps(tokenizer_json.get('decoder'))[:80]}; "
+                "only byte-level BPE (ByteLevel) is supported"
+            )
+        added = _added_tokens(tokenizer_json)
+        self._added: dict[int, Mapping[str, Any]] = {token["id"]: token for token in added}
+        self._specials: dict[str, int] = {token["content"]: token["id"] for token in added}
+        try:
+            self._encoder = _Encoder.from_str(json.dumps({**tokenizer_json, "added_tokens": []}))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"the tokenizer cannot be built: {' '.join(str(error).split())}") from error
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if added else None
+        self.size: int = max(self._encoder.get_vocab_size(), 1 + max(self._added, default=-1))
+        """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
+        self._known: dict[int, bytes] = {}
+        """Bytes of the tokens asked for so far."""
+        self._whole: dict[int, str | None] = {}
+        """The same as text, None where they are not whole characters."""
+        for token_id in eos_token_ids:
+            self._check_id(token_id)
+        self.eos_token_ids = eos_token_ids
+        """Every id that ends a response: those of generation_config.json, config.json and tokenizer_config.json."""
+        self._template = (
+            None if chat_template is None else ChatTemplate(chat_template, self._specials, template_variables or {})
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Tokenizer:
+        """Read tokenizer.json and, where present, tokenizer_config.json, chat_template.jinja, config.json and
+        generation_config.json of a checkpoint directory. Raises InputError naming the file that is missing or broken.
+        """
+        directory = Path(directory)
+        main = read_object(directory / "tokenizer.json")
+        config = _object_if_any(directory / "tokenizer_config.json")
+        variables = {
+            name: text
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+            if (text := _token_text(config.get(name))) is not None
+        }
+        eos: list[int] = []
+        for name in ("generation_config.json", "config.json"):
+            ids = _object_if_any(directory / name).get("eos_token_id") or []
+            ids = [ids] if isinstance(ids, int) else ids
+            if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+                raise InputError(f"{directory / name}: eos_token_id is {shown(ids)}; give a token id or a list of them")
+            eos += ids
+        try:
+            specials = {token["content"]: token["id"] for token in _added_tokens(main)}
+            eos += [specials[variables["eos_token"]]] if variables.get("eos_token") in specials else []
+            return cls(main, tuple(sorted(set(eos))), _template_source(directory, config), variables)
+        except InputError as error:
+            raise InputError(f"{directory}: {error}") from error
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens."""
+        if specials and self._pattern is not None:
+            pieces = self._pattern.split(text)
+            return self._encode_pieces(self._specials.get(piece, piece) for piece in pieces if piece)
+        return self._encode_plain(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, specials shown; bytes that are not UTF-8 become U+FFFD."""
+        return self.bytes_of(ids).decode("utf-8", "replace")
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """The bytes that tokens stand for, joined. Raises InputError for an id out of range."""
+        return b"".join(map(self.token_bytes, ids))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; of an added token, its text. Raises InputError for an id out of range."""
+        known = self._known.get(token_id)
+        if known is None:
+            self._check_id(token_id)
+            known = self._known[token_id] = self._token_bytes(token_id)
+        return known
+
+    def whole_text(self, token_id: int) -> str | None:
+        """The text that a token is by itself; None where its bytes are not whole characters. Raises InputError for an
+        id out of range."""
+        try:
+            return self._whole[token_id]
+        except KeyError:
+            data = self.token_bytes(token_id)
+        try:
+            whole: str | None = data.decode("utf-8")
+        except UnicodeDecodeError:
+            whole = None
+        self._whole[token_id] = whole
+        return whole
+
+    def special_id(self, text: str) -> int | None:
+        """Id of the added token whose text is exactly `text`."""
+        return self._specials.get(text)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the checkpoint brings a chat template, which `render` needs."""
+        return self._template is not None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+        """Ids of the chat template's rendering of `messages` ({"role": ..., "content": ...}).
+
+        Special tokens come from the template alone; what the messages spell is ordinary text. For messages that
+        spell none the ids equal those of transformers' `apply_chat_template`. Raises InputError where there is no
+        template, where a message is malformed, and where the template raises.
+        """
+        if self._template is None:
+            raise InputError(
+                "the checkpoint has no chat template (chat_template.jinja or tokenizer_config.json); "
+                "give prompt_token_ids instead"
+            )
+        return self._encode_pieces(self._template.render(messages, add_generation_prompt))
+
+    def _encode_plain(self, text: str) -> list[int]:
+        try:
+            return self._encoder.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise InputError(
+                f"text {text[:40]!r} is not valid Unicode (a lone surrogate); it cannot be encoded"
+            ) from error
+
+    def _encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """Specials stay, each run of text between two of them is encoded in one go (BPE does not cross specials)."""
+        ids: list[int] = []
+        pending = ""
+        strip_next = False
+        for piece in pieces:
+            if isinstance(piece, str):
+                pending += piece.lstrip() if strip_next else piece
+                strip_next = strip_next and not pending
+                continue
+            ids += self._encode_plain(pending.rstrip() if self._added[piece].get("lstrip") else pending)
+            ids.append(piece)
+            pending, strip_next = "", bool(self._added[piece].get("rstrip"))
+        return ids + self._encode_plain(pending)
+
+    def _token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return self._added[token_id]["content"].encode()
+        text = self._encoder.id_to_token(token_id)
+        if text is None:
+            return b""  # a hole in the vocabulary
+        if all(char in _BYTE_OF for char in text):
+            return bytes(_BYTE_OF[char] for char in text)
+        return text.encode()
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.size:
+            raise InputError(f"token id {token_id} does not exist; the tokenizer has ids 0 to {self.size - 1}")
+
+
+class IncrementalDecoder:
+    """Bytes of tokens in, text out, each byte looked at once.
+
+    The pieces joined equal `Tokenizer.decode` of all ids: a character that is not complete waits for its other
+    bytes, and one that never is becomes one U+FFFD.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+        self.waits = False
+        """Whether a character is not complete. While none is, text that is whole by itself need not come through here.
+        """
+
+    def push(self, data: bytes) -> str:
+        """The text that `data` completes."""
+        text = self._decoder.decode(data)
+        self.waits = bool(self._decoder.getstate()[0])
+        return text
+
+    def flush(self) -> str:
+        """What is left of a character that was cut; the decoder is then as new."""
+        text = self._decoder.decode(b"", True)
+        self._decoder.reset()
+        self.waits = False
+        return text
+
+
+def _is_byte_level(decoder: Any) -> bool:
+    if not isinstance(decoder, Mapping):
+        return False
+    return decoder.get("type") == "ByteLevel" or any(map(_is_byte_level, decoder.get("decoders", ())))
+
+
+def _token_text(value: Any) -> str | None:
+    """tokenizer_config.json writes a token as its text or as an object with `content`."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja before tokenizer_config.json, as transformers does; of a list, the one named `default`."""
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise InputError(f"{path.name} is not UTF-8 text ({error}); fetch the file again") from None
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = [entry for entry in template if isinstance(entry, Mapping)]
+        template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
+    if not isinstance(template, (str, type(None))):
+        raise InputError(f"chat_template is {shown(template)}; give a string, or a list of named ones")
+    return template
+
+
+def _added_tokens(tokenizer_json: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    added = tokenizer_json.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
+        known = isinstance(token, Mapping) and type(token.get("id")) is int and isinstance(token.get("content"), str)
+        if not known:
+            raise InputError(f"tokenizer.json has the added token {shown(token)}; each has an id and a content")
+    return added
+
+
+def _object_if_any(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file; empty where the file does not exist."""
+    return read_object(path) if path.is_file() else {}

@@ -1,0 +1,177 @@
+"""Budget forcing as a state machine in plain Python: the readable form of the table in `kernels/thinking.py`.
+
+Tests hold the two against each other token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.request import TokenKind
+from engine.thinking.plan import ThinkingPlan
+from kernels.thinking import Finish, Phase, Stop, Text
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One transition: the token (None: nothing was committed), what it is part of, who wrote it, and what is over."""
+
+    token: int | None
+    kind: TokenKind
+    forced: bool
+    finish: Finish
+    stop_reason: Stop
+    thinking: int
+    extensions: int
+
+
+class Machine:
+    """The twin of `kernels.thinking.thinking_step`: one request, plain Python, one method per idea."""
+
+    def __init__(self, plan: ThinkingPlan, prompt: Sequence[int], eos_ids: Sequence[int], ends_line: Sequence[bool]):
+        self.plan, self.eos_ids, self.ends_line = plan, tuple(eos_ids), ends_line
+        self.history = list(prompt)
+        self.phase, self.thinking, self.match_from = plan.phase, plan.thinking, plan.match_from
+        self.finish, self.stop_reason = Finish.RUNNING, Stop.NONE
+        self.budget, self.extensions_left, self.extensions_used = plan.budget, plan.extensions, 0
+        self.forced: Text | None = None
+        self.forced_pos, self.mask_next, self.newline = 0, False, plan.newline
+        self.closed, self.answered, self.loop_run, self.end_requested = False, 0, 0, False
+        if self.phase is Phase.CLOSING:
+            self.forced, self.forced_pos, self.stop_reason = Text.END, plan.closing_at, Stop.NATURAL
+
+    @property
+    def committed(self) -> int:
+        """Tokens written in this response, forced ones included."""
+        return len(self.history) - self.plan.prompt_len
+
+    @property
+    def eos_banned(self) -> bool:
+        """Whether the next draw must not be an EOS (`min_tokens`, `min_answer_tokens`)."""
+        if self.plan.ignore_eos:
+            return False
+        answers = self.phase is Phase.ANSWER and self.closed and self.answered < self.plan.min_answer
+        return answers or self.committed < self.plan.min_tokens
+
+    def step(self, draw: int, masked: int, bad: bool = False) -> Commit:
+        """Commit one token. `masked` is the draw with triggers and EOS excluded; `bad`: nothing could be drawn."""
+        plan = self.plan
+        if self.finish is not Finish.RUNNING:
+            return self._report(None, TokenKind.PLAIN, False)
+        if self.forced is not None:  # 1
+            return self._write(self.forced, self.forced_pos)
+        if bad:
+            self.finish = Finish.ERROR
+            return self._report(None, TokenKind.PLAIN, False)
+        eos = draw in self.eos_ids and not plan.ignore_eos
+        if self.phase is not Phase.THINK:  # 2
+            return self._speak(draw, eos)
+        room = min(plan.max_tokens, plan.max_context) - self.committed
+        over_budget, over_room = self.thinking >= self.budget, room <= plan.reserve
+        asked = self.end_requested or self.loop_run >= plan.loop_run
+        limit = over_budget or over_room or asked
+        completed = [len(t) - 1 for t in plan.format.triggers if draw == t[-1] and self._stands(t[:-1])]
+        half = max((k for t in plan.format.triggers for k in range(1, len(t)) if self._stands(t[:k])), default=0)
+        lead = max(completed) if completed else half
+        trigger = bool(completed) or (eos and not plan.eos_stops)
+        closes = not plan.truncate or room >= len(plan.format.end) - lead
+        size = len(plan.extension)
+        if not limit and (self.thinking < plan.min_thinking or self.mask_next):  # 3
+            return self._think(masked)
+        if eos and plan.eos_stops:  # 4
+            self.finish, self.stop_reason = Finish.STOP, Stop.EOS
+            return self._commit(draw, TokenKind.REASONING, False)
+        fits = self.thinking < self.budget - size and room > plan.reserve + size
+        if trigger and not limit and self.extensions_left > 0 and fits:  # 5
+            self.extensions_left -= 1
+            self.extensions_used += 1
+            return self._write(Text.EXTENSION, 0) if size else self._think(masked)
+        if trigger and closes:  # 6
+            self.stop_reason = Stop.NATURAL if completed else Stop.EOS
+            self.thinking -= lead
+            return self._write(Text.END, lead, draw)
+        if trigger or (limit and plan.truncate):  # 7
+            self.finish, self.stop_reason = Finish.LENGTH, Stop.TRUNCATED
+            return self._report(None, TokenKind.REASONING, False)
+        in_grace = self.thinking - plan.grace < self.budget and not self.newline
+        if limit and not over_room and not asked and in_grace:  # 8
+            return self._think(draw)
+        if limit:  # 9
+            self.stop_reason = self._limit_reason(over_budget, over_room)
+            if half:  # half a trigger is completed as `end`, without budget_end's extra text
+                self.thinking -= half
+                return self._write(Text.END, half)
+            if self.newline:
+                return self._write(Text.BUDGET_END, 0)
+            self.phase, self.forced, self.forced_pos = Phase.CLOSING, Text.BUDGET_END, 0
+            return self._commit(plan.newline_id, TokenKind.DELIMITER, True)
+        return self._think(draw)  # 10
+
+    def _limit_reason(self, over_budget: bool, over_room: bool) -> Stop:
+        if self.end_requested:
+            return Stop.CLIENT
+        if over_budget:
+            return Stop.BUDGET
+        if over_room:
+            short = self.plan.max_tokens - self.committed <= self.plan.reserve
+            return Stop.MAX_TOKENS if short else Stop.CONTEXT
+        return Stop.LOOP
+
+    def _stands(self, pattern: Sequence[int]) -> bool:
+        start = len(self.history) - len(pattern)
+        return start >= self.match_from and tuple(self.history[start:]) == tuple(pattern)
+
+    def _speak(self, draw: int, eos: bool) -> Commit:
+        plan, opener = self.plan, self.plan.format.opener
+        self.answered += self.closed
+        if eos or (draw in plan.stop_ids and self.committed >= plan.min_tokens):
+            self.finish = Finish.STOP
+        room = min(plan.max_tokens, plan.max_context) - self.committed
+        opens = self.phase is Phase.PLAIN and bool(opener) and room - 1 >= plan.reserve
+        if opens and draw == opener[-1] and self._stands(opener[:-1]):
+            self.phase, self.match_from = Phase.THINK, len(self.history) + 1
+            return self._commit(draw, TokenKind.OPENER, False)
+        kind = TokenKind.ANSWER if self.phase is Phase.ANSWER else TokenKind.PLAIN
+        return self._commit(draw, kind, False)
+
+    def _think(self, token: int) -> Commit:
+        self.thinking += 1
+        self.mask_next = False
+        return self._commit(token, TokenKind.REASONING, False)
+
+    def _write(self, text: Text, at: int, draw: int | None = None) -> Commit:
+        """Write one token of a forced string; it is not forced where the draw happens to be the first of them."""
+        plan = self.plan
+        strings = {Text.EXTENSION: plan.extension, Text.END: plan.format.end, Text.BUDGET_END: plan.budget_end}
+        string = strings[text]
+        kind = TokenKind.REASONING if text is Text.EXTENSION else TokenKind.DELIMITER
+        if text is Text.BUDGET_END and at < plan.budget_end_at:
+            kind = TokenKind.REASONING
+        elif text is Text.BUDGET_END and at >= plan.budget_end_at + len(plan.format.end):
+            kind = TokenKind.ANSWER
+        over = at + 1 == len(string)
+        self.forced, self.forced_pos = (None, 0) if over else (text, at + 1)
+        if text is Text.EXTENSION:
+            self.thinking += 1
+            self.mask_next = self.mask_next or over
+        else:
+            self.phase = Phase.ANSWER if over else Phase.CLOSING
+            self.closed = self.closed or over
+        return self._commit(string[at], kind, string[at] != draw)
+
+    def _commit(self, token: int, kind: TokenKind, forced: bool) -> Commit:
+        plan = self.plan
+        before = len(self.history) - plan.loop_ngram
+        same = plan.loop_ngram > 0 and before >= self.match_from and self.history[before] == token
+        self.loop_run = self.loop_run + 1 if same and self.phase is Phase.THINK else 0
+        self.history.append(token)
+        self.newline = bool(self.ends_line[token])
+        if self.committed >= min(plan.max_tokens, plan.max_context) and self.finish is Finish.RUNNING:
+            self.finish = Finish.LENGTH
+            if self.phase is Phase.THINK:
+                self.stop_reason = Stop.TRUNCATED
+        return self._report(token, kind, forced)
+
+    def _report(self, token: int | None, kind: TokenKind, forced: bool) -> Commit:
+        return Commit(token, kind, forced, self.finish, self.stop_reason, self.thinking, self.extensions_used)

@@ -1,0 +1,334 @@
+"""Thinking formats, and what one request asks of them: the plan that the state machine carries out.
+
+A plan has strings as token ids and limits as numbers, contradictions already refused. `engine/thinking/machine.py` and
+`kernels/thinking.py` read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from engine.errors import InputError, shown
+from engine.request import SamplingParams
+from kernels.thinking import UNLIMITED, Phase
+
+
+class Encoder(Protocol):
+    """What this file needs of a tokenizer."""
+
+    def encode(self, text: str, specials: bool = False) -> list[int]: ...
+    def special_id(self, text: str) -> int | None: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class FormatStrings:
+    """How a model family marks thinking, as text. An empty opener means that the model does not think."""
+
+    opener: str
+    end: str
+    budget_end: str
+    triggers: tuple[str, ...]
+
+
+PRESETS = {
+    "s1": FormatStrings(
+        "<|im_start|>think", "<|im_start|>answer", "<|im_start|>answer\nFinal Answer:", ("<|im_start|>",)
+    ),
+    "qwen3": FormatStrings("<think>\n", "</think>", "</think>\n\n", ("</think>",)),
+    "deepseek_r1": FormatStrings("<think>\n", "</think>", "</think>\n\n", ("</think>",)),
+    "none": FormatStrings("", "", "", ()),
+}
+
+
+@dataclass(frozen=True)
+class ThinkingFormat:
+    """A format in token ids of one tokenizer. `opener` is empty for the format `none`."""
+
+    opener: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+    budget_end: tuple[int, ...] = ()
+    triggers: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def thinks(self) -> bool:
+        """Whether there is anything to force."""
+        return bool(self.opener)
+
+    @property
+    def max_lead(self) -> int:
+        """Tokens of `end` that stand before the last token of the longest trigger."""
+        return max((len(t) - 1 for t in self.triggers), default=0)
+
+
+def resolve_format(spec: str | Mapping[str, Any], tokenizer: Encoder) -> ThinkingFormat:
+    """A preset's name, `auto`, or an object with opener, end, budget_end and triggers (JSON text or a mapping).
+
+    Raises InputError naming the string that breaks a rule: every delimiter begins with a special token, `budget_end`
+    begins with `end`, and a trigger of several tokens is a prefix of `end` but for its last.
+    """
+    if spec == "auto":
+        spec = "qwen3" if tokenizer.special_id("<think>") is not None else "s1"
+    strings = _format_strings(spec)
+    if not strings.opener:
+        return ThinkingFormat()
+    name = spec if isinstance(spec, str) and spec in PRESETS else "custom"
+
+    def encode(field: str, text: str) -> tuple[int, ...]:
+        ids = tuple(tokenizer.encode(text, specials=True))
+        if not ids or tokenizer.special_id(tokenizer.token_bytes(ids[0]).decode("utf-8", "replace")) != ids[0]:
+            raise InputError(
+                f"thinking format {name}: {field} {text!r} does not begin with a special token of this tokenizer; "
+                "choose another thinking_format, or none"
+            )
+        return ids
+
+    opener, end = encode("opener", strings.opener), encode("end", strings.end)
+    budget_end = encode("budget_end", strings.budget_end)
+    triggers = tuple(encode("trigger", t) for t in strings.triggers)
+    if budget_end[: len(end)] != end:
+        raise InputError(
+            f"thinking format {name}: budget_end {strings.budget_end!r} does not begin with end {strings.end!r}"
+        )
+    for text, ids in zip(strings.triggers, triggers, strict=True):
+        if ids[:-1] != end[: len(ids) - 1]:
+            raise InputError(
+                f"thinking format {name}: trigger {text!r} has several tokens and all but the last are no prefix of "
+                f"end {strings.end!r}"
+            )
+    rest = budget_end[len(end) :]
+    for text, ids in zip(strings.triggers, triggers, strict=True):
+        if _find(rest, ids) is not None:
+            raise InputError(f"thinking format {name}: budget_end {strings.budget_end!r} holds trigger {text!r}")
+    return ThinkingFormat(opener, end, budget_end, triggers)
+
+
+def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
+    if isinstance(spec, str):
+        if spec in PRESETS:
+            return PRESETS[spec]
+        try:
+            parsed = json.loads(spec)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, Mapping):
+            raise InputError(f"thinking_format is {shown(spec)}; give auto, {', '.join(PRESETS)} or a JSON object")
+        spec = parsed
+    names = {f.name for f in fields(FormatStrings)}
+    if set(spec) != names:
+        given = shown(sorted(map(str, spec)))
+        raise InputError(f"thinking_format has the fields {given}; give exactly {sorted(names)}")
+    triggers = spec["triggers"]
+    strings = [spec["opener"], spec["end"], spec["budget_end"]]
+    strings += triggers if isinstance(triggers, (list, tuple)) else [None]
+    if any(not isinstance(s, str) or not s for s in strings) or not triggers:
+        raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of them, none empty")
+    return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers))
+
+
+@dataclass(frozen=True)
+class ThinkingPlan:
+    """What one request asks of the machine; every number is in tokens, UNLIMITED where there is no limit."""
+
+    format: ThinkingFormat
+    prompt_len: int
+    max_tokens: int
+    """min(what was asked, UNLIMITED)"""
+    max_context: int
+    """context - prompt: tokens that fit behind the prompt"""
+    budget: int
+    min_thinking: int
+    grace: int
+    truncate: bool
+    eos_stops: bool
+    ignore_eos: bool
+    reserve: int
+    """F + R, 0 under truncate and without thinking"""
+    extensions: int
+    extension: tuple[int, ...]
+    budget_end: tuple[int, ...]
+    budget_end_at: int
+    """where `end` starts inside `budget_end`"""
+    newline_id: int
+    min_answer: int
+    min_tokens: int
+    loop_ngram: int
+    loop_count: int
+    stop_ids: tuple[int, ...]
+    phase: Phase
+    """where the prompt leaves the request"""
+    thinking: int
+    """T at the start: reasoning that the prompt holds"""
+    closing_at: int
+    """how much of `end` the prompt already holds (phase CLOSING)"""
+    match_from: int
+    """first position at which a delimiter may start"""
+    newline: bool
+    """the prompt's text ends in a newline"""
+
+    @property
+    def needs_masked(self) -> bool:
+        """Whether the masked draw may ever be committed."""
+        return self.min_thinking > 0 or self.extensions > 0
+
+    @property
+    def loop_run(self) -> int:
+        """Tokens in a row that must equal those one loop earlier."""
+        return min(self.loop_ngram * (self.loop_count - 1), UNLIMITED) if self.loop_ngram else UNLIMITED
+
+
+def make_plan(
+    params: SamplingParams,
+    format: ThinkingFormat,
+    prompt: Sequence[int],
+    context: int,
+    tokenizer: Encoder,
+    eos_ids: Sequence[int],
+) -> ThinkingPlan:
+    """Encode and check what the request asks, against this model and this prompt.
+
+    `context` is min(max_model_len, tokens the page pool holds). Raises InputError naming the field.
+    """
+    if not prompt:
+        raise InputError("the prompt has no tokens; give at least one")
+    if len(prompt) >= context:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens and the context holds {context}; shorten the prompt or "
+            "raise max_model_len or kv_cache_tokens"
+        )
+    if not format.thinks:
+        _refuse_thinking_fields(params)
+    newline = tokenizer.encode("\n")
+    if format.thinks and len(newline) != 1:
+        raise InputError(
+            "this tokenizer has no single token for a newline, which a forced end needs; use thinking_format none"
+        )
+    several = format.max_lead > 0
+    if several and params.thinking_extensions:
+        raise InputError("thinking_extensions cannot be used with a trigger of several tokens; use one-token triggers")
+    extension = tuple(tokenizer.encode(params.thinking_extension_str, specials=True))
+    budget_end, at = format.budget_end, 0
+    if params.thinking_end_str is not None:
+        budget_end = tuple(tokenizer.encode(params.thinking_end_str, specials=True))
+        found = _find(budget_end, format.end)
+        if found is None:
+            raise InputError(f"thinking_end_str {params.thinking_end_str!r} does not contain the format's end")
+        at = found
+    if format.thinks:
+        beyond = budget_end[:at], budget_end[at + len(format.end) :]
+        for field, pieces in (("thinking_extension_str", (extension,)), ("thinking_end_str", beyond)):
+            for trigger in (*format.triggers, *((e,) for e in eos_ids)):
+                if any(_find(piece, trigger) is not None for piece in pieces):
+                    raise InputError(f"{field} {getattr(params, field)!r} holds a trigger of the thinking format")
+        if params.allowed_token_ids is not None and (params.min_thinking_tokens or params.thinking_extensions):
+            ends = {*(t[-1] for t in format.triggers), *eos_ids, *params.banned_token_ids}
+            if set(params.allowed_token_ids) <= ends:
+                name = "min_thinking_tokens" if params.min_thinking_tokens else "thinking_extensions"
+                raise InputError(
+                    f"allowed_token_ids leaves nothing but ends of thinking, and {name} is set; allow another token"
+                )
+    truncate = params.thinking_budget_action == "truncate"
+    reserve = 0 if truncate or not format.thinks else 1 + len(budget_end) + params.answer_reserve_tokens
+    reserve = min(reserve, UNLIMITED - len(extension))  # row 5 adds the two, in int32
+    phase, thinking, closing_at, match_from = _scan_prompt(format, prompt, eos_ids)
+    max_tokens = UNLIMITED if params.max_tokens is None else params.max_tokens
+    if phase in (Phase.THINK, Phase.CLOSING):
+        forced = reserve or len(format.end) - closing_at
+        if phase is Phase.THINK and truncate:
+            forced = 1
+        if forced > max_tokens:
+            raise InputError(
+                f"max_tokens is {max_tokens} and closing the thinking takes {forced} "
+                "(a newline, the forced end and answer_reserve_tokens); raise max_tokens"
+            )
+        if len(prompt) + forced > context:
+            raise InputError(
+                f"the prompt's {len(prompt)} tokens and {forced} to close the thinking "
+                f"(a newline, the forced end and answer_reserve_tokens) exceed the context of {context}"
+            )
+    return ThinkingPlan(
+        format=format,
+        prompt_len=len(prompt),
+        max_tokens=max_tokens,
+        max_context=context - len(prompt),
+        budget=UNLIMITED if params.thinking_token_budget is None else params.thinking_token_budget,
+        min_thinking=params.min_thinking_tokens,
+        grace=params.thinking_grace_tokens,
+        truncate=truncate,
+        eos_stops=params.thinking_eos_policy == "stop",
+        ignore_eos=params.ignore_eos,
+        reserve=reserve,
+        extensions=params.thinking_extensions,
+        extension=extension,
+        budget_end=budget_end,
+        budget_end_at=at,
+        newline_id=newline[0] if newline else 0,
+        min_answer=params.min_answer_tokens,
+        min_tokens=params.min_tokens,
+        loop_ngram=params.loop_ngram,
+        loop_count=params.loop_count,
+        stop_ids=params.stop_token_ids,
+        phase=phase,
+        thinking=thinking,
+        closing_at=closing_at,
+        match_from=match_from,
+        newline=tokenizer.token_bytes(prompt[-1]).endswith(b"\n"),
+    )
+
+
+def inside_thinking(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int]) -> bool:
+    """After the prompt's last EOS the opener occurs and `end` does not follow it."""
+    return _scan_prompt(format, prompt, eos_ids)[0] in (Phase.THINK, Phase.CLOSING)
+
+
+def _scan_prompt(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int]) -> tuple[Phase, int, int, int]:
+    """(phase, T, tokens of `end` already there, first position a delimiter may start at)."""
+    turn = len(prompt)
+    while turn > 0 and prompt[turn - 1] not in eos_ids:
+        turn -= 1
+    opener = _find(prompt[turn:], format.opener) if format.thinks else None
+    if opener is None:
+        return Phase.PLAIN, 0, 0, turn
+    start = turn + opener + len(format.opener)
+    reasoning = prompt[start:]
+    if _find(reasoning, format.end) is not None:
+        return Phase.ANSWER, 0, 0, start
+    for at in range(len(format.end) - 1, 0, -1):
+        stands = tuple(reasoning[-at:]) == format.end[:at]
+        if stands and any(len(t) <= at and t == format.end[: len(t)] for t in format.triggers):
+            return Phase.CLOSING, len(reasoning) - at, at, start
+    return Phase.THINK, len(reasoning), 0, start
+
+
+def _find(text: Sequence[int], pattern: Sequence[int]) -> int | None:
+    """First position of `pattern` in `text`; None for an empty pattern or no match."""
+    for at in range(len(text) - len(pattern) + 1 if pattern else 0):
+        if tuple(text[at : at + len(pattern)]) == tuple(pattern):
+            return at
+    return None
+
+
+_THINKING_FIELDS = (
+    "thinking_token_budget",
+    "min_thinking_tokens",
+    "thinking_extensions",
+    "thinking_extension_str",
+    "thinking_end_str",
+    "thinking_grace_tokens",
+    "thinking_budget_action",
+    "thinking_eos_policy",
+    "min_answer_tokens",
+    "answer_reserve_tokens",
+    "loop_ngram",
+    "loop_count",
+)
+
+
+def _refuse_thinking_fields(params: SamplingParams) -> None:
+    defaults = SamplingParams()
+    for name in _THINKING_FIELDS:
+        if getattr(params, name) != getattr(defaults, name):
+            raise InputError(f"{name} is set and the thinking format is none; leave it out or choose a thinking_format")

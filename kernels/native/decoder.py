@@ -1,0 +1,205 @@
+"""All layers of a decode or prefill step in one native call (`csrc/cpu/decoder.cpp`), on one rank's CPU.
+
+Bit for bit what `engine.model.decoder.Decoder.forward` computes operator by operator, which is its definition. What
+it saves is the way between them: on a 40M model a step has 57 operators, each a call from Python that
+wakes the other threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.linear import LinearWeight
+from kernels.native import library as native
+from kernels.paged import page_stride, whole_pages
+
+LOADED = native.LOADED
+PARTS = ("norm", "qkv", "append", "attention", "output", "gate_up", "down")
+"""What a layer consists of, in order; the last norm counts as `norm`. `S1Part` of csrc/cpu/abi.h."""
+_POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Norms [H] and packed products of one layer."""
+
+    input_norm: Tensor
+    qkv: LinearWeight
+    output: LinearWeight
+    mlp_norm: Tensor
+    gate_up: LinearWeight
+    down: LinearWeight
+
+    @property
+    def products(self) -> tuple[LinearWeight, ...]:
+        """Its four weights."""
+        return self.qkv, self.output, self.gate_up, self.down
+
+
+class _Layer(ctypes.Structure):
+    """`S1Layer` of csrc/cpu/abi.h."""
+
+    _fields_ = [
+        (name, _POINTER)
+        for name in (
+            "input_norm",
+            "qkv",
+            "output",
+            "mlp_norm",
+            "gate_up",
+            "down",
+            "k_cache",
+            "v_cache",
+        )
+    ]
+
+
+class _Decoder(ctypes.Structure):
+    """`S1Decoder` of csrc/cpu/abi.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("layers", "cos_sin", "norm")),
+        *(
+            (name, _SIZE)
+            for name in (
+                "num_layers",
+                "hidden",
+                "features",
+                "num_q",
+                "num_kv",
+                "head_dim",
+                "page_size",
+                "page_stride",
+            )
+        ),
+        ("eps", _FLOAT),
+        ("scale", _FLOAT),
+        ("type", _INT),
+    ]
+
+
+class _Tokens(ctypes.Structure):
+    """`S1Tokens` of csrc/cpu/abi.h."""
+
+    _fields_ = [
+        *(
+            (name, _POINTER)
+            for name in (
+                "x",
+                "y",
+                "positions",
+                "slots",
+                "block_tables",
+                "context_lens",
+                "cu_q",
+                "seconds",
+            )
+        ),
+        *((name, _SIZE) for name in ("n", "decodes", "chunks", "pages")),
+    ]
+
+
+class NativeDecoder:
+    """The layers of a model, bound to the pages they write."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        norm: Tensor,
+        cos_sin: Tensor,
+        kv: Sequence[tuple[Tensor, Tensor]],
+        num_heads: tuple[int, int],
+        eps: float,
+        scale: float,
+        run: Callable[[int, int], None],
+    ) -> None:
+        """num_heads: (Hq, Hk); norm [H]; cos_sin [positions, D] float32; kv per layer [num_pages, Hk, page_size, D].
+
+        `run` is `native.decoder`, or that of a `native.Operators` at another level.
+        """
+        num_q, num_kv = num_heads
+        page_size, head_dim = kv[0][0].shape[2:]
+        (stride,) = {page_stride(*pair) for pair in kv}
+        self._kept = layers, norm, cos_sin, kv  # the structures hold bare addresses
+        self._layers = (_Layer * len(layers))()
+        for i, (layer, (k_cache, v_cache)) in enumerate(zip(layers, kv, strict=True)):
+            qkv, output, gate_up, down = (w.packed.address for w in layer.products)
+            self._layers[i] = _Layer(
+                layer.input_norm.data_ptr(),
+                qkv,
+                output,
+                layer.mlp_norm.data_ptr(),
+                gate_up,
+                down,
+                k_cache.data_ptr(),
+                v_cache.data_ptr(),
+            )
+        self._model = _Decoder(
+            ctypes.addressof(self._layers),
+            cos_sin.data_ptr(),
+            norm.data_ptr(),
+            len(layers),
+            norm.shape[0],
+            layers[0].down.packed.cols,
+            num_q,
+            num_kv,
+            head_dim,
+            page_size,
+            stride,
+            eps,
+            scale,
+            native.TYPES[norm.dtype],
+        )
+        self._address, self._run = ctypes.addressof(self._model), run
+
+    @staticmethod
+    def supports(layers: Sequence[Layer], norm: Tensor, kv: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Whether the library is there, every product packed for the norms' dtype, and the pages of that dtype too."""
+        if not (LOADED and norm.is_cpu and norm.dtype in native.TYPES):
+            return False
+        packed = all(native.supports_linear(norm, w) for layer in layers for w in layer.products)
+        norms = all(n.dtype is norm.dtype and n.is_contiguous() for x in layers for n in (x.input_norm, x.mlp_norm))
+        return packed and norms and all(c.dtype is norm.dtype and whole_pages(c) for pair in kv for c in pair)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        cu_q: Tensor,
+        decodes: int,
+        seconds: Tensor | None = None,
+    ) -> Tensor:
+        """x [N, H], overwritten with the layers' sum -> [N, H] after the last norm.
+
+        positions and slots [N] int64; block_tables [R, P], context_lens [R] and cu_q [R - decodes + 1] int32. What each
+        of PARTS takes is added to `seconds` [7] float64.
+        """
+        assert seconds is None or (seconds.dtype is torch.float64 and seconds.shape == (len(PARTS),))
+        x, positions, slots = x.contiguous(), positions.contiguous(), slots.contiguous()
+        block_tables, context_lens, cu_q = block_tables.contiguous(), context_lens.contiguous(), cu_q.contiguous()
+        y = torch.empty_like(x)
+        rows, pages = block_tables.shape
+        tokens = _Tokens(
+            x.data_ptr(),
+            y.data_ptr(),
+            positions.data_ptr(),
+            slots.data_ptr(),
+            block_tables.data_ptr(),
+            context_lens.data_ptr(),
+            cu_q.data_ptr(),
+            None if seconds is None else seconds.data_ptr(),
+            x.shape[0],
+            decodes,
+            rows - decodes,
+            pages,
+        )
+        self._run(self._address, ctypes.addressof(tokens))
+        return y

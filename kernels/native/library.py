@@ -1,0 +1,442 @@
+"""The C++ twins of the operators for CPU tensors (`csrc/cpu`), bound with ctypes.
+
+`LOADED` tells whether the library is there, `REASON` why not, `LEVEL` the instruction set it runs at. `S1_CPU_LEVEL`
+(portable, avx2, avx512 or avx512_bf16) forces a level; without it the best one the processor has is taken.
+`S1_CPU_LIBRARY` names another build of the library, one with sanitizers for instance. Threads
+follow `torch.get_num_threads()`; no result depends on their number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kernels import huge_pages
+from kernels.errors import KernelError
+from kernels.paged import page_stride, whole_pages
+
+if TYPE_CHECKING:
+    from kernels.linear import LinearWeight
+
+ABI = 7
+LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+PANEL = 32
+"""Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+FLOATS = (torch.float32, torch.bfloat16)
+"""Dtypes of activations."""
+_PLAIN, _SILU_MUL, _HEAD = 0, 1, 2
+_POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+_SIGNATURES: dict[str, list[Any]] = {
+    "pack": [_POINTER, _POINTER, _INT],
+    "linear": [_POINTER] * 4 + [_SIZE, _INT, _INT, _INT],
+    "rms_norm": [_POINTER] * 5 + [_SIZE, _SIZE, _FLOAT, _INT, _INT],
+    "rope_append": [_POINTER] * 7 + [_SIZE] * 6 + [_INT] * 2,
+    "attention": [_POINTER] * 7 + [_SIZE] * 7 + [_FLOAT] + [_INT] * 2,
+    "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
+    "embedding": [_POINTER] * 3 + [_SIZE] * 4,
+    "decode_inputs": [_POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER] + [_SIZE] * 3 + [_POINTER] * 3 + [_SIZE],
+    "decoder": [_POINTER, _POINTER, _INT],
+    "sample": [_POINTER] * 8 + [_SIZE] * 3 + [_INT] * 3,
+    "thinking_step": [_POINTER] * 6 + [_SIZE],
+    "read": [_POINTER, _SIZE, _POINTER, _INT],
+}
+
+
+class _Weight(ctypes.Structure):
+    """`S1Weight` of csrc/cpu/abi.h."""
+
+    _fields_ = [
+        ("data", _POINTER),
+        ("bias", _POINTER),
+        ("scale", _POINTER),
+        ("rows", _SIZE),
+        ("cols", _SIZE),
+        ("type", _INT),
+    ]
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight [rows, cols] as panels of 32 rows; `dtype` is that of the activations it takes."""
+
+    data: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor | None
+    rows: int
+    cols: int
+    dtype: torch.dtype
+    struct: _Weight
+    address: int
+
+
+def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
+    padded = torch.zeros(rows, dtype=torch.float32)
+    padded[: values.numel()] = values
+    return padded
+
+
+class Operators:
+    """The library at one level. Methods take what the public operators in `kernels` take, checked by `supports_*`."""
+
+    _pack: Any
+    _linear: Any
+    _rms_norm: Any
+    _rope_append: Any
+    _attention: Any
+    _silu_mul: Any
+    _embedding: Any
+    _decode_inputs: Any
+    _decoder: Any
+    _sample: Any
+    _thinking_step: Any
+    _read: Any
+
+    def __init__(self, library: ctypes.CDLL, level: str) -> None:
+        self.level = level
+        for name, signature in _SIGNATURES.items():
+            function = getattr(library, f"s1_{level}_{name}")
+            function.argtypes, function.restype = signature, None
+            setattr(self, f"_{name}", function)
+
+    def supports_pack(self, weight: torch.Tensor) -> bool:
+        """Whether `pack` takes a weight: a matrix of float32 or bfloat16 on the CPU."""
+        return weight.dim() == 2 and weight.dtype in FLOATS and weight.is_cpu
+
+    def pack(self, w: LinearWeight) -> LinearWeight:
+        """`w` with its packed copy, for activations of the weight's dtype."""
+        return replace(w, packed=self._packed(w.weight, w.bias, None, w.weight.dtype))
+
+    def pack_codes(self, w: LinearWeight) -> LinearWeight:
+        """`w`, which holds int8 codes and their scale, with its packed copy, for activations of `w.dtype`."""
+        assert w.dtype is not None
+        return replace(w, packed=self._packed(w.weight, w.bias, w.scale, w.dtype))
+
+    def _packed(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None, dtype: torch.dtype
+    ) -> PackedWeight:
+        rows, cols = weight.shape
+        outputs = -(-rows // PANEL) * PANEL
+        data = huge_pages.empty((outputs * (cols + cols % 2),), weight.dtype)  # some layouts hold pairs of columns
+        bias = None if bias is None else _padded(bias, outputs)
+        scale = None if scale is None else _padded(scale, outputs)
+        struct = _Weight(
+            data.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            None if scale is None else scale.data_ptr(),
+            rows,
+            cols,
+            TYPES[weight.dtype],
+        )
+        address = ctypes.addressof(struct)
+        source = weight.contiguous()
+        self._pack(address, source.data_ptr(), torch.get_num_threads())
+        return PackedWeight(data, bias, scale, rows, cols, dtype, struct, address)
+
+    def supports_linear(self, x: torch.Tensor, w: LinearWeight) -> bool:
+        """Whether the weight is packed, and for activations of x's dtype."""
+        return w.packed is not None and x.dtype is w.packed.dtype
+
+    def _product(
+        self, x: torch.Tensor, packed: PackedWeight, residual: torch.Tensor | None, y: torch.Tensor, epilogue: int
+    ) -> torch.Tensor:
+        x = x.contiguous()
+        if residual is not None:
+            residual = residual.contiguous()
+        self._linear(
+            packed.address,
+            x.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            y.data_ptr(),
+            x.shape[0],
+            TYPES[x.dtype],
+            epilogue,
+            torch.get_num_threads(),
+        )
+        return y
+
+    def linear(self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """x [N, K] -> x W^T + bias + residual, [N, M]."""
+        packed: PackedWeight = w.packed
+        return self._product(x, packed, residual, x.new_empty((x.shape[0], packed.rows)), _PLAIN)
+
+    def linear_silu_mul(self, x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
+        """x [N, H], rows gate | up [2F, H] -> silu(gate) * up, [N, F]."""
+        packed: PackedWeight = gate_up.packed
+        features = packed.rows // 2
+        if features % PANEL:
+            return self.silu_mul(self.linear(x, gate_up))
+        return self._product(x, packed, None, x.new_empty((x.shape[0], features)), _SILU_MUL)
+
+    def head(self, x: torch.Tensor, w: LinearWeight, out: torch.Tensor | None = None) -> torch.Tensor:
+        """x [N, H] -> logits [N, V] in float32, not rounded to x's dtype on the way; `out` is where they go."""
+        packed: PackedWeight = w.packed
+        y = torch.empty((x.shape[0], packed.rows), dtype=torch.float32) if out is None else out
+        return self._product(x, packed, None, y, _HEAD)
+
+    def supports_rms_norm(self, x: torch.Tensor) -> bool:
+        """Whether x is float32 or bfloat16 on the CPU."""
+        return x.dtype in FLOATS and x.is_cpu
+
+    def rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [N, H] -> (norm, x + residual or x)."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        if residual is None:
+            addend, total = None, x
+        else:
+            residual = residual.contiguous()
+            addend, total = residual.data_ptr(), torch.empty_like(x)
+        n, hidden = x.shape
+        self._rms_norm(
+            x.data_ptr(),
+            addend,
+            weight.data_ptr(),
+            y.data_ptr(),
+            total.data_ptr(),
+            n,
+            hidden,
+            eps,
+            TYPES[x.dtype],
+            torch.get_num_threads(),
+        )
+        return y, total
+
+    def supports_rope_append(self, qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
+        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+        return qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and whole_pages(k_cache)
+
+    def rope_append(
+        self,
+        qkv: torch.Tensor,
+        cos_sin: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        num_heads: tuple[int, int],
+    ) -> torch.Tensor:
+        """qkv [N, (Hq + 2 Hk) D] -> rotated q [N, Hq, D]; K and V go to their slots."""
+        num_q, num_kv = num_heads
+        page_size, head_dim = k_cache.shape[2:]
+        n = qkv.shape[0]
+        qkv, cos_sin = qkv.contiguous(), cos_sin.contiguous()
+        positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
+        q = qkv.new_empty((n, num_q, head_dim))
+        self._rope_append(
+            qkv.data_ptr(),
+            cos_sin.data_ptr(),
+            positions.data_ptr(),
+            slot_mapping.data_ptr(),
+            q.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            n,
+            num_q,
+            num_kv,
+            head_dim,
+            page_size,
+            page_stride(k_cache, v_cache),
+            TYPES[qkv.dtype],
+            torch.get_num_threads(),
+        )
+        return q
+
+    def supports_attention(self, q: torch.Tensor, k_cache: torch.Tensor) -> bool:
+        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+        return q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and whole_pages(k_cache)
+
+    def decode_attention(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        block_tables: torch.Tensor,
+        context_lens: torch.Tensor,
+        scale: float,
+        max_context: int,
+    ) -> torch.Tensor:
+        """q [B, Hq, D] -> [B, Hq, D]. `max_context` is not needed: each row's own length is read."""
+        return self._attend(q, k_cache, v_cache, block_tables, context_lens, None, scale)
+
+    def prefill_attention(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        block_tables: torch.Tensor,
+        context_lens: torch.Tensor,
+        cu_q: torch.Tensor,
+        max_q: int,
+        scale: float,
+        max_context: int,
+    ) -> torch.Tensor:
+        """q [N, Hq, D], rows cu_q -> [N, Hq, D]; a query has the bits that decode_attention would give it."""
+        return self._attend(q, k_cache, v_cache, block_tables, context_lens, cu_q.contiguous(), scale)
+
+    def _attend(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        block_tables: torch.Tensor,
+        context_lens: torch.Tensor,
+        cu_q: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        q, block_tables, context_lens = q.contiguous(), block_tables.contiguous(), context_lens.contiguous()
+        out = torch.empty_like(q)
+        rows, pages = block_tables.shape
+        num_kv, page_size, head_dim = k_cache.shape[1:]
+        self._attention(
+            q.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            block_tables.data_ptr(),
+            context_lens.data_ptr(),
+            None if cu_q is None else cu_q.data_ptr(),
+            out.data_ptr(),
+            rows,
+            pages,
+            q.shape[1],
+            num_kv,
+            head_dim,
+            page_size,
+            page_stride(k_cache, v_cache),
+            scale,
+            TYPES[q.dtype],
+            torch.get_num_threads(),
+        )
+        return out
+
+    def supports_silu_mul(self, x: torch.Tensor) -> bool:
+        """Whether x is float32 or bfloat16 on the CPU."""
+        return x.dtype in FLOATS and x.is_cpu
+
+    def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
+        """x [N, 2F] -> silu(x[:, :F]) * x[:, F:], [N, F]."""
+        x = x.contiguous()
+        n, features = x.shape[0], x.shape[1] // 2
+        y = x.new_empty((n, features))
+        self._silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
+        return y
+
+    def supports_embedding(self, ids: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Whether ids are int64 and the rows contiguous on the CPU; any dtype of rows."""
+        return ids.dtype is torch.int64 and weight.is_cpu and weight.is_contiguous()
+
+    def embedding(self, ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
+        """ids [N] -> rows [N, H], zeros for ids outside vocab_start .. vocab_start + V - 1."""
+        ids = ids.contiguous()
+        y = weight.new_empty((ids.shape[0], weight.shape[1]))
+        width = weight.shape[1] * weight.element_size()
+        self._embedding(
+            ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], weight.shape[0], width, vocab_start
+        )
+        return y
+
+    def supports_decode_inputs(self, inputs: torch.Tensor, blocks: torch.Tensor) -> bool:
+        """Whether the tables are on the CPU and each row of the inputs is contiguous."""
+        return blocks.is_cpu and inputs.stride(1) == 1
+
+    def decode_inputs(
+        self,
+        inputs: torch.Tensor,
+        state: torch.Tensor,
+        history: torch.Tensor,
+        blocks: torch.Tensor,
+        page_size: int,
+        width: int,
+    ) -> tuple[torch.Tensor, ...]:
+        """As `kernels.decode_inputs.decode_inputs_reference`; the tables are contiguous."""
+        n = inputs.shape[1]
+        rows = torch.empty(3, n, dtype=torch.int64)
+        tables, lens = torch.empty(n, width, dtype=torch.int32), torch.empty(n, dtype=torch.int32)
+        self._decode_inputs(
+            inputs.data_ptr(),
+            inputs.stride(0),
+            state.data_ptr(),
+            history.data_ptr(),
+            history.shape[1],
+            blocks.data_ptr(),
+            blocks.shape[1],
+            page_size,
+            width,
+            rows.data_ptr(),
+            tables.data_ptr(),
+            lens.data_ptr(),
+            n,
+        )
+        return *rows.unbind(), tables, lens
+
+    def decoder(self, model: int, tokens: int) -> None:
+        """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native.decoder` makes."""
+        self._decoder(model, tokens, torch.get_num_threads())
+
+    def sample(self, *arguments: int | None) -> None:
+        """Draws for every row: the arguments of `s1_<level>_sample` but the threads, from `kernels.native.step`."""
+        self._sample(*arguments, torch.get_num_threads())
+
+    def thinking_step(self, *arguments: int) -> None:
+        """One transition for every row: the arguments of `s1_<level>_thinking_step`, from `kernels.native.step`."""
+        self._thinking_step(*arguments)
+
+    def read(self, data: torch.Tensor) -> float:
+        """Read all of a contiguous tensor and return a meaningless sum: what the memory gives, for benchmarks."""
+        total = ctypes.c_float()
+        size = data.numel() * data.element_size()
+        self._read(data.data_ptr(), size, ctypes.addressof(total), torch.get_num_threads())
+        return total.value
+
+
+def _open() -> tuple[ctypes.CDLL | None, str]:
+    """The library beside this file (or where an editable install put it), or why there is none."""
+    spec = importlib.util.find_spec("kernels._cpu")
+    path = os.environ.get("S1_CPU_LIBRARY") or (spec and spec.origin)
+    if not path:
+        return None, "the native CPU library was not built (no C++ compiler at install time); torch runs instead"
+    try:
+        library = ctypes.CDLL(path)
+        found = library.s1_abi()
+    except (OSError, AttributeError) as error:
+        return None, f"{path} cannot be loaded ({error}); reinstall with `pip install -e .`"
+    if found != ABI:
+        return None, f"{path} has interface {found}, this version needs {ABI}; reinstall with `pip install -e .`"
+    return library, ""
+
+
+def _pick_level(library: ctypes.CDLL) -> str:
+    wanted = os.environ.get("S1_CPU_LEVEL", "")
+    if wanted == "":
+        return LEVELS[library.s1_level()]
+    if wanted not in LEVELS or not hasattr(library, f"s1_{wanted}_linear"):
+        raise KernelError(f"S1_CPU_LEVEL is {wanted!r}; leave it unset or give one of {', '.join(LEVELS)}")
+    return wanted
+
+
+LIBRARY, REASON = _open()
+LOADED = LIBRARY is not None
+
+if LIBRARY is not None:
+    LEVEL = _pick_level(LIBRARY)
+    _operators = Operators(LIBRARY, LEVEL)
+    supports_pack, pack, pack_codes = _operators.supports_pack, _operators.pack, _operators.pack_codes
+    supports_linear, linear = _operators.supports_linear, _operators.linear
+    linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
+    supports_rms_norm, rms_norm = _operators.supports_rms_norm, _operators.rms_norm
+    supports_rope_append, rope_append = _operators.supports_rope_append, _operators.rope_append
+    supports_attention = _operators.supports_attention
+    decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
+    supports_silu_mul, silu_mul = _operators.supports_silu_mul, _operators.silu_mul
+    supports_embedding, embedding = _operators.supports_embedding, _operators.embedding
+    supports_decode_inputs, decode_inputs = _operators.supports_decode_inputs, _operators.decode_inputs
+    decoder, read = _operators.decoder, _operators.read
+    sample, thinking_step = _operators.sample, _operators.thinking_step

@@ -1,0 +1,109 @@
+"""The C++ twins of the sampler and the thinking machine (`csrc/cpu/sampler.cpp`, `thinking.cpp`), a call each."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from kernels.native import library as native
+from kernels.sampling_tables import Draws, SamplingNeeds, SamplingTables
+
+if TYPE_CHECKING:
+    from kernels.thinking import MachineTables
+
+LOADED = native.LOADED
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Machine(ctypes.Structure):
+    """`Machine` of csrc/cpu/thinking.cpp."""
+
+    _fields_ = [(f"pointer{i}", _POINTER) for i in range(9)] + [(f"size{i}", _SIZE) for i in range(5)]
+
+
+_STRUCTS: WeakKeyDictionary[MachineTables, _Machine] = WeakKeyDictionary()
+
+
+def _machine(tables: MachineTables) -> int:
+    """Address of the structure of `tables`, which lives as long as they do."""
+    struct = _STRUCTS.get(tables)
+    if struct is None:
+        struct = _STRUCTS[tables] = _machine_of(tables)
+    return ctypes.addressof(struct)
+
+
+def _machine_of(tables: MachineTables) -> _Machine:
+    t = tables
+    pointers = (
+        t.state,
+        t.params,
+        t.strings,
+        t.trigger_last,
+        t.trigger_lead,
+        t.stop_ids,
+        t.history,
+        t.eos_ids,
+        t.ends_line,
+    )
+    widths = (t.strings.shape[2], t.trigger_last.shape[1], t.stop_ids.shape[1], t.history.shape[1], len(t.eos_ids))
+    return _Machine(*(p.data_ptr() for p in pointers), *widths)
+
+
+def supports(tables: MachineTables) -> bool:
+    """Whether the library is there and the tables are on the CPU."""
+    return LOADED and tables.state.is_cpu
+
+
+def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
+    """As `kernels.thinking.thinking_step_reference`."""
+    records = torch.empty((len(slots), 7), dtype=torch.int32)
+    native.thinking_step(
+        _machine(tables),
+        slots.data_ptr(),
+        draw.data_ptr(),
+        masked.data_ptr(),
+        bad.data_ptr(),
+        records.data_ptr(),
+        len(slots),
+    )
+    return records
+
+
+def sample(
+    logits: Tensor,
+    tables: SamplingTables,
+    machine: MachineTables,
+    slots: Tensor,
+    vocab: int,
+    needs: SamplingNeeds,
+    run: Callable[..., None] | None = None,
+) -> Draws:
+    """As `kernels.sampler.sample_reference`, with penalties, biases and bans already in the contiguous logits.
+
+    `run` is the `sample` of a `native.Operators` at another level than the loaded one.
+    """
+    rows, columns = logits.shape
+    draws = torch.empty((2, rows), dtype=torch.int64)
+    bad = torch.empty(rows, dtype=torch.bool)
+    draw, masked = draws.unbind()
+    (run or native.sample)(
+        _machine(machine),
+        logits.data_ptr(),
+        slots.data_ptr(),
+        tables.real.data_ptr() if needs.noise else None,
+        tables.whole.data_ptr(),
+        draw.data_ptr(),
+        masked.data_ptr(),
+        bad.data_ptr(),
+        rows,
+        columns,
+        vocab,
+        needs.filters,
+        needs.masked,
+    )
+    return Draws(draw, masked, bad)
