@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
-from curate.errors import CurationError
 from curate.models.asking import Sampling
 from curate.models.opened import check_model_config
 from curate.sources import AnySource
+from engine.errors import InputError
+from engine.struct_file import read_struct
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,71 +174,31 @@ class Config(Section, frozen=True):
 def load_config(path: str | Path) -> Config:
     """Reads a configuration.
 
-    Raises CurationError, naming file and setting, for an unknown name, a wrong type or a missing file.
+    Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise CurationError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise CurationError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise CurationError(f"{path}: the configuration must be a mapping, not {type(tree).__name__}")
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise CurationError(f"{path}: {_explained(str(error))}") from error
+    config = read_struct(path, Config)
     _check(config, str(path))
     return config
 
 
-def _explained(message: str) -> str:
-    """msgspec's message, with the nearest known name beside an unknown one."""
-    unknown = re.search(r"unknown field `(\w+)`", message)
-    if unknown is None:
-        return message
-    sections = (
-        Config,
-        Collect,
-        Dedupe,
-        Evaluation,
-        Decontaminate,
-        Asked,
-        Sampling,
-        Attempts,
-        Quality,
-        Grade,
-        Difficulty,
-        Domain,
-        Select,
-        Format,
-        Report,
-        Ray,
-        *AnySource.__args__,
-    )
-    known = sorted({name for section in sections for name in section.__struct_fields__})
-    near = difflib.get_close_matches(unknown[1], known, n=1)
-    return message + (f"; did you mean {near[0]}?" if near else "")
-
-
 def _check(config: Config, path: str) -> None:
     if (config.attempt is not None and config.trace is None) or (config.format is not None and config.attempt is None):
-        raise CurationError(f"{path}: attempt needs trace, and format needs both; give them, or stop earlier")
+        raise InputError(f"{path}: attempt needs trace, and format needs both; give them, or stop earlier")
     asked = [config.trace, config.grade.judge, *(config.attempt.models if config.attempt else ())]
     for model in [a.model for a in asked if a is not None] + [config.domain.model]:
         try:
             if model is not None:
                 check_model_config(model)
-        except ValueError as error:
-            raise CurationError(f"{path}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     if not config.collect.sources:
-        raise CurationError(f"{path}: collect.sources is empty; name at least one source")
+        raise InputError(f"{path}: collect.sources is empty; name at least one source")
     labels = [source.label for source in config.collect.sources]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise CurationError(f"{path}: two sources are called {twice[0]!r}; give one of them another name")
+        raise InputError(f"{path}: two sources are called {twice[0]!r}; give one of them another name")
     if config.dedupe.permutations % config.dedupe.bands:
-        raise CurationError(
+        raise InputError(
             f"{path}: dedupe.permutations is {config.dedupe.permutations}, which {config.dedupe.bands} bands do not "
             "divide; change either"
         )
@@ -257,6 +215,6 @@ def _check(config: Config, path: str) -> None:
         positive["attempt.models (how many)"] = len(config.attempt.models)
     for name, value in positive.items():
         if not value > 0:
-            raise CurationError(f"{path}: {name} is {value}; it must be above 0")
+            raise InputError(f"{path}: {name} is {value}; it must be above 0")
     if not 0 < config.dedupe.jaccard <= 1:
-        raise CurationError(f"{path}: dedupe.jaccard is {config.dedupe.jaccard}; it is a share, above 0 and at most 1")
+        raise InputError(f"{path}: dedupe.jaccard is {config.dedupe.jaccard}; it is a share, above 0 and at most 1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from curate.errors import CurationError
+from engine.errors import InputError
 
 QUESTION = pl.Schema(
     {
@@ -57,16 +57,16 @@ SELECTION = pl.Schema(
 
 
 def checked(table: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
-    """`table` with the columns in the schema's order. Raises CurationError where a column or a type differs."""
+    """`table` with the columns in the schema's order. Raises InputError where a column or a type differs."""
     missing = [c for c in schema if c not in table.columns]
     extra = [c for c in table.columns if c not in schema]
     if missing or extra:
-        raise CurationError(f"table {name}: missing columns {missing}, unknown columns {extra}")
+        raise InputError(f"table {name}: missing columns {missing}, unknown columns {extra}")
     table = table.select(list(schema))
     for column, wanted in schema.items():
         if table.schema[column] != wanted:
             if table.schema[column] != pl.Null:
-                raise CurationError(f"table {name}: column {column} is {table.schema[column]}, it must be {wanted}")
+                raise InputError(f"table {name}: column {column} is {table.schema[column]}, it must be {wanted}")
             table = table.with_columns(pl.col(column).cast(wanted))
     return table
 

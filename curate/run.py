@@ -19,12 +19,12 @@ import tyro
 from rich.console import Console
 
 from curate.config import Config, load_config
-from curate.errors import CurationError
 from curate.progress import Bars
 from curate.stages.executor import Local, RayData
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage
+from engine.errors import EngineDead, InputError
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,20 @@ class Arguments:
 
 
 def chosen(config: Config, names: tuple[str, ...]) -> tuple[tuple[Stage, ...], bool]:
-    """The stages to run and whether to write the report. Raises CurationError for a stage there is not."""
+    """The stages to run and whether to write the report. Raises InputError for a stage there is not."""
     available = stages(config)
     if not names:
         return available, True
     for name in names:
         if name not in (*ORDER, "report"):
-            raise CurationError(f"--stage {name}: there is no such stage; there are {', '.join(ORDER)}, report")
+            raise InputError(f"--stage {name}: there is no such stage; there are {', '.join(ORDER)}, report")
         if name != "report" and name not in {stage.name for stage in available}:
-            raise CurationError(f"--stage {name}: this configuration ends before it; give trace, attempt and format")
+            raise InputError(f"--stage {name}: this configuration ends before it; give trace, attempt and format")
     return tuple(stage for stage in available if stage.name in names), "report" in names
 
 
 def run(config: Config, arguments: Arguments, console: Console) -> None:
-    """Runs the stages. Raises CurationError (a ValueError) for what cannot be used."""
+    """Runs the stages. Raises InputError for what cannot be used."""
     executor = Local() if config.ray is None else RayData(config.ray.address, config.ray.batch_rows)
     context = Context(config, executor, Bars(console), arguments.retry_errors)
     wanted, report = chosen(config, arguments.stage)
@@ -94,7 +94,7 @@ def main() -> int:
     console = Console(stderr=True)
     try:
         run(load_config(arguments.config), arguments, console)
-    except (ValueError, OSError) as error:
+    except (InputError, EngineDead, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.errors import CurationError
+from engine.errors import InputError
 
 DATA = Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Where `$S1_DATA` in a path of a configuration points to when the variable is not set."""
@@ -33,14 +33,14 @@ def expand(path: str) -> Path:
 
 
 def files(paths: tuple[str, ...]) -> list[Path]:
-    """The files that `paths` name, patterns resolved (part-*.jsonl). Raises CurationError where one is missing."""
+    """The files that `paths` name, patterns resolved (part-*.jsonl). Raises InputError where one is missing."""
     found: list[Path] = []
     for text in paths:
         path = expand(text)
         matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path]
         matches = [m for m in matches if m.is_file()]
         if not matches:
-            raise CurationError(f"{text}: no such file (looked for {path}); set S1_DATA or correct the path")
+            raise InputError(f"{text}: no such file (looked for {path}); set S1_DATA or correct the path")
         found += matches
     return found
 
@@ -54,14 +54,14 @@ def file_hash(path: Path) -> str:
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """(row number from 1, record or BadRow) of a .jsonl or .parquet file, in order.
 
-    Raises CurationError for another kind of file and for a Parquet file that cannot be opened.
+    Raises InputError for another kind of file and for a Parquet file that cannot be opened.
     """
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
     elif path.suffix in (".jsonl", ".json"):
         yield from _json_rows(path)
     else:
-        raise CurationError(f"{path}: unknown kind of file {path.suffix!r}; give .jsonl or .parquet")
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; give .jsonl or .parquet")
 
 
 def row_count(path: Path) -> int:
@@ -84,7 +84,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
                     number += 1
                     yield number, record
     except (pa.ArrowException, OSError) as error:
-        raise CurationError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:

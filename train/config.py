@@ -5,16 +5,14 @@ python -m train.sft recipe.yaml optim.lr=2e-5 data.train=[a.jsonl,b.jsonl]
 
 from __future__ import annotations
 
-import difflib
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
 from msgspec import Meta
 
-from train.errors import TrainingError
+from engine.struct_file import read_struct
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -153,53 +151,6 @@ class TrainConfig(Section, frozen=True):
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
     """Reads `path` and applies `a.b=c` overrides (values are YAML).
 
-    Raises TrainingError for an unknown name, a wrong type or a missing file.
+    Raises InputError for an unknown name, a wrong type or a missing file.
     """
-    try:
-        tree = _yaml(Path(path).read_bytes(), str(path))
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    if not isinstance(tree, dict):
-        raise TrainingError(f"{path}: the configuration must be a mapping, not {type(tree).__name__}")
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if not equals:
-            raise TrainingError(f"override {override!r} must look like optim.lr=1e-5")
-        *parents, leaf = name.split(".")
-        node = tree
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        node[leaf] = _yaml(value, f"override {override!r}")
-    try:
-        # Lax: YAML 1.1 reads 1e-5 (no dot) as a string.
-        return msgspec.convert(tree, TrainConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise TrainingError(f"{path}: {_explained(str(error), tree)}") from error
-
-
-def _yaml(text: str | bytes, name: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise TrainingError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def _explained(message: str, tree: Any) -> str:
-    """msgspec's message with the setting's full name and value, or the nearest known name beside an unknown one."""
-    what, _, where = message.partition(" - at `$")
-    place = re.findall(r"\w+", where)
-    field = re.search(r"(unknown|required) field `(.*)`", what)
-    if field:
-        name = ".".join([*place, field[2]])
-        if field[1] == "required":
-            return f"{name} is missing"
-        sections = {section.__name__.lower(): section for section in Section.__subclasses__()}
-        known = (sections[place[0]] if place else TrainConfig).__struct_fields__
-        near = difflib.get_close_matches(field[2], known, n=1)
-        hint = f"did you mean {'.'.join([*place, *near])}?" if near else f"known names: {', '.join(known)}"
-        return f"unknown setting {name}; {hint}"
-    for key in place:
-        tree = tree[int(key) if isinstance(tree, list) else key]
-    return f"{'.'.join(place)} is {tree!r}: {what[0].lower() + what[1:]}" if place else what
+    return read_struct(path, TrainConfig, overrides)

@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from engine.errors import InputError
 from train.architecture import Architecture
 from train.config import TrainConfig, load_config
 from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             data = read_dataset(config.data.train, config.data, tokenizer, arch.vocab_size)
             lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
         print(report(config, arch, lengths, ranks, source))
-    except (TrainingError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"train.plan: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from engine.errors import InputError
 from train.errors import TrainingError
 
 PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"), ("lr", "learning rate"), ("tokens_per_second", "tokens/s"))
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     output = arguments.output or arguments.runs[0] / "curves.png"
     try:
         draw(arguments.runs, output)
-    except TrainingError as error:
+    except InputError as error:
         print(f"train.plot: {error}", file=sys.stderr)
         return 2
     print(output)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.errors import InputError
 from train.architecture import Architecture
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
@@ -277,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
             torch.use_deterministic_algorithms(True)
         Trainer(config, world).fit()
-    except TrainingError as error:
+    except InputError as error:
         if speaks:
             print(f"train: {error}", file=sys.stderr)
         return 2

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from bench.evaluation.methods import Condition, Defaults, Method
 from bench.evaluation.prompts import PromptName
 from bench.evaluation.tasks import TaskSpec
-from engine import EngineConfig, InputError
+from curate.models.local import engine_config
+from engine import InputError
+from engine.struct_file import read_struct, to_struct
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,10 +81,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise InputError(f"task {next(n for n in names if names.count(n) > 1)} is given twice; use two grids")
-        known = EngineConfig.__dataclass_fields__.keys() - {"model"}
-        unknown = sorted(set(self.engine) - known)
-        if unknown:
-            raise InputError(f"engine: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        engine_config(self.model, self.engine)
         self.conditions()
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -101,40 +99,14 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return found
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the last would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping. Raises yaml.YAMLError naming the key and its line."""
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path) -> Grid:
     """Read a grid. Raises InputError naming the file and the field that cannot be used."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise InputError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"{path}: holds no mapping; a grid has at least tasks and methods")
-    try:
-        return from_values(values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_struct(path, Grid)
 
 
 def from_values(values: Mapping[str, Any]) -> Grid:
     """A grid from plain values. Raises InputError naming the field."""
-    try:
-        return msgspec.convert(values, Grid)
-    except msgspec.ValidationError as error:
-        raise InputError(str(error)) from error
+    return to_struct(values, Grid)
 
 
 def values_of(grid: Grid) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,11 +25,10 @@ from bench.evaluation.tasks import Task
 from bench.record import Machine
 from engine import Engine, InputError
 from engine.model.checkpoint import resolve
+from engine.model.fingerprint import fingerprint
 
 RETRIES = 2
 """Times that a sample is asked for again after an error; then its row says so and counts as wrong."""
-_READ = 1 << 20
-"""Bytes hashed at either end of a weight file."""
 
 
 def run(grid: Grid, folder: Path) -> None:
@@ -76,24 +74,9 @@ def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
     """Everything that decides what a run's tokens are, as JSON values."""
     return {
         "grid": {name: value for name, value in values_of(grid).items() if name != "name"},
-        "model": None if grid.endpoint is not None else model_hash(resolve(grid.model)),
+        "model": None if grid.endpoint is not None else fingerprint(resolve(grid.model)),
         "tasks": {task.name: task.sha256 for task in loaded},
     }
-
-
-def model_hash(directory: Path) -> str:
-    """16 hex digits of a checkpoint: its JSON files, and of each weight file the size and both ends."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.json")):
-        digest.update(path.name.encode() + path.read_bytes())
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_READ))
-            file.seek(max(0, size - _READ))
-            digest.update(file.read(_READ))
-    return digest.hexdigest()[:16]
 
 
 def wanted(loaded: Sequence[Task], conditions: Sequence[Condition]) -> Iterator[Key]:

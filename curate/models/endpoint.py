@@ -1,63 +1,19 @@
-"""Models behind an OpenAI-compatible endpoint: bounded concurrency, retries with jitter and a limit, errors as rows."""
+"""Models behind an OpenAI-compatible endpoint: bounded concurrency, errors as rows, and an outage that is none."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import msgspec
-import openai
-from openai import AsyncOpenAI
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
-
 from curate.models.asking import Answer, Ask, EndpointDown, Plan, Sampling, clean, seed_of
+from curate.models.client import Client, EndpointConfig, Failed, api_key
 from curate.models.store import Store
 
-
-class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a model is and how hard it may be asked."""
-
-    model: str
-    """The name the endpoint knows it by."""
-    base_url: str
-    """Such as https://host/v1."""
-    name: str = ""
-    """What tables call it; empty: `model`."""
-    api_key_env: str = ""
-    """Environment variable that holds the key; empty: none is needed."""
-    concurrency: int = 16
-    """Calls in flight at most."""
-    timeout_s: float = 600.0
-    """Seconds of one try."""
-    max_tries: int = 6
-    first_wait_s: float = 1.0
-    """Wait before the second try; doubles with every further one. Up to as much again is added at random."""
-    longest_wait_s: float = 60.0
-
-
-class _Failed(Exception):
-    """One try that failed: its kind (a key of `asking.ERRORS`), and the seconds that the endpoint asks to wait."""
-
-    def __init__(self, kind: str, detail: str, wait_s: float = 0.0) -> None:
-        super().__init__(clean(detail))
-        self.kind, self.wait_s = kind, wait_s
-
-
-_FINAL = ("bad_request", "rejected")
-"""Kinds that another try cannot mend."""
 _DOWN = ("connection", "rejected")
 """Kinds that say something about the endpoint and nothing about the question."""
 
@@ -66,15 +22,10 @@ class EndpointModel:
     """A `Model` behind HTTP."""
 
     def __init__(self, config: EndpointConfig, store: Store) -> None:
-        """Raises ValueError where the configuration cannot work."""
-        for name in ("concurrency", "max_tries"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name} is {getattr(config, name)}; give at least 1")
-        if config.api_key_env and config.api_key_env not in os.environ:
-            raise ValueError(f"api_key_env names {config.api_key_env}, which is not set; export it or leave it out")
+        """Raises InputError where the configuration cannot work."""
         self.name, self.identity = config.name or config.model, f"endpoint {config.model}"
         self._config, self._store = config, store
-        self._key = os.environ.get(config.api_key_env, "") or "none"  # the client refuses an empty one
+        api_key(config)
         # Answered with `_DOWN` errors since the last success: kept back, lest an outage be taken for answers.
         self._suspects: list[tuple[Answer, Ask, int, float]] = []
         self._successes = 0
@@ -117,9 +68,6 @@ class EndpointModel:
         waiting = iter(plan.todo.items())
         self._suspects.clear()
         self._successes = 0
-        client = AsyncOpenAI(
-            base_url=self._config.base_url, api_key=self._key, timeout=self._config.timeout_s, max_retries=0
-        )
 
         async def worker() -> None:
             for key, asks in waiting:
@@ -130,7 +78,7 @@ class EndpointModel:
                     answers.put(each)
 
         try:
-            async with client, asyncio.TaskGroup() as group:
+            async with Client(self._config) as client, asyncio.TaskGroup() as group:
                 for _ in range(min(self._config.concurrency, len(plan.todo))):
                     group.create_task(worker())
         except BaseExceptionGroup as group_error:
@@ -161,54 +109,13 @@ class EndpointModel:
             "what it had answered is kept"
         )
 
-    async def _ask_one(self, client: AsyncOpenAI, key: str, ask: Ask) -> tuple[Answer, int]:
+    async def _ask_one(self, client: Client, key: str, ask: Ask) -> tuple[Answer, int]:
         """(the answer or the error of the last try, tries)."""
-        first, longest = self._config.first_wait_s, self._config.longest_wait_s
-        jitter = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
-
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome is not None else None
-            asked = error.wait_s if isinstance(error, _Failed) else 0.0
-            return max(jitter(state), min(asked, longest))
-
-        tries = 0
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._config.max_tries),
-            wait=wait,
-            reraise=True,
-            retry=retry_if_exception(lambda e: isinstance(e, _Failed) and e.kind not in _FINAL),
-        )
         try:
-            async for attempt in retrying:
-                with attempt:
-                    tries += 1
-                    return await self._try(client, key, ask), tries
-        except _Failed as error:
-            return Answer(ask.id, key, error=error.kind, detail=str(error)), tries
-        raise AssertionError("tenacity neither returned nor raised")
-
-    async def _try(self, client: AsyncOpenAI, key: str, ask: Ask) -> Answer:
-        """One call. Raises _Failed with what became of it."""
-        try:
-            async with asyncio.timeout(self._config.timeout_s):  # the client's own is per read, not for all
-                response = await client.chat.completions.create(**arguments(self._config.model, key, ask))
-            return read(response, ask.id, key)
-        except (openai.APITimeoutError, TimeoutError):
-            raise _Failed("timeout", f"no response within {self._config.timeout_s:g} s") from None
-        except openai.APIStatusError as error:
-            status = error.status_code
-            kind = "rate_limit" if status == 429 else "server" if status >= 500 else "bad_request"
-            kind = "rejected" if status in (401, 403, 404) else kind
-            kind = "timeout" if status == 408 else kind
-            after = error.response.headers.get("retry-after", "")
-            wait_s = float(after) if after.replace(".", "", 1).isdigit() else 0.0
-            raise _Failed(kind, f"status {status}: {error.message}"[:300], wait_s) from None
-        except openai.APIResponseValidationError as error:
-            raise _Failed("garbage", str(error)[:300]) from None
-        except openai.APIConnectionError as error:
-            raise _Failed("connection", f"{error}: {error.__cause__}"[:300]) from None
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise _Failed("garbage", f"no chat completion: {error}"[:300]) from None
+            body = arguments(self._config.model, key, ask)
+            return await client.post("/chat/completions", body, lambda reply: read(reply, ask.id, key))
+        except Failed as error:
+            return Answer(ask.id, key, error=error.kind, detail=str(error)), error.tries
 
 
 def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:
@@ -226,29 +133,28 @@ def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": seed_of(key),
-        **({"extra_body": extra} if extra else {}),
+        **extra,
     }
 
 
-def read(response: Any, id: str, key: str) -> Answer:
+def read(response: Mapping[str, Any], id: str, key: str) -> Answer:
     """The answer in a chat completion. Raises AttributeError, LookupError, TypeError or ValueError where it is none."""
-    choice = response.choices[0]
-    text = choice.message.content
-    reasoning = getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None) or ""
+    choice, usage = response["choices"][0], response.get("usage") or {}
+    message = choice["message"]
+    text, reasoning = message["content"], message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(text, str) or not isinstance(reasoning, str):
         raise ValueError(f"its content is {text!r}")
-    usage = response.usage
-    details = getattr(usage, "completion_tokens_details", None)
+    details = usage.get("completion_tokens_details") or {}
     return Answer(
         id,
         key,
         clean(text),
         clean(reasoning),
-        finish_reason=str(choice.finish_reason) if choice.finish_reason else None,
-        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
-        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
-        reasoning_tokens=_count(getattr(details, "reasoning_tokens", None)),
-        reported_model=clean(str(response.model or "")),
+        finish_reason=str(choice["finish_reason"]) if choice.get("finish_reason") else None,
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        reasoning_tokens=_count(details.get("reasoning_tokens")),
+        reported_model=clean(str(response.get("model") or "")),
     )
 
 

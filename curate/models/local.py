@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import queue
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-
-import msgspec
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from curate.models.asking import Answer, Ask, Plan, Sampling, seed_of
 from curate.models.store import Store
@@ -17,11 +15,16 @@ from engine.config import EngineConfig
 from engine.engine import Handle
 from engine.errors import InputError
 from engine.model.checkpoint import resolve
+from engine.model.fingerprint import fingerprint
+from engine.struct_file import to_struct
 
 OPEN_PER_SLOT = 4
 """Requests submitted ahead, for each sequence that runs at once: enough to keep every slot busy."""
-WHOLE_FILE_BYTES = 64 << 20
-"""Weight files up to this size are hashed whole; of larger ones, the header and the size."""
+NO_RESULT = (
+    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
+    *("enable_prefix_caching", "overlap", "capture_at_start"),
+)
+"""Fields of EngineConfig that say where the model is, what runs at once and what waits: no response depends on them."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,13 @@ class LocalConfig:
     name: str = ""
 
 
-def fingerprint(directory: Path) -> str:
-    """16 hex digits of what a checkpoint directory would answer with: configuration, tokenizer and weights."""
-    digest = hashlib.sha256()
-    described = ("config.json", "tokenizer.json", "tokenizer_config.json")
-    for path in sorted(directory.iterdir()):
-        if path.name not in described and path.suffix != ".safetensors":
-            continue
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {size}\n".encode())
-            digest.update(file.read() if size <= WHOLE_FILE_BYTES else file.read(1 << 20))
-    return digest.hexdigest()[:16]
+def identity(config: EngineConfig) -> str:
+    """What decides the engine's responses: the checkpoint's contents, and every field but `NO_RESULT`.
+
+    Raises InputError where the checkpoint cannot be found.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in NO_RESULT}
+    return f"engine {fingerprint(resolve(config.model))} {json.dumps(settings, sort_keys=True)}"
 
 
 def engine_params(sampling: Sampling, key: str) -> SamplingParams:
@@ -57,10 +55,8 @@ class LocalModel:
 
     def __init__(self, config: LocalConfig, store: Store) -> None:
         """Raises InputError where the checkpoint cannot be found."""
-        directory = resolve(config.engine.model)
-        self.name = config.name or directory.name
-        # The format decides where thinking ends; nothing else of the configuration changes a response's text.
-        self.identity = f"engine {fingerprint(directory)} {config.engine.thinking_format} {config.engine.dtype}"
+        self.name = config.name or resolve(config.engine.model).name
+        self.identity = identity(config.engine)
         self._config, self._store = config.engine, store
         self._engine: Engine | None = None
 
@@ -140,13 +136,10 @@ class LocalModel:
         return answer
 
 
-def engine_config(values: dict[str, object]) -> EngineConfig:
-    """EngineConfig from a mapping. Raises ValueError naming unknown fields or wrong types."""
-    known = asdict(EngineConfig())
+def engine_config(model: str, values: Mapping[str, Any]) -> EngineConfig:
+    """The configuration of an engine for `model`. Raises InputError naming unknown fields or wrong types."""
+    known = {field.name for field in fields(EngineConfig)} - {"model"}
     for name in values:
         if name not in known:
-            raise ValueError(f"unknown field {name!r} of an engine model; known: name, {', '.join(sorted(known))}")
-    try:
-        return msgspec.convert(values, EngineConfig)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+            raise InputError(f"engine: unknown field {name!r}; known: {', '.join(sorted(known))}")
+    return to_struct({"model": model, **values}, EngineConfig)

@@ -1,6 +1,6 @@
 """Models by configuration: `engine:DIR` is our engine in process, anything else an OpenAI-compatible endpoint.
 
-Either takes a second to import (torch, openai), so it is imported where a configuration names one.
+`openai` takes a second to import, so it is imported where a configuration names an endpoint.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from curate.models.asking import Model
+from curate.models.local import LocalConfig, LocalModel, engine_config
 from curate.models.store import Store
+from engine.errors import InputError
+from engine.struct_file import to_struct
 
 if TYPE_CHECKING:
-    from curate.models.endpoint import EndpointConfig
-    from curate.models.local import LocalConfig
+    from curate.models.client import EndpointConfig
 
 ENGINE = "engine:"
 
@@ -28,47 +28,33 @@ def check_model_config(values: Mapping[str, Any]) -> EndpointConfig | LocalConfi
         values: `model: "engine:DIR_OR_HUB_ID"` with fields of EngineConfig and `name`; or the fields of EndpointConfig.
 
     Raises:
-        ValueError: an unknown field, a wrong type, or a required field that is missing; the message names it.
+        InputError: an unknown field, a wrong type, or a required field that is missing; the message names it.
     """
-    return _local_config(values) if _is_local(values) else _endpoint_config(values)
+    model = values.get("model")
+    if not isinstance(model, str) or model in ("", ENGINE):
+        raise InputError(f'model is {model!r}; give "{ENGINE}DIR", or the name of a model beside a base_url')
+    if model.startswith(ENGINE):
+        rest = {key: value for key, value in values.items() if key not in ("model", "name")}
+        return LocalConfig(engine_config(model.removeprefix(ENGINE), rest), str(values.get("name", "")))
+    from curate.models.client import EndpointConfig
+
+    try:
+        return to_struct(dict(values), EndpointConfig)
+    except InputError as error:
+        raise InputError(f'model {model!r}: {error}; an engine in process is written "{ENGINE}DIR"') from None
 
 
 @contextmanager
 def open_model(values: Mapping[str, Any], store: Store) -> Iterator[Model]:
-    """A model to ask, whose answers go into `store`. Raises ValueError (InputError is one) for what cannot be used."""
-    if not _is_local(values):
+    """A model to ask, whose answers go into `store`. Raises InputError for what cannot be used."""
+    config = check_model_config(values)
+    if isinstance(config, LocalConfig):
+        local = LocalModel(config, store)
+        try:
+            yield local
+        finally:
+            local.close()
+    else:
         from curate.models.endpoint import EndpointModel
 
-        yield EndpointModel(_endpoint_config(values), store)
-        return
-    from curate.models.local import LocalModel
-
-    local = LocalModel(_local_config(values), store)
-    try:
-        yield local
-    finally:
-        local.close()
-
-
-def _is_local(values: Mapping[str, Any]) -> bool:
-    model = values.get("model")
-    if not isinstance(model, str) or model in ("", ENGINE):
-        raise ValueError(f'model is {model!r}; give "{ENGINE}DIR", or the name of a model beside a base_url')
-    return model.startswith(ENGINE)
-
-
-def _local_config(values: Mapping[str, Any]) -> LocalConfig:
-    from curate.models.local import LocalConfig, engine_config
-
-    rest = {key: value for key, value in values.items() if key != "name"}
-    engine = engine_config({**rest, "model": values["model"].removeprefix(ENGINE)})
-    return LocalConfig(engine, str(values.get("name", "")))
-
-
-def _endpoint_config(values: Mapping[str, Any]) -> EndpointConfig:
-    from curate.models.endpoint import EndpointConfig
-
-    try:
-        return msgspec.convert(dict(values), EndpointConfig)
-    except msgspec.ValidationError as error:
-        raise ValueError(f'model {values["model"]!r}: {error}; an engine in process is written "{ENGINE}DIR"') from None
+        yield EndpointModel(config, store)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.models.asking import Answer, Ask
+from engine.errors import InputError
 
 _COLUMNS = (
     "key",
@@ -60,7 +61,7 @@ class Store:
         """Opens or makes the file. With `retry_errors`, rows that are errors count as not asked.
 
         Raises:
-            ValueError: the file is no response store.
+            InputError: the file is no response store.
         """
         self.path = Path(path)
         self._retry_errors = retry_errors
@@ -74,7 +75,7 @@ class Store:
             self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM responses LIMIT 1")
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise ValueError(f"{self.path} is no response store ({error}); move it away or name another file") from None
+            raise InputError(f"{self.path} is no response store ({error}); move it away or name another file") from None
 
     def __enter__(self) -> Store:
         return self

@@ -1,0 +1,1 @@
+"""The tokenizer and the corpus of s1-nano."""

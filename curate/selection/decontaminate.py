@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 
 from curate.config import Decontaminate, Evaluation
-from curate.errors import CurationError
 from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.selection.overlap import s1_matches, scored_matches
 from curate.sources.procedural import heldout
 from curate.table_io import BadRow, files, read_rows
+from engine.errors import InputError
 
 STAGE = "decontaminate"
 
@@ -34,12 +34,12 @@ MATCHES = pl.Schema(
 
 
 def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
-    """[evaluation, question, private] of all sets. Raises CurationError for a row without the set's field."""
+    """[evaluation, question, private] of all sets. Raises InputError for a row without the set's field."""
     rows = []
     for evaluation in sets:
         number = 0
         if (evaluation.path is None) == (evaluation.heldout is None):
-            raise CurationError(f"evaluation set {evaluation.name}: give either path or heldout")
+            raise InputError(f"evaluation set {evaluation.name}: give either path or heldout")
         for problem in heldout(evaluation.seed, evaluation.heldout or 0):
             number += 1
             rows.append((f"{evaluation.name}/{number}", problem.prompt, evaluation.private))
@@ -49,7 +49,7 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
                 question = None if isinstance(row, BadRow) else row.get(evaluation.field)
                 if not isinstance(question, str):
                     reason = row.reason if isinstance(row, BadRow) else f"no text in field {evaluation.field!r}"
-                    raise CurationError(f"{path}:{number}: {reason}; an evaluation set must be whole to filter against")
+                    raise InputError(f"{path}:{number}: {reason}; an evaluation set must be whole to filter against")
                 rows.append((f"{evaluation.name}/{number}", question, evaluation.private))
     return pl.DataFrame(
         rows, schema={"evaluation": pl.String, "question": pl.String, "private": pl.Boolean}, orient="row"

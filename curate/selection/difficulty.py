@@ -9,6 +9,8 @@ from typing import Literal
 import polars as pl
 from tokenizers import Tokenizer
 
+from engine.errors import InputError
+
 DIFFICULTY_SCHEMA: Mapping[str, type[pl.DataType]] = {
     "qid": pl.String,
     "keep": pl.Boolean,
@@ -66,13 +68,13 @@ def lengths(traces: pl.DataFrame, tokenizer: Path | None = None) -> pl.DataFrame
         tokenizer: a tokenizer.json, or a directory with one, to count the thinking with; None: the model's own count.
 
     Raises:
-        ValueError: there is no such tokenizer.
+        InputError: there is no such tokenizer.
     """
     if tokenizer is None:
         return traces.select("qid", pl.col("thinking_tokens").alias("trace_tokens"))
     path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
     if not path.is_file():
-        raise ValueError(f"no tokenizer at {path}; name a tokenizer.json or the directory that holds one")
+        raise InputError(f"no tokenizer at {path}; name a tokenizer.json or the directory that holds one")
     encoder = Tokenizer.from_file(str(path))
     counts: list[int | None] = []
     for batch in traces.iter_slices(LENGTH_BATCH):

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from curate.errors import CurationError
 from curate.table_io import BadRow, file_hash, files, read_rows, row_count
+from engine.errors import InputError
 
 MISSES = 100_000
 """Draws in a row without a new question after which a generated source has no more."""
@@ -94,13 +94,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return (self.path,) if isinstance(self.path, str) else self.path
 
     def local_files(self) -> list[Path]:
-        """The files this source depends on. Raises CurationError where one is missing."""
+        """The files this source depends on. Raises InputError where one is missing."""
         return files(self.paths)
 
     def read(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         """(row number from 1 over all files or splits, record) pairs."""
         if self.hub == bool(self.paths):
-            raise CurationError(f"source {self.label}: give either path (local files) or hub: true")
+            raise InputError(f"source {self.label}: give either path (local files) or hub: true")
         rows = self._hub_rows() if self.hub else (r for path in self.local_files() for _, r in read_rows(path))
         for number, row in enumerate(islice(rows, self.limit), start=1):
             if isinstance(row, dict) and self.rename:
@@ -115,11 +115,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return count if self.limit is None else min(count, self.limit)
 
     def refuse_files(self) -> None:
-        """For sources that are generated: raises CurationError where a setting is given that means nothing there."""
+        """For sources that are generated: raises InputError where a setting is given that means nothing there."""
         names = ("path", "hub", "revision", "rename", "limit")
         given = [name for name in names if getattr(self, name) not in (None, False, (), {})]
         if given:
-            raise CurationError(f"source {self.label} is generated: {given[0]} means nothing here; leave it out")
+            raise InputError(f"source {self.label} is generated: {given[0]} means nothing here; leave it out")
 
     def version(self) -> str:
         """The revision of the tables: the hub's commit, or the start of the files' SHA-256."""
@@ -131,7 +131,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         try:
             import datasets  # optional: only the hub needs it
         except ImportError as error:
-            raise CurationError(
+            raise InputError(
                 f"source {self.label}: hub: true needs the package datasets; install it or give path"
             ) from error
         for configuration, split in self.info.parts:

@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from curate.errors import CurationError
 from curate.sources.base import MISSES, Draft, Source
+from engine.errors import InputError
 
 Kind = Callable[[Random], Draft]
 """Makes one question of its kind."""
@@ -24,7 +24,7 @@ class Generated(Source, frozen=True, kw_only=True):
     seed: int = 42
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number from 1, {"draft": Draft}) pairs, none twice. Raises CurationError where there are no more."""
+        """(number from 1, {"draft": Draft}) pairs, none twice. Raises InputError where there are no more."""
         self.refuse_files()
         rng = Random(f"{self.info.name} {self.seed}")
         seen: set[str] = set()
@@ -34,7 +34,7 @@ class Generated(Source, frozen=True, kw_only=True):
                 draft = kind(rng)
                 misses = misses + 1 if draft.question in seen else 0
                 if misses > MISSES:
-                    raise CurationError(
+                    raise InputError(
                         f"source {self.label}: {len(seen)} questions are all there are; ask for fewer rows than "
                         f"{self.rows}"
                     )

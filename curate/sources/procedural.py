@@ -16,11 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Literal
 
-from curate.errors import CurationError
 from curate.families import FAMILIES, Problem, problems
 from curate.families.problem import thinking
 from curate.sources.base import MISSES, Draft, Info, Source, key_of, math_type, options_text
 from curate.sources.themes import THEMES
+from engine.errors import InputError
 
 FACES = (
     "[asy] draw((0,0)--(1,0)--(0,1)--cycle); [/asy]",
@@ -73,11 +73,11 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         """The rows; special ones are spread among the others by the seed."""
         self.refuse_files()
         if self.rows < (seeded := self.copies + self.near_copies + self.leaks + self.damaged + self.unanswered):
-            raise CurationError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
+            raise InputError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
         unknown = [name for name in self.families if name not in FAMILIES]
         if unknown or not self.families:
             known = ", ".join(FAMILIES)
-            raise CurationError(f"source {self.label}: families names {unknown or 'none'}; known: {known}")
+            raise InputError(f"source {self.label}: families names {unknown or 'none'}; known: {known}")
         rng = Random(f"procedural {self.label} {self.seed}")
         special = ["copy"] * self.copies + ["near copy"] * self.near_copies + ["leak"] * self.leaks
         special += ["damaged"] * self.damaged + ["unanswered"] * self.unanswered
@@ -119,7 +119,7 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
         while True:
             misses += 1
             if misses > MISSES:
-                raise CurationError(
+                raise InputError(
                     f"source {self.label}: {len(seen)} questions are all that these settings allow; ask for fewer "
                     "rows, or more families, a wider part or a lower least_waits"
                 )

@@ -1,0 +1,1 @@
+"""The stages of a run: what each reads, computes and writes, and the report."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import polars as pl
 
-from curate.errors import CurationError
 from curate.families import FAMILIES
 from curate.models.asking import clean
 from curate.normalise import question_id, s1_hash
 from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION
 from curate.sources import Draft, RowError, Skip, Source
 from curate.table_io import BadRow
+from engine.errors import InputError
 
 STAGE = "collect"
 RAW = 200
@@ -23,7 +23,7 @@ RAW = 200
 def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(questions [QUESTION], decisions [DECISION]) of one source; every row read has its decision.
 
-    Raises CurationError where a file is missing or no row at all can be used.
+    Raises InputError where a file is missing or no row at all can be used.
     """
     drafts: list[tuple[int, Draft]] = []
     dropped: dict[int, tuple[str, str]] = {}
@@ -52,7 +52,7 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
             drafts.append((number, draft))
     if not drafts:
         first = next(iter(dropped.values()), ("empty", "no rows"))
-        raise CurationError(
+        raise InputError(
             f"source {source.label}: none of its {read} rows gives a question ({first[0]}: {first[1][:160]}); check "
             "the file, the adapter and rename"
         )

@@ -14,7 +14,7 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 
-from curate.errors import CurationError
+from engine.errors import InputError
 
 Advance = Callable[[int], None]
 Rows = Callable[[pl.DataFrame, Advance], pl.DataFrame]
@@ -47,7 +47,7 @@ class RayData:
         try:
             import ray  # optional: the extra [ray]
         except ImportError as error:
-            raise CurationError(
+            raise InputError(
                 "ray: is set, but the package ray[data] is not installed; install s1-engine[ray]"
             ) from error
         if not ray.is_initialized():

@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 
 from curate.config import Config
-from curate.errors import CurationError
 from curate.records import DECISION, QUESTION, SELECTION, checked, decisions
 from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.selection.dedupe import dedupe
@@ -22,6 +21,7 @@ from curate.stages.formatting import SAMPLE, formatted
 from curate.stages.model_calls import alive, model_files
 from curate.stages.stage import Context, Output, Stage
 from curate.table_io import files
+from engine.errors import InputError
 
 ORDER = (
     "collect",
@@ -115,7 +115,7 @@ def format_files(config: Config) -> list[Path]:
 
 def _tokenizer(folder: str) -> list[Path]:
     if not (Path(folder) / "tokenizer.json").is_file():
-        raise CurationError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
+        raise InputError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     return [Path(folder) / name for name in names if (Path(folder) / name).is_file()]
 

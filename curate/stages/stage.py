@@ -21,10 +21,10 @@ import msgspec
 import polars as pl
 
 from curate.config import Config
-from curate.errors import CurationError
 from curate.progress import Bars
 from curate.stages.executor import Executor
 from curate.table_io import file_hash
+from engine.errors import InputError
 
 Counts = dict[str, Any]
 
@@ -58,10 +58,10 @@ class Context:
         return self.folder / "responses.sqlite"
 
     def table(self, stage: str, name: str) -> pl.DataFrame:
-        """A table that an earlier stage wrote. Raises CurationError where it is not there."""
+        """A table that an earlier stage wrote. Raises InputError where it is not there."""
         path = self.folder / stage / f"{name}.parquet"
         if not path.is_file():
-            raise CurationError(f"{path} is missing; run `--stage {stage}` first")
+            raise InputError(f"{path} is missing; run `--stage {stage}` first")
         return pl.read_parquet(path)
 
     def manifest(self, stage: str) -> dict[str, Any]:
@@ -87,16 +87,16 @@ class Stage:
     files: Callable[[Config], list[Path]] = lambda config: []
 
     def key(self, config: Config) -> tuple[str, dict[str, Any]]:
-        """The key and what it was made of. Raises CurationError where an input was never written."""
+        """The key and what it was made of. Raises InputError where an input was never written."""
         inputs = {}
         for name in self.inputs:
             path = Path(config.run) / name / "manifest.json"
             if not path.is_file():
-                raise CurationError(f"stage {self.name} reads what stage {name} writes; run `--stage {name}` first")
+                raise InputError(f"stage {self.name} reads what stage {name} writes; run `--stage {name}` first")
             try:
                 inputs[name] = {f: entry["sha256"] for f, entry in json.loads(path.read_text())["outputs"].items()}
             except (ValueError, KeyError) as error:
-                raise CurationError(f"{path} is damaged; run `--stage {name}` again") from error
+                raise InputError(f"{path} is damaged; run `--stage {name}` again") from error
         section = json.dumps(msgspec.to_builtins(self.section(config)), sort_keys=True)
         parts = {
             "stage": self.name,

@@ -58,9 +58,9 @@ def test_a_bad_grid_is_refused_by_name(values, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1", "no mapping"),
-        ("{", "no YAML"),
-        (None, "cannot be read"),
+        ("- 1", "must be a mapping"),
+        ("{", "not YAML"),
+        (None, "cannot read the configuration"),
         ("seed: 1\ntasks: []\nseed: 2", "line 1: 'seed' is given twice"),
         ("methods: [{method: budget, budgets: [1], budgets: [2]}]", "line 1: 'budgets' is given twice"),
     ],

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from curate.config import Decontaminate, Evaluation
-from curate.errors import CurationError
 from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.table_io import DATA
+from engine.errors import InputError
 
 TARGET = (
     "A baker sells 12 loaves of rye bread every weekday and 30 on Saturday. Each loaf costs 4 dollars, and flour for "
@@ -166,9 +166,9 @@ def test_evaluation_sets_must_be_whole(tmp_path):
         "e/1",
         "e/2",
     ]
-    with pytest.raises(CurationError, match=r"eval\.jsonl:1: no text in field 'question'"):
+    with pytest.raises(InputError, match=r"eval\.jsonl:1: no text in field 'question'"):
         load_evaluations((Evaluation(name="e", path=str(path)),))
-    with pytest.raises(CurationError, match="give either path or heldout"):
+    with pytest.raises(InputError, match="give either path or heldout"):
         load_evaluations((Evaluation(name="e"),))
     assert load_evaluations((Evaluation(name="e", heldout=5),)).height == 5
 

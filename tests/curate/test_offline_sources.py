@@ -10,7 +10,6 @@ from random import Random
 import pytest
 
 from curate.config import load_config
-from curate.errors import CurationError
 from curate.families import FAMILIES, check
 from curate.normalise import canonical
 from curate.sources import PAPER
@@ -18,6 +17,7 @@ from curate.sources.probability import Probability
 from curate.sources.procedural import Procedural, heldout
 from curate.sources.teasers import Teasers, shortest_crossing
 from curate.stages.collect import collect_source
+from engine.errors import InputError
 
 RECIPES = Path(__file__).resolve().parents[2] / "curate" / "recipes"
 
@@ -120,7 +120,7 @@ def test_parts_share_no_question_and_nothing_of_it_is_held_out():
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(settings, message):
-    with pytest.raises(CurationError, match=message):
+    with pytest.raises(InputError, match=message):
         gathered(small(**settings))
 
 
@@ -143,7 +143,7 @@ def test_probability_and_teasers_make_as_many_as_the_paper_has():
 
 
 def test_a_generated_source_that_runs_out_says_so():
-    with pytest.raises(CurationError, match=r"source few: \d+ questions are all there are; ask for fewer rows"):
+    with pytest.raises(InputError, match=r"source few: \d+ questions are all there are; ask for fewer rows"):
         gathered(FewKinds(name="few", rows=500))
 
 

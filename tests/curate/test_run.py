@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 
 from curate.config import load_config
-from curate.errors import CurationError
 from curate.progress import Bars
-from curate.run import Arguments, run
+from curate.run import Arguments, main, run
 from curate.sources import PAPER
 from curate.stages.executor import Local
 from curate.stages.pipeline import ORDER
 from curate.stages.stage import Context, Output, Stage
 from curate.table_io import DATA
+from engine.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "models" / "s1-nano"
@@ -121,14 +121,14 @@ def test_a_damaged_result_is_made_again(tree, tmp_path):
 
 
 def test_stages_alone(tree, tmp_path):
-    with pytest.raises(CurationError, match="dedupe reads what stage collect writes; run `--stage collect` first"):
+    with pytest.raises(InputError, match="dedupe reads what stage collect writes; run `--stage collect` first"):
         launch(tree, tmp_path, "dedupe")
     assert launch(tree, tmp_path, "collect") == {"collect": True}
     assert launch(tree, tmp_path, "dedupe") == {"dedupe": True}
     assert not (tmp_path / "run" / "quality").exists()
-    with pytest.raises(CurationError, match="--stage polish: there is no such stage"):
+    with pytest.raises(InputError, match="--stage polish: there is no such stage"):
         launch(tree, tmp_path, "polish")
-    with pytest.raises(CurationError, match="--stage trace: this configuration ends before it"):
+    with pytest.raises(InputError, match="--stage trace: this configuration ends before it"):
         launch(tree, tmp_path, "trace")
     launch(tree, tmp_path, "report")
     assert (tmp_path / "run" / "report" / "report.html").is_file()
@@ -160,24 +160,27 @@ def test_a_stage_that_fails_leaves_what_was_there(tmp_path, tree):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"selekt": {}}, r"unknown field `selekt`; did you mean select\?"),
-        ({"dedupe": {"jacard": 0.5}}, r"unknown field `jacard` - at `\$.dedupe`; did you mean jaccard\?"),
-        ({"dedupe": {"jaccard": "high"}}, r"Expected `float`, got `str` - at `\$.dedupe.jaccard`"),
+        ({"selekt": {}}, r"unknown setting selekt; did you mean select\?"),
+        ({"dedupe": {"jacard": 0.5}}, r"unknown setting dedupe.jacard; did you mean jaccard\?"),
+        ({"dedupe": {"jaccard": "high"}}, r"dedupe.jaccard is 'high': expected `float`, got `str`"),
         ({"dedupe": {"jaccard": 1.5}}, "dedupe.jaccard is 1.5"),
         ({"dedupe": {"bands": 30}}, "permutations is 128, which 30 bands do not divide"),
-        ({"decontaminate": {"rule": "s2"}}, "Invalid enum value 's2'"),
+        ({"decontaminate": {"rule": "s2"}}, "decontaminate.rule is 's2': invalid enum value"),
         ({"select": {"count": 0}}, "select.count is 0; it must be above 0"),
         ({"collect": {"sources": []}}, "collect.sources is empty"),
-        ({"collect": {"sources": [{"adapter": "GSM9K"}]}}, "Invalid value 'GSM9K'"),
-        ({"collect": {"sources": [{"adapter": "GSM8K", "pth": "x"}]}}, "unknown field `pth`.*did you mean path"),
+        ({"collect": {"sources": [{"adapter": "GSM9K"}]}}, "invalid value 'GSM9K'"),
+        ({"collect": {"sources": [{"adapter": "GSM8K", "pth": "x"}]}}, r"sources\[0\].pth; did you mean path"),
         ({"collect": {"sources": [{"adapter": "MATH"}, {"adapter": "MATH"}]}}, "two sources are called 'MATH'"),
         ({"trace": {"model": {"model": "engine:x", "max_seqs": 3}}}, "max_seqs"),
-        ({"trace": {"model": {"model": "engine:x"}, "sampling": {"max_token": 1}}}, "unknown field `max_token`"),
+        (
+            {"trace": {"model": {"model": "engine:x"}, "sampling": {"max_token": 1}}},
+            "sampling.max_token; did you mean max_tokens",
+        ),
         ({"format": {"tokenizer": "x"}}, "attempt needs trace, and format needs both"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_name(change, message, tree, tmp_path):
-    with pytest.raises(CurationError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         config_of(tree | change, tmp_path)
     assert "\n" not in str(caught.value) and "config.yaml" in str(caught.value)
 
@@ -193,12 +196,28 @@ def test_the_command_says_one_line_and_ends_with_2(tree, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_fault_of_the_program_is_no_bad_input(tree, tmp_path, monkeypatch):
+    """Only what a person can mend is said in one line; a ValueError of our own keeps its traceback."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setattr(sys, "argv", ["curate.run", str(tmp_path / "config.yaml")])
+    for error in (ValueError("a fault"), KeyError("another")):
+        monkeypatch.setattr("curate.run.stages", lambda config, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            main()
+    monkeypatch.setattr("curate.run.stages", lambda config: (_ for _ in ()).throw(InputError("bad input")))
+    assert main() == 2
+
+
 def test_files_that_cannot_be_read_as_configuration(tmp_path):
-    with pytest.raises(CurationError, match="cannot read the configuration"):
+    with pytest.raises(InputError, match="cannot read the configuration"):
         load_config(tmp_path / "none.yaml")
-    for text, message in (("a: [", "not YAML"), ("- a", "must be a mapping")):
+    for text, message in (
+        ("a: [", "not YAML"),
+        ("- a", "must be a mapping"),
+        ("run: a\nseed: 1\nseed: 2", "'seed' is given twice"),
+    ):
         (tmp_path / "c.yaml").write_text(text)
-        with pytest.raises(CurationError, match=message):
+        with pytest.raises(InputError, match=message):
             load_config(tmp_path / "c.yaml")
 
 

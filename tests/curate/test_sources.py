@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 from source_rows import ROWS
 
-from curate.errors import CurationError
 from curate.normalise import canonical, question_id
 from curate.sources import PAPER, language, mathematics, programming, science
 from curate.sources.base import Skip
 from curate.stages.collect import collect_source
 from curate.table_io import DATA
+from engine.errors import InputError
 
 
 def write(path, rows):
@@ -133,22 +133,22 @@ def test_junk_in_any_column_is_at_most_a_malformed_row(cls, tmp_path):
 
 def test_wrong_columns_stop_the_source_and_rename_mends_it(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"prompt": "1+1?", "worked": "2", "answer": "2"}])
-    with pytest.raises(CurationError, match=r"source MATH: none of its 1 rows gives a question.*'problem' is missing"):
+    with pytest.raises(InputError, match=r"source MATH: none of its 1 rows gives a question.*'problem' is missing"):
         gathered(mathematics.Math(path=path))
     questions, _ = gathered(mathematics.Math(path=path, rename={"prompt": "problem", "worked": "solution"}))
     assert questions[0]["question"] == "1+1?"
 
 
 def test_missing_files_and_unknown_kinds_are_named(tmp_path):
-    with pytest.raises(CurationError, match=r"nowhere\.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file"):
         gathered(mathematics.Math(path=str(tmp_path / "nowhere.jsonl")))
     (tmp_path / "rows.csv").write_text("a,b\n")
-    with pytest.raises(CurationError, match=r"unknown kind of file '\.csv'"):
+    with pytest.raises(InputError, match=r"unknown kind of file '\.csv'"):
         gathered(mathematics.Math(path=str(tmp_path / "rows.csv")))
     (tmp_path / "rows.parquet").write_text("no parquet")
-    with pytest.raises(CurationError, match="not a readable Parquet file"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         gathered(mathematics.Math(path=str(tmp_path / "rows.parquet")))
-    with pytest.raises(CurationError, match="give either path"):
+    with pytest.raises(InputError, match="give either path"):
         gathered(mathematics.Math())
 
 

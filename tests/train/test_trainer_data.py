@@ -270,7 +270,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 
 
 BAD_SETTINGS = {
-    "optim.lrr=1": "unknown setting optim.lrr; did you mean optim.lr",
+    "optim.lrr=1": "unknown setting optim.lrr; did you mean lr",
     "optimizer=x": "unknown setting optimizer; did you mean optim",
     "optim.lr=fast": "optim.lr is 'fast'",
     "optim.lr=0": "optim.lr is 0",
@@ -282,12 +282,12 @@ BAD_SETTINGS = {
     "compute.gpu_gb=0.0001": "the plan needs",
     "data.train=[]": "data.train is []: expected `array` of length >= 1",
     "data.train=[a": "override 'data.train=[a': not YAML",
-    "optim.betas=[0.9,1.5]": "optim.betas.1 is 1.5: expected `float` < 1.0",
+    "optim.betas=[0.9,1.5]": "optim.betas[1] is 1.5: expected `float` < 1.0",
     "optim.lr=.inf": "optim.lr is inf",
     "optim.min_lr=0.5": "min_lr is above lr",
     "seed=-1": "seed is -1: expected `int` >= 0",
     "lora={rank: 0}": "lora.rank is 0",
-    "lora={targets: [qproj]}": "lora.targets.0 is 'qproj'",
+    "lora={targets: [qproj]}": "lora.targets[0] is 'qproj'",
     "model.tokenizer=/nowhere": "/nowhere: no tokenizer.json",
     "epochs": "must look like",
     "run=/proc/nowhere": "/proc/nowhere",

@@ -1,0 +1,141 @@
+"""Calls to an OpenAI-compatible server: bounded in time, tried again with jitter and a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import openai
+from openai import AsyncOpenAI
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from curate.models.asking import clean
+from engine.errors import InputError
+
+T = TypeVar("T")
+
+
+class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a model is and how hard it may be asked."""
+
+    model: str
+    """The name the endpoint knows it by."""
+    base_url: str
+    """Such as https://host/v1."""
+    name: str = ""
+    """What tables call it; empty: `model`."""
+    api_key_env: str = ""
+    """Environment variable that holds the key; empty: none is needed."""
+    concurrency: int = 16
+    """Calls in flight at most."""
+    timeout_s: float = 600.0
+    """Seconds of one try."""
+    max_tries: int = 6
+    first_wait_s: float = 1.0
+    """Wait before the second try; doubles with every further one. Up to as much again is added at random."""
+    longest_wait_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "max_tries"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
+
+
+def api_key(config: EndpointConfig) -> str:
+    """The endpoint's key. Raises InputError where it should be in the environment and is not."""
+    if config.api_key_env and config.api_key_env not in os.environ:
+        raise InputError(f"api_key_env names {config.api_key_env}, which is not set; export it or leave it out")
+    return os.environ.get(config.api_key_env, "") or "none"  # the package refuses an empty one
+
+
+class Failed(Exception):
+    """A call without a reply that can be used.
+
+    Attributes:
+        kind: a key of `asking.ERRORS`.
+        wait_s: seconds that the server asks to wait.
+        tries: how often it was asked.
+    """
+
+    def __init__(self, kind: str, detail: str, wait_s: float = 0.0) -> None:
+        super().__init__(clean(detail[:300]))
+        self.kind, self.wait_s, self.tries = kind, wait_s, 1
+
+
+_FINAL = ("bad_request", "rejected")
+"""Kinds that another try cannot mend."""
+_KINDS = {401: "rejected", 403: "rejected", 404: "rejected", 408: "timeout", 409: "server", 425: "server"}
+"""Kinds of statuses that are not their class's."""
+
+
+class Client:
+    """Calls to one server. Use it as an async context manager."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        """Raises InputError where the key is missing."""
+        self._config = config
+        self._http = AsyncOpenAI(
+            base_url=config.base_url, api_key=api_key(config), timeout=config.timeout_s, max_retries=0
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._http.close()
+
+    async def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, int]:
+        """(what `read` makes of the reply's JSON, tries). `path` is below the base URL, or a whole URL.
+
+        Raises Failed with what became of the last try; a reply that `read` trips over is of kind `garbage`.
+        """
+        first, longest = self._config.first_wait_s, self._config.longest_wait_s
+        jitter = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            return max(jitter(state), min(getattr(error, "wait_s", 0.0), longest))
+
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(self._config.max_tries),
+            wait=wait,
+            reraise=True,
+            retry=retry_if_exception(lambda error: isinstance(error, Failed) and error.kind not in _FINAL),
+        ):
+            with attempt:
+                tries = attempt.retry_state.attempt_number
+                try:
+                    return await self._try(path, body, read), tries
+                except Failed as error:
+                    error.tries = tries
+                    raise
+        raise AssertionError("tenacity neither returned nor raised")
+
+    async def _try(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        try:
+            async with asyncio.timeout(self._config.timeout_s):  # the package's own is per read, not for all
+                reply = await self._http.post(path, body=body, cast_to=bytes)
+            return read(json.loads(reply))
+        except (openai.APITimeoutError, TimeoutError):
+            raise Failed("timeout", f"no response within {self._config.timeout_s:g} s") from None
+        except openai.APIStatusError as error:
+            status = error.status_code
+            kind = "rate_limit" if status == 429 else "server" if status >= 500 else "bad_request"
+            after = error.response.headers.get("retry-after", "")
+            wait_s = float(after) if after.replace(".", "", 1).isdigit() else 0.0
+            raise Failed(_KINDS.get(status, kind), f"status {status}: {error.message}", wait_s) from None
+        except openai.APIConnectionError as error:
+            raise Failed("connection", f"{error}: {error.__cause__}") from None
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise Failed("garbage", f"not the reply that it should be: {error}") from None

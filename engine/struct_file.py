@@ -1,0 +1,110 @@
+"""Configuration files: YAML made into a checked structure; what cannot be used is named with its file and setting."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import inspect
+
+from engine.errors import InputError, shown
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the last would silently win, and reads 1e-5 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises yaml.YAMLError naming the key and its line."""
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_struct(path: str | Path, kind: type[T], overrides: Iterable[str] = ()) -> T:
+    """The structure that a YAML file holds under `overrides`, `section.name=value` each, the values YAML.
+
+    Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
+    """
+    try:
+        tree = _parsed(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: the configuration must be a mapping, not {type(tree).__name__}")
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"override {override!r} must look like section.name=value")
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[leaf] = _parsed(value, f"override {override!r}")
+    try:
+        return to_struct(tree, kind)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def to_struct(tree: Any, kind: type[T]) -> T:
+    """The structure that plain values are. Raises InputError naming the setting."""
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error.__cause__ or _explained(str(error), tree, kind))) from error
+
+
+def _parsed(text: str | bytes, name: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _explained(message: str, tree: Any, kind: type) -> str:
+    """msgspec's message with the setting's full name and value, or the nearest known name beside an unknown one."""
+    what, _, where = message.partition(" - at `$")
+    where = where.strip(".`")
+    place = re.findall(r"\w+", where)
+    field = re.fullmatch(r"Object .*(unknown|required) field `(.*)`", what)
+    if field is not None:
+        name = f"{where}.{field[2]}" if where else field[2]
+        if field[1] == "required":
+            return f"{name} is missing"
+        known = sorted(set(_names(inspect.type_info(kind), place)))
+        near = difflib.get_close_matches(field[2], known, n=1)
+        return f"unknown setting {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+    for key in place:
+        tree = tree[int(key) if isinstance(tree, (list, tuple)) else key]
+    return f"{where} is {shown(tree)}: {what[0].lower()}{what[1:]}" if where else what
+
+
+def _names(kind: inspect.Type, place: list[str]) -> Iterator[str]:
+    """Names of the fields of every structure that may stand at `place` inside `kind`."""
+    if isinstance(kind, inspect.UnionType):
+        for each in kind.types:
+            yield from _names(each, place)
+    elif isinstance(kind, inspect.StructType):
+        for field in kind.fields:
+            if not place:
+                yield field.encode_name
+            elif field.encode_name == place[0]:
+                yield from _names(field.type, place[1:])
+    elif isinstance(kind, inspect.VarTupleType) and place:
+        yield from _names(kind.item_type, place[1:])
