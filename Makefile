@@ -1,5 +1,5 @@
 # make demo   what the engine does, on this machine, with the embedded model
-# make test   what CI runs: linter, type checker, tests
+# make test   what CI runs: formatter, linter, type checker, tests
 # Each target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 or later.
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
@@ -22,11 +22,13 @@ demo: $(VENV)/.core
 	$(RUN) -m bench.demo
 
 test: $(VENV)/.test
+	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(TEST) $(PARALLEL) -m "not slow"
 
 test-full: $(VENV)/.test sanitize
+	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(TEST) $(PARALLEL)

@@ -5,6 +5,8 @@ from engine.engine import Engine, Handle
 from engine.errors import EngineDead, InputError
 from engine.request import Completion, Delta, RequestOutput, SamplingParams, TokenKind
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Completion",
     "Delta",
@@ -16,4 +18,5 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "TokenKind",
+    "__version__",
 ]

@@ -1,0 +1,1 @@
+"""The command line: flags, lines in, the output file, what a person sees."""

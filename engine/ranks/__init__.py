@@ -1,0 +1,1 @@
+"""Several processes, one per device: how they start, talk, sum up and end."""

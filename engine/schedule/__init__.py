@@ -1,0 +1,1 @@
+"""What runs next and who holds which page: admission, preemption, shared prefixes, pages given back."""

@@ -1,0 +1,1 @@
+"""One step on the device: per-slot tables, CUDA graphs and their capture, results on their way back."""
