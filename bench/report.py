@@ -1,4 +1,4 @@
-"""`python -m bench.report`: the README's performance table and a roofline plot, from the lines in `bench/results/`.
+"""`python -m bench.report`: the tables of figures and a roofline plot, from the lines in `bench/results/`.
 
 Each row is a question; its figure is that of the newest record that answers it. What no record answers says so, and
 what never ran on a GPU says "not yet measured on a GPU".
@@ -18,7 +18,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import tyro
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from bench.gpu.files import GEMM_TABLE
 from bench.gpu.plan import CELLS, peer_shape
@@ -26,7 +27,14 @@ from bench.record import RESULTS, Record, read
 from bench.shapes import SHAPES
 from kernels.limits import H100, H200, Device, Limits, known_device
 
-BEGIN, END = "<!-- performance: begin (python -m bench.report --write) -->", "<!-- performance: end -->"
+MARKERS = {
+    False: ("<!-- performance: begin (python -m bench.report --write) -->", "<!-- performance: end -->"),
+    True: (
+        "<!-- performance in short: begin (python -m bench.report --write) -->",
+        "<!-- performance in short: end -->",
+    ),
+}
+"""What a table stands between: all rows, or (True) those of `SHORT`."""
 GAP_GPU, GAP = "not yet measured on a GPU", "not yet measured"
 
 
@@ -175,6 +183,18 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 
+SHORT: tuple[Row, ...] = (
+    _decode("CPU, 0.5B bf16", "qwen2.5-0.5b", 1, 128, "the read bandwidth"),
+    _decode("CPU, 0.5B bf16", "qwen2.5-0.5b", 1, 128, "> 1x", "vllm"),
+    _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, "≥ 1.7x", "s1-engine, unquantized"),
+    next(row for row in ROWS if row.case == {"model": "40m", "prefix_cache": True}),
+    *(
+        _decode(f"{card}, 32B bf16", "qwen2.5-32b", 1, 1024, "≥ 95 % of the copy bandwidth", card=card)
+        for card in CELLS
+    ),
+)
+"""The rows for a reader in a hurry."""
+
 
 def newest(row: Row, lines: Iterable[Record], rehearsal: str | None = None) -> Record | None:
     """The latest record that answers `row`."""
@@ -243,83 +263,112 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
     return "\n".join(out)
 
 
+def short_table(lines: Sequence[Record]) -> str:
+    """Markdown: the rows of `SHORT`, without devices and goals."""
+    out = ["| on | what | measured |", "|---|---|---|"]
+    for row in SHORT:
+        line = newest(row, lines)
+        figure = cell(row, line) if line is not None else GAP if row.card is None else GAP_GPU
+        out.append(f"| {row.on} | {row.what} | {figure} |")
+    return "\n".join(out)
+
+
+_ENGINES = {"s1-engine": "this engine", "vllm": "vLLM", "transformers": "transformers"}
+
+
 def roofline(lines: Sequence[Record], file: Path) -> None:
-    """PNG: tokens per second over batch, the limit of Qwen2.5-32B on H200 and H100, and what was measured."""
-    figure, (gpu, cpu) = plt.subplots(1, 2, figsize=(11, 4.2))
-    batches = [1, 2, 4, 8, 16, 32, 64]
-    for device, style in ((H200, "-"), (H100, "--")):
-        limits = Limits(SHAPES["qwen2.5-32b"], device)
-        gpu.plot(
-            batches,
-            [limits.tokens_per_second(b, 1024) for b in batches],
-            style,
-            color="0.4",
-            label=f"limit, {device.name}",
-        )
-    lines = [line for line in lines if "stand_in" not in line.versions]
-    for device in (H200, H100):
-        large = [line for line in lines if line.case.get("model") == "qwen2.5-32b" and _is_of(line, device.name)]
-        _points(gpu, [line for line in large if line.case.get("context") == 1024], f", {device.name}")
-    gpu.set_title("Qwen2.5-32B bf16, context 1,024")
-    small = [
-        line
-        for line in lines
-        if line.benchmark == "decode" and line.case.get("model") == "qwen2.5-0.5b" and "cores" in line.device
-    ]
-    _points(cpu, small)
-    limits_ms = {
-        line.case["batch"]: line.figures["limit_ms"]
-        for line in sorted(small, key=lambda line: line.date)
-        if line.case["engine"] == "s1-engine"
-        and line.figures.get("limit_ms")
-        and not line.case["budget"]
-        and all(line.case.get(key) == value for key, value in _WHOLE.items())
-    }
-    if limits_ms:
-        rates = [(batch, batch / ms * 1e3) for batch, ms in sorted(limits_ms.items()) if ms]
-        cpu.plot(*zip(*rates, strict=True), "-", color="0.4", label="limit, read bandwidth of the same run")
-    cpu.set_title("0.5B bf16 on a CPU, context 128")
-    for axes in (gpu, cpu):
-        axes.set(yscale="log", xlabel="batch", ylabel="tokens per second")
-        axes.set_xscale("log", base=2)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(True, which="both", alpha=0.25)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    if not any(line.case.get("model") == "qwen2.5-32b" for line in lines):
-        gpu.text(0.95, 0.08, GAP_GPU, transform=gpu.transAxes, ha="right")
-    figure.tight_layout()
+    """Write `drawn(lines)` as PNG."""
+    figure = drawn(lines)
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
-def _points(axes: Any, lines: Iterable[Record], where: str = "") -> None:
-    decodes = [
-        line
-        for line in lines
-        if line.benchmark == "decode"
-        and line.figures.get("tok_s_total")
-        and all(line.case.get(key) == value for key, value in _WHOLE.items())
-    ]
-    for engine in dict.fromkeys(line.case["engine"] for line in decodes):
-        latest = {
-            line.case["batch"]: line.figures["tok_s_total"]
-            for line in sorted(decodes, key=lambda line: line.date)
-            if line.case["engine"] == engine and line.case["budget"] is None
-        }
-        if latest:
-            axes.plot(*zip(*sorted(latest.items()), strict=True), "o", label=engine + where)
+def drawn(lines: Sequence[Record]) -> Figure:
+    """Tokens per second over the batch. The limit is a line over all batches, what was measured are dots under it:
+    Qwen2.5-32B on an H200 and an H100, and a 0.5B model on a CPU, each by its newest records."""
+    figure, (gpu, cpu) = plt.subplots(1, 2, figsize=(11, 4.2))
+    gpu.set_title("Qwen2.5-32B bf16, context 1,024")
+    measured = False
+    for device, color in ((H200, "C0"), (H100, "C1")):
+        limits = Limits(SHAPES["qwen2.5-32b"], device)
+        _limit(gpu, limits, 1024, _BATCHES, f"limit, {device.name}", color)
+        found = _newest(lines, "qwen2.5-32b", 1024, device.name)
+        _points(gpu, found, f", {device.name}", color)
+        measured |= bool(found)
+    if not measured:
+        gpu.text(0.95, 0.08, GAP_GPU, transform=gpu.transAxes, ha="right")
+    cpu.set_title("0.5B bf16 on a CPU, context 128")
+    found = _newest(lines, "qwen2.5-0.5b", 128, None)
+    read = max((line.figures.get("read_GBps") or 0.0 for line in found.values()), default=0.0)
+    if read:
+        # Each dot has a bandwidth of its own, measured beside it: under the fastest of them lie all.
+        limits = Limits(SHAPES["qwen2.5-0.5b"], Device("", read * 1e9, float("inf"), 0.0))
+        batches = [batch for batch in _BATCHES if batch <= 2 * max(batch for _, batch in found)]
+        _limit(cpu, limits, 128, batches, f"limit at {read:.0f} GB/s, read beside them", "0.4")
+    _points(cpu, found)
+    for axes in (gpu, cpu):
+        axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="tokens per second")
+        ticks = _BATCHES if axes is gpu else [batch for batch in _BATCHES if batch <= axes.get_xlim()[1]]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(True, axis="y", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    figure.tight_layout()
+    return figure
 
 
-def insert(text: str, rendered: str) -> str:
-    """`text` with what stands between the two markers replaced. Raises ValueError where they are missing."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"the file lacks the markers {BEGIN} and {END}; add them where the table belongs")
-    return pattern.sub(lambda _: f"{BEGIN}\n{rendered}\n{END}", text)
+_BATCHES = [1, 2, 4, 8, 16, 32, 64]
+
+
+def _limit(axes: Any, limits: Limits, context: int, batches: Sequence[int], label: str, color: str) -> None:
+    every = range(batches[0], batches[-1] + 1)
+    axes.plot(every, [limits.tokens_per_second(batch, context) for batch in every], color=color, label=label)
+
+
+def _newest(lines: Iterable[Record], model: str, context: int, card: str | None) -> dict[tuple[str, int], Record]:
+    """The newest decode record of each (engine, batch), in the model's own type, without budgets and stand-ins: all of
+    the device of the newest one."""
+    found: dict[tuple[str, int], Record] = {}
+    device = ""
+    for line in sorted(lines, key=lambda line: line.date):
+        case = {"model": model, "context": context, "budget": None, **_WHOLE}
+        if (
+            Row("", "", "decode", case, "", card).answers(line)
+            and line.figures.get("tok_s_total")
+            and line.case["engine"] in _ENGINES
+        ):
+            found[line.case["engine"], line.case["batch"]] = line
+            device = line.device
+    return {key: line for key, line in found.items() if line.device == device}
+
+
+def _points(axes: Any, found: Mapping[tuple[str, int], Record], where: str = "", color: str | None = None) -> None:
+    for engine, name in _ENGINES.items():
+        dots = sorted((batch, line.figures["tok_s_total"]) for (e, batch), line in found.items() if e == engine)
+        if dots:
+            axes.plot(*zip(*dots, strict=True), "o", label=name + where, color=color if engine == "s1-engine" else None)
+
+
+def insert(text: str, lines: Sequence[Record]) -> str:
+    """`text` with what stands between markers replaced: the whole table, the short one, or both. Raises ValueError
+    where there are none."""
+    found = False
+    for short, (begin, end) in MARKERS.items():
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        if pattern.search(text):
+            found = True
+            rendered = short_table(lines) if short else table(lines)
+            text = pattern.sub(f"{begin}\n{rendered}\n{end}".replace("\\", r"\\"), text)
+    if not found:
+        begin, end = MARKERS[False]
+        raise ValueError(f"the file lacks the markers {begin} and {end}; add them where the table belongs")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,14 +390,13 @@ def main(options: Options) -> None:
     lines = [line for file in sorted(options.results.rglob("*.jsonl")) for line in speed_records(file)]
     if options.rehearsal is not None and options.write:
         raise SystemExit("bench.report: --rehearsal goes with no --write: what was rehearsed is no figure of a GPU")
-    rendered = table(lines, options.rehearsal)
     for file in options.write:
         try:
-            file.write_text(insert(file.read_text(encoding="utf-8"), rendered), encoding="utf-8")
+            file.write_text(insert(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
         except (OSError, ValueError) as error:
             raise SystemExit(f"bench.report: {file}: {error}") from None
     if not options.write:
-        print(rendered)
+        print(table(lines, options.rehearsal))
     if options.plot is not None:
         roofline(lines, options.plot)
 

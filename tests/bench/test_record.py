@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from bench import report
-from bench.record import Machine, Record, append, read
+from bench.record import ROOT, Machine, Record, append, read
 from bench.report import GAP, GAP_GPU, ROWS, cell, insert, newest, speed_records, table
 
 MACHINE = Machine(command="python -m bench.x", commit="abc1234", device="Some CPU, 2 cores", versions={"torch": "2"})
@@ -77,14 +78,22 @@ def test_each_card_has_rows_of_its_own():
     assert rendered.count(GAP_GPU) == rest + 1  # the H100's other rows by name, the H200's as one
 
 
-def test_a_card_of_another_form_fills_no_row(tmp_path, monkeypatch):
-    shown: list[Record] = []
-    monkeypatch.setattr(report, "_points", lambda axes, lines, label="": shown.extend(lines))
+def test_a_card_of_another_form_fills_no_row():
     for name in ("NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL"):
         line = replace(gpu_line("H100"), device=name)
         assert not any(row.answers(line) for row in ROWS), name
-        report.roofline([line], tmp_path / "r.png")
-    assert shown == []
+        assert dots(report.drawn([line])) == []
+
+
+def dots(figure: Figure) -> list[tuple[float, float]]:
+    """What is drawn as a dot, in either plot."""
+    return [
+        (float(x), float(y))
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_marker() == "o"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
 
 
 def test_a_stand_in_fills_no_row_of_a_gpu():
@@ -143,12 +152,28 @@ def test_a_record_without_the_figure_answers_nothing():
     assert "**" in table([good, alone])
 
 
-def test_a_small_model_on_a_gpu_is_no_point_of_a_cpu(tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(report, "_points", lambda axes, lines, label="": shown.extend(lines))
-    line = gpu_line("H100", case=CASE | {"model": "qwen2.5-0.5b"})
-    report.roofline([line], tmp_path / "r.png")
-    assert shown == []
+def test_a_small_model_on_a_gpu_is_no_point_of_a_cpu():
+    assert dots(report.drawn([gpu_line("H100", case=CASE | {"model": "qwen2.5-0.5b"})])) == []
+
+
+def test_dots_are_the_newest_ones_of_one_device_under_a_line_over_all_batches():
+    figures = FIGURES | {"read_GBps": 50.0}
+    first = replace(MACHINE.record("decode", CASE | {"model": "qwen2.5-0.5b"}, figures), date="2026-01-01T00:00:00Z")
+    newest = replace(first, date="2026-02-01T00:00:00Z", figures=figures | {"tok_s_total": 48.0, "read_GBps": 54.0})
+    eight = replace(newest, case=dict(first.case) | {"batch": 8}, figures=figures | {"tok_s_total": 372.0})
+    elsewhere = replace(first, device="Other CPU, 4 cores", case=dict(first.case) | {"batch": 4})
+    int8 = replace(newest, case=dict(first.case) | {"batch": 2, "quantization": "int8"})
+    twin = replace(newest, case=dict(first.case) | {"batch": 2, "engine": "s1-engine, unquantized"})
+    figure = report.drawn([newest, eight, first, elsewhere, int8, twin])
+    assert dots(figure) == [(1.0, 48.0), (8.0, 372.0)]
+    cpu = figure.axes[1]
+    (limit,) = (line for line in cpu.lines if line.get_marker() == "None")
+    heights = dict(zip(map(int, limit.get_xdata()), limit.get_ydata(), strict=True))
+    assert list(heights) == list(range(1, 17)) and round(heights[1]) == round(54e9 / 989.9e6)
+    assert all(y < heights[int(x)] for x, y in dots(figure))
+    assert list(cpu.get_xticks()) == [1, 2, 4, 8, 16] and not len(cpu.xaxis.get_minorticklocs())
+    assert not any(line.get_visible() for line in cpu.get_xgridlines())
+    assert list(figure.axes[0].get_xticks()) == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
@@ -161,11 +186,28 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
 
 
 def test_insert_replaces_between_the_markers():
-    text = f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest"
-    once = insert(text, "| new |")
-    assert once == f"# Title\n{report.BEGIN}\n| new |\n{report.END}\nrest" and insert(once, "| new |") == once
+    (begin, end), (begin_short, end_short) = report.MARKERS[False], report.MARKERS[True]
+    lines = [MACHINE.record("decode", CASE, FIGURES)]
+    whole = f"# Title\n{begin}\nold\n{end}\nrest"
+    once = insert(whole, lines)
+    assert once == f"# Title\n{begin}\n{table(lines)}\n{end}\nrest" and insert(once, lines) == once
+    short = insert(f"{begin_short}\n{end_short}\n", lines)
+    assert short == f"{begin_short}\n{report.short_table(lines)}\n{end_short}\n"
     with pytest.raises(ValueError, match="lacks the markers"):
-        insert("# Title", "x")
+        insert("# Title", lines)
+
+
+def test_the_short_table_has_six_rows_of_the_long_one():
+    assert len(report.SHORT) == 6
+    assert all(any((row.benchmark, row.case) == (r.benchmark, r.case) for r in ROWS) for row in report.SHORT)
+    assert report.short_table([]).count(GAP_GPU) == 2
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_tables_in_documents_are_those_of_the_records(name):
+    lines = [line for file in sorted(report.RESULTS.rglob("*.jsonl")) for line in speed_records(file)]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert insert(text, lines) == text, f"give `python -m bench.report --write {name}`"
 
 
 def test_the_plot_is_a_png_with_and_without_figures(tmp_path):
