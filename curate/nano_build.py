@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 
 from curate.families import problems
 from curate.families.problem import segments
-from curate.nano.corpus import FORCED_END, head, pretraining_records, sft_records, write_jsonl
+from curate.nano.corpus import S1, head, pretraining_records, sft_records, write_jsonl
 from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
@@ -42,11 +43,11 @@ class Arguments:
     """Questions of the SFT set."""
 
 
-def tokenizer_texts(seed: int, count: int = 3000):
+def tokenizer_texts(seed: int, count: int = 3000) -> Iterator[str]:
     """Text of whole conversations, special tokens left out, for the tokenizer."""
     for problem in islice(problems("train", seed), count):
         thinking = "".join(text for text, _ in segments(problem, len(problem.rounds) - 1, 1))
-        text = head(problem.prompt) + f"think\n{thinking}{FORCED_END} not found\nAnswer: {problem.answer}\n"
+        text = head(problem.prompt) + f"think\n{thinking}{S1.budget_end} not found\nAnswer: {problem.answer}\n"
         yield text.replace("<|im_start|>", "").replace("<|im_end|>", "")
 
 

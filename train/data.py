@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import InputError
+from engine.text.tokenizer import Tokenizer
+from engine.text.training_text import training_tokens
 from train.config import Data, Model
 from train.errors import TrainingError
-from train.text import ChatTokenizer, Text, chat_text, marked_text, s1_messages
+from train.text import marked_tokens, messages_of
 
 
 @dataclass(frozen=True)
@@ -47,28 +51,22 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def open_tokenizer(model: Model, config_file: Path) -> ChatTokenizer | None:
+def open_tokenizer(model: Model, config_file: Path) -> Tokenizer | None:
     """The tokenizer of `model.tokenizer`, or the one beside config.json if there is one: `tokens` records need none."""
     if model.tokenizer is None and not config_file.with_name("tokenizer.json").is_file():
         return None
-    return ChatTokenizer.load(model.tokenizer or config_file.parent)
+    return Tokenizer.load(model.tokenizer or config_file.parent)
 
 
-def read_dataset(files: tuple[str, ...], config: Data, tokenizer: ChatTokenizer | None, vocab_size: int) -> Dataset:
+def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | None, vocab_size: int) -> Dataset:
     """Reads JSONL (or Parquet) records; see docs/training.md for the shapes a record may have.
 
     Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
     """
-    names: list[str] = []
-    samples: list[Text | tuple[np.ndarray, np.ndarray]] = []
-    for file in files:
-        for number, record in _records(Path(file)):
-            place = f"{file}:{number}"
-            names.append(str(record.get("id", place)))
-            samples.append(_sample(record, place, config, tokenizer))
-    texts = [sample for sample in samples if isinstance(sample, Text)]
-    pairs = iter(tokenizer.encode(texts) if tokenizer else [])
-    encoded = [next(pairs) if isinstance(sample, Text) else sample for sample in samples]
+    records = [(f"{file}:{number}", record) for file in files for number, record in _records(Path(file))]
+    names = [str(record.get("id", place)) for place, record in records]
+    with ThreadPoolExecutor() as pool:  # tokenizing leaves Python alone
+        encoded = list(pool.map(lambda each: _sample(each[1], each[0], config, tokenizer), records))
     keep, dropped = [], []
     for i, (tokens, trained) in enumerate(encoded):
         if len(tokens) > config.max_tokens:
@@ -133,8 +131,9 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _sample(
-    record: dict[str, Any], place: str, config: Data, tokenizer: ChatTokenizer | None
-) -> Text | tuple[np.ndarray, np.ndarray]:
+    record: dict[str, Any], place: str, config: Data, tokenizer: Tokenizer | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [n] int32 and `trained` [n] bool of a record."""
     everything = config.loss == "all"
     if "tokens" in record:
         if "trained" not in record and not everything:
@@ -149,21 +148,29 @@ def _sample(
         return tokens, trained.astype(bool)
     if tokenizer is None:
         raise TrainingError(f"{place}: text records need a tokenizer; set model.tokenizer")
-    messages = record["messages"] if "messages" in record else s1_messages(record, place)
+    try:
+        ids, mask = _text_tokens(record, place, config, tokenizer)
+    except InputError as error:
+        raise error if isinstance(error, TrainingError) else TrainingError(f"{place}: {error}") from None
+    return np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool) | everything
+
+
+def _text_tokens(
+    record: dict[str, Any], place: str, config: Data, tokenizer: Tokenizer
+) -> tuple[list[int], list[bool]]:
+    messages = record["messages"] if "messages" in record else messages_of(record, place)
     if messages is not None:
-        text = chat_text(tokenizer, messages, place)
-        return Text(text.text, None) if everything else text
+        return training_tokens(tokenizer, messages)
     if not isinstance(record.get("text"), str):
         raise TrainingError(
             f"{place}: fields {sorted(record)} are none of: question + thinking + answer, messages, text, tokens"
         )
-    if not everything:
-        return marked_text(record["text"], place)
-    if config.eos and tokenizer.tokenizer.token_to_id(config.eos) is None:
-        raise TrainingError(
-            f"data.eos {config.eos!r} is not a token of {tokenizer.folder}; name one of its special tokens"
-        )
-    return Text(record["text"] + (config.eos or ""), None)
+    if config.loss != "all":
+        return marked_tokens(tokenizer, record["text"], place)
+    if config.eos and tokenizer.special_id(config.eos) is None:
+        raise TrainingError(f"data.eos {config.eos!r} is not a special token of the tokenizer; name one")
+    ids = tokenizer.encode(record["text"] + (config.eos or ""), specials=True)
+    return ids, [True] * len(ids)
 
 
 def _integers(values: Any, kinds: str, name: str) -> np.ndarray:

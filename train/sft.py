@@ -249,7 +249,7 @@ class Trainer:
             base = self.config.model.path or str(self.config_file)
             export_adapter(self.model, self.config.lora, self.run / "adapter", base, self.world.first)
         tensors = self.model.state_dict() if self.config.lora is None else merge(self.model)
-        tokenizer = self.tokenizer.folder if self.tokenizer else self.config_file.parent
+        tokenizer = Path(self.config.model.tokenizer or self.config_file.parent)
         export(tensors, self.run / "export", self.config_file, dtype, tokenizer)
         if self.world.first:
             print(f"wrote {self.run / 'export'}", file=sys.stderr)

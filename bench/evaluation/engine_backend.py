@@ -7,7 +7,7 @@ from typing import cast
 
 from bench.evaluation.samples import Request, Sample
 from engine import Engine, EngineDead, Handle, RequestOutput, SamplingParams
-from engine.prepare import Prepared
+from engine.schedule.sequence import Prepared
 
 
 class EngineBackend:

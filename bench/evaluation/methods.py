@@ -15,6 +15,7 @@ import msgspec
 from bench.evaluation import harness_arguments
 from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN
 from engine import InputError, SamplingParams
+from engine.thinking.plan import PRESETS
 
 # After the class-conditional prompts of the paper; not checked word for word against its table.
 CLASS_WORDING = {
@@ -24,8 +25,8 @@ CLASS_WORDING = {
 }
 STEP_FORMAT = {
     "opener": TURN + STEP_OPENER,
-    "end": "<|im_start|>answer",
-    "budget_end": "<|im_start|>answer\nFinal Answer:",
+    "end": PRESETS["s1"].end,
+    "budget_end": PRESETS["s1"].budget_end,
     "triggers": ["<|im_start|>0"],
 }
 

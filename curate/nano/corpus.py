@@ -17,9 +17,11 @@ from tokenizers import Tokenizer
 from curate.families import problems
 from curate.families.problem import NOT_FOUND, segments, thinking
 from curate.nano.tokenizer import SYSTEM
+from engine.text.training_text import THINK
+from engine.thinking.plan import PRESETS
 
-OPENER = "<|im_start|>think\n"
-FORCED_END = "<|im_start|>answer\nFinal Answer:"
+S1 = PRESETS["s1"]
+
 # Families of the pretraining mix in turn: what takes longer to learn comes more often.
 MIX = (
     "countdown3",
@@ -72,10 +74,10 @@ def pretraining_records(tokenizer: Tokenizer, count: int, seed: int, families: t
             parts = [*earlier, (tail[:cut], False)]
             if not tokenizer.decode(tail[:cut]).endswith("\n"):
                 parts.append((encode("\n"), True))
-            parts += [(encode(FORCED_END), True), (encode(f" {answer}<|im_end|>\n"), False)]
+            parts += [(encode(S1.budget_end), True), (encode(f" {answer}<|im_end|>\n"), False)]
         else:
-            parts.append((encode(f"<|im_start|>answer\nAnswer: {answer}<|im_end|>\n"), False))
-        opening, opener = encode(head(problem.prompt)), encode(OPENER)
+            parts.append((encode(f"{S1.end}\nAnswer: {answer}<|im_end|>\n"), False))
+        opening, opener = encode(head(problem.prompt)), encode(THINK)
         tokens, trained = opening + opener, [0] * len(opening) + [1] * len(opener)
         for ids, engine in parts:
             tokens += ids

@@ -1,21 +1,19 @@
 """The selected questions as a training file, and what each will cost in tokens.
 
-The file is what `train.sft` reads. Its text is s1's: thinking and answer inside one assistant turn, each opened by a
-delimiter; "Answer: " stands before an answer that does not contain "Answer:".
+The file is what `train.sft` reads, and the tokens are counted by what it reads it with (engine.text.training_text).
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from curate.config import Format
 from curate.records import decisions
-
-if TYPE_CHECKING:
-    from engine.text.tokenizer import Tokenizer
+from engine.text.tokenizer import Tokenizer
+from engine.text.training_text import s1_messages, training_tokens
 
 STAGE = "format"
 
@@ -30,25 +28,6 @@ SAMPLE = pl.Schema(
 )
 """Tokens of a whole sample, of its part that carries loss, of its trace and of its answer."""
 
-THINK = "<|im_start|>think\n"
-ANSWER = "\n<|im_start|>answer\n"
-
-
-def messages(question: str, thinking: str, attempt: str) -> list[dict[str, str]]:
-    """The conversation of a sample."""
-    attempt = attempt.strip() if "Answer:" in attempt else "Answer: " + attempt.strip()
-    return [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": THINK + thinking.strip() + ANSWER + attempt},
-    ]
-
-
-def rendered(tokenizer: Tokenizer, chat: list[dict[str, str]]) -> tuple[str, str]:
-    """(whole text, the part before the assistant's turn) by the tokenizer's own chat template."""
-    text = tokenizer.decode(tokenizer.render(chat, add_generation_prompt=False))
-    head = tokenizer.decode(tokenizer.render(chat[:-1], add_generation_prompt=True))
-    return text, head
-
 
 def record(row: dict[str, Any], settings: Format, text: str) -> dict[str, Any]:
     """One line of the file."""
@@ -56,7 +35,7 @@ def record(row: dict[str, Any], settings: Format, text: str) -> dict[str, Any]:
     if settings.style == "text":
         return about | {"text": text}
     if settings.style == "messages":
-        return about | {"messages": messages(row["question"], row["thinking"], row["attempt"])}
+        return about | {"messages": s1_messages(row["question"], row["thinking"], row["attempt"])}
     return about | {
         "question": row["question"],
         "thinking": row["thinking"],
@@ -71,25 +50,25 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
 
     Raises InputError where the tokenizer's folder cannot be used.
     """
-    from engine.text.tokenizer import Tokenizer  # torch comes with it: only this stage needs it
-
     tokenizer = Tokenizer.load(settings.tokenizer)
-    samples, lines, keeps, notes = [], [], [], []
+    samples, lines, rules = [], [], []
     for row in rows.iter_rows(named=True):
-        text, head = rendered(tokenizer, messages(row["question"], row["thinking"], row["attempt"]))
-        total = len(tokenizer.encode(text, specials=True))
-        trained = total - len(tokenizer.encode(head, specials=True))
+        ids, trained = training_tokens(tokenizer, s1_messages(row["question"], row["thinking"], row["attempt"]))
+        text = tokenizer.decode(ids)
         thinking, attempt = (len(tokenizer.encode(row[c].strip())) for c in ("thinking", "attempt"))
-        samples.append((row["qid"], total, trained, thinking, attempt))
-        keep = settings.max_tokens is None or total <= settings.max_tokens
-        keeps.append(keep)
-        notes.append("" if keep else f"{total} tokens, more than {settings.max_tokens}")
-        if keep:
+        samples.append((row["qid"], len(ids), sum(trained), thinking, attempt))
+        rule, note = "kept", ""
+        if settings.max_tokens is not None and len(ids) > settings.max_tokens:
+            rule, note = "too_long", f"{len(ids)} tokens, more than {settings.max_tokens}"
+        elif settings.style == "text" and tokenizer.encode(text, specials=True) != ids:
+            rule, note = "spells_special", "the question spells a special token, which a rendered text cannot say"
+        rules.append((rule, note))
+        if rule == "kept":
             lines.append(json.dumps(record(row, settings, text), ensure_ascii=False) + "\n")
     kept = (
         rows.select("row_id", "qid")
-        .with_columns(pl.Series("keep", keeps, dtype=pl.Boolean), pl.Series("evidence", notes, dtype=pl.String))
-        .with_columns(pl.when("keep").then(pl.lit("kept")).otherwise(pl.lit("too_long")).alias("rule"))
+        .hstack(pl.DataFrame(rules, schema={"rule": pl.String, "evidence": pl.String}, orient="row"))
+        .with_columns((pl.col("rule") == "kept").alias("keep"))
     )
     table = pl.DataFrame(samples, schema=SAMPLE, orient="row")
     return decisions(kept, STAGE), table, "".join(lines).encode()

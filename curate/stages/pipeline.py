@@ -17,6 +17,7 @@ from curate.sources.procedural import family_files
 from curate.stages import model_calls as model_stages
 from curate.stages.collect import collect
 from curate.stages.counts import count_by_source, counts_of, decided
+from curate.stages.executor import Advance, Rows
 from curate.stages.formatting import SAMPLE, formatted
 from curate.stages.model_calls import alive, model_files
 from curate.stages.stage import Context, Output, Stage
@@ -90,7 +91,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     ]
     if config.format is not None:
         made.append(
-            Stage("format", 1, ("collect", "trace", "domain", "select"), lambda c: c.format, run_format, format_files)
+            Stage("format", 2, ("collect", "trace", "domain", "select"), lambda c: c.format, run_format, format_files)
         )
     return tuple(made)
 
@@ -163,10 +164,10 @@ def run_quality(context: Context) -> Output:
     return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
 
 
-def _quality_rows(config: Config):
+def _quality_rows(config: Config) -> Rows:
     settings = config.quality
 
-    def rows(table: pl.DataFrame, advance) -> pl.DataFrame:
+    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
         made = quality(table, settings)
         advance(table.height)
         return made

@@ -10,10 +10,10 @@ import pytest
 
 from curate.config import Format
 from curate.stages.formatting import formatted
+from engine.text.tokenizer import Tokenizer
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from train.config import Data
 from train.data import read_dataset
-from train.text import ChatTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = pl.DataFrame(
@@ -42,7 +42,7 @@ def test_the_trainer_reads_it_and_counts_the_same(style, tokenizer, tmp_path):
     decisions, samples, lines = formatted(ROWS, Format(tokenizer=str(tokenizer), style=style))
     path = tmp_path / "train.jsonl"
     path.write_bytes(lines)
-    data = read_dataset((str(path),), Data(train=(str(path),)), ChatTokenizer.load(tokenizer), 10**6)
+    data = read_dataset((str(path),), Data(train=(str(path),)), Tokenizer.load(tokenizer), 10**6)
     assert list(data.ids) == ["q1", "q2", "q3"] and decisions["keep"].all()
     assert data.lengths.tolist() == samples["tokens"].to_list()
     assert data.targets.tolist() == samples["trained"].to_list()
@@ -57,6 +57,17 @@ def test_the_text_is_s1s(tokenizer):
     )
     assert "<|im_start|>think\nä, ö, ü: eins.\n<|im_start|>answer\nAnswer: 1<|im_end|>" in texts[1]
     assert texts[2].endswith("<|im_start|>answer\n**Final Answer:** B<|im_end|>\n")
+
+
+def test_a_text_that_cannot_say_what_the_question_spells_is_left_out(tokenizer, tmp_path):
+    """As columns or messages it is plain text to the trainer, and counted so; rendered it would be a special token."""
+    rows = ROWS.with_columns(pl.col("question") + "<|im_end|>")
+    decisions, _, lines = formatted(rows, Format(tokenizer=str(tokenizer), style="text"))
+    assert decisions["rule"].to_list() == ["spells_special"] * 3 and not lines
+    _, samples, lines = formatted(rows, Format(tokenizer=str(tokenizer)))
+    (tmp_path / "train.jsonl").write_bytes(lines)
+    data = read_dataset((str(tmp_path / "train.jsonl"),), Data(train=("x",)), Tokenizer.load(tokenizer), 10**6)
+    assert data.lengths.tolist() == samples["tokens"].to_list()
 
 
 def test_samples_that_are_too_long_are_left_out_and_say_so(tokenizer):

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from curate.families import check, problems
 from curate.nano.corpus import EVEN, MIX, pretraining_records, sft_records
 from curate.nano_build import write_base
+from engine.text import tokenizer as engine_tokenizer
 from train.config import Data
 from train.data import read_dataset
-from train.text import ChatTokenizer
 
 COUNT = 600
 
@@ -93,7 +93,7 @@ def test_the_trainer_reads_both_files_alike(base, tokenizer, pretraining, tmp_pa
     thinking = text.split("<|im_start|>think\n")[1].split("\n<|im_start|>answer")[0]
     record = {"question": full["question"], "thinking": thinking, "answer": full["answer"]}
     (tmp_path / "sft.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(full) + "\n")
-    data = read_dataset((str(tmp_path / "sft.jsonl"),), Data(train=("x",)), ChatTokenizer.load(base), 768)
+    data = read_dataset((str(tmp_path / "sft.jsonl"),), Data(train=("x",)), engine_tokenizer.Tokenizer.load(base), 768)
     first, second = (data.tokens[data.offsets[i] : data.offsets[i + 1]].tolist() for i in range(2))
     assert first == second == full["tokens"]
     assert data.trained[: data.offsets[1]].tolist() == data.trained[data.offsets[1] :].tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoints import QWEN_TOKENIZER
+from engine import SamplingParams
+from engine.prepare import Preparer
+from engine.text.tokenizer import Tokenizer
+from engine.text.training_text import s1_messages, training_tokens
+from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from tests.train.support import ROOT, VOCAB, dataset, write_config, write_model, write_tokens
 from train.architecture import Architecture
 from train.config import Data, load_config
@@ -23,7 +28,6 @@ from train.optim import lr_at
 from train.plan import adapter_parameters, layer_values, plan_memory, published_lengths, state_bytes
 from train.plan import main as plan_main
 from train.sft import main as sft_main
-from train.text import ChatTokenizer
 
 RECIPES = ROOT / "train" / "recipes"
 needs_qwen = pytest.mark.skipif(not QWEN_TOKENIZER.is_dir(), reason="S1_DATA has no qwen2.5_tokenizer")
@@ -109,7 +113,7 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
         {"id": "ours", "question": "日本?", "thinking": "Ünïcode — 3", "answer": "x"},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
+    tokenizer = Tokenizer.load(QWEN_TOKENIZER)
     data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
     assert data.ids == ("s1k", "r1", "ours")
     system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -122,7 +126,7 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
     for i, record in enumerate(records):
         part = slice(data.offsets[i], data.offsets[i + 1])
         tokens, mask = data.tokens[part], data.trained[part]
-        decode = lambda ids: tokenizer.tokenizer.decode(ids.tolist(), skip_special_tokens=False)  # noqa: E731
+        decode = lambda ids: tokenizer.decode(ids.tolist())  # noqa: E731
         assert decode(tokens) == head + record["question"] + "<|im_end|>\n<|im_start|>assistant\n" + trained[i]
         assert decode(tokens[mask]) == trained[i]
         assert np.all(np.diff(mask.astype(int)) >= 0), "one span, at the end"
@@ -143,15 +147,49 @@ def test_s1_text_and_mask(tmp_path: Path) -> None:
     assert everything.trained.all() and everything.tokens[-1] == 151643
 
 
+@pytest.mark.parametrize("style", ["s1", "messages"])
+@pytest.mark.parametrize("special", ["<|im_end|>", "<|im_start|>assistant\n<|im_start|>think\n", "<|endoftext|>"])
+def test_what_a_question_spells_is_text_in_training_as_in_the_engine(tmp_path: Path, special: str, style: str) -> None:
+    """The ids up to the assistant's turn are the engine's prompt, and no special token is read out of the question."""
+    write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    question = f"What does {special} mean?"
+    record = {"question": question, "thinking": "A mark.", "answer": "It ends a turn."}
+    if style == "messages":
+        record = {"messages": s1_messages(question, "A mark.", "It ends a turn.")}  # type: ignore[dict-item]
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 10**6)
+    prompt = list(Preparer(tokenizer, "s1", 4096).prepare(question, SamplingParams()).prompt)
+    opener = tokenizer.encode("<|im_start|>think", specials=True)
+    assert data.tokens[: len(prompt)].tolist() == prompt and prompt[-len(opener) :] == opener
+    asked = data.tokens[: len(prompt) - len(opener)].tolist()
+    assert not data.trained[: len(asked)].any() and data.trained[len(asked) :].all()
+    assert (
+        asked.count(tokenizer.special_id("<|im_end|>")) == 1 and asked.count(tokenizer.special_id("<|im_start|>")) == 2
+    )
+    assert tokenizer.special_id("<|endoftext|>") not in asked and special in tokenizer.decode(asked)
+
+
+def test_every_assistant_turn_is_trained_and_nothing_else(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    turns = [{"role": r, "content": c} for r, c in (("user", "a<|im_end|>"), ("assistant", "b"), ("user", "c"))]
+    ids, trained = training_tokens(tokenizer, [*turns, {"role": "assistant", "content": "<|im_start|>think\nd"}])
+    runs = [
+        tokenizer.decode([i for i, t in run if t]) for _, run in groupby(zip(ids, trained, strict=True), lambda p: p[1])
+    ]
+    assert runs[1::2] == ["b<|im_end|>\n", "<|im_start|>think\nd<|im_end|>\n"] and runs[::2] == ["", ""]
+
+
 @needs_qwen
 def test_a_token_across_the_border_is_trained(tmp_path: Path) -> None:
     """The template's line break and the turn's own first one are one token; searching for the header would miss it."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "\nYes"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    tokenizer = ChatTokenizer.load(QWEN_TOKENIZER)
+    tokenizer = Tokenizer.load(QWEN_TOKENIZER)
     data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",)), tokenizer, 152064)
-    trained = tokenizer.tokenizer.decode(data.tokens[data.trained].tolist(), skip_special_tokens=False)
-    other = tokenizer.tokenizer.decode(data.tokens[~data.trained].tolist(), skip_special_tokens=False)
+    trained = tokenizer.decode(data.tokens[data.trained].tolist())
+    other = tokenizer.decode(data.tokens[~data.trained].tolist())
     assert trained == "\n\nYes<|im_end|>\n" and other.endswith("<|im_start|>assistant")
 
 
@@ -238,7 +276,7 @@ BAD_RECORDS = {
     "tokens as floats": ({"tokens": [1.0, 2.5], "trained": [1, 1]}, "`tokens` must be a list of integers"),
     "question without text": (chat(question=None), "field 'question' must be text, not NoneType"),
     "trace of numbers": (chat(thinking=[1]), "field 'thinking' must be text, not list"),
-    "message without content": ({"messages": [{"role": "user"}]}, "`role` and `content`, both text"),
+    "message without content": ({"messages": [{"role": "user"}]}, "messages[0].content is NoneType; give a string"),
     "nothing trained": ({"id": "z", "tokens": [1, 2], "trained": [1, 0]}, "sample z has no token to train on"),
 }
 
@@ -251,7 +289,7 @@ def test_bad_records_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n" + good + "\n")
     with pytest.raises(TrainingError) as error:
         arch = Architecture.load(model)
-        read_dataset((str(tmp_path / "d.jsonl"),), Data(train=("x",)), ChatTokenizer.load(model), arch.vocab_size)
+        read_dataset((str(tmp_path / "d.jsonl"),), Data(train=("x",)), Tokenizer.load(model), arch.vocab_size)
     assert any(part in str(error.value) for part in message.split("|1: ")) and "\n" not in str(error.value)
 
 
@@ -288,7 +326,7 @@ BAD_SETTINGS = {
     "seed=-1": "seed is -1: expected `int` >= 0",
     "lora={rank: 0}": "lora.rank is 0",
     "lora={targets: [qproj]}": "lora.targets[0] is 'qproj'",
-    "model.tokenizer=/nowhere": "/nowhere: no tokenizer.json",
+    "model.tokenizer=/nowhere": "/nowhere/tokenizer.json is missing",
     "epochs": "must look like",
     "run=/proc/nowhere": "/proc/nowhere",
 }
@@ -314,11 +352,14 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights gone": (lambda m: (m / "model.safetensors").unlink(), "no .safetensors file"),
     "config gone": (lambda m: (m / "config.json").unlink(), "config.json: cannot read"),
     "config a list": (lambda m: (m / "config.json").write_text("[]"), "model_type None cannot be trained"),
-    "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer or its chat template"),
-    "template torn": (lambda m: (m / "chat_template.jinja").write_text("{% if"), "unexpected 'end of template'"),
+    "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer's decoder is null"),
+    "template torn": (
+        lambda m: (m / "chat_template.jinja").write_text("{% if"),
+        "template cannot be compiled",
+    ),
     "template refuses": (
         lambda m: (m / "chat_template.jinja").write_text("{{ raise_exception('no tools') }}"),
-        "the chat template refuses a conversation: no tools",
+        "d.jsonl:1: the chat template cannot render these messages: no tools",
     ),
 }
 
@@ -333,7 +374,7 @@ def test_bad_models_are_named(tmp_path: Path, name: str, capfd: pytest.CaptureFi
     spoil(model)
     assert sft_main([str(config)]) == 2
     error = capfd.readouterr().err
-    assert message in error and str(model) in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert message in error and str(tmp_path) in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_yaml_numbers_and_resolved_copy(tmp_path: Path) -> None:
