@@ -11,6 +11,7 @@ the others do one of these again, without a model. docs/evaluation.md tells the 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -26,14 +27,15 @@ import tyro
 
 from bench.evaluation import accuracy as report
 from bench.evaluation import browse, compare, grade, grid, outcomes, plot, run, status, tables
-from bench.evaluation.endpoint import EndpointBackend
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import GraderName
-from bench.evaluation.grid import Endpoint, Grid
-from bench.evaluation.judge import Judge
-from bench.evaluation.log import write_atomically
+from bench.evaluation.grid import Grid
+from bench.evaluation.log import read_run, write_atomically
 from bench.evaluation.publish import append_records, insert, write_samples
 from bench.evaluation.tasks import TaskName
+from curate.grading.judge import Judge
+from curate.models.opened import open_model
+from curate.models.store import Store
 from engine import EngineDead, InputError
 
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
@@ -201,13 +203,16 @@ def _status(options: FolderOptions) -> None:
 
 
 def _grade(options: FolderOptions) -> None:
-    judge = None
-    if options.judge_url is not None:
-        if options.judge_model is None:
-            raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
-        backend = EndpointBackend(Endpoint(url=options.judge_url, model=options.judge_model, thinking_fields=False))
-        judge = Judge(options.judge_model, backend.ask, options.folder / "judge.jsonl")
-    print(grade.grade(options.folder, options.grader, options.mode, options.workers, judge))
+    if options.judge_url is None:
+        print(grade.grade(options.folder, options.grader, options.mode, options.workers))
+        return
+    if options.judge_model is None:
+        raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
+    read_run(options.folder)  # a folder without a run gets no store
+    key = "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else ""
+    asked = {"model": options.judge_model, "base_url": options.judge_url, "api_key_env": key}
+    with Store(options.folder / "judge.sqlite", retry_errors=True) as store, open_model(asked, store) as model:
+        print(grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model)))
 
 
 def _report(options: FolderOptions) -> None:

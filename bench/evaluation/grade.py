@@ -11,17 +11,17 @@ from typing import Any, Literal
 from bench.evaluation import tasks
 from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
-from bench.evaluation.judge import Judge
 from bench.evaluation.log import Key, key_of, read_rows, read_run, write_atomically
 from bench.evaluation.prompts import question_text
 from bench.evaluation.tasks import Problem, Task
 from curate.families import NOT_FOUND
 from curate.grading.answer_text import plain_number, squeeze
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
+from curate.grading.judge import Judge
 from engine import InputError
 
 GraderName = Literal["s1-engine", "s1-grader"]
-VERSION = 1
+VERSION = 2
 """Raised with every change of what is graded right."""
 
 
@@ -63,7 +63,7 @@ def grade(
     if grader == "s1-grader":
         verdicts = [_as_s1(row, _problem(problems, row)) for row in rows]
     else:
-        with Grader(workers=workers, judge=None if judge is None else judge.grade) as by_rule:
+        with Grader(workers=workers, judge=judge) as by_rule:
             verdicts = _by_rule(rows, [_problem(problems, row) for row in rows], mode, by_rule)
     head = {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name}
     lines = [json.dumps(head)]

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.evaluation import reuse, tasks
-from bench.evaluation.endpoint import EndpointBackend
 from bench.evaluation.engine_backend import EngineBackend
 from bench.evaluation.grid import Grid, values_of
 from bench.evaluation.jobs import Job, Setting, jobs
@@ -55,6 +54,8 @@ def run(grid: Grid, folder: Path) -> None:
             print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
             return
         if grid.endpoint is not None:
+            from bench.evaluation.endpoint import EndpointBackend  # openai is slow to import
+
             with EndpointBackend(grid.endpoint) as backend:
                 _drive(grid, log, backend, loaded, alone, families, left)
             return

@@ -12,8 +12,8 @@ from curate.models.asking import Answer, Ask, Plan, Sampling, seed_of
 from curate.models.store import Store
 from engine import Engine, SamplingParams
 from engine.config import EngineConfig
-from engine.engine import Handle
 from engine.errors import InputError
+from engine.handle import Handle
 from engine.model.checkpoint import resolve
 from engine.model.fingerprint import fingerprint
 from engine.struct_file import to_struct

@@ -66,7 +66,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
         ),
         Stage(
             "grade",
-            1,
+            2,
             (*before, "trace", "quality", "attempt"),
             lambda c: c.grade,
             model_stages.run_grade,

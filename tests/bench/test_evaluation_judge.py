@@ -1,4 +1,4 @@
-"""The blind judge: both ways round, kept, undecided where the two disagree; runs against each other."""
+"""Grading with a judge, runs against each other, and data that is no longer what was run."""
 
 import json
 from pathlib import Path
@@ -7,49 +7,26 @@ import pytest
 
 from bench import evaluate
 from bench.evaluation import compare, grade, grid, run
-from bench.evaluation.judge import Judge
 from bench.evaluation.log import read_rows
-from curate.grading.grade import AnswerKind, Grader, Item
 from engine import InputError
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
 
 
-def test_a_judge_decides_words_and_is_asked_both_ways_once(tmp_path):
-    asked = []
-
-    def ask(message):
-        asked.append(message)
-        first, second = (part.split("\n")[1] for part in message.split("Answer ")[1:3])
-        if "biased" in message:
-            return "yes" if first.startswith("gold") else "No."
-        return "Yes." if {first, second} == {"the river Rhine", "Rhine river in Germany"} else "no"
-
-    items = [
-        Item("Rhine river in Germany", "the river Rhine", AnswerKind.TEXT, "Which river?"),
-        Item("the Danube stream", "the river Rhine", AnswerKind.TEXT, "Which river?"),
-        Item("biased words here", "gold words here", AnswerKind.TEXT, "Which?"),
-        Item("THE river Rhine.", "the river Rhine", AnswerKind.TEXT, "Which river?"),
-    ]
-    judge = Judge("pinned", ask, tmp_path / "judge.jsonl")
-    with Grader(judge=judge.grade) as grader:
-        grades = grader.grade(items)
-    assert [g.correct for g in grades] == [True, False, None, True]
-    assert [g.rule for g in grades][:3] == ["judge", "judge", "judge_undecided"] and len(asked) == 6
-    assert "reference" not in asked[0] and "correct" not in asked[0]  # it is not told which is which
-    again = Judge("pinned", ask, tmp_path / "judge.jsonl")
-    with Grader(judge=again.grade) as grader:
-        assert [g.correct for g in grader.grade(items)] == [True, False, None, True]
-    assert len(asked) == 6
-    other = Judge("another", ask, tmp_path / "judge.jsonl")
-    assert other.known == {}
-    without = Grader()
-    assert without.grade(items[:1])[0].correct is None
-
-
 def test_a_judge_needs_a_name(tmp_path, capsys):
     assert evaluate.main(["grade", str(tmp_path), "--judge-url", "http://127.0.0.1:9/v1"]) == 2
     assert "--judge-model" in capsys.readouterr().err
+
+
+def test_a_judge_is_opened_for_a_run_and_keeps_its_verdicts_there(tmp_path, capsys):
+    judge = ["--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "pinned"]
+    assert evaluate.main(["grade", str(tmp_path / "nowhere"), *judge]) == 2
+    assert "no run is there" in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
+    what = {"model": MODEL, "tasks": [{"name": "s1_nano", "count": 2}], "engine": {"device": "cpu"}}
+    run.run(grid.from_values({**what, "methods": [{"method": "budget", "budgets": [8]}]}), tmp_path / "run")
+    assert evaluate.main(["grade", str(tmp_path / "run"), *judge]) == 0  # families are told by rule: nothing is asked
+    head = json.loads((tmp_path / "run" / "grades.jsonl").read_text().splitlines()[0])
+    assert head["judge"] == "pinned" and (tmp_path / "run" / "judge.sqlite").is_file()
 
 
 def test_runs_are_compared_on_the_problems_they_share(tmp_path):

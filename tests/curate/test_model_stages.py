@@ -9,7 +9,7 @@ import pytest
 from curate.families import problems
 from curate.grading.grade import AnswerKind, Grader, Item
 from curate.grading.judge import Judge
-from curate.models.asking import Ask, Sampling
+from curate.models.asking import Answer, Ask, Sampling
 from curate.models.endpoint import EndpointConfig, EndpointModel
 from curate.models.local import LocalConfig, LocalModel, engine_config, engine_params
 from curate.models.opened import open_model
@@ -297,11 +297,33 @@ def test_a_judge_is_blind_and_its_verdicts_are_kept(endpoint, tmp_path):
         assert [grade.rule for grade in grades] == ["judge:judge", "judge:judge", "ungradable", "answer_line/text"]
         assert "neither Yes nor No" in grades[2].detail and grades[1].detail == "I compared them."
         swapped = Item("Alexander Bell", "Bell Alexander", AnswerKind.TEXT, "Who?")
-        judge([swapped])
-        assert len(endpoint.calls("judge")) == 3, "the same pair the other way round is the same call"
+        assert judge([swapped])[0].correct
+        assert len(endpoint.calls("judge")) == 6, "a pair is asked in both orders, once"
     with Store(tmp_path / "other.sqlite") as store, Grader(judge=Judge(http(endpoint, "strict", store))) as grader:
         (grade,) = grader.grade(items[:1])
         assert (grade.correct, grade.rule) == (None, "ungradable") and "bad_request" in grade.detail
+
+
+def test_a_judge_that_goes_by_the_place_decides_nothing():
+    class Biased:
+        name, identity, prompts = "biased", "biased", []
+
+        def ask(self, requests):
+            for ask in requests:
+                (message,) = ask.messages
+                self.prompts.append(message["content"])
+                first = message["content"].split("First answer:\n\n")[1]
+                yield Answer(ask.id, ask.key("biased"), f"Well.\n{'Yes' if first.startswith('gold') else 'No'}")
+
+    model = Biased()
+    items = [
+        Item("words given", "gold words", AnswerKind.TEXT, "Which?"),
+        Item("a b", "c d", AnswerKind.TEXT, "Which?"),
+    ]
+    first, second = Judge(model)(items)
+    assert (first.correct, first.rule) == (None, "judge_undecided") and "swapped" in first.detail
+    assert (second.correct, second.rule) == (False, "judge:biased") and len(model.prompts) == 4
+    assert not any("reference" in prompt or "right" in prompt.split("You are not told")[0] for prompt in model.prompts)
 
 
 def test_prompts_take_their_fields_as_they_are(tmp_path):
