@@ -30,13 +30,14 @@ from bench.evaluation import browse, compare, grade, grid, outcomes, plot, run, 
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import GraderName
 from bench.evaluation.grid import Grid
-from bench.evaluation.log import read_run, write_atomically
+from bench.evaluation.log import read_run
 from bench.evaluation.publish import append_records, insert, write_samples
 from bench.evaluation.tasks import TaskName
 from curate.grading.judge import Judge
 from curate.models.opened import open_model
 from curate.models.store import Store
 from engine import EngineDead, InputError
+from engine.whole_file import write_whole
 
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
 S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
@@ -234,14 +235,14 @@ def _browse(options: FolderOptions) -> None:
 def _write_report(folder: Path, grader: GraderName, mode: Mode) -> dict[str, Any]:
     found = report.report(outcomes.load(folder, grader, mode), grader, mode)
     name = grade.grades_file(folder, grader, mode).stem.replace("grades", "report")
-    write_atomically(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
-    write_atomically(folder / f"{name}.md", tables.markdown(found))
+    write_whole(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
+    write_whole(folder / f"{name}.md", tables.markdown(found))
     return found
 
 
 def _insert(files: Sequence[Path], found: dict[str, Any]) -> None:
     for file in files:
-        write_atomically(file, insert(file, tables.summary(found)))
+        write_whole(file, insert(file, tables.summary(found)))
 
 
 if __name__ == "__main__":

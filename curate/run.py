@@ -25,6 +25,7 @@ from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage
 from engine.errors import EngineDead, InputError
+from engine.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _note_time(folder: Path, stage: str, seconds: float) -> None:
     path = folder / "seconds.json"
     times = json.loads(path.read_text()) if path.is_file() else {}
     times[stage] = round(seconds, 1)
-    path.write_text(json.dumps(times, indent=1) + "\n")
+    write_whole(path, json.dumps(times, indent=1) + "\n")
 
 
 def main() -> int:

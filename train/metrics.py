@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 import torch
 
+from engine.command.append_log import AppendLog, read_lines
 from kernels.limits import A100, B200, H100, H200
 from train.config import TrainConfig
 from train.errors import TrainingError
@@ -31,25 +32,15 @@ class JsonlSink:
     """One JSON object per line. Opened at step n, it drops what a dead run wrote beyond it, a torn last line too."""
 
     def __init__(self, path: Path, resume_step: int):
-        kept = []
-        if path.exists() and resume_step:
-            for line in path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if record["step"] <= resume_step:
-                    kept.append(line + "\n")
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
-        self._file = path.open("a", buffering=1)
+        self._lines = AppendLog(path)
+        lines = read_lines(self._lines.file, str(path), lambda value: "step" in value) if resume_step else ()
+        self._lines.cut(max((x.offset + x.size for x in lines if x.value["step"] <= resume_step), default=0))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._lines.append(json.dumps(record).encode() + b"\n")
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

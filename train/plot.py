@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from engine.command.append_log import read_lines
 from engine.errors import InputError
 from train.errors import TrainingError
 
@@ -20,9 +20,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise TrainingError(f"{run}: no metrics.jsonl; give a run folder of train.sft")
-    lines = file.read_text().splitlines(keepends=True)
-    # A run that is still going may be in the middle of its last line.
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    with file.open("rb") as lines:  # a run that is still going may be in the middle of its last line
+        records = [line.value for line in read_lines(lines, str(file), lambda value: "step" in value)]
     if not records:
         raise TrainingError(f"{file}: no step is finished yet")
     return records

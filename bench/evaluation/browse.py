@@ -12,11 +12,12 @@ from typing import Any
 
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
-from bench.evaluation.log import read_run, write_atomically
+from bench.evaluation.log import read_run
 from bench.evaluation.prompts import question_text
 from engine import InputError
 from engine.model.checkpoint import resolve
 from engine.text.tokenizer import Tokenizer
+from engine.whole_file import write_whole
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 60rem; padding: 0 1rem; color: #222; }
@@ -72,7 +73,7 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
         f"engine, not drawn by the model.</p>{_filters(list(order))}{''.join(parts)}<script>{_SCRIPT}</script></html>\n"
     )
     file = folder / "samples.html"
-    write_atomically(file, page)
+    write_whole(file, page)
     return file
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bench.evaluation import tasks
 from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
-from bench.evaluation.log import Key, key_of, read_rows, read_run, write_atomically
+from bench.evaluation.log import Key, key_of, read_rows, read_run
 from bench.evaluation.prompts import question_text
 from bench.evaluation.tasks import Problem, Task
 from curate.families import NOT_FOUND
@@ -19,6 +19,7 @@ from curate.grading.answer_text import plain_number, squeeze
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.grading.judge import Judge
 from engine import InputError
+from engine.whole_file import write_whole
 
 GraderName = Literal["s1-engine", "s1-grader"]
 VERSION = 2
@@ -70,7 +71,7 @@ def grade(
     for row, verdict in zip(rows, verdicts, strict=True):
         lines.append(json.dumps({**key_of(row)._asdict(), **verdict.__dict__}))
     file = grades_file(folder, grader, mode)
-    write_atomically(file, "\n".join(lines) + "\n")
+    write_whole(file, "\n".join(lines) + "\n")
     return file
 
 

@@ -14,12 +14,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from engine import InputError
-
-_SYNC_S = 5.0
-"""Seconds between two fsyncs: what a power cut can cost."""
+from engine.command.append_log import AppendLog, read_lines
+from engine.whole_file import write_whole
 
 
 class Key(NamedTuple):
@@ -53,13 +52,13 @@ class Log:
         self.warnings: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = (folder / "samples.jsonl").open("a+b")
+            self._lines = AppendLog(folder / "samples.jsonl")
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._file.close()
+            self._lines.file.close()
             raise InputError(
                 f"{folder}: another process is writing this run; wait for it, or choose another folder"
             ) from error
@@ -67,9 +66,8 @@ class Log:
             self._check_identity(json.loads(json.dumps(identity)), about)
             self._offsets = self._scan()
         except InputError:
-            self._file.close()
+            self._lines.file.close()
             raise
-        self._synced = time.monotonic()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._offsets
@@ -79,29 +77,25 @@ class Log:
 
     def row(self, key: Key) -> dict[str, Any]:
         """The row of `key`. Raises KeyError where there is none."""
-        self._file.seek(self._offsets[key])
-        return json.loads(self._file.readline())
+        self._lines.file.seek(self._offsets[key])
+        return json.loads(self._lines.file.readline())
 
     def write(self, rows: Sequence[tuple[Key, Mapping[str, Any]]]) -> None:
         """Append rows in one write. Raises ValueError for a key that is there, OSError where the disk is full."""
         data = bytearray()
-        end = self._file.seek(0, os.SEEK_END)
+        starts = {}
         for key, values in rows:
-            if key in self._offsets:
+            if key in self._offsets or key in starts:
                 raise ValueError(f"{key} is in the log already")
-            self._offsets[key] = end + len(data)
+            starts[key] = len(data)
             row = {**key._asdict(), "config": self.config, **values, "at": round(time.time(), 3)}
             data += json.dumps(row, ensure_ascii=True, allow_nan=False).encode() + b"\n"
-        self._file.write(data)
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC_S:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        end = self._lines.append(bytes(data))
+        self._offsets |= {key: end + start for key, start in starts.items()}
 
     def close(self) -> None:
         """Ask the disk to keep everything, and let others write."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> Log:
         return self
@@ -112,9 +106,9 @@ class Log:
     def _check_identity(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         file = self.folder / "run.json"
         if not file.exists():
-            if self._file.seek(0, os.SEEK_END):
+            if self._lines.file.seek(0, os.SEEK_END):
                 raise InputError(f"{self.folder}: has samples and no run.json; choose another folder")
-            write_atomically(file, json.dumps({"identity": identity, "about": about}, indent=1) + "\n")
+            write_whole(file, json.dumps({"identity": identity, "about": about}, indent=1) + "\n")
             return
         before = read_run(self.folder)["identity"]
         if before != identity:
@@ -126,23 +120,18 @@ class Log:
 
     def _scan(self) -> dict[Key, int]:
         """Offsets of the whole rows; a torn last one is cut off."""
+        name = str(self.folder / "samples.jsonl")
         offsets: dict[Key, int] = {}
-        self._file.seek(0)
-        whole = 0
-        for number, raw in enumerate(self._file, 1):
-            row = _parse(raw)
-            if row is None:
-                if self._file.read(1):
-                    raise InputError(f"{self.folder / 'samples.jsonl'}:{number}: is no row of a run; restore the file")
-                self.warnings.append(f"{self.folder / 'samples.jsonl'}:{number}: the last row is torn and runs again")
-                break
+        number = whole = 0
+        for number, offset, size, row in read_lines(self._lines.file, name, _is_row):
             key = key_of(row)
             if row.get("config") != self.config or key in offsets:
                 what = "stands there twice" if key in offsets else f"is of another run, {row.get('config')}"
-                raise InputError(f"{self.folder / 'samples.jsonl'}:{number}: {key} {what}; restore the file")
-            offsets[key] = whole
-            whole += len(raw)
-        self._file.truncate(whole)
+                raise InputError(f"{name}:{number}: {key} {what}; restore the file")
+            offsets[key] = offset
+            whole = offset + size
+        if self._lines.cut(whole):
+            self.warnings.append(f"{name}:{number + 1}: the last row is torn and runs again")
         return offsets
 
 
@@ -168,13 +157,7 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            row = _parse(raw)
-            if row is None:
-                if file.read(1):
-                    raise InputError(f"{path}:{number}: is no row of a run; restore the file")
-                return
-            yield row
+        yield from (line.value for line in read_lines(file, str(path), _is_row))
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
@@ -182,24 +165,8 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return Key(row["task"], row["problem"], row["condition"], row["sample"])
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write `text` so that the file is whole at every moment."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(raw)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and Key._fields[0] in row and "sample" in row else None
+def _is_row(value: Mapping[str, Any]) -> bool:
+    return {"task", "sample"} <= value.keys()
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any]:

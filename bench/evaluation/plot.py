@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.evaluation.log import write_atomically
+from engine.whole_file import write_whole
 
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8e5ea2", "#b07d2b", "#4a4a4a", "#0f9ba8", "#a23b72")
 _MARKERS = "osD^vPX*"
@@ -143,7 +143,7 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})
     values = {"title": title, "panels": [{"x": p.x, "curves": [vars(curve) for curve in p.curves]} for p in panels]}
-    write_atomically(data, json.dumps(values, indent=1) + "\n")
+    write_whole(data, json.dumps(values, indent=1) + "\n")
     return [png, svg, data]
 
 

@@ -94,8 +94,8 @@ def find(context: Context) -> Findings:
         provenance=[
             (
                 name,
-                m["key"],
-                m["config_hash"],
+                m["key"][:16],
+                m["config_hash"][:16],
                 ", ".join(f"{f} {o['sha256'][:12]}" for f, o in sorted(m["outputs"].items())),
             )
             for name, m in manifests.items()

@@ -13,12 +13,13 @@ from scipy.stats import binomtest
 from bench import demo, evaluate
 from bench.evaluation import accuracy as report
 from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables
-from bench.evaluation.log import read_rows, write_atomically
+from bench.evaluation.log import read_rows
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
 from bench.statistics import discordant, sign_test, wilson
 from curate.families import check
 from engine import Engine, SamplingParams
+from engine.whole_file import write_whole
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
 
@@ -209,7 +210,7 @@ def test_a_page_escapes_hostile_text(folder, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     for row in rows:  # as from a server that gives no token ids
         row |= {"token_ids": [], "forced": [], "reasoning": "</pre><script>alert(1)</script>", "answer": "<img src=x>"}
-    write_atomically(tmp_path / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(tmp_path / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     text = browse.write_page(tmp_path).read_text()
     assert "<script>alert" not in text and "<img" not in text and "&lt;img src=x&gt;" in text
 

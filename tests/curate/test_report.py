@@ -11,7 +11,7 @@ from rich.console import Console
 from curate.config import load_config
 from curate.run import Arguments, run
 from curate.stages.findings import ledger
-from curate.stages.page import image, table
+from curate.stages.page import PAGES
 from curate.stages.plots import domain_plot, length_plot
 
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \' </table> ![Image](a)'
@@ -99,11 +99,12 @@ def test_ledger_names_the_stage_that_took_a_row_out():
 
 
 def test_cells():
-    assert table(["a", "b"], [["<x>", 1234], [None, 0.12345]]) == (
+    text = """{% from "macros.html.jinja" import image, table %}{{ table(head, rows) }}{{ image("eA==", '"') }}"""
+    cells = PAGES.from_string(text).render(head=["a", "b"], rows=[["<x>", 1234], [None, 0.12345]])
+    assert cells == (
         "<table><tr><th>a</th><th class=n>b</th></tr><tr><td>&lt;x&gt;</td><td class=n>1,234</td></tr>"
-        "<tr><td></td><td class=n>0.123</td></tr></table>"
+        '<tr><td></td><td class=n>0.123</td></tr></table><img alt="&#34;" src="data:image/png;base64,eA==">'
     )
-    assert image(b"x", '"') == '<img alt="&quot;" src="data:image/png;base64,eA==">'
 
 
 @pytest.mark.parametrize("lengths", [{"all": [], "selected": []}, {"all": [5, 9, 7], "selected": [9]}])
