@@ -200,8 +200,8 @@ def test_the_page_marks_forced_tokens_and_escapes_everything(folder):
     assert "&lt;b&gt;tiny&lt;/b&gt;" in text and "&lt;|im_start|&gt;answer" in text
     assert "Wait" in page.marked and any("Final Answer:" in piece for piece in page.marked)
     assert not re.search(r"(src|href)=", text)
-    hostile = browse.marked([0, 1, 2], [1], lambda ids: "".join("<script>&\"'"[i] for i in ids))
-    assert hostile == "&lt;<mark>s</mark>c"
+    pieces = browse.marked([0, 1, 2, 3], [1], lambda ids: "".join("<script>"[i] for i in ids))
+    assert list(pieces) == [("<", False), ("s", True), ("cr", False)]
 
 
 def test_a_page_escapes_hostile_text(folder, tmp_path):
