@@ -268,14 +268,7 @@ def run(options: Options, console: Console) -> list[record.Record]:
             "",
             end_section=True,
         )
-        varied = {
-            "model": folder.name if options.model else options.shape,
-            "batch": options.batch,
-            "context": options.context,
-            "budgets": list(options.budget),
-            "extensions": options.extensions,
-            "prefix_cache": caching,
-        }
+        varied = _case(options, folder) | {"prefix_cache": caching}
         records.append(machine.record("budgets", varied, values | {"equal": outcome.equal}))
         if options.output is not None:
             record.append(records[-1], options.output)
@@ -313,18 +306,21 @@ def mixed(options: Options, console: Console, folder: Path, machine: record.Mach
                 f"{first:.3f}",
                 f"{statistics.mean(one.total_s for one in some):.3f}",
             )
-    varied = {
+    found = machine.record("budgets_mixed", _case(options, folder), values)
+    if options.output is not None:
+        record.append(found, options.output)
+    console.print(table)
+    return found
+
+
+def _case(options: Options, folder: Path) -> dict[str, Any]:
+    return {
         "model": folder.name if options.model else options.shape,
         "batch": options.batch,
         "context": options.context,
         "budgets": list(options.budget),
         "extensions": options.extensions,
     }
-    found = machine.record("budgets_mixed", varied, values)
-    if options.output is not None:
-        record.append(found, options.output)
-    console.print(table)
-    return found
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ class Line:
 
 
 def code(file: Path, name: str) -> list[list[Line]]:
-    """Runs of lines that may be compared: imports and docstrings taken out, cut where a function or class begins."""
+    """Runs of lines that may be compared, cut where a function or class begins. Imports and docstrings are taken out,
+    and what stands alone on a line because the formatter puts one argument on each."""
     text = file.read_text(encoding="utf-8")
     out: set[int] = set()
     cuts: set[int] = set()
@@ -128,7 +129,8 @@ def code(file: Path, name: str) -> list[list[Line]]:
         if number in cuts:
             runs.append([])
         line = re.sub(r"\s+#\s.*$", "", raw).strip()
-        if number not in out | cuts and re.search(r"\w", line) and not line.startswith("#"):
+        counts = re.search(r"\w", line) and not re.fullmatch(r"[\w.]+,", line) and not line.startswith("#")
+        if counts and number not in out | cuts:
             runs[-1].append(Line(name, number, line))
     return [run for run in runs if run]
 

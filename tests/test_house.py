@@ -132,10 +132,11 @@ def test_lines_that_stand_in_two_places_are_found(elsewhere, cut, found):
     assert all((a.file, a.number, b.file, b.number) == ("engine/a.py", 2, "engine/b.py", 3) for a, b, _ in pairs)
 
 
-def test_signatures_imports_and_docstrings_are_nobodys_lines(elsewhere):
+def test_signatures_imports_docstrings_and_lone_arguments_are_nobodys_lines(elsewhere):
     text = (
         "from json import (\n    dump,\n    dumps,\n    load,\n    loads,\n    JSONDecodeError,\n    JSONEncoder,\n)\n"
         'def f(\n    a,\n    b,\n    c,\n    d,\n    e,\n    g,\n):\n    """1\n    2\n    3\n    4\n    5\n    6"""\n'
+        "    return dump(\n        a,\n        b,\n        c,\n        d,\n        e.g,\n        0,\n    )\n"
     )
     root = elsewhere({"engine/a.py": text, "engine/b.py": text})
     assert house.duplicates(house.modules(root).values(), root) == []
