@@ -13,7 +13,7 @@ import pytest
 from bench.evaluation.tasks import TaskName, TaskSpec, load
 from bench.house import ROOT, modules
 from curate.sources import PAPER, AnySource, Source
-from engine import InputError, SamplingParams
+from engine import InputError, SamplingParams, generate
 from engine.command import arguments
 from engine.thinking.plan import PRESETS
 from tests.conformance import cases, lab, test_random_scripts
@@ -66,6 +66,17 @@ def test_every_variable_of_the_environment_is_told():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and re.fullmatch(r"S1_[A-Z_]+", str(node.value)):
                 assert f"`{node.value}`" in told, f"{file}:{node.lineno}"
+
+
+def test_the_readmes_examples_print_what_it_says(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    readme = text_of("README.md")
+    code, printed = re.search(r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", readme, re.DOTALL).groups()
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(printed.rstrip().removesuffix("..."))
+    question, flags, shown = re.search(r'--prompt "(.*?)" (.*?)\n(.*?)\n1 request', readme, re.DOTALL).groups()
+    assert generate.main(["--prompt", question, *flags.split()]) == 0
+    assert capsys.readouterr().out.strip() == shown.partition("\n")[2].strip()
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
