@@ -34,7 +34,7 @@ from kernels.attention import (
     prefill_attention_cost,
 )
 from kernels.embedding import embedding, embedding_cost
-from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
+from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
 from kernels.native import decoder as native_decoder
 from kernels.native import library as native
 from kernels.native.decoder import Layer, NativeDecoder
@@ -44,6 +44,7 @@ from kernels.rope_append import rope_append, rope_append_cost
 from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
 from kernels.silu_mul import silu_mul, silu_mul_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
+from kernels.weights import LinearWeight
 
 _PAGE = 64
 LAYERS = ("layers", *(f"layers: {part}" for part in native_decoder.PARTS))
@@ -99,7 +100,7 @@ def packed_in_turn(w: LinearWeight) -> Iterator[LinearWeight]:
 def reading(weights: Iterator[LinearWeight]) -> Callable[[], object] | None:
     """A call that reads the next packed weight and no more; None without the native library."""
     first = next(weights)
-    return None if first.packed is None else lambda: native.read(next(weights).packed.data)
+    return None if first.packed is None else lambda: native.read(next(weights).panels.data)
 
 
 def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:

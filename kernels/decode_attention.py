@@ -15,7 +15,7 @@ import functools
 
 import torch
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.gemm_choices import has_dependents
 from kernels.language import jit_varying, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 from kernels.native import library as native
@@ -272,7 +272,7 @@ def decode_attention(
     """
     if use_triton(q):
         return decode_attention_triton(q, k_cache, v_cache, block_tables, context_lens, scale, k_scale, v_scale)
-    if not REFERENCE and native.LOADED and k_scale is None and native.supports_attention(q, k_cache):
+    if k_scale is None and native.supports_attention(q, k_cache):
         return native.decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale, max_context)
     return decode_attention_reference(
         q, k_cache, v_cache, block_tables, context_lens, scale, max_context, k_scale, v_scale

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.native import library as native
 from kernels.thinking_tables import State
 
@@ -52,6 +52,6 @@ def decode_inputs(
     the same place with the same page). state [S, len(State)], history [S, context] and blocks [S, P] int32, by slot;
     `width` <= P columns of the block table are wanted.
     """
-    if not REFERENCE and native.LOADED and not use_triton(blocks) and native.supports_decode_inputs(inputs, blocks):
+    if not use_triton(blocks) and native.supports_decode_inputs(inputs, blocks):
         return DecodeInputs(*native.decode_inputs(inputs, state, history, blocks, page_size, width))
     return decode_inputs_reference(inputs, state, history, blocks, page_size, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.language import cdiv, jit, launch, require_triton, tl
 from kernels.native import library as native
 
@@ -53,7 +53,7 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> 
     """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere."""
     if use_triton(weight):
         return embedding_triton(ids, weight, vocab_start)
-    if not REFERENCE and native.LOADED and native.supports_embedding(ids, weight):
+    if native.supports_embedding(ids, weight):
         return native.embedding(ids, weight, vocab_start)
     return embedding_reference(ids, weight, vocab_start)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.small_gemm import GemmConfig
+from kernels.small_gemm import MOST_TOKENS, GemmConfig
 
 TABLE = Path(__file__).with_name("gemm_choices.json")
 
@@ -97,7 +97,7 @@ def has_dependents(x: torch.Tensor) -> bool:
 
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:
     """The recorded configuration for x [N, K] and weight [M, K] on x's device; None: cuBLAS."""
-    if not x.is_cuda or x.shape[0] > 64:
+    if not x.is_cuda or x.shape[0] > MOST_TOKENS:
         return None
     name = torch.cuda.get_device_name(x.device)
     return _pick(name, product, weight.shape[0], weight.shape[1], x.shape[0])

@@ -8,45 +8,24 @@ quantisation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.gemm_choices import Product, choose
 from kernels.native import library as native
-from kernels.quantize import QuantizedMatrix, decode
+from kernels.quantize import decode
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
 from kernels.small_gemm import MOST_TOKENS, GemmConfig, small_gemm
-
-
-@dataclass(frozen=True)
-class LinearWeight:
-    """weight [M, K], bias [M] or None. `packed` is a layout private to the C++ twin, made by `pack`."""
-
-    weight: torch.Tensor
-    """in the activations' dtype, or codes of 8 bits"""
-    bias: torch.Tensor | None = None
-    packed: Any = None
-    scale: torch.Tensor | None = None
-    """[M] float32 where `weight` holds codes"""
-    dtype: torch.dtype | None = None
-    """of the activations, where `weight` holds codes"""
-
-    @classmethod
-    def of(cls, matrix: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> LinearWeight:
-        """A weight as it was loaded."""
-        if isinstance(matrix, QuantizedMatrix):
-            return cls(matrix.codes, bias, scale=matrix.scale, dtype=matrix.dtype)
-        return cls(matrix, bias)
+from kernels.weights import LinearWeight
 
 
 def pack(w: LinearWeight) -> LinearWeight:
     """`w` with the packed form of the C++ twin where it takes this weight, else `w` itself. Once, after loading."""
     # Under the interpreter products take the CUDA path, which reads the weight as it is.
-    if REFERENCE or use_triton(w.weight) or not native.LOADED:
+    if use_triton(w.weight) or not native.USED:
         return w
     if w.scale is None or w.dtype is None:
         return native.pack(w) if native.supports_pack(w.weight) else w
@@ -103,7 +82,7 @@ def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = Non
         if residual is not None and w.bias is None:
             return torch.addmm(residual, x, w.weight.t())  # cuBLAS adds the residual (beta = 1) as it writes
         return linear_reference(x, w, residual)
-    if not REFERENCE and native.LOADED and native.supports_linear(x, w):
+    if native.supports_linear(x, w):
         return native.linear(x, w, residual)
     return linear_reference(x, w, residual)
 
@@ -122,7 +101,7 @@ def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
         if config is not None:
             return small_gemm(x, gate_up.weight, config, bias=gate_up.bias, gated=True)[0]
         return silu_mul_triton(F.linear(x, gate_up.weight, gate_up.bias))
-    if not REFERENCE and native.LOADED and native.supports_linear(x, gate_up):
+    if native.supports_linear(x, gate_up):
         return native.linear_silu_mul(x, gate_up)
     return linear_silu_mul_reference(x, gate_up)
 
@@ -147,7 +126,7 @@ def head(x: torch.Tensor, w: LinearWeight, room: torch.Tensor | None = None) -> 
         if x.is_cuda and x.dtype != torch.float32 and w.bias is None:
             return torch.mm(x, w.weight.t(), out_dtype=torch.float32)  # the sums leave cuBLAS unrounded
         return head_reference(x, w)
-    if not REFERENCE and native.LOADED and native.supports_linear(x, w):
+    if native.supports_linear(x, w):
         return native.head(x, w, None if room is None else room[: x.shape[0]])
     return head_reference(x, w)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.decode_attention import LOG2_E
 from kernels.language import cdiv, jit, jit_varying, launch, require_triton, tl
 from kernels.native import library as native
@@ -259,7 +259,7 @@ def prefill_attention(
         return prefill_attention_triton(
             q, k_cache, v_cache, block_tables, context_lens, cu_q, max_q, scale, k_scale, v_scale
         )
-    if not REFERENCE and native.LOADED and k_scale is None and native.supports_attention(q, k_cache):
+    if k_scale is None and native.supports_attention(q, k_cache):
         return native.prefill_attention(
             q, k_cache, v_cache, block_tables, context_lens, cu_q, max_q, scale, max_context
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.gemm_choices import has_dependents
 from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 from kernels.native import library as native
@@ -92,7 +92,7 @@ def rms_norm(
     """x [N, H], weight [H], residual [N, H] or None -> (y [N, H], residual_out [N, H]); residual_out = x + residual."""
     if use_triton(x):
         return rms_norm_triton(x, weight, eps, residual)
-    if not REFERENCE and native.LOADED and native.supports_rms_norm(x):
+    if native.supports_rms_norm(x):
         return native.rms_norm(x, weight, eps, residual)
     return rms_norm_reference(x, weight, eps, residual)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
 from kernels.native import library as native
 from kernels.quantize import to_float8
@@ -172,7 +172,7 @@ def rope_append(
     """
     if use_triton(qkv):
         return rope_append_triton(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
-    if not REFERENCE and native.LOADED and k_scale is None and native.supports_rope_append(qkv, k_cache):
+    if k_scale is None and native.supports_rope_append(qkv, k_cache):
         return native.rope_append(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads)
     return rope_append_reference(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.native import step as native_step
 from kernels.sampler_triton import sample_triton
 from kernels.sampling_tables import NEVER, Draws, Real, SamplingNeeds, SamplingTables, Whole
@@ -166,7 +166,7 @@ def sample(
     """Draw for every row by the best implementation for the device; as `sample_reference`."""
     if use_triton(logits):
         return sample_triton(logits, tables, machine, slots, vocab, needs)
-    if not REFERENCE and native_step.supports(machine):
+    if native_step.supports(machine):
         logits = logits.contiguous()
         _edit(logits, tables, slots, needs)
         return native_step.sample(logits, tables, machine, slots, vocab, needs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.language import cdiv, jit, launch, require_triton, tl
 from kernels.native import library as native
 
@@ -48,7 +48,7 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
     """x [N, 2F] (gate | up) -> silu(gate) * up, [N, F], in x's dtype."""
     if use_triton(x):
         return silu_mul_triton(x)
-    if not REFERENCE and native.LOADED and native.supports_silu_mul(x):
+    if native.supports_silu_mul(x):
         return native.silu_mul(x)
     return silu_mul_reference(x)
 

@@ -30,7 +30,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from kernels import REFERENCE, use_triton
+from kernels import use_triton
 from kernels.native import step as native_step
 from kernels.thinking_tables import (
     ANSWER,
@@ -291,7 +291,7 @@ def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Te
     """
     if use_triton(draw):
         return thinking_step_triton(tables, slots, draw, masked, bad)
-    if not REFERENCE and native_step.supports(tables):
+    if native_step.supports(tables):
         return native_step.thinking_step(tables, slots, draw, masked, bad)
     return thinking_step_reference(tables, slots, draw, masked, bad)
 

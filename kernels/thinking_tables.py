@@ -104,7 +104,7 @@ class Record(IntEnum):
     """Columns of what a transition reports to the host."""
 
     TOKEN = 0  # -1: nothing was committed
-    KIND = 1  # engine.request.TokenKind
+    KIND = 1
     FORCED = 2
     FINISH = 3
     STOP_REASON = 4
@@ -112,8 +112,17 @@ class Record(IntEnum):
     EXTENSIONS_USED = 6
 
 
-# engine.request.TokenKind, which this package may not import
-PLAIN, OPENER, REASONING, DELIMITER, ANSWER = range(5)
+class Kind(IntEnum):
+    """What a token is; values of `Record.KIND`."""
+
+    PLAIN = 0
+    OPENER = 1
+    REASONING = 2
+    DELIMITER = 3
+    ANSWER = 4
+
+
+PLAIN, OPENER, REASONING, DELIMITER, ANSWER = map(int, Kind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ S1_OP(decode_inputs)
   for (int64_t i = 0; i < n; ++i) blocks[places[i]] = int32_t(pages[i]);
   for (int64_t i = 0; i < n; ++i) {
     const int32_t* own = blocks + slots[i] * blocks_len;
-    const int64_t last = state[slots[i] * S1_LEVEL::machine::STATE + S1_LEVEL::machine::LENGTH] - 1;
+    const int64_t last = state[slots[i] * State::COUNT + State::LENGTH] - 1;
     rows[i] = history[slots[i] * history_len + last];
     rows[n + i] = last;
     rows[2 * n + i] = int64_t(own[last / page_size]) * page_size + last % page_size;

@@ -5,7 +5,7 @@
 #include <cpuid.h>
 #endif
 
-S1_EXPORT(int32_t s1_abi)() { return S1_ABI; }
+S1_EXPORT(uint64_t s1_interface)() { return S1_INTERFACE; }
 
 // 0 portable, 1 avx2, 2 avx512, 3 avx512_bf16: the best level whose instructions processor and system both have.
 S1_EXPORT(int32_t s1_level)() {

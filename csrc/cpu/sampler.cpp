@@ -7,8 +7,6 @@
 namespace S1_LEVEL {
 namespace {
 
-using namespace machine;
-
 constexpr float NEVER = -__builtin_inff();
 
 // First index of the largest value of x[0..n); `bad` where a value is NaN or none is above -inf.
@@ -40,9 +38,6 @@ int64_t argmax(const float* x, int64_t n, bool* bad) {
   while (x[at] != top) ++at;
   return at;
 }
-
-enum Real { TEMPERATURE, TOP_P, MIN_P, REALS = 6 };
-enum Whole { TOP_K, SEED_LOW, SEED_HIGH, SAMPLE, WHOLES };
 
 constexpr int BLOCK = 64;            // tokens whose noise is made together
 constexpr float MOST_NOISE = 16.7f;  // above -log(-log(1 - 2^-24)), the largest there is
@@ -83,8 +78,8 @@ struct Noise {
   uint32_t first, second;
 
   Noise(const int32_t* whole, int32_t position) {
-    first = mix(uint32_t(whole[SEED_LOW]) ^ mix(uint32_t(position) * GOLDEN + uint32_t(whole[SAMPLE])));
-    second = mix(uint32_t(whole[SEED_HIGH]) ^ mix(first + uint32_t(position)));
+    first = mix(uint32_t(whole[Whole::SEED_LOW]) ^ mix(uint32_t(position) * GOLDEN + uint32_t(whole[Whole::SAMPLE])));
+    second = mix(uint32_t(whole[Whole::SEED_HIGH]) ^ mix(first + uint32_t(position)));
   }
 
   // Gumbel noise of tokens id .. id + BLOCK - 1.
@@ -156,9 +151,9 @@ void filter(float* z, float* p, int64_t n, float highest, const float* real, con
   const auto keep = [&](const float* values, float least) {
     for (int64_t i = 0; i < n; ++i) z[i] = values[i] < least ? NEVER : z[i];
   };
-  if (whole[TOP_K] > 0 && whole[TOP_K] < n) keep(z, threshold(z, n, whole[TOP_K], false));
-  const bool nucleus = real[TOP_P] < 1;
-  if (!nucleus && !(real[MIN_P] > 0)) return;
+  if (whole[Whole::TOP_K] > 0 && whole[Whole::TOP_K] < n) keep(z, threshold(z, n, whole[Whole::TOP_K], false));
+  const bool nucleus = real[Real::TOP_P] < 1;
+  if (!nucleus && !(real[Real::MIN_P] > 0)) return;
   const F base = set1(highest);
   int64_t i = 0;
   for (; i + W <= n; i += W) store(p + i, exp(sub(load(z + i), base)));
@@ -166,14 +161,14 @@ void filter(float* z, float* p, int64_t n, float highest, const float* real, con
   if (nucleus) {
     double total = 0;
     for (i = 0; i < n; ++i) total += p[i];
-    keep(p, threshold(p, n, double(real[TOP_P]) * total, true));
+    keep(p, threshold(p, n, double(real[Real::TOP_P]) * total, true));
   }
-  if (real[MIN_P] > 0) keep(p, real[MIN_P]);  // the largest p is 1
+  if (real[Real::MIN_P] > 0) keep(p, real[Real::MIN_P]);  // the largest p is 1
 }
 
 // One row on its way to a draw and a masked draw.
 struct Row {
-  const Machine& m;
+  const S1Machine& m;
   const int32_t *s, *p, *last;
   float* x;
   int64_t vocab;
@@ -183,8 +178,9 @@ struct Row {
   }
 
   void ban_eos() const {
-    const bool answers = s[PHASE] == machine::ANSWER && s[CLOSED] && s[ANSWERED] < p[MIN_ANSWER];
-    if ((answers || s[COMMITTED] < p[MIN_TOKENS]) && !p[IGNORE_EOS])
+    const bool answers =
+        s[State::PHASE] == Phase::ANSWER && s[State::CLOSED] && s[State::ANSWERED] < p[Param::MIN_ANSWER];
+    if ((answers || s[State::COMMITTED] < p[Param::MIN_TOKENS]) && !p[Param::IGNORE_EOS])
       for (int64_t j = 0; j < m.eos; ++j) never(m.eos_ids[j]);
   }
 
@@ -201,7 +197,7 @@ struct Row {
 // A draw from x [n], whose argmax is `top`.
 int64_t pick(const float* x, int64_t n, int64_t top, const float* real, const int32_t* whole, const Noise& noise,
              bool filters) {
-  const float temperature = real[TEMPERATURE];
+  const float temperature = real[Real::TEMPERATURE];
   if (!(temperature > 0)) return top;
   float* z = (float*)scratch(WIDE, 2 * n * sizeof(float));
   for (int64_t i = 0; i < n; ++i) z[i] = x[i] / temperature;
@@ -213,17 +209,17 @@ int64_t pick(const float* x, int64_t n, int64_t top, const float* real, const in
 }  // namespace S1_LEVEL
 
 // Draws from logits [rows, columns] float32 (overwritten where a draw is excluded); columns from `vocab` on are padding.
-// `tables`: 9 pointers and 5 sizes of MachineTables, in the order of S1_LEVEL::Machine. real [slots, 6] float32 and
-// whole [slots, 4] int32 are SamplingTables; real null: greedy. slots, draw, masked [rows] int64, bad [rows] bool.
+// real [slots, Real::COUNT] float32 and whole [slots, Whole::COUNT] int32 are SamplingTables; real null: greedy. slots,
+// draw, masked [rows] int64, bad [rows] bool.
 S1_OP(sample)
-(const void* tables, float* logits, const int64_t* slots, const float* real, const int32_t* whole, int64_t* draw,
+(const S1Machine* tables, float* logits, const int64_t* slots, const float* real, const int32_t* whole, int64_t* draw,
  int64_t* masked, uint8_t* bad, int64_t rows, int64_t columns, int64_t vocab, int32_t filters, int32_t wants_masked,
  int32_t threads) {
   using namespace S1_LEVEL;
-  const Machine& m = *(const Machine*)tables;
+  const S1Machine& m = *tables;
   const auto one = [&](int64_t i) {
     const int64_t slot = slots[i];
-    const Row row{m, m.state + slot * STATE, m.params + slot * PARAMS, m.trigger_last + slot * m.triggers,
+    const Row row{m, m.state + slot * State::COUNT, m.params + slot * Param::COUNT, m.trigger_last + slot * m.triggers,
                   logits + i * columns, vocab};
     row.ban_eos();
     bool failed;
@@ -231,17 +227,17 @@ S1_OP(sample)
     draw[i] = masked[i] = top;
     bad[i] = failed;
     if (failed) return;
-    const float* r = real ? real + slot * REALS : nullptr;
-    const bool draws = r && r[TEMPERATURE] > 0;
-    const int32_t* w = whole + slot * WHOLES;
-    if (draws) draw[i] = masked[i] = pick(row.x, vocab, top, r, w, Noise(w, row.s[LENGTH]), filters);
+    const float* r = real ? real + slot * Real::COUNT : nullptr;
+    const bool draws = r && r[Real::TEMPERATURE] > 0;
+    const int32_t* w = whole + slot * Whole::COUNT;
+    if (draws) draw[i] = masked[i] = pick(row.x, vocab, top, r, w, Noise(w, row.s[State::LENGTH]), filters);
     // Without filters the masked draw is another one only where the free one is excluded; they look at what is left.
-    const bool filtered = draws && filters && (w[TOP_K] > 0 || r[TOP_P] < 1 || r[MIN_P] > 0);
+    const bool filtered = draws && filters && (w[Whole::TOP_K] > 0 || r[Real::TOP_P] < 1 || r[Real::MIN_P] > 0);
     if (!wants_masked || (!filtered && !row.excluded(draw[i]))) return;
     row.exclude();
     const int64_t second = argmax(row.x, vocab, &failed);
     if (failed) return;
-    masked[i] = draws ? pick(row.x, vocab, second, r, w, Noise(w, row.s[LENGTH]), filters) : second;
+    masked[i] = draws ? pick(row.x, vocab, second, r, w, Noise(w, row.s[State::LENGTH]), filters) : second;
   };
   parallel(rows * vocab < 65536 ? 1 : threads, [&](int id, int count) {
     const Range part = share(rows, id, count);

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.linear import LinearWeight
 from kernels.native import library as native
+from kernels.native.abi import fields
 from kernels.paged import page_stride, whole_pages
+from kernels.weights import LinearWeight
 
 LOADED = native.LOADED
 PARTS = ("norm", "qkv", "append", "attention", "output", "gate_up", "down")
 """What a layer consists of, in order; the last norm counts as `norm`. `S1Part` of csrc/cpu/abi.h."""
-_POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
 
 @dataclass(frozen=True)
@@ -42,66 +42,15 @@ class Layer:
 
 
 class _Layer(ctypes.Structure):
-    """`S1Layer` of csrc/cpu/abi.h."""
-
-    _fields_ = [
-        (name, _POINTER)
-        for name in (
-            "input_norm",
-            "qkv",
-            "output",
-            "mlp_norm",
-            "gate_up",
-            "down",
-            "k_cache",
-            "v_cache",
-        )
-    ]
+    _fields_ = fields("S1Layer")
 
 
 class _Decoder(ctypes.Structure):
-    """`S1Decoder` of csrc/cpu/abi.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("layers", "cos_sin", "norm")),
-        *(
-            (name, _SIZE)
-            for name in (
-                "num_layers",
-                "hidden",
-                "features",
-                "num_q",
-                "num_kv",
-                "head_dim",
-                "page_size",
-                "page_stride",
-            )
-        ),
-        ("eps", _FLOAT),
-        ("scale", _FLOAT),
-        ("type", _INT),
-    ]
+    _fields_ = fields("S1Decoder")
 
 
 class _Tokens(ctypes.Structure):
-    """`S1Tokens` of csrc/cpu/abi.h."""
-
-    _fields_ = [
-        *(
-            (name, _POINTER)
-            for name in (
-                "x",
-                "y",
-                "positions",
-                "slots",
-                "block_tables",
-                "context_lens",
-                "cu_q",
-                "seconds",
-            )
-        ),
-        *((name, _SIZE) for name in ("n", "decodes", "chunks", "pages")),
-    ]
+    _fields_ = fields("S1Tokens")
 
 
 class NativeDecoder:
@@ -128,7 +77,7 @@ class NativeDecoder:
         self._kept = layers, norm, cos_sin, kv  # the structures hold bare addresses
         self._layers = (_Layer * len(layers))()
         for i, (layer, (k_cache, v_cache)) in enumerate(zip(layers, kv, strict=True)):
-            qkv, output, gate_up, down = (w.packed.address for w in layer.products)
+            qkv, output, gate_up, down = (w.panels.address for w in layer.products)
             self._layers[i] = _Layer(
                 layer.input_norm.data_ptr(),
                 qkv,
@@ -145,7 +94,7 @@ class NativeDecoder:
             norm.data_ptr(),
             len(layers),
             norm.shape[0],
-            layers[0].down.packed.cols,
+            layers[0].down.weight.shape[1],
             num_q,
             num_kv,
             head_dim,

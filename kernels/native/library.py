@@ -11,19 +11,17 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from kernels import huge_pages
+from kernels import REFERENCE, huge_pages
 from kernels.errors import KernelError
+from kernels.native.abi import INTERFACE, SIGNATURES, fields
 from kernels.paged import page_stride, whole_pages
+from kernels.weights import LinearWeight, PackedWeight
 
-if TYPE_CHECKING:
-    from kernels.linear import LinearWeight
-
-ABI = 7
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 PANEL = 32
 """Weight rows per packed panel: `csrc/cpu/linear.cpp`."""
@@ -32,48 +30,10 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 FLOATS = (torch.float32, torch.bfloat16)
 """Dtypes of activations."""
 _PLAIN, _SILU_MUL, _HEAD = 0, 1, 2
-_POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
-_SIGNATURES: dict[str, list[Any]] = {
-    "pack": [_POINTER, _POINTER, _INT],
-    "linear": [_POINTER] * 4 + [_SIZE, _INT, _INT, _INT],
-    "rms_norm": [_POINTER] * 5 + [_SIZE, _SIZE, _FLOAT, _INT, _INT],
-    "rope_append": [_POINTER] * 7 + [_SIZE] * 6 + [_INT] * 2,
-    "attention": [_POINTER] * 7 + [_SIZE] * 7 + [_FLOAT] + [_INT] * 2,
-    "silu_mul": [_POINTER, _POINTER, _SIZE, _SIZE, _INT, _INT],
-    "embedding": [_POINTER] * 3 + [_SIZE] * 4,
-    "decode_inputs": [_POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER] + [_SIZE] * 3 + [_POINTER] * 3 + [_SIZE],
-    "decoder": [_POINTER, _POINTER, _INT],
-    "sample": [_POINTER] * 8 + [_SIZE] * 3 + [_INT] * 3,
-    "thinking_step": [_POINTER] * 6 + [_SIZE],
-    "read": [_POINTER, _SIZE, _POINTER, _INT],
-}
 
 
 class _Weight(ctypes.Structure):
-    """`S1Weight` of csrc/cpu/abi.h."""
-
-    _fields_ = [
-        ("data", _POINTER),
-        ("bias", _POINTER),
-        ("scale", _POINTER),
-        ("rows", _SIZE),
-        ("cols", _SIZE),
-        ("type", _INT),
-    ]
-
-
-@dataclass(frozen=True)
-class PackedWeight:
-    """A weight [rows, cols] as panels of 32 rows; `dtype` is that of the activations it takes."""
-
-    data: torch.Tensor
-    bias: torch.Tensor | None
-    scale: torch.Tensor | None
-    rows: int
-    cols: int
-    dtype: torch.dtype
-    struct: _Weight
-    address: int
+    _fields_ = fields("S1Weight")
 
 
 def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
@@ -100,7 +60,7 @@ class Operators:
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
         self.level = level
-        for name, signature in _SIGNATURES.items():
+        for name, signature in SIGNATURES.items():
             function = getattr(library, f"s1_{level}_{name}")
             function.argtypes, function.restype = signature, None
             setattr(self, f"_{name}", function)
@@ -137,20 +97,20 @@ class Operators:
         address = ctypes.addressof(struct)
         source = weight.contiguous()
         self._pack(address, source.data_ptr(), torch.get_num_threads())
-        return PackedWeight(data, bias, scale, rows, cols, dtype, struct, address)
+        return PackedWeight(data, bias, scale, dtype, struct, address)
 
     def supports_linear(self, x: torch.Tensor, w: LinearWeight) -> bool:
         """Whether the weight is packed, and for activations of x's dtype."""
         return w.packed is not None and x.dtype is w.packed.dtype
 
     def _product(
-        self, x: torch.Tensor, packed: PackedWeight, residual: torch.Tensor | None, y: torch.Tensor, epilogue: int
+        self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None, y: torch.Tensor, epilogue: int
     ) -> torch.Tensor:
         x = x.contiguous()
         if residual is not None:
             residual = residual.contiguous()
         self._linear(
-            packed.address,
+            w.panels.address,
             x.data_ptr(),
             None if residual is None else residual.data_ptr(),
             y.data_ptr(),
@@ -163,22 +123,19 @@ class Operators:
 
     def linear(self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
         """x [N, K] -> x W^T + bias + residual, [N, M]."""
-        packed: PackedWeight = w.packed
-        return self._product(x, packed, residual, x.new_empty((x.shape[0], packed.rows)), _PLAIN)
+        return self._product(x, w, residual, x.new_empty((x.shape[0], len(w.weight))), _PLAIN)
 
     def linear_silu_mul(self, x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
         """x [N, H], rows gate | up [2F, H] -> silu(gate) * up, [N, F]."""
-        packed: PackedWeight = gate_up.packed
-        features = packed.rows // 2
+        features = len(gate_up.weight) // 2
         if features % PANEL:
             return self.silu_mul(self.linear(x, gate_up))
-        return self._product(x, packed, None, x.new_empty((x.shape[0], features)), _SILU_MUL)
+        return self._product(x, gate_up, None, x.new_empty((x.shape[0], features)), _SILU_MUL)
 
     def head(self, x: torch.Tensor, w: LinearWeight, out: torch.Tensor | None = None) -> torch.Tensor:
         """x [N, H] -> logits [N, V] in float32, not rounded to x's dtype on the way; `out` is where they go."""
-        packed: PackedWeight = w.packed
-        y = torch.empty((x.shape[0], packed.rows), dtype=torch.float32) if out is None else out
-        return self._product(x, packed, None, y, _HEAD)
+        y = torch.empty((x.shape[0], len(w.weight)), dtype=torch.float32) if out is None else out
+        return self._product(x, w, None, y, _HEAD)
 
     def supports_rms_norm(self, x: torch.Tensor) -> bool:
         """Whether x is float32 or bfloat16 on the CPU."""
@@ -405,11 +362,12 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         return None, "the native CPU library was not built (no C++ compiler at install time); torch runs instead"
     try:
         library = ctypes.CDLL(path)
-        found = library.s1_abi()
+        library.s1_interface.restype = ctypes.c_uint64
+        found = library.s1_interface()
     except (OSError, AttributeError) as error:
         return None, f"{path} cannot be loaded ({error}); reinstall with `pip install -e .`"
-    if found != ABI:
-        return None, f"{path} has interface {found}, this version needs {ABI}; reinstall with `pip install -e .`"
+    if found != INTERFACE:
+        return None, f"{path} was built for another version of this package; reinstall with `pip install -e .`"
     return library, ""
 
 
@@ -428,15 +386,23 @@ LOADED = LIBRARY is not None
 if LIBRARY is not None:
     LEVEL = _pick_level(LIBRARY)
     _operators = Operators(LIBRARY, LEVEL)
-    supports_pack, pack, pack_codes = _operators.supports_pack, _operators.pack, _operators.pack_codes
-    supports_linear, linear = _operators.supports_linear, _operators.linear
-    linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
-    supports_rms_norm, rms_norm = _operators.supports_rms_norm, _operators.rms_norm
-    supports_rope_append, rope_append = _operators.supports_rope_append, _operators.rope_append
-    supports_attention = _operators.supports_attention
+    pack, pack_codes = _operators.pack, _operators.pack_codes
+    linear, linear_silu_mul, head = _operators.linear, _operators.linear_silu_mul, _operators.head
+    rms_norm, rope_append = _operators.rms_norm, _operators.rope_append
     decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
-    supports_silu_mul, silu_mul = _operators.supports_silu_mul, _operators.silu_mul
-    supports_embedding, embedding = _operators.supports_embedding, _operators.embedding
-    supports_decode_inputs, decode_inputs = _operators.supports_decode_inputs, _operators.decode_inputs
+    silu_mul, embedding, decode_inputs = _operators.silu_mul, _operators.embedding, _operators.decode_inputs
     decoder, read = _operators.decoder, _operators.read
     sample, thinking_step = _operators.sample, _operators.thinking_step
+
+
+USED = LOADED and not REFERENCE
+"""Whether operators on CPU tensors may go to the library. Where not, no `supports_*` answers True."""
+if USED:
+    supports_pack, supports_linear = _operators.supports_pack, _operators.supports_linear
+    supports_rms_norm, supports_rope_append = _operators.supports_rms_norm, _operators.supports_rope_append
+    supports_attention, supports_silu_mul = _operators.supports_attention, _operators.supports_silu_mul
+    supports_embedding, supports_decode_inputs = _operators.supports_embedding, _operators.supports_decode_inputs
+else:
+    _never: Any = lambda *_: False  # noqa: E731
+    supports_pack = supports_linear = supports_rms_norm = supports_rope_append = _never
+    supports_attention = supports_silu_mul = supports_embedding = supports_decode_inputs = _never

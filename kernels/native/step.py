@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from kernels.native import library as native
+from kernels.native.abi import fields
 from kernels.sampling_tables import Draws, SamplingNeeds, SamplingTables
-
-if TYPE_CHECKING:
-    from kernels.thinking import MachineTables
-
-LOADED = native.LOADED
-_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+from kernels.thinking_tables import MachineTables, Record
 
 
 class _Machine(ctypes.Structure):
-    """`Machine` of csrc/cpu/thinking.cpp."""
-
-    _fields_ = [(f"pointer{i}", _POINTER) for i in range(9)] + [(f"size{i}", _SIZE) for i in range(5)]
+    _fields_ = fields("S1Machine")
 
 
 _STRUCTS: WeakKeyDictionary[MachineTables, _Machine] = WeakKeyDictionary()
@@ -55,13 +48,13 @@ def _machine_of(tables: MachineTables) -> _Machine:
 
 
 def supports(tables: MachineTables) -> bool:
-    """Whether the library is there and the tables are on the CPU."""
-    return LOADED and tables.state.is_cpu
+    """Whether the library may be used and the tables are on the CPU."""
+    return native.USED and tables.state.is_cpu
 
 
 def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
     """As `kernels.thinking.thinking_step_reference`."""
-    records = torch.empty((len(slots), 7), dtype=torch.int32)
+    records = torch.empty((len(slots), len(Record)), dtype=torch.int32)
     native.thinking_step(
         _machine(tables),
         slots.data_ptr(),

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.linear import LinearWeight
 from kernels.native import library as native
 from kernels.native.decoder import PARTS, Layer, NativeDecoder
 from kernels.quantize import QuantizedMatrix
+from kernels.weights import LinearWeight
 from tests.csrc.levels import FLOATS
 
 EPS, PAGE = 1e-6, 64

@@ -5,9 +5,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.linear import LinearWeight, head_reference, linear_reference, linear_silu_mul_reference
+from kernels.linear import head_reference, linear_reference, linear_silu_mul_reference
 from kernels.native import library as native
 from kernels.quantize import QuantizedMatrix
+from kernels.weights import LinearWeight
 from tests.csrc.levels import FLOATS, assert_near
 
 sweep = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,11 +4,15 @@ import os
 import struct
 import subprocess
 import sys
+from ctypes import c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import pytest
 
+from engine.request import TokenKind
+from kernels.native import abi
 from kernels.native import library as native
+from kernels.thinking_tables import Kind
 
 ROOT = Path(__file__).parents[2]
 RUN = "from kernels.native import library as native; print(native.LOADED and native.LEVEL)"
@@ -47,7 +51,8 @@ import torch
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "kernels._cpu" else found(name, *rest)
 from kernels.native import library as native
-from kernels.linear import LinearWeight, linear, pack
+from kernels.linear import linear, pack
+from kernels.weights import LinearWeight
 w = pack(LinearWeight(torch.ones(3, 2)))
 print(native.LOADED, w.packed, linear(torch.ones(1, 2), w).tolist())
 print(native.REASON)
@@ -55,6 +60,30 @@ print(native.REASON)
     lines = python(code, S1_CPU_LIBRARY="").stdout.splitlines()
     assert lines[0] == "False None [[2.0, 2.0, 2.0]]"
     assert "was not built" in lines[1]
+
+
+def test_the_header_is_the_declared_one():
+    """`python -m kernels.native.abi` makes it; a column or an argument changed in Python alone ends here."""
+    assert abi.HEADER.read_text() == abi.header()
+
+
+def test_a_library_of_another_interface_is_refused(tmp_path: Path):
+    """Built before a column moved, it would load and read one column for another."""
+    source, library = tmp_path / "stale.c", tmp_path / "stale.so"
+    source.write_text("unsigned long long s1_interface(void) { return 7; }\nint s1_level(void) { return 0; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    code = "from kernels.native import library as native; print(native.LOADED, native.REASON)"
+    line = python(code, S1_CPU_LIBRARY=str(library)).stdout
+    assert line.startswith("False") and "another version" in line and "pip install" in line
+
+
+def test_every_argument_is_declared():
+    """ctypes converts by these: a pointer as int32 would be cut in half."""
+    assert abi.SIGNATURES["silu_mul"] == [c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int32]
+    assert abi.fields("S1Weight")[:2] == [("data", c_void_p), ("bias", c_void_p)]
+    assert abi.fields("S1Layer")[1:3] == [("qkv", c_void_p), ("output", c_void_p)]
+    assert [name for name, _ in abi.fields("S1Decoder")][-3:] == ["eps", "scale", "type"]
+    assert [(k.name, k.value) for k in Kind] == [(k.name, k.value) for k in TokenKind]
 
 
 @pytest.mark.skipif(not native.LOADED, reason=native.REASON)

@@ -19,12 +19,13 @@ from kernels.attention import (
 )
 from kernels.embedding import embedding
 from kernels.gemm_choices import Choice, Product, pick, read_choices, write_choices
-from kernels.linear import LinearWeight, head, linear, linear_cost, linear_silu_mul, pack
+from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
 from kernels.pages import copy_pages
 from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 from kernels.silu_mul import silu_mul
 from kernels.small_gemm import GemmConfig
+from kernels.weights import LinearWeight
 from tests.csrc.pages import to_pages_here
 from tests.kernels.paged_cases import Paged, error, paged_cache
 

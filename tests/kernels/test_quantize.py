@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
+from kernels.linear import head, linear, linear_silu_mul, pack
 from kernels.quantize import FLOAT8, LARGEST, QuantizedMatrix, decode, encode, kv_scales, row_scale, to_float8
 from kernels.rope_append import rope_append
+from kernels.weights import LinearWeight
 from tests.kernels.paged_cases import error
 
 CODES = [torch.int8, FLOAT8]

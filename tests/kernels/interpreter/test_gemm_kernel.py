@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from kernels.errors import KernelError
-from kernels.linear import LinearWeight, head, linear
+from kernels.linear import head, linear
 from kernels.quantize import FLOAT8, QuantizedMatrix, decode
 from kernels.rms_norm import rms_norm_triton
 from kernels.small_gemm import GemmConfig, small_gemm
+from kernels.weights import LinearWeight
 from tests.kernels.paged_cases import DTYPES, TOLERANCE, error
 
 
