@@ -28,7 +28,6 @@ from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES
 from engine.build import build_core
 from engine.config import EngineConfig
-from engine.core import Add
 from engine.prepare import Preparer
 from engine.ranks.group import Group
 from engine.request import SamplingParams
@@ -89,7 +88,7 @@ def engine(shape: str, options: dict[str, Any]) -> int:
         opener = tokenizer.encode("<|im_start|>think", specials=True)
         for number, params in enumerate(_WARM):
             one = preparer.prepare([5] * 300 + opener, params)
-            core.apply(Add(Admission(number, one.prompt, one.params, one.plan, number)))
+            core.apply(Admission(number, one, number))
             step = core.scheduler.schedule(drained=True)
             assert step is not None
             core.runner.launch(step).read()

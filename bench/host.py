@@ -25,14 +25,14 @@ from bench import record
 from bench.checkpoints import checkpoint
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
-from engine.core import Add, Core, End
+from engine.core import Core, End
 from engine.model.batch import AttentionMeta, StepResult
-from engine.prepare import Prepared, Preparer
+from engine.prepare import Preparer
 from engine.request import SamplingParams
 from engine.response import Response
 from engine.schedule.pages import PagePool
 from engine.schedule.scheduler import Scheduler
-from engine.schedule.sequence import Admission
+from engine.schedule.sequence import Admission, Prepared
 from engine.step.runner import Runner
 from engine.step.slots import SlotTables, StepTables
 from engine.text.tokenizer import Tokenizer
@@ -120,7 +120,7 @@ class HostLoop:
             number, self._number = self._number, self._number + 1
             open_requests[number] = Response(str(number), number, prepared, self.tokenizer, lambda delta: None)
             open_requests[number].streams = streams
-            self._core.apply(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, number)))
+            self._core.apply(Admission(number, prepared, number))
         costs, clock = [], time.process_time
         while self._core.has_work:
             self._runner.device_seconds = 0.0

@@ -21,13 +21,6 @@ from kernels.thinking import UNLIMITED, Finish, Record
 
 
 @dataclass(frozen=True)
-class Add:
-    """A new request."""
-
-    admission: Admission
-
-
-@dataclass(frozen=True)
 class End:
     """The host ends a sample (a stop string) or, with `sample` None, a whole request (an abort)."""
 
@@ -44,7 +37,7 @@ class Tell:
     budget: int = UNLIMITED
 
 
-Command = Add | End | Tell
+Command = Admission | End | Tell
 
 _TOKEN, _FINISH = int(Record.TOKEN), int(Record.FINISH)
 assert Finish.RUNNING == 0, "Core._read asks whether a record's FINISH is set"
@@ -77,14 +70,19 @@ class Core:
         """The samples of each request that have not finished, by their number."""
 
     @property
+    def context(self) -> int:
+        """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
+        return self.runner.tables.context
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return self.scheduler.has_work or bool(self._flying)
 
     def apply(self, command: Command) -> None:
         """Carry out one command. Those for a request that is already over do nothing."""
-        if isinstance(command, Add):
-            self._requests[command.admission.request_id] = dict(enumerate(self.scheduler.add(command.admission)))
+        if isinstance(command, Admission):
+            self._requests[command.number] = dict(enumerate(self.scheduler.add(command)))
             return
         samples = self._requests.get(command.request_id, {})
         if isinstance(command, Tell):
@@ -149,7 +147,7 @@ class Core:
 
 
 def _with_logprobs(sequence: Sequence, record: list[int], read: Read, row: int) -> Event:
-    wanted, token = sequence.admission.params.logprobs, record[Record.TOKEN]
+    wanted, token = sequence.admission.prepared.params.logprobs, record[Record.TOKEN]
     if wanted is None or read.logprobs is None or read.top_ids is None or read.top_logprobs is None or token < 0:
         return Event(sequence, record)
     top = zip(read.top_ids[row, :wanted].tolist(), read.top_logprobs[row, :wanted].tolist(), strict=True)

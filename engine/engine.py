@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,114 +21,19 @@ import torch
 from engine.build import build_core, check_config, resolve_device
 from engine.capabilities import start_lines
 from engine.config import EngineConfig
-from engine.core import Add, Command, Core, End, Tell
+from engine.core import Command, Core, End
 from engine.errors import EngineDead, InputError, shown
+from engine.handle import Handle
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
 from engine.model.generation_config import default_params
-from engine.prepare import Prepared, Preparer
+from engine.prepare import Preparer
 from engine.ranks.group import Group, from_env
 from engine.ranks.spawn import spawn_ranks
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
-from engine.response import Response
-from engine.schedule.sequence import Admission, Control
+from engine.schedule.sequence import Admission, Prepared
 from engine.step.clock import StepTime
 from engine.text.tokenizer import Tokenizer
-from kernels.thinking import UNLIMITED
-
-
-class Handle:
-    """A submitted request: wait for it, read its stream, or steer it. All methods are safe from any thread."""
-
-    def __init__(self, engine: Engine, number: int) -> None:
-        self._engine, self._number = engine, number
-        self._deltas: queue.SimpleQueue[Delta | EngineDead] = queue.SimpleQueue()
-        self._done = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[Handle], None]] = []
-        self._output: RequestOutput | None = None
-        self._error: EngineDead | None = None
-        self._response: Response | None = None
-
-    def result(self, timeout: float | None = None) -> RequestOutput:
-        """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
-        if not self._done.wait(timeout):
-            raise TimeoutError(f"the request has not finished within {timeout} s")
-        if self._error is not None:
-            raise self._error
-        assert self._output is not None
-        return self._output
-
-    def __iter__(self) -> Iterator[Delta]:
-        """Deltas as they come, each for one reader; the last one, which brings the output, for all."""
-        if self._response is not None:
-            self._response.streams = True
-        while True:
-            delta = self._deltas.get()
-            if isinstance(delta, EngineDead) or delta.output is not None:
-                self._deltas.put(delta)  # whoever reads on, or again, comes to an end too
-            if isinstance(delta, EngineDead):
-                raise delta
-            yield delta
-            if delta.output is not None:
-                return
-
-    @property
-    def done(self) -> bool:
-        """Whether `result` would return at once."""
-        return self._done.is_set()
-
-    def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
-        """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already.
-        What it raises on the engine's thread is printed there, and harms no request."""
-        with self._lock:
-            if not self.done:
-                self._callbacks.append(callback)
-                return
-        callback(self)
-
-    def abort(self) -> None:
-        """End the request; its output has what was written, finish_reason `abort`."""
-        self._engine._tell(End(self._number))
-
-    def end_thinking(self) -> None:
-        """Close the thinking now, as a budget would; stop_reason `client`."""
-        self._engine._tell(Tell(self._number, Control.END_THINKING))
-
-    def extend(self) -> None:
-        """Let one more trigger be replaced by the extension. Raises InputError where the format cannot."""
-        plan = self._engine._plan_of(self._number)
-        if plan is not None and (plan.format.max_lead > 0 or not plan.format.thinks):
-            raise InputError("extend needs a thinking format whose triggers are one token each")
-        self._engine._tell(Tell(self._number, Control.EXTEND))
-
-    def set_budget(self, budget: int | None) -> None:
-        """Move the hard maximum of T, below what is written already too; None lifts it."""
-        whole = isinstance(budget, int) and not isinstance(budget, bool)
-        if budget is not None and not (whole and 0 <= budget <= UNLIMITED):
-            raise InputError(f"the budget is {budget!r}; give a whole number from 0 to {UNLIMITED}, or None")
-        self._engine._tell(Tell(self._number, Control.SET_BUDGET, UNLIMITED if budget is None else budget))
-
-    def _put(self, delta: Delta) -> None:
-        self._deltas.put(delta)
-        if delta.output is not None:
-            self._output = delta.output
-            self._end()
-
-    def _fail(self, error: EngineDead) -> None:
-        self._error = error
-        self._deltas.put(error)
-        self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            self._done.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                traceback.print_exc()
 
 
 class Engine:
@@ -149,7 +52,7 @@ class Engine:
         self.tokenizer = Tokenizer.load(directory)
         self._lock = threading.Condition()
         self._commands: deque[Command] = deque()
-        self._open: dict[int, tuple[Handle, Response, Prepared]] = {}
+        self._open: dict[int, Handle] = {}
         self._submitted, self._closing, self._dead = 0, False, False
         # Whatever needs no weights is refused before a process is started.
         check_config(self.config, directory, self.tokenizer)
@@ -166,7 +69,7 @@ class Engine:
             serve(self._core, self._group)
             self._group.close()
             raise SystemExit(0)
-        self.context = self._core.runner.tables.machine.history.shape[1] - 1
+        self.context = self._core.context
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
         self._preparer = Preparer(self.tokenizer, self.config.thinking_format, self.context)
         self._thread = threading.Thread(target=self._run, name="engine loop", daemon=True)
@@ -229,10 +132,8 @@ class Engine:
             seed = prepared.params.seed
             if seed is None:  # requests without one differ from each other, and not from run to run
                 seed = (self.config.seed << 32 ^ (number if place is None else place) * 0x9E3779B97F4A7C15) % 2**63
-            handle = Handle(self, number)
-            response = handle._response = Response(str(number), number, prepared, self.tokenizer, handle._put)
-            self._open[number] = handle, response, prepared
-            self._commands.append(Add(Admission(number, prepared.prompt, prepared.params, prepared.plan, seed)))
+            handle = self._open[number] = Handle(number, prepared, self.tokenizer, self._tell)
+            self._commands.append(Admission(number, prepared, seed))
             self._lock.notify()
         return handle
 
@@ -301,11 +202,6 @@ class Engine:
             return spawn_ranks(self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind)
         return Group.single(torch.device(device))
 
-    def _plan_of(self, number: int) -> Any:
-        with self._lock:
-            found = self._open.get(number)
-            return found[2].plan if found is not None else None
-
     def _tell(self, command: Command) -> None:
         with self._lock:
             if not self._dead:
@@ -335,7 +231,7 @@ class Engine:
                 for command in commands:
                     self._core.apply(command)
                     if isinstance(command, End) and command.sample is None and command.request_id in self._open:
-                        self._open[command.request_id][1].abort()
+                        self._open[command.request_id].response.abort()
                         self._forget(command.request_id)
                 if self._core.has_work:
                     self._step()
@@ -350,13 +246,12 @@ class Engine:
     def _step(self) -> None:
         for event in self._core.step():
             number, sample = event.sequence.key
-            found = self._open.get(number)
-            if found is None:
+            handle = self._open.get(number)
+            if handle is None:
                 continue
-            response = found[1]
-            if response.push(event):
+            if handle.response.push(event):
                 self._tell(End(number, sample))
-            if response.done:
+            if handle.response.done:
                 self._forget(number)
 
     def _forget(self, number: int) -> None:
@@ -366,10 +261,10 @@ class Engine:
     def _end(self, error: EngineDead) -> None:
         with self._lock:
             self._dead = True
-            handles = [handle for handle, _, _ in self._open.values()]
+            handles = list(self._open.values())
             self._open.clear()
         for handle in handles:
-            handle._fail(error)
+            handle.fail(error)
 
 
 def serve(core: Core, group: Group) -> None:

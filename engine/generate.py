@@ -25,12 +25,14 @@ from engine.command.arguments import Arguments, parse
 from engine.command.jsonl import InputLine, output_record, read_input
 from engine.command.results import ResultsFile
 from engine.command.view import StreamView, Totals, progress_bar
-from engine.engine import Engine, Handle
+from engine.engine import Engine
 from engine.errors import EngineDead, InputError
+from engine.handle import Handle
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
 from engine.model.generation_config import default_params
-from engine.prepare import Prepared, Preparer
+from engine.prepare import Preparer
+from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
 
 

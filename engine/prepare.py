@@ -8,23 +8,13 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InputError, shown
 from engine.request import Prompt, SamplingParams
+from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
-from engine.thinking.plan import ThinkingFormat, ThinkingPlan, inside_thinking, make_plan, resolve_format
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request that can run."""
-
-    prompt: array
-    """token ids, typecode i"""
-    params: SamplingParams
-    plan: ThinkingPlan
+from engine.thinking.plan import ThinkingFormat, inside_thinking, make_plan, resolve_format
 
 
 class Preparer:

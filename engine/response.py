@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import cast
 
 from engine.core import Event
-from engine.prepare import Prepared
 from engine.request import (
     Completion,
     Delta,
@@ -25,7 +24,7 @@ from engine.request import (
     TokenKind,
     Usage,
 )
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import Prepared, Sequence
 from engine.text.output import KINDS, OutputStream, Piece
 from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Record, Stop

@@ -27,7 +27,7 @@ def seated(tokenizer, batch, params):
     scheduler = Scheduler(PagePool(batch * 32 + 1, 16), batch, 8192)
     for i in range(batch):
         prepared = preparer.prepare([5] * 8 + opener, params)
-        scheduler.add(Admission(i, prepared.prompt, prepared.params, prepared.plan, i))
+        scheduler.add(Admission(i, prepared, i))
     bits = 0
     for sequence in scheduler.schedule(drained=True).admitted:
         sequence.needs = needs_of(sequence)

@@ -22,7 +22,7 @@ def test_decode_step(benchmark, tokenizer, batch):
     scheduler = Scheduler(PagePool(batch * CONTEXT // PAGE_SIZE + 1, PAGE_SIZE), batch, 8192)
     for i in range(batch):
         prepared = preparer.prepare([5 + i] * 32, SamplingParams(max_tokens=CONTEXT))
-        scheduler.add(Admission(i, prepared.prompt, prepared.params, prepared.plan, i))
+        scheduler.add(Admission(i, prepared, i))
     first = scheduler.schedule(drained=True)
     for sequence in first.rows:
         scheduler.commit(sequence, 7)

@@ -19,11 +19,12 @@ from engine.ranks.group import Group
 from kernels import REFERENCE
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
-from kernels.linear import LinearWeight, head, linear, linear_silu_mul, pack
+from kernels.linear import head, linear, linear_silu_mul, pack
 from kernels.native import library as native_cpu
 from kernels.native.decoder import Layer, NativeDecoder
 from kernels.paged import new_pages
 from kernels.rope_append import rope_append
+from kernels.weights import LinearWeight
 
 KVCache = Sequence[tuple[Tensor, Tensor]]
 """Per layer, keys and values: each [num_pages, Hk, page_size, D]."""

@@ -92,8 +92,8 @@ class Scheduler:
     def add(self, admission: Admission) -> list[Sequence]:
         """Queue a request. Returns its samples; all but the first wait to fork from it."""
         samples = []
-        for index in range(admission.params.n):
-            samples.append(Sequence(admission, index, self._arrivals, admission.prompt[:]))
+        for index in range(admission.prepared.params.n):
+            samples.append(Sequence(admission, index, self._arrivals, admission.prepared.prompt[:]))
             self._arrivals += 1
         samples[0].siblings = samples[1:]
         self.waiting.append(samples[0])

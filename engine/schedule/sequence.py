@@ -13,14 +13,21 @@ from engine.thinking.plan import ThinkingPlan
 
 
 @dataclass(frozen=True)
-class Admission:
-    """What every rank needs to know of a new request."""
+class Prepared:
+    """A request that can run."""
 
-    request_id: int
     prompt: array
     """token ids, typecode i"""
     params: SamplingParams
     plan: ThinkingPlan
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What every rank needs to know of a new request: the command that lets it in."""
+
+    number: int
+    prepared: Prepared
     seed: int
 
 
@@ -76,8 +83,8 @@ class Sequence:
     """Length at which the device ends the sequence by itself."""
 
     def __post_init__(self) -> None:
-        plan = self.admission.plan
-        self.key = self.admission.request_id, self.sample
+        plan = self.admission.prepared.plan
+        self.key = self.admission.number, self.sample
         self.limit = plan.prompt_len + min(plan.max_tokens, plan.max_context)
 
     @property

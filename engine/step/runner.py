@@ -230,5 +230,5 @@ def _needs(rows: list[Sequence]) -> tuple[int, int]:
     bits = 0
     for sequence in rows:
         bits |= sequence.needs
-    top = max(s.admission.params.logprobs or 0 for s in rows) if bits & LOGPROBS else 0
+    top = max(s.admission.prepared.params.logprobs or 0 for s in rows) if bits & LOGPROBS else 0
     return bits, top

@@ -27,7 +27,7 @@ _WIDTHS = {"strings": 32, "triggers": 1, "stop_ids": 4}
 
 def needs_of(sequence: Sequence) -> int:
     """The bits above for one sequence."""
-    params, plan = sequence.admission.params, sequence.admission.plan
+    params, plan = sequence.admission.prepared.params, sequence.admission.prepared.plan
     sampled = not params.greedy
     bits = (
         (sampled, NOISE),
@@ -45,7 +45,7 @@ def needs_of(sequence: Sequence) -> int:
 
 def penalised(sequence: Sequence) -> bool:
     """Whether the sequence's logits depend on what was written before."""
-    params = sequence.admission.params
+    params = sequence.admission.prepared.params
     return (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
 
 
@@ -104,7 +104,7 @@ class SlotTables:
         def table(*shape: int, fill: int = -1) -> Tensor:
             return torch.full((rows, *shape), fill, dtype=torch.int32, device=device)
 
-        self.device, self.vocab, self._columns = device, len(ends_line), columns
+        self.device, self.vocab, self._columns, self.context = device, len(ends_line), columns, context
         self.dummy = num_slots
         """The dummy request's slot."""
         pages = -(-context // page_size) + 1
@@ -135,7 +135,7 @@ class SlotTables:
 
     def seat(self, sequence: Sequence) -> None:
         """Write every row of the sequence's slot. A preempted sequence gets back the machine state it had."""
-        slot, plan = sequence.slot, sequence.admission.plan
+        slot, plan = sequence.slot, sequence.admission.prepared.plan
         self._pages_written[slot] = 0
         self.write_pages(sequence)
         self._seat_machine(slot, plan)
@@ -201,7 +201,7 @@ class SlotTables:
         self._longest_lead = max(self._longest_lead, format.max_lead)
         self._longest_opener = max(self._longest_opener, len(format.opener))
         machine = self.machine
-        self._write(machine.params[slot], _params_row(plan))
+        self._write(machine.params[slot], plan.numbers)
         for row, ids in zip(machine.strings[slot], strings, strict=True):
             self._write(row, ids, -1)
         self._write(machine.trigger_last[slot], [t[-1] for t in format.triggers], -1)
@@ -209,7 +209,7 @@ class SlotTables:
         self._write(machine.stop_ids[slot], plan.stop_ids, -1)
 
     def _seat_sampling(self, sequence: Sequence) -> None:
-        slot, params, seed = sequence.slot, sequence.admission.params, sequence.admission.seed
+        slot, params, seed = sequence.slot, sequence.admission.prepared.params, sequence.admission.seed
         real = {
             Real.TEMPERATURE: 0.0 if params.greedy else params.temperature,
             Real.TOP_P: params.top_p,
@@ -245,7 +245,7 @@ class SlotTables:
             self._for_steps.clear()
         if self.sampling.counts is not None and self.sampling.in_prompt is not None:
             tokens = np.frombuffer(sequence.tokens, dtype=np.int32)
-            prompt, response = np.split(tokens, [sequence.admission.plan.prompt_len])
+            prompt, response = np.split(tokens, [sequence.admission.prepared.plan.prompt_len])
             counts = np.bincount(response, minlength=self._columns).astype(np.int32)
             present = np.bincount(prompt, minlength=self._columns) > 0
             self.sampling.counts[slot] = self._to_device(counts, torch.int32)
@@ -269,31 +269,6 @@ def to_device(values: Seq[Any] | array | np.ndarray, dtype: torch.dtype, device:
     return on_host if device.type == "cpu" else on_host.to(device, non_blocking=True)
 
 
-def _params_row(plan: ThinkingPlan) -> list[int]:
-    values = {
-        Param.BUDGET: plan.budget,
-        Param.MIN_THINKING: plan.min_thinking,
-        Param.GRACE: plan.grace,
-        Param.TRUNCATE: plan.truncate,
-        Param.EOS_STOPS: plan.eos_stops,
-        Param.IGNORE_EOS: plan.ignore_eos,
-        Param.MAX_TOKENS: plan.max_tokens,
-        Param.MAX_CONTEXT: plan.max_context,
-        Param.RESERVE: plan.reserve,
-        Param.LOOP_NGRAM: plan.loop_ngram,
-        Param.LOOP_RUN: plan.loop_run,
-        Param.EXTENSION_LEN: len(plan.extension),
-        Param.END_LEN: len(plan.format.end),
-        Param.BUDGET_END_LEN: len(plan.budget_end),
-        Param.BUDGET_END_AT: plan.budget_end_at,
-        Param.OPENER_LEN: len(plan.format.opener),
-        Param.NEWLINE_ID: plan.newline_id,
-        Param.MIN_ANSWER: plan.min_answer,
-        Param.MIN_TOKENS: plan.min_tokens,
-    }
-    return [int(values[c]) for c in Param]
-
-
 def _first_state(plan: ThinkingPlan) -> list[int]:
     closing = plan.phase is Phase.CLOSING
     values = dict.fromkeys(State, 0) | {
@@ -311,7 +286,7 @@ def _first_state(plan: ThinkingPlan) -> list[int]:
 
 
 def _bias_row(sequence: Sequence, columns: int) -> Tensor:
-    params = sequence.admission.params
+    params = sequence.admission.prepared.params
     row = torch.zeros(columns)
     if params.allowed_token_ids is not None:
         row.fill_(NEVER)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from engine.errors import InputError, shown
 from engine.request import SamplingParams
-from kernels.thinking import UNLIMITED, Phase
+from kernels.thinking import UNLIMITED, Param, Phase
 
 
 class Encoder(Protocol):
@@ -173,6 +173,31 @@ class ThinkingPlan:
     def needs_masked(self) -> bool:
         """Whether the masked draw may ever be committed."""
         return self.min_thinking > 0 or self.extensions > 0
+
+    @property
+    def numbers(self) -> list[int]:
+        """The request's row of `MachineTables.params`: for each Param the attribute of that name."""
+        return [int(getattr(self, column.name.lower())) for column in Param]
+
+    @property
+    def extension_len(self) -> int:
+        """Tokens of the extension."""
+        return len(self.extension)
+
+    @property
+    def end_len(self) -> int:
+        """Tokens of the format's end."""
+        return len(self.format.end)
+
+    @property
+    def budget_end_len(self) -> int:
+        """Tokens of what a budget forces."""
+        return len(self.budget_end)
+
+    @property
+    def opener_len(self) -> int:
+        """Tokens of the opener; 0 where the format does not think."""
+        return len(self.format.opener)
 
     @property
     def loop_run(self) -> int:

@@ -16,7 +16,7 @@ from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
 from engine import Engine, SamplingParams
 from engine.core import Core
-from engine.prepare import Prepared
+from engine.schedule.sequence import Prepared
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.build import build_core
-from engine.core import Add
 from engine.prepare import Preparer
 from engine.ranks.group import Group
 from engine.schedule.sequence import Admission
@@ -157,7 +156,7 @@ def core_of(lab, **config):
 
     def add(number: int, prompt: str, **params) -> None:
         ready = preparer.prepare(lab.ids(prompt), lab.params(**params))
-        core.apply(Add(Admission(number, ready.prompt, ready.params, ready.plan, ready.params.seed or number)))
+        core.apply(Admission(number, ready, ready.params.seed or number))
 
     return core, add
 
@@ -188,7 +187,7 @@ def test_rule_25_no_step_waits_for_the_host_to_see_a_token(labs, monkeypatch, ke
     while core.has_work:
         for event in core.step():
             if event.token >= 0:
-                tokens.setdefault(event.sequence.admission.request_id, []).append(event.token)
+                tokens.setdefault(event.sequence.admission.number, []).append(event.token)
     core.check()
     for number, params in enumerate(EVERYTHING):
         want = lab.request("<|im_start|>think" + "ab" * (number % 3), max_tokens=160, **{"seed": number, **params})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.build import build_core
 from engine.config import EngineConfig
-from engine.core import Add, Core, Event
+from engine.core import Core, Event
 from engine.errors import InputError
 from engine.prepare import Preparer
 from engine.ranks.group import Group
@@ -60,7 +60,7 @@ class DryCore:
         prepared = self._preparer.prepare(list(prompt), params)
         if params.logprobs is not None:
             self._copies = 4  # the token's own, the best, and which they are
-        self.core.apply(Add(Admission(self._number, prepared.prompt, prepared.params, prepared.plan, self._number)))
+        self.core.apply(Admission(self._number, prepared, self._number))
         self._number += 1
 
     def step(self) -> list[Event]:

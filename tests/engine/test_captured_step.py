@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from engine import Engine, SamplingParams
 from engine.build import assemble
 from engine.config import EngineConfig
-from engine.core import Add, Core, End, Event, Tell
+from engine.core import Core, End, Event, Tell
 from engine.errors import EngineDead
 from engine.model.batch import StepResult
 from engine.model.config import ModelConfig
@@ -140,7 +140,7 @@ def drive(world: World, core: Core, asks: list[Ask], calm: bool = False) -> dict
             if ask.start == step:
                 opener = [] if ask.opens else world.opener
                 prepared = world.preparer.prepare([*ask.prompt, *opener], ask.params)
-                core.apply(Add(Admission(i, prepared.prompt, prepared.params, prepared.plan, 7 + i)))
+                core.apply(Admission(i, prepared, 7 + i))
             if not calm and ask.abort is not None and ask.start + ask.abort == step:
                 core.apply(End(i))
             if not calm and ask.control is not None and ask.start + ask.control[0] == step:
@@ -371,7 +371,7 @@ def test_what_a_step_may_do_beyond_its_needs_changes_nothing(world: World) -> No
         seen = events[graphs] = []
         for i, ask in enumerate(asks):
             prepared = world.preparer.prepare([*ask.prompt, *world.opener], ask.params)
-            core.apply(Add(Admission(i, prepared.prompt, prepared.params, prepared.plan, i)))
+            core.apply(Admission(i, prepared, i))
         while core.has_work:
             seen += [(event.logprob, len(event.top)) for event in core.step()]
     assert {top for _, top in events[True]} == {0, 3}

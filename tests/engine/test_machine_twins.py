@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.request import SamplingParams
-from engine.schedule.sequence import Admission, Sequence
+from engine.schedule.sequence import Admission, Prepared, Sequence
 from engine.step.slots import LEAD, LOOPS, OPENER, SlotTables
 from engine.thinking.machine import Machine
 from engine.thinking.plan import ThinkingFormat, make_plan
@@ -97,7 +97,7 @@ def test_machine_equals_the_python_machine(implementation: str, least: int) -> N
             params, format, prompt = random_case(chance)
             plan = make_plan(params, format, prompt, 60, Letters(), EOS)
             sequence = Sequence(
-                Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot
+                Admission(slot, Prepared(array("i", prompt), params, plan), 0), 0, slot, array("i", prompt), slot=slot
             )
             tables.seat(sequence)
             twins.append(Machine(plan, prompt, EOS, ENDS_LINE))
@@ -149,7 +149,9 @@ def test_native_greedy_equals_the_definition() -> None:
         prompt = [9, *FORMATS[0].opener]
         plan = make_plan(params, FORMATS[0], prompt, 60, Letters(), EOS)
         tables.seat(
-            Sequence(Admission(slot, array("i", prompt), params, plan, 0), 0, slot, array("i", prompt), slot=slot)
+            Sequence(
+                Admission(slot, Prepared(array("i", prompt), params, plan), 0), 0, slot, array("i", prompt), slot=slot
+            )
         )
     machine, slots = tables.for_step(0).machine, torch.arange(8)
     for trial in range(300):

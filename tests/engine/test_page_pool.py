@@ -14,7 +14,7 @@ from engine.errors import EngineDead
 from engine.request import SamplingParams
 from engine.schedule.pages import PagePool
 from engine.schedule.scheduler import Scheduler, Step
-from engine.schedule.sequence import Admission, Sequence
+from engine.schedule.sequence import Admission, Prepared, Sequence
 from engine.thinking.plan import ThinkingFormat, make_plan
 from tests.engine.test_machine_twins import EOS, Letters
 
@@ -25,7 +25,7 @@ CONTEXT = PAGES * PAGE_SIZE
 def admission(number: int, prompt: list[int], max_tokens: int, n: int) -> Admission:
     params = SamplingParams(max_tokens=max_tokens, n=n)
     plan = make_plan(params, ThinkingFormat(), prompt, CONTEXT, Letters(), EOS)
-    return Admission(number, array("i", prompt), params, plan, 0)
+    return Admission(number, Prepared(array("i", prompt), params, plan), 0)
 
 
 class Traffic(RuleBasedStateMachine):
@@ -50,7 +50,7 @@ class Traffic(RuleBasedStateMachine):
     def stop(self, data: st.DataObject, whole: bool) -> None:
         alive = [s for group in self.samples.values() for s in group if not s.finished]
         sequence = data.draw(st.sampled_from(alive))
-        for other in self.samples[sequence.admission.request_id] if whole else [sequence]:
+        for other in self.samples[sequence.admission.number] if whole else [sequence]:
             self.scheduler.finish(other)
 
     @rule(steps=st.integers(1, 12))
