@@ -44,11 +44,13 @@ def third_party(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", EXTRAS)
 def test_what_a_package_imports_is_asked_for(package):
-    """Directly or through our other packages."""
+    """Its commands and what they import of ours; of the kernels, which have no command, every file."""
     files = house.modules()
     graph = house.arrows(files)
-    mine = {name for name in files if name.split(".")[0] == package and not name.startswith("bench.micro")}
-    for name in mine.union(*(house.reached(graph, name) for name in mine)):
+    mine = [name for name in files if name.split(".")[0] == package and not name.startswith("bench.micro")]
+    commands = [name for name in mine if 'if __name__ == "__main__"' in files[name].read_text(encoding="utf-8")]
+    starts = [package, *commands] if commands else mine
+    for name in {*starts}.union(*(house.reached(graph, name) for name in starts)):
         needed = {NAMES.get(found, found) for found in third_party(files[name]) - OWN_ENVIRONMENT}
         assert needed <= asked(*EXTRAS[package]), f"{name}, reached from {package}/"
 
