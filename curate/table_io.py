@@ -1,30 +1,22 @@
-"""Rows of JSONL and Parquet files. A line that cannot be read is a row that says so, never an end of the run."""
+"""Files of questions: where they are, how many rows they have, and the rows."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine import rows_file
 from engine.errors import InputError
+from engine.rows_file import BadRow
 
 DATA = Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Where `$S1_DATA` in a path of a configuration points to when the variable is not set."""
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that is no record: why, and the first characters of what stood there."""
-
-    reason: str
-    raw: str
 
 
 def expand(path: str) -> Path:
@@ -52,16 +44,10 @@ def file_hash(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """(row number from 1, record or BadRow) of a .jsonl or .parquet file, in order.
-
-    Raises InputError for another kind of file and for a Parquet file that cannot be opened.
-    """
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif path.suffix in (".jsonl", ".json"):
-        yield from _json_rows(path)
-    else:
+    """See engine.rows_file. Raises InputError for another kind of file."""
+    if path.suffix not in (".parquet", ".jsonl", ".json"):
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}; give .jsonl or .parquet")
+    return rows_file.read_rows(path)
 
 
 def row_count(path: Path) -> int:
@@ -73,32 +59,3 @@ def row_count(path: Path) -> int:
             return 0  # reading it will say why
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=4096):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            raw = line[:200].decode("utf-8", "replace")
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                yield number, BadRow(f"not JSON: {' '.join(str(error).split())}", raw)
-                continue
-            if isinstance(record, dict):
-                yield number, record
-            else:
-                yield number, BadRow(f"a row must be an object, not {type(record).__name__}", raw)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from engine.json_file import read_object
 from train.errors import TrainingError
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
@@ -71,16 +70,11 @@ class Architecture:
 
     @staticmethod
     def load(path: str | Path) -> Architecture:
-        """Reads config.json (or the one in a directory). Raises TrainingError for what is not implemented here."""
+        """Reads config.json (or the one in a directory). Raises InputError for what is not implemented here."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        try:
-            config: dict[str, Any] = json.loads(path.read_text())
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot read the model's configuration: {error.strerror}") from error
-        except ValueError as error:
-            raise TrainingError(f"{path}: not JSON: {error}") from error
-        model_type = config.get("model_type") if isinstance(config, dict) else None
+        config = read_object(path)
+        model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise TrainingError(
                 f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"

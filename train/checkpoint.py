@@ -8,7 +8,6 @@ the layout are functions of the step, so weights, optimiser state and the step a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -22,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from engine.whole_file import write_whole
 from train.architecture import Architecture
 from train.config import TrainConfig
 from train.errors import TrainingError
@@ -106,13 +106,8 @@ class Checkpoints:
     def _complete(self, step: int) -> None:
         if not self._world.first:
             return
-        marker = self.path(step) / MARKER
-        partial = marker.with_suffix(".partial")
-        with partial.open("w") as file:
-            json.dump({"step": step, "world": self._world.size, **self._identity}, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())  # like the shards: after a power cut the marker must not be there without its words
-        partial.replace(marker)
+        about = {"step": step, "world": self._world.size, **self._identity}
+        write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
         done = sorted(self._folder.glob(f"step-*/{MARKER}"))
         for old in done[: -self._config.checkpoint.keep]:
             old.unlink()  # first: a half-deleted checkpoint must not look whole

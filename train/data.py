@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
+from engine.rows_file import BadRow, read_rows
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import training_tokens
 from train.config import Data, Model
@@ -101,33 +101,10 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | No
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise TrainingError(f"data file {path} does not exist")
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet(path), start=1)
-        return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise TrainingError(f"{path}:{number}: not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise TrainingError(f"{path}:{number}: a record must be an object, not {type(record).__name__}")
-            yield number, record
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet  # Optional: only Parquet files need it.
-    except ImportError as error:
-        raise TrainingError(
-            f"{path}: reading Parquet needs pyarrow; install it or convert the file to JSONL"
-        ) from error
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # what pyarrow's errors derive from
-        raise TrainingError(f"{path}: not Parquet: {error}") from error
+    for number, row in read_rows(path):
+        if isinstance(row, BadRow):
+            raise TrainingError(f"{path}:{number}: {row.reason}")
+        yield number, row
 
 
 def _sample(

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from engine.model.checkpoint import read_tensors, resolve
 from train.architecture import Architecture
 from train.config import Model
 from train.errors import TrainingError
@@ -50,42 +50,13 @@ def find_config(model: Model) -> Path:
     """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`."""
     if model.path is None:
         return Path(model.init or "")
-    name = model.path
-    if Path(name).is_dir():
-        return Path(name, "config.json")
-    if name.startswith((".", "/")) or name.count("/") != 1:
-        raise TrainingError(f"model.path {name} is neither a directory nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download  # Slow to import; a local directory does not need it.
-
-    try:
-        folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
-    except Exception as error:
-        raise TrainingError(f"model.path {name}: cannot be downloaded: {error}; give a local directory") from error
-    return Path(folder, "config.json")
-
-
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the directory's safetensors files, from their headers alone."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = (
-            " (pickled .bin weights are refused: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
-        )
-        raise TrainingError(f"{folder}: no .safetensors file{pickled}")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as stored:
-                shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise TrainingError(f"{file}: not a whole safetensors file: {error}; fetch it again") from error
-    return shapes
+    return resolve(model.path) / "config.json"
 
 
 def load_weights(model: Decoder, folder: Path) -> None:
     """Reads `folder`'s weights into the (sharded, allocated) model, cast to its dtype; every rank reads its part."""
     wanted = {name: p for name, p in model.state_dict().items() if "lora_" not in name}
-    stored = stored_shapes(folder)
+    stored = {name: tensor.shape for name, tensor in read_tensors(folder).items()}
     if model.arch.tied:
         stored.pop("lm_head.weight", None)  # some exporters write the tied copy
     for name, tensor in wanted.items():

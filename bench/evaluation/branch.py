@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from engine import Engine, EngineDead, InputError, SamplingParams
@@ -146,18 +146,8 @@ class Branch:
             raise InputError("the branch has ended; fork it at an earlier token")
 
 
-_THINKING = (
-    "thinking_format",
-    "thinking_token_budget",
-    "min_thinking_tokens",
-    "thinking_extensions",
-    "thinking_extension_str",
-    "thinking_end_str",
-    "thinking_grace_tokens",
-    "thinking_budget_action",
-    "thinking_eos_policy",
-    "min_answer_tokens",
-    "answer_reserve_tokens",
-    "loop_ngram",
-    "loop_count",
+_THINKING = tuple(
+    field.name
+    for field in fields(SamplingParams)
+    if "thinking" in field.name or field.name.startswith(("loop_", "min_answer", "answer_reserve"))
 )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from engine import InputError
 from engine.command.append_log import AppendLog, read_lines
+from engine.errors import shown
 from engine.whole_file import write_whole
 
 
@@ -114,7 +115,7 @@ class Log:
         if before != identity:
             where, old, new = _first_difference(before, identity)
             raise InputError(
-                f"{self.folder}: holds a run with {where} {_short(old)}, and this one has {_short(new)}; "
+                f"{self.folder}: holds a run with {where} {shown(old)}, and this one has {shown(new)}; "
                 "choose another folder, or go back to what it was made with"
             )
 
@@ -180,8 +181,3 @@ def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any
             if a != b:
                 return _first_difference(a, b, f"{path}[{i}]")
     return path, old, new
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

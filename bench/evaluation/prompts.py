@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from bench.evaluation.tasks import LETTERS, Problem
-from engine import InputError
 
 PromptName = Literal["s1", "lm_eval", "evalchemy", "boxed", "simple_evals"]
-
-
-def check_prompt(name: str) -> None:
-    """Raises InputError for a name that is no template."""
-    if name not in get_args(PromptName):
-        raise InputError(f"prompt {name!r} is unknown; known: {', '.join(get_args(PromptName))}")
 
 
 def question_text(problem: Problem) -> str:

@@ -6,13 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
-
-if TYPE_CHECKING:
-    from curate.models.store import Store
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,30 +119,3 @@ class Model(Protocol):
 
 class EndpointDown(ConnectionError):
     """An endpoint that refuses everything. What it had answered is in the store."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Requests split by what the store knows: `known` answers, and `todo`: each key once, with all that wait for it."""
-
-    known: list[Answer]
-    todo: dict[str, list[Ask]]
-
-    @staticmethod
-    def make(requests: Iterable[Ask], identity: str, store: Store) -> Plan:
-        """Look every request up in `store`."""
-        known, todo = [], {}  # type: list[Answer], dict[str, list[Ask]]
-        for request in requests:
-            key = request.key(identity)
-            if key in todo:
-                todo[key].append(request)
-            elif (found := store.get(key)) is not None:
-                known.append(replace(found, id=request.id))
-            else:
-                todo[key] = [request]
-        return Plan(known, todo)
-
-    def answers(self, answer: Answer) -> Iterator[Answer]:
-        """`answer` for everyone who asked with its key."""
-        for request in self.todo[answer.key]:
-            yield replace(answer, id=request.id)

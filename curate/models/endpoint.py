@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from curate.models.asking import Answer, Ask, EndpointDown, Plan, Sampling, clean, seed_of
+from curate.models.asking import Answer, Ask, EndpointDown, Sampling, clean, seed_of
 from curate.models.client import Client, EndpointConfig, Failed, api_key
-from curate.models.store import Store
+from curate.models.store import Plan, Store
 
 _DOWN = ("connection", "rejected")
 """Kinds that say something about the endpoint and nothing about the question."""
@@ -32,7 +32,7 @@ class EndpointModel:
 
     def ask(self, requests: Iterable[Ask]) -> Iterator[Answer]:
         """See `asking.Model`. Calls run on a thread of their own; leaving the iterator early cancels them."""
-        plan = Plan.make(requests, self.identity, self._store)
+        plan = self._store.plan(requests, self.identity)
         yield from plan.known
         if not plan.todo:
             return

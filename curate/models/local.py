@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from curate.models.asking import Answer, Ask, Plan, Sampling, seed_of
-from curate.models.store import Store
+from curate.models.asking import Answer, Ask, Sampling, seed_of
+from curate.models.store import Plan, Store
 from engine import Engine, SamplingParams
 from engine.config import EngineConfig
 from engine.errors import InputError
@@ -20,11 +20,6 @@ from engine.struct_file import to_struct
 
 OPEN_PER_SLOT = 4
 """Requests submitted ahead, for each sequence that runs at once: enough to keep every slot busy."""
-NO_RESULT = (
-    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
-    *("enable_prefix_caching", "overlap", "capture_at_start"),
-)
-"""Fields of EngineConfig that say where the model is, what runs at once and what waits: no response depends on them."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +31,11 @@ class LocalConfig:
 
 
 def identity(config: EngineConfig) -> str:
-    """What decides the engine's responses: the checkpoint's contents, and every field but `NO_RESULT`.
+    """What decides the engine's responses: the checkpoint's contents, and the fields that they may depend on.
 
     Raises InputError where the checkpoint cannot be found.
     """
-    settings = {name: value for name, value in asdict(config).items() if name not in NO_RESULT}
-    return f"engine {fingerprint(resolve(config.model))} {json.dumps(settings, sort_keys=True)}"
+    return f"engine {fingerprint(resolve(config.model))} {json.dumps(config.decisive, sort_keys=True)}"
 
 
 def engine_params(sampling: Sampling, key: str) -> SamplingParams:
@@ -73,7 +67,7 @@ class LocalModel:
 
     def ask(self, requests: Iterable[Ask]) -> Iterator[Answer]:
         """See `asking.Model`. Leaving the iterator early aborts what runs."""
-        plan = Plan.make(requests, self.identity, self._store)
+        plan = self._store.plan(requests, self.identity)
         yield from plan.known
         if not plan.todo:
             return

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curate.models.asking import Answer, Ask
@@ -52,6 +52,19 @@ class Totals:
     completion_tokens: int
     reasoning_tokens: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Requests split by what the store knows: `known` answers, and `todo`: each key once, with all that wait for it."""
+
+    known: list[Answer]
+    todo: dict[str, list[Ask]]
+
+    def answers(self, answer: Answer) -> Iterator[Answer]:
+        """`answer` for everyone who asked with its key."""
+        for request in self.todo[answer.key]:
+            yield replace(answer, id=request.id)
 
 
 class Store:
@@ -98,6 +111,20 @@ class Store:
             return None
         answer = Answer(row[0], *row[1:])
         return None if answer.error is not None and self._retry_errors else answer
+
+    def plan(self, requests: Iterable[Ask], identity: str) -> Plan:
+        """What of `requests` to the model `identity` is known, and what is to be asked."""
+        known: list[Answer] = []
+        todo: dict[str, list[Ask]] = {}
+        for request in requests:
+            key = request.key(identity)
+            if key in todo:
+                todo[key].append(request)
+            elif (found := self.get(key)) is not None:
+                known.append(replace(found, id=request.id))
+            else:
+                todo[key] = [request]
+        return Plan(known, todo)
 
     def put(self, answer: Answer, ask: Ask, model: str, tries: int = 1, seconds: float = 0.0) -> None:
         """Keep an answer, in place of an earlier one with its key. Committed when this returns."""

@@ -14,8 +14,9 @@ from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.selection.overlap import s1_matches, scored_matches
 from curate.sources.procedural import heldout
-from curate.table_io import BadRow, files, read_rows
+from curate.table_io import files, read_rows
 from engine.errors import InputError
+from engine.rows_file import BadRow
 
 STAGE = "decontaminate"
 

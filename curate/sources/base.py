@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from curate.table_io import BadRow, file_hash, files, read_rows, row_count
+from curate.table_io import file_hash, files, read_rows, row_count
 from engine.errors import InputError
+from engine.rows_file import BadRow
 
 MISSES = 100_000
 """Draws in a row without a new question after which a generated source has no more."""

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from curate.grading.answer_text import last_box
 from curate.normalise import canonical
 from curate.sources.base import Draft, Info, RowError, Skip, Source, math_type, optional_text, text
-from curate.table_io import BadRow, files, read_rows
+from curate.table_io import files, read_rows
+from engine.rows_file import BadRow
 
 
 class NuminaMath(Source, frozen=True, kw_only=True, tag="NuminaMATH", dict=True):

@@ -21,7 +21,8 @@ from curate.sources.base import (
     row_random,
     text,
 )
-from curate.table_io import BadRow, files, read_rows
+from curate.table_io import files, read_rows
+from engine.rows_file import BadRow
 
 SUBJECTS = ("Astronomy", "Biology", "CS", "Chemistry", "Geography", "Math", "Physics")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from fractions import Fraction
 from random import Random
@@ -100,28 +99,6 @@ def _bridge(rng: Random) -> Draft:
         "number",
         meta={"kind": "bridge"},
     )
-
-
-def shortest_crossing(times: tuple[int, ...]) -> int:
-    """Least time in which all cross, by search over who is on which side; a check of the closed form."""
-    everyone = frozenset(range(len(times)))
-    open_states: dict[tuple[frozenset[int], bool], int] = {(frozenset(), True): 0}
-    done: set[tuple[frozenset[int], bool]] = set()
-    while open_states:
-        state = min(open_states, key=lambda s: (open_states[s], sorted(s[0]), s[1]))
-        cost = open_states.pop(state)
-        over, torch_here = state
-        if over == everyone:
-            return cost
-        done.add(state)
-        side = everyone - over if torch_here else over
-        for size in (1, 2):
-            for walkers in itertools.combinations(sorted(side), size):
-                after = (over | set(walkers) if torch_here else over - set(walkers), not torch_here)
-                price = cost + max(times[w] for w in walkers)
-                if after not in done and price < open_states.get(after, price + 1):
-                    open_states[after] = price
-    raise ValueError("nobody to cross")
 
 
 class Teasers(Generated, frozen=True, kw_only=True, tag="teasers"):

@@ -1,4 +1,4 @@
-"""Attempts at questions by a model, and their grades."""
+"""Attempts at questions by a model, and their grades. A trace is the teacher's one attempt."""
 
 from __future__ import annotations
 

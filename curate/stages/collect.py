@@ -12,8 +12,8 @@ from curate.models.asking import clean
 from curate.normalise import question_id, s1_hash
 from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION
 from curate.sources import Draft, RowError, Skip, Source
-from curate.table_io import BadRow
 from engine.errors import InputError
+from engine.rows_file import BadRow
 
 STAGE = "collect"
 RAW = 200

@@ -25,7 +25,6 @@ from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_
 from curate.stages.counts import counts_of, decided
 from curate.stages.executor import Advance
 from curate.stages.stage import Context, Output
-from curate.stages.tracing import trace
 
 DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
 """Stages whose decisions take rows out, in order."""
@@ -63,7 +62,7 @@ def run_trace(context: Context) -> Output:
 
     def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
         with Store(store, retry) as responses, open_model(teacher.model, responses) as model:
-            return trace(table, model, teacher.sampling, progress=advance)
+            return attempt(table, model, teacher.sampling, progress=advance)
 
     with context.bars.bar("trace", questions.height) as advance:
         made = context.executor.map(rows, questions, ["qid"], advance)

@@ -15,7 +15,7 @@ from curate.models.endpoint import EndpointConfig, EndpointModel
 from curate.models.opened import check_model_config, open_model
 from curate.models.prompt import Prompt
 from curate.models.store import Store
-from curate.stages.tracing import trace
+from curate.stages.attempts import attempt
 from tests.curate.endpoints import Endpoint
 
 SAMPLING = Sampling(max_tokens=100)
@@ -285,7 +285,7 @@ def test_progress_is_told_of_every_row(endpoint, tmp_path):
     told: list[int] = []
     questions = pl.DataFrame({"qid": ["a", "b"], "question": ["Question 1?", "Question 2?"]})
     with Store(tmp_path / "store.sqlite") as store:
-        table = trace(questions, model_of(endpoint, "good", store), SAMPLING, progress=told.append)
+        table = attempt(questions, model_of(endpoint, "good", store), SAMPLING, progress=told.append)
         assert table["qid"].to_list() == ["a", "b"] and sum(told) == 2
-        trace(questions, model_of(endpoint, "good", store), SAMPLING, progress=told.append)
+        attempt(questions, model_of(endpoint, "good", store), SAMPLING, progress=told.append)
     assert sum(told) == 4, "rows from the store count too"

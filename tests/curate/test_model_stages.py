@@ -18,10 +18,10 @@ from curate.models.store import Store
 from curate.selection.difficulty import DIFFICULTY_SCHEMA, difficulty, lengths
 from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, code_in, fallback, subjects
 from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
-from curate.stages.tracing import trace
 from tests.curate.endpoints import Endpoint
 
-NANO = {"model": "engine:models/s1-nano", "device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 512}
+SETTINGS = {"device": "cpu", "dtype": "float32", "max_num_seqs": 16, "max_model_len": 512}
+NANO = {"model": "engine:models/s1-nano", **SETTINGS}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def traces(questions, tmp_path_factory):
     """Traces of the engine in process, and the store they came through."""
     path = tmp_path_factory.mktemp("engine") / "store.sqlite"
     with Store(path) as store, open_model(NANO, store) as model:
-        half = trace(questions.head(12), model, Sampling(max_tokens=128, thinking_token_budget=64))
-        table = trace(questions, model, Sampling(max_tokens=128, thinking_token_budget=64))
+        half = attempt(questions.head(12), model, Sampling(max_tokens=128, thinking_token_budget=64))
+        table = attempt(questions, model, Sampling(max_tokens=128, thinking_token_budget=64))
     assert half.equals(table.head(12)), "asked in two parts, answered as one"
     return table, path
 
@@ -68,15 +68,15 @@ def test_traces_by_the_engine_in_process(questions, traces):
     assert table["thinking"].str.len_chars().min() > 0
     assert table["sampling"][0] == '{"max_tokens": 128, "thinking_token_budget": 64}'
     with Store(path) as store:
-        model = LocalModel(LocalConfig(engine_config({**NANO, "model": "models/s1-nano"})), store)
-        assert trace(questions, model, Sampling(max_tokens=128, thinking_token_budget=64)).equals(table)
+        model = LocalModel(LocalConfig(engine_config("models/s1-nano", SETTINGS)), store)
+        assert attempt(questions, model, Sampling(max_tokens=128, thinking_token_budget=64)).equals(table)
         assert not model.started, "everything was in the store"
         assert store.totals()[0].completion_tokens == table["completion_tokens"].sum()
 
 
 def test_two_ranks_answer_as_one(questions, traces, tmp_path):
     with Store(tmp_path / "store.sqlite") as store, open_model({**NANO, "tensor_parallel_size": 2}, store) as model:
-        two = trace(questions.head(4), model, Sampling(max_tokens=128, thinking_token_budget=64))
+        two = attempt(questions.head(4), model, Sampling(max_tokens=128, thinking_token_budget=64))
     assert two.equals(traces[0].head(4))
 
 
@@ -86,7 +86,7 @@ def test_samples_differ_and_errors_are_rows(questions, tmp_path):
         assert two["sample"].to_list() == [0, 1] * 6 and two["key"].n_unique() == 12
         assert two.filter(sample=0)["thinking"].to_list() != two.filter(sample=1)["thinking"].to_list()
         long = pl.DataFrame({"qid": ["long"], "question": ["word " * 2000]})
-        (row,) = trace(long, model, Sampling()).to_dicts()
+        (row,) = attempt(long, model, Sampling()).to_dicts()
         assert row["error"] == "bad_request" and row["thinking"] is None and row["error_detail"]
         assert store.totals()[0].model == "nano-hot" and store.totals()[0].errors == 1
 

@@ -1,5 +1,6 @@
 """Generated sources: counts, answers that are right, and rows that are wrong on purpose."""
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from curate.normalise import canonical
 from curate.sources import PAPER
 from curate.sources.probability import Probability
 from curate.sources.procedural import Procedural, heldout
-from curate.sources.teasers import Teasers, shortest_crossing
+from curate.sources.teasers import Teasers
 from curate.stages.collect import collect_source
 from engine.errors import InputError
 
@@ -26,6 +27,28 @@ def gathered(source):
     questions, decisions = collect_source(source, lambda rows: None)
     assert decisions["keep"].all()
     return [row | {"meta": json.loads(row["meta"])} for row in questions.to_dicts()]
+
+
+def shortest_crossing(times: tuple[int, ...]) -> int:
+    """Least time in which all cross, by search over who is on which side; a check of the closed form."""
+    everyone = frozenset(range(len(times)))
+    open_states: dict[tuple[frozenset[int], bool], int] = {(frozenset(), True): 0}
+    done: set[tuple[frozenset[int], bool]] = set()
+    while open_states:
+        state = min(open_states, key=lambda s: (open_states[s], sorted(s[0]), s[1]))
+        cost = open_states.pop(state)
+        over, torch_here = state
+        if over == everyone:
+            return cost
+        done.add(state)
+        side = everyone - over if torch_here else over
+        for size in (1, 2):
+            for walkers in itertools.combinations(sorted(side), size):
+                after = (over | set(walkers) if torch_here else over - set(walkers), not torch_here)
+                price = cost + max(times[w] for w in walkers)
+                if after not in done and price < open_states.get(after, price + 1):
+                    open_states[after] = price
+    raise ValueError("nobody to cross")
 
 
 @pytest.mark.parametrize(("recipe", "rows"), [("offline_59k.yaml", 59_029), ("offline_2k.yaml", 2_000)])

@@ -10,7 +10,7 @@ from curate.models.asking import Sampling
 from curate.models.opened import open_model
 from curate.models.store import Store
 from curate.small_models import SIZES, Size, build
-from curate.stages.tracing import trace
+from curate.stages.attempts import attempt
 
 
 def test_a_tiny_build_answers(tmp_path):
@@ -20,7 +20,7 @@ def test_a_tiny_build_answers(tmp_path):
     values = {"model": f"engine:{tmp_path / 'tiny'}", "device": "cpu", "dtype": "float32", "max_model_len": 256}
     with Store(tmp_path / "store.sqlite") as store, open_model(values, store) as model:
         questions = pl.DataFrame({"qid": ["a", "b"], "question": ["What is 3?", "What is 4?"]})
-        traces = trace(questions, model, Sampling(max_tokens=24))
+        traces = attempt(questions, model, Sampling(max_tokens=24))
     assert traces["error"].null_count() == 2 and traces["completion_tokens"].min() > 0
 
 

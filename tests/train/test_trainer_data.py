@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import SamplingParams
+from engine import InputError, SamplingParams
 from engine.prepare import Preparer
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import s1_messages, training_tokens
@@ -301,9 +301,9 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "d.jsonl", "d.jsonl:2: not JSON"),
         (tmp_path / "e.jsonl", "e.jsonl does not exist"),
         (tmp_path / "latin.jsonl", "latin.jsonl:1: not JSON"),
-        (tmp_path / "f.parquet", "f.parquet: not Parquet"),
+        (tmp_path / "f.parquet", "f.parquet: not a readable Parquet"),
     ):
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(InputError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
 
 
@@ -316,7 +316,7 @@ BAD_SETTINGS = {
     "optim=3": "optim is 3",
     "model.init=x": "give either model.path",
     "parallel.context=3": "does not divide the world of 1 ranks",
-    "model.path=/nowhere": "neither a directory nor a hub id",
+    "model.path=/nowhere": "is no directory, nor the form of a hub id",
     "compute.gpu_gb=0.0001": "the plan needs",
     "data.train=[]": "data.train is []: expected `array` of length >= 1",
     "data.train=[a": "override 'data.train=[a': not YAML",
@@ -347,11 +347,11 @@ def shorten(path: Path, size: int) -> None:
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "weights torn": (lambda m: shorten(m / "model.safetensors", -1000), "not a whole safetensors file"),
-    "weights empty": (lambda m: shorten(m / "model.safetensors", 0), "not a whole safetensors file"),
-    "weights gone": (lambda m: (m / "model.safetensors").unlink(), "no .safetensors file"),
-    "config gone": (lambda m: (m / "config.json").unlink(), "config.json: cannot read"),
-    "config a list": (lambda m: (m / "config.json").write_text("[]"), "model_type None cannot be trained"),
+    "weights torn": (lambda m: shorten(m / "model.safetensors", -1000), "copy it again"),
+    "weights empty": (lambda m: shorten(m / "model.safetensors", 0), "copy it again"),
+    "weights gone": (lambda m: (m / "model.safetensors").unlink(), "holds no safetensors file"),
+    "config gone": (lambda m: (m / "config.json").unlink(), "config.json is missing"),
+    "config a list": (lambda m: (m / "config.json").write_text("[]"), "holds list, not a JSON object"),
     "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer's decoder is null"),
     "template torn": (
         lambda m: (m / "chat_template.jinja").write_text("{% if"),
