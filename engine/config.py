@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from engine.errors import InputError
+
+_INDIFFERENT = (
+    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
+    *("enable_prefix_caching", "overlap", "capture_at_start"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,11 @@ class EngineConfig:
     """Capture the graphs of greedy and sampled steps before the first request, not when a step first needs one."""
     seed: int = 0
     """Seed of requests that bring none, and of `load_format="dummy"`."""
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """Every field that a result may depend on: all but where the model is, what runs at once and what waits."""
+        return {name: value for name, value in asdict(self).items() if name not in _INDIFFERENT}
 
     def __post_init__(self) -> None:
         positive = ("tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size")

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from engine.build import context_limit, resolve_device
 from engine.command.arguments import Arguments, parse
-from engine.command.jsonl import InputLine, output_record, read_input
+from engine.command.jsonl import InputLine, Origin, output_record, read_input
 from engine.command.results import ResultsFile
 from engine.command.view import StreamView, Totals, progress_bar
 from engine.engine import Engine
@@ -76,9 +76,10 @@ def _run(arguments: Arguments) -> int:
     tokenizer = Tokenizer.load(directory)
     context = context_limit(config, ModelConfig.load(directory, config.dtype))
     prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, context))
+    origin = Origin.of(arguments.model_name, config)
     results = None if arguments.output is None else ResultsFile(arguments.output)
     if results is not None:
-        for warning in results.prepare(lines, arguments.model_name, arguments.resume, arguments.overwrite):
+        for warning in results.prepare(lines, origin, arguments.resume, arguments.overwrite):
             print(f"warning: {warning}", file=sys.stderr)
         if len(results.finished) == len(lines):
             print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
@@ -91,7 +92,7 @@ def _run(arguments: Arguments) -> int:
             prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, engine.context))
         if results is None:
             return _show(engine, lines, prepared)
-        return _write(engine, lines, prepared, results, arguments.model_name)
+        return _write(engine, lines, prepared, results, origin)
 
 
 def _prepare(lines: Sequence[InputLine], preparer: Preparer) -> list[Prepared]:
@@ -129,7 +130,7 @@ def _show(engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepare
 
 
 def _write(
-    engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared], results: ResultsFile, model: str
+    engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared], results: ResultsFile, origin: Origin
 ) -> int:
     """Requests are written as they finish, and put into input order once all have."""
     todo = [line for line in lines if line.index not in results.finished]
@@ -147,13 +148,13 @@ def _write(
                     submitted += 1
                 line, handle = finished.get()
                 output = handle.result()
-                results.write(output_record(line, output, model))
+                results.write(output_record(line, output, origin))
                 totals.add(output)
                 progress.update(task, advance=1, rate=totals.rate(time.monotonic() - start))
             seconds, stats = time.monotonic() - start, engine.stats()
     except (KeyboardInterrupt, EngineDead, OSError) as error:
         if not isinstance(error, OSError) and not results.streams:  # a stream may stand in the middle of a line
-            _write_finished(finished, results, model)
+            _write_finished(finished, results, origin)
         results.close(order=False)
         done = len(results.finished)
         print(
@@ -169,14 +170,16 @@ def _write(
     return 1 if totals.errors else 0
 
 
-def _write_finished(finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, model: str) -> None:
+def _write_finished(
+    finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, origin: Origin
+) -> None:
     """Write what had finished when the run was stopped and was not written yet."""
     while not finished.empty():
         line, handle = finished.get()
         with suppress(EngineDead):
             output = handle.result()
             if all(sample.finish_reason != "abort" for sample in output.outputs):
-                results.write(output_record(line, output, model))
+                results.write(output_record(line, output, origin))
 
 
 def _finish(finished: queue.SimpleQueue[tuple[InputLine, Handle]], line: InputLine, handle: Handle) -> None:

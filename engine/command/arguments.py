@@ -20,7 +20,7 @@ from engine.request import SamplingParams
 _ENGINE = Path(__file__).resolve().parents[1]
 _PLACES = (_ENGINE / "s1-nano", _ENGINE.parent / "models" / "s1-nano")
 EMBEDDED = str(next(filter(Path.is_dir, _PLACES), _PLACES[-1]))
-"""The checkpoint that comes with the engine: inside the package where that was installed, in `models/` in a checkout."""
+"""The checkpoint that comes with the engine: inside the package where that is installed, in `models/` in a checkout."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.config import EngineConfig
 from engine.errors import InputError, shown
 from engine.request import Completion, Prompt, RequestOutput, SamplingParams
 from engine.text.chat_template import check_messages
@@ -108,13 +109,29 @@ def changed_params(params: SamplingParams) -> dict[str, Any]:
     return json.loads(json.dumps(changed))
 
 
-def output_record(line: InputLine, output: RequestOutput, model: str) -> dict[str, Any]:
-    """The output line of a finished request. `model` and `params` say how it was made, so that `--resume` can tell."""
+@dataclass(frozen=True)
+class Origin:
+    """What made the lines of an output file, so that `--resume` can tell: the model, and the engine's settings that
+    results may depend on and that are not the defaults."""
+
+    model: str
+    engine: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: str, config: EngineConfig) -> Origin:
+        """`model` is what lines call it."""
+        usual = EngineConfig().decisive
+        return cls(model, {name: value for name, value in config.decisive.items() if value != usual[name]})
+
+
+def output_record(line: InputLine, output: RequestOutput, origin: Origin) -> dict[str, Any]:
+    """The output line of a finished request. `model`, `engine` and `params` say how it was made."""
     return {
         "id": line.id,
         "index": line.index,
         "input": dict(line.fields),
-        "model": model,
+        "model": origin.model,
+        "engine": dict(origin.engine),
         "params": changed_params(line.params),
         "prompt_token_ids": list(output.prompt_token_ids),
         "outputs": [_completion(sample) for sample in output.outputs],

@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from engine.command.jsonl import InputLine, changed_params, encode_record
+from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
 from engine.errors import InputError
 
 _SYNC_S = 5.0
@@ -43,11 +43,11 @@ class ResultsFile:
         self._last, self._sorted = -1, True
         self._synced = time.monotonic()
 
-    def prepare(self, lines: Sequence[InputLine], model: str, resume: bool, overwrite: bool) -> list[str]:
+    def prepare(self, lines: Sequence[InputLine], origin: Origin, resume: bool, overwrite: bool) -> list[str]:
         """Check that the file can be written and, for `resume`, what it holds. Returns warnings.
 
         Raises InputError where it cannot be written, where it exists and neither `resume` nor `overwrite` is given,
-        and where a line of it was not made from the same input, parameters and model.
+        and where a line of it was not made from the same input, parameters, model and settings of the engine.
         """
         if self._path is None:
             if self._stream_to is None and sys.stdout is None:
@@ -62,7 +62,7 @@ class ResultsFile:
         exists = self._path.is_file() and self._path.stat().st_size > 0
         if exists and not resume and not overwrite:
             raise InputError(f"{self.name} exists; --resume goes on with it, --overwrite starts it anew")
-        return self._read_finished(lines, model) if exists and resume else []
+        return self._read_finished(lines, origin) if exists and resume else []
 
     @property
     def streams(self) -> bool:
@@ -149,7 +149,7 @@ class ResultsFile:
         except OSError as error:
             raise InputError(f"{self.name}: cannot be written: {error.strerror}; choose another --output") from error
 
-    def _read_finished(self, lines: Sequence[InputLine], model: str) -> list[str]:
+    def _read_finished(self, lines: Sequence[InputLine], origin: Origin) -> list[str]:
         """Take note of the finished lines; a torn last one is left out, and so overwritten."""
         assert self._path is not None
         warnings: list[str] = []
@@ -166,7 +166,7 @@ class ResultsFile:
                     break
                 where = f"{self.name}:{number}"
                 index = record["index"]
-                _check_same(record, where, lines, model)
+                _check_same(record, where, lines, origin)
                 if index not in self._spans and not _failed(record):
                     self._note(index, len(raw))
                 else:  # left out when the file is put in order
@@ -186,7 +186,7 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("index"), int) else None
 
 
-def _check_same(record: Mapping[str, Any], where: str, lines: Sequence[InputLine], model: str) -> None:
+def _check_same(record: Mapping[str, Any], where: str, lines: Sequence[InputLine], origin: Origin) -> None:
     index = record["index"]
     if not 0 <= index < len(lines):
         raise InputError(
@@ -198,12 +198,14 @@ def _check_same(record: Mapping[str, Any], where: str, lines: Sequence[InputLine
         "id": line.id,
         "input": json.loads(json.dumps(line.fields)),
         "params": changed_params(line.params),
-        "model": model,
+        "model": origin.model,
+        "engine": dict(origin.engine),
     }
     for name, value in now.items():
-        if record.get(name) != value:
+        was = record.get(name, {} if name == "engine" else None)
+        if was != value:
             raise InputError(
-                f"{where}: was made with {name} {_short(record.get(name))} and {line.where} now has "
+                f"{where}: was made with {name} {_short(was)} and {line.where} now has "
                 f"{_short(value)}; resume with the same or choose another --output"
             )
 

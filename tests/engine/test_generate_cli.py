@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from engine import Engine
 from engine.command.arguments import parse
-from engine.command.jsonl import read_input
+from engine.command.jsonl import Origin, read_input
 from engine.command.results import ResultsFile
 from engine.config import EngineConfig
 from engine.errors import InputError
@@ -269,6 +269,16 @@ def test_resume(cli, tmp_path):
     code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", "--max-tokens", 20)
     assert code == 2
     assert "out.jsonl:1: was made with params" in err
+    for flag, value in (
+        ("--quantization", "int8"),
+        ("--kv-cache-dtype", "fp8"),
+        ("--max-model-len", 64),
+        ("--seed", 7),
+    ):
+        code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", flag, value)
+        assert code == 2
+        assert re.search(r"out.jsonl:1: was made with engine \{.*in.jsonl:1 now has \{", err), err
+    assert cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", "--max-num-seqs", 3)[0] == 0
 
 
 def test_resumed_draws_equal_those_of_the_whole_run(cli, tmp_path):
@@ -551,7 +561,7 @@ def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path)
     path = write_lines(tmp_path / "in.jsonl", *({"prompt": str(i)} for i in range(3)))
     lines = read_input(str(path), SamplingParams())
     results = ResultsFile(str(tmp_path / "out.jsonl"))
-    results.prepare(lines, "m", resume=False, overwrite=False)
+    results.prepare(lines, Origin("m", {}), resume=False, overwrite=False)
     results.open()
     finished = queue.SimpleQueue()
     with Engine(endless, device="cpu", dtype="float32") as engine:

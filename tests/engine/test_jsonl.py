@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from engine.command.jsonl import InputLine, changed_params, encode_record, output_record, read_input
+from engine.command.jsonl import InputLine, Origin, changed_params, encode_record, output_record, read_input
 from engine.command.results import ResultsFile
 from engine.errors import InputError
 from engine.request import Completion, Logprob, RequestOutput, SamplingParams, ThinkingReport, Timing, Usage
@@ -28,7 +28,7 @@ def output_of(line: InputLine, finish_reason="stop", **completion) -> RequestOut
 
 
 def record_of(line: InputLine, **options) -> dict:
-    return output_record(line, output_of(line, **options), "m")
+    return output_record(line, output_of(line, **options), Origin("m", {}))
 
 
 def test_three_kinds_of_prompt(tmp_path):
@@ -142,6 +142,7 @@ def test_output_line_is_the_contract(tmp_path):
         "index": 0,
         "input": {"prompt": "é", "k": [1]},
         "model": "m",
+        "engine": {},
         "params": {"seed": 3},
         "prompt_token_ids": [5],
         "outputs": [
@@ -192,7 +193,7 @@ def test_lone_surrogates_in_carried_fields_are_escaped(tmp_path):
 def run_file(path, lines, order, resume=False, overwrite=False) -> list[str]:
     """Writes what is not finished, in the order given."""
     results = ResultsFile(str(path))
-    warnings = results.prepare(lines, "m", resume, overwrite)
+    warnings = results.prepare(lines, Origin("m", {}), resume, overwrite)
     results.open()
     for i in order:
         if i not in results.finished:
@@ -216,7 +217,7 @@ def test_lines_are_put_into_input_order(tmp_path):
 def test_lines_stand_in_the_file_as_soon_as_they_are_written(tmp_path):
     lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(3)))
     results = ResultsFile(str(tmp_path / "out.jsonl"))
-    results.prepare(lines, "m", resume=False, overwrite=False)
+    results.prepare(lines, Origin("m", {}), resume=False, overwrite=False)
     assert not (tmp_path / "out.jsonl").exists()
     results.open()
     for i in (2, 0):
@@ -231,7 +232,7 @@ def test_resume_skips_what_is_there(tmp_path):
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"".join(encode_record(record_of(lines[i])) for i in (2, 0)))
     results = ResultsFile(str(out))
-    assert results.prepare(lines, "m", resume=True, overwrite=False) == []
+    assert results.prepare(lines, Origin("m", {}), resume=True, overwrite=False) == []
     assert results.finished == {0, 2}
     assert run_file(out, lines, [3, 1], resume=True) == []
     assert indices(out) == [0, 1, 2, 3]
@@ -320,7 +321,7 @@ def test_output_without_permission(tmp_path):
 def test_a_full_disk_is_an_error(tmp_path):
     lines = lines_of(tmp_path, {"prompt": "0"})
     results = ResultsFile("/dev/full")
-    results.prepare(lines, "m", resume=False, overwrite=False)
+    results.prepare(lines, Origin("m", {}), resume=False, overwrite=False)
     results.open()
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         results.write(record_of(lines[0]))
@@ -334,13 +335,13 @@ def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path, room):
     size = 2 * len(encode_record(record_of(lines[0]))) + room
     code = f"""
 import resource, signal
-from engine.command.jsonl import read_input
+from engine.command.jsonl import Origin, read_input
 from engine.request import SamplingParams
 from engine.command.results import ResultsFile
 from tests.engine.test_jsonl import record_of
 lines = read_input({str(tmp_path / "in.jsonl")!r}, SamplingParams())
 results = ResultsFile({str(out)!r})
-results.prepare(lines, "m", resume=False, overwrite=False)
+results.prepare(lines, Origin("m", {{}}), resume=False, overwrite=False)
 results.open()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
@@ -375,13 +376,13 @@ def test_output_through_a_link_keeps_the_link(tmp_path):
 
 WRITER = """
 import sys
-from engine.command.jsonl import read_input
+from engine.command.jsonl import Origin, read_input
 from engine.request import SamplingParams
 from engine.command.results import ResultsFile
 from tests.engine.test_jsonl import record_of
 lines = read_input(sys.argv[1], SamplingParams())
 results = ResultsFile(sys.argv[2])
-results.prepare(lines, "m", resume=True, overwrite=False)
+results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)
 results.open()
 for line in reversed(lines):
     if line.index not in results.finished:
@@ -405,7 +406,7 @@ def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
         process.wait()
         process.stdout.close()
         results = ResultsFile(str(out))
-        results.prepare(lines, "m", resume=True, overwrite=False)
+        results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)
         assert len(results.finished) >= kept + len(seen)
         kept = len(results.finished)
         time.sleep(0)
