@@ -13,16 +13,16 @@ from engine.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
+def one_thread() -> None:
     """Comparable from machine to machine, and quieter."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("checkpoints"), SHAPES["tiny"])
 
 
 @pytest.fixture(scope="session")
-def tokenizer(folder) -> Tokenizer:
+def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine.prepare import Preparer
 from engine.request import SamplingParams
@@ -11,13 +12,14 @@ from engine.schedule.pages import PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Admission
 from engine.step.slots import SlotTables, needs_of, sampling_needs
+from engine.text.tokenizer import Tokenizer
 from kernels.sampler import sample
 from kernels.thinking import thinking_step
 
 VOCAB = 32000
 
 
-def seated(tokenizer, batch, params):
+def seated(tokenizer: Tokenizer, batch: int, params: SamplingParams) -> tuple[SlotTables, torch.Tensor, int]:
     """Tables with `batch` requests in them, their slots and needs."""
     preparer = Preparer(tokenizer, "s1", 512)
     opener = tokenizer.encode("<|im_start|>think", specials=True)
@@ -28,8 +30,9 @@ def seated(tokenizer, batch, params):
     for i in range(batch):
         prepared = preparer.prepare([5] * 8 + opener, params)
         scheduler.add(Admission(i, prepared, i))
-    bits = 0
-    for sequence in scheduler.schedule(drained=True).admitted:
+    bits, step = 0, scheduler.schedule(drained=True)
+    assert step is not None
+    for sequence in step.admitted:
         sequence.needs = needs_of(sequence)
         bits |= sequence.needs
         tables.seat(sequence)
@@ -47,7 +50,7 @@ CASES = {
 
 @pytest.mark.parametrize("batch", [1, 64])
 @pytest.mark.parametrize("case", CASES)
-def test_sampler(benchmark, tokenizer, case, batch):
+def test_sampler(benchmark: BenchmarkFixture, tokenizer: Tokenizer, case: str, batch: int) -> None:
     """Both draws for every row of [batch, 32000] logits."""
     tables, slots, bits = seated(tokenizer, batch, CASES[case])
     logits = torch.randn(batch, VOCAB, generator=torch.Generator().manual_seed(0))
@@ -57,14 +60,14 @@ def test_sampler(benchmark, tokenizer, case, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 128])
-def test_machine(benchmark, tokenizer, batch):
+def test_machine(benchmark: BenchmarkFixture, tokenizer: Tokenizer, batch: int) -> None:
     """One step of the thinking machine for every row; thinking has a budget that is far away."""
     tables, slots, bits = seated(tokenizer, batch, SamplingParams(thinking_token_budget=400, thinking_extensions=2))
     machine = tables.for_step(bits).machine
     draw, bad = torch.full((batch,), 9), torch.zeros(batch, dtype=torch.bool)
     start = machine.state.clone()
 
-    def step():
+    def step() -> torch.Tensor:
         machine.state.copy_(start)  # the same step every time
         return thinking_step(machine, slots, draw, draw, bad)
 

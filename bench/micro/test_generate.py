@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine import Engine, SamplingParams
 
@@ -20,7 +22,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def engine(folder):
+def engine(folder: Path) -> Iterator[Engine]:
     nano = (NANO / "config.json").exists()
     with Engine(NANO if nano else folder, device="cpu", max_num_seqs=16, max_model_len=256) as running:
         yield running
@@ -28,7 +30,7 @@ def engine(folder):
 
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("case", CASES)
-def test_generate(benchmark, engine, case, batch):
+def test_generate(benchmark: BenchmarkFixture, engine: Engine, case: str, batch: int) -> None:
     """`batch` requests of exactly 64 tokens each."""
     opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
     prompts = [engine.tokenizer.encode(f"{i} + {i} = ") + opener for i in range(batch)]
