@@ -1,8 +1,8 @@
 """`python -m bench.house`: the drawing of docs/house.md, read from the syntax trees.
 
-The five packages stand on four floors; inside, a folder is a wing and a file beside the wings is a room in the hall. Every import
-is an arrow, wherever it stands, type-only ones too. `tests/test_house.py` holds what is said here: no arrow points up,
-none lead in a circle, and nothing stands in two places.
+The five packages stand on four floors; inside, a folder is a wing and a file beside the wings is a room in the hall.
+Every import is an arrow, wherever it stands, type-only ones too. `tests/test_house.py` holds what is said here: no
+arrow points up, none lead in a circle, and nothing stands in two places.
 """
 
 from __future__ import annotations
