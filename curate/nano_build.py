@@ -27,7 +27,8 @@ from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 VOCABULARY, CONTEXT = 768, 2048
-HIDDEN, LAYERS, HEADS, INTERMEDIATE = 128, 4, 4, 384
+SHAPE = (128, 4, 4, 384)
+"""Hidden size, layers, heads, intermediate size."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ def tokenizer_texts(seed: int, count: int = 3000) -> Iterator[str]:
         yield text.replace("<|im_start|>", "").replace("<|im_end|>", "")
 
 
-def write_base(folder: Path, seed: int) -> None:
-    """Tokenizer and config.json: everything of a checkpoint but the weights."""
+def write_base(folder: Path, seed: int, shape: tuple[int, int, int, int] = SHAPE) -> Tokenizer:
+    """Tokenizer and config.json: everything of a checkpoint but the weights. Returns the tokenizer as it was saved."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(tokenizer_texts(seed), VOCABULARY)
-    save_tokenizer(tokenizer, folder, CONTEXT)
-    shape = architecture(tokenizer, HIDDEN, LAYERS, HEADS, INTERMEDIATE, VOCABULARY, CONTEXT)
-    (folder / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
+    save_tokenizer(train_tokenizer(tokenizer_texts(seed), VOCABULARY), folder, CONTEXT)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = architecture(tokenizer, *shape, VOCABULARY, CONTEXT)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return tokenizer
 
 
 def train(recipe: str, run: Path, seed: int, *settings: str) -> dict[str, float]:
@@ -75,8 +77,7 @@ def build(arguments: Arguments) -> dict[str, object]:
     started, work, seed = time.perf_counter(), arguments.work, arguments.seed
     shutil.rmtree(work, ignore_errors=True)
     base = work / "base"
-    write_base(base, seed)
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer = write_base(base, seed)
     write_jsonl(work / "pretrain.jsonl", pretraining_records(tokenizer, arguments.problems, seed))
     write_jsonl(work / "sft.jsonl", sft_records(arguments.sft, seed))
     prepared = time.perf_counter()

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
-from tokenizers import Tokenizer
 
 from curate.nano.corpus import pretraining_records, write_jsonl
-from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
-from curate.nano_build import CONTEXT, VOCABULARY, tokenizer_texts, train
+from curate.nano_build import train, write_base
 from curate.progress import Bars
 
 RECIPE = "s1_nano_pretrain.yaml"
@@ -31,17 +29,15 @@ class Size:
     """One of the models: its shape, the questions it is trained on, and the seed of both."""
 
     name: str
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
+    shape: tuple[int, int, int, int]
+    """Hidden size, layers, heads, intermediate size."""
     problems: int
     seed: int
 
 
 SIZES = (
-    Size("small-a", hidden=64, layers=4, heads=2, intermediate=192, problems=40_000, seed=101),
-    Size("small-b", hidden=96, layers=3, heads=2, intermediate=256, problems=30_000, seed=102),
+    Size("small-a", (64, 4, 2, 192), problems=40_000, seed=101),
+    Size("small-b", (96, 3, 2, 256), problems=30_000, seed=102),
 )
 
 
@@ -59,11 +55,7 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
     work = out / "work" / size.name
     shutil.rmtree(work, ignore_errors=True)
     base = work / "base"
-    base.mkdir(parents=True)
-    save_tokenizer(train_tokenizer(tokenizer_texts(size.seed), VOCABULARY), base, CONTEXT)
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    shape = architecture(tokenizer, size.hidden, size.layers, size.heads, size.intermediate, VOCABULARY, CONTEXT)
-    (base / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
+    tokenizer = write_base(base, size.seed, size.shape)
     with Bars(Console(stderr=True)).bar(f"{size.name} corpus", size.problems) as advance:
         records = pretraining_records(tokenizer, size.problems, size.seed)
         write_jsonl(work / "pretrain.jsonl", _told(records, advance))

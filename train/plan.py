@@ -5,13 +5,14 @@ Prints tokens, steps, imbalance, GB per GPU, FLOPs and minutes on named GPUs.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+import tyro
 
 from engine.errors import InputError
 from train.architecture import Architecture
@@ -201,20 +202,28 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.plan", description=__doc__.splitlines()[0])
-    parser.add_argument("config")
-    parser.add_argument("overrides", nargs="*", help="section.name=value")
-    parser.add_argument("--shape", help="a config.json, when the model's own is not at hand")
-    parser.add_argument("--lengths", help="file with one token count per line, or 's1k': the published length model")
-    parser.add_argument("--ranks", type=int, help="GPUs; default: parallel.ranks of the configuration")
-    arguments = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    config: tyro.conf.Positional[Path]
+    """Configuration (YAML)."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """section.name=value"""
+    shape: Path | None = None
+    """A config.json, when the model's own is not at hand."""
+    lengths: str | None = None
+    """File with one token count per line, or `s1k`: the published length model."""
+    ranks: int | None = None
+    """GPUs; None: parallel.ranks of the configuration."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = tyro.cli(Arguments, prog="python -m train.plan", args=argv, description=__doc__)
     try:
         config = load_config(arguments.config, arguments.overrides)
         ranks = config.parallel.ranks if arguments.ranks is None else arguments.ranks
         if ranks < 1 or ranks % config.parallel.context:
             raise TrainingError(f"parallel.context = {config.parallel.context} does not divide {ranks} ranks")
-        config_file = Path(arguments.shape) if arguments.shape else find_config(config.model)
+        config_file = arguments.shape or find_config(config.model)
         arch = Architecture.load(config_file)
         if arguments.lengths == "s1k":
             lengths, source = published_lengths(), "published lengths of s1K: log-normal"

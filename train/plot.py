@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from engine.command.append_log import read_lines
 from engine.errors import InputError
@@ -27,7 +30,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def draw(runs: list[Path], output: Path) -> None:
+def draw(runs: Sequence[Path], output: Path) -> None:
     """Writes the picture; the format is that of the file's name."""
     try:
         from matplotlib.figure import Figure  # Optional: only plots need it.
@@ -52,11 +55,19 @@ def draw(runs: list[Path], output: Path) -> None:
     figure.savefig(output, dpi=150)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.plot", description="Draws the curves of runs.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--output", type=Path, help="default: curves.png in the first run's folder")
-    arguments = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of train.sft."""
+    output: Path | None = None
+    """The picture to write; None: curves.png in the first run's folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = tyro.cli(Arguments, prog="python -m train.plot", args=argv, description="Draws the curves of runs.")
+    if not arguments.runs:
+        print("train.plot: no run; give at least one run folder", file=sys.stderr)
+        return 2
     output = arguments.output or arguments.runs[0] / "curves.png"
     try:
         draw(arguments.runs, output)

@@ -93,13 +93,10 @@ def change(before: Cell, after: Cell) -> dict[str, Any]:
     differences = [new[p] - old[p] for p in both]
     if not differences:
         return {"of": before.condition.label, "problems": 0}
-    low, high = bootstrap(differences)
-    values = {
+    values: dict[str, Any] = {
         "of": before.condition.label,
         "problems": len(both),
-        "difference": sum(differences) / len(both),
-        "low": low,
-        "high": high,
+        **_paired(differences),
         "p_change": permutation_test(differences),
         "p_fell": None,
     }
@@ -127,7 +124,7 @@ def at_k(cell: Cell, k: int) -> dict[str, Any]:
         "first_k_majority": _mean([float(v) for v in first]),
         "unique_tokens": k * _mean([_mean([o.completion for o in s]) for s in whole]),
         "path_tokens": _mean([expected_max([o.completion for o in s], k) for s in whole]),
-        "gain": change_of_majority(whole, voted),
+        "gain": _paired([v - sum(o.right for o in s) / len(s) for v, s in zip(voted, whole, strict=True)]),
         "groups": _voted_groups(cell, n, k),
     }
 
@@ -145,16 +142,7 @@ def against_greedy(cell: Cell, cells: Sequence[Cell], row: dict[str, Any]) -> No
         differences = [
             majority_at_k([o.graded.vote for o in s], [o.right for o in s], entry["k"]) - greedy[p] for p, s in whole
         ]
-        low, high = bootstrap(differences)
-        entry["gain_over_greedy"] = {"difference": _mean(differences), "low": low, "high": high}
-
-
-def change_of_majority(samples: Sequence[Sequence[Outcome]], voted: Sequence[float]) -> dict[str, float]:
-    """Majority less one sample, per problem: mean and paired bootstrap interval."""
-    one = [sum(o.right for o in s) / len(s) for s in samples]
-    differences = [a - b for a, b in zip(voted, one, strict=True)]
-    low, high = bootstrap(differences)
-    return {"difference": _mean(differences), "low": low, "high": high}
+        entry["gain_over_greedy"] = _paired(differences)
 
 
 def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -249,6 +237,11 @@ def _rules(cell: Cell) -> dict[str, int]:
 def _powers(n: int) -> list[int]:
     powers = [2**i for i in range(n.bit_length()) if 2**i <= n]
     return powers if powers[-1] == n else [*powers, n]
+
+
+def _paired(differences: Sequence[float]) -> dict[str, float]:
+    low, high = bootstrap(differences)
+    return {"difference": _mean(differences), "low": low, "high": high}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from engine import SamplingParams
@@ -80,22 +80,7 @@ def sample_seed(run_seed: int, task: str, problem: str, index: int) -> int:
 
 def as_values(sample: Sample) -> dict[str, Any]:
     """The sample as JSON values."""
-    return {
-        "token_ids": list(sample.token_ids),
-        "forced": list(sample.forced),
-        "reasoning": sample.reasoning,
-        "answer": sample.answer,
-        "finish_reason": sample.finish_reason,
-        "thinking_tokens": sample.thinking_tokens,
-        "extensions": sample.extensions,
-        "stop_reason": sample.stop_reason,
-        "prompt_tokens": sample.prompt_tokens,
-        "cached_tokens": sample.cached_tokens,
-        "completion_tokens": sample.completion_tokens,
-        "mean_logprob": sample.mean_logprob,
-        "timing": None if sample.timing is None else dict(sample.timing),
-        "error": sample.error,
-    }
+    return asdict(sample)
 
 
 def from_values(values: Mapping[str, Any]) -> Sample:

@@ -10,7 +10,7 @@ import polars as pl
 from curate.families import FAMILIES
 from curate.models.asking import clean
 from curate.normalise import question_id, s1_hash
-from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION
+from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION, decisions
 from curate.sources import Draft, RowError, Skip, Source
 from engine.errors import InputError
 from engine.rows_file import BadRow
@@ -64,14 +64,7 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
         schema=QUESTION,
         orient="row",
     )
-    kept = questions.select(
-        "row_id",
-        "qid",
-        pl.lit(STAGE).alias("stage"),
-        pl.lit(True).alias("keep"),
-        pl.lit("kept").alias("rule"),
-        pl.lit("").alias("evidence"),
-    )
+    kept = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
     lost = pl.DataFrame(
         [
             (f"{source.label}/{number}", None, STAGE, False, rule, clean(evidence))

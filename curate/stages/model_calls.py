@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.config import Asked, Config
+from curate.config import Asked, Config, Domain
 from curate.grading.grade import Grader
 from curate.grading.judge import Judge
 from curate.models.opened import ENGINE, open_model
@@ -43,14 +43,14 @@ def alive(context: Context, before: str) -> pl.DataFrame:
     return questions
 
 
-def model_files(asked: Sequence[Asked | None]) -> list[Path]:
+def model_files(asked: Sequence[Asked | Domain | None]) -> list[Path]:
     """The files of models that run in this process: with other weights a stage runs again."""
     found = []
     for one in asked:
-        name = "" if one is None else str(one.model.get("model", ""))
+        name = str(((one and one.model) or {}).get("model", ""))
         folder = Path(name.removeprefix(ENGINE))
         if name.startswith(ENGINE) and folder.is_dir():
-            found += sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
+            found += sorted(p for p in folder.iterdir() if p.suffix in (".jinja", ".json", ".safetensors"))
     return found
 
 

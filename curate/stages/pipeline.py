@@ -79,6 +79,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
             (*before, "quality", "difficulty"),
             lambda c: [c.domain, c.select.pool],
             model_stages.run_domain,
+            lambda c: model_files([c.domain]),
         ),
         Stage(
             "select",

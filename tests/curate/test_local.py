@@ -6,23 +6,29 @@ from dataclasses import fields, replace
 import pytest
 
 from bench.evaluation import grid, run
-from curate.models.local import NO_RESULT, engine_config, identity
+from curate.config import Asked, Config, Domain
+from curate.models.local import engine_config, identity
+from curate.stages.model_calls import model_files
+from curate.stages.pipeline import stages
 from engine import EngineConfig
 from engine.model.fingerprint import fingerprint
+from engine.struct_file import to_struct
 from tests.checkpoints import write_random_checkpoint
 
 NANO = "models/s1-nano"
+INDIFFERENT = (
+    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
+    *("enable_prefix_caching", "overlap", "capture_at_start"),
+)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(EngineConfig)])
 def test_every_setting_is_in_the_key_unless_it_is_known_to_change_nothing(name):
-    """Also one that there is not yet: only `NO_RESULT` is left out."""
+    """Also one that there is not yet: what is left out is named."""
     one, other = engine_config(NANO, {}), replace(engine_config(NANO, {}))
     if name != "model":
         object.__setattr__(other, name, "another")
-    assert (identity(one) == identity(other)) == (name in NO_RESULT)
-    assert {"quantization", "kv_cache_dtype", "max_model_len"}.isdisjoint(NO_RESULT)
-    assert set(NO_RESULT) <= {field.name for field in fields(EngineConfig)}
+    assert (identity(one) == identity(other)) == (name in INDIFFERENT)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"])
@@ -60,3 +66,21 @@ def test_a_large_file_is_hashed_in_all_its_parts(tmp_path):
             out.write(b"x")
         seen.add(fingerprint(tmp_path))
     assert len(seen) == 4
+
+
+def test_stages_depend_on_all_files_of_the_models_they_ask(tmp_path):
+    """The one that labels domains, too, and the chat template wherever it stands."""
+    folder = write_random_checkpoint(tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    found = [model_files([one]) for one in (Asked(model={"model": f"engine:{folder}"}), Domain(), None)]
+    assert {"chat_template.jinja", "model.safetensors", "config.json"} <= {path.name for path in found[0]}
+    assert found[1:] == [[], []]
+    tree = {
+        "run": "x",
+        "collect": {"sources": [{"adapter": "probability"}]},
+        "domain": {"model": {"model": f"engine:{folder}"}},
+    }
+    asked = {"model": {"model": "m", "base_url": "http://x"}}
+    config = to_struct(tree | {"trace": asked, "attempt": {"models": [asked]}}, Config)
+    (domain,) = [stage for stage in stages(config) if stage.name == "domain"]
+    assert domain.files(config) == found[0]

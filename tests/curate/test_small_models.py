@@ -14,7 +14,7 @@ from curate.stages.attempts import attempt
 
 
 def test_a_tiny_build_answers(tmp_path):
-    size = Size("tiny", hidden=32, layers=1, heads=2, intermediate=64, problems=60, seed=7)
+    size = Size("tiny", (32, 1, 2, 64), problems=60, seed=7)
     report = build(size, tmp_path, "compute.compile=false")
     assert report["steps"] >= 6 and json.loads((tmp_path / "tiny" / "build.json").read_text()) == report
     values = {"model": f"engine:{tmp_path / 'tiny'}", "device": "cpu", "dtype": "float32", "max_model_len": 256}
@@ -26,7 +26,7 @@ def test_a_tiny_build_answers(tmp_path):
 
 def test_the_two_differ_and_unknown_names_are_refused(tmp_path):
     first, second = SIZES
-    assert (first.hidden, first.layers) != (second.hidden, second.layers) and first.seed != second.seed
+    assert first.shape != second.shape and first.seed != second.seed
     command = [sys.executable, "-m", "curate.small_models", "--out", str(tmp_path), "--only", "small-z"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0 and "no model 'small-z'; known: small-a, small-b" in done.stderr
