@@ -1,7 +1,8 @@
 """The operators of the hot path, one per file.
 
 Each file holds the torch definition `<op>_reference`, the public `<op>` that picks by device, the Triton kernel with
-its launcher, and `<op>_cost(...) -> (bytes, flops)`, from which `kernels.limits` adds up a step. The pick:
+its launcher, and `<op>_cost(...) -> (bytes, flops)`, which `bench.kernels` holds times against; what a whole step takes
+is in `kernels.limits`. `kernels/native` is the library of C++ twins. The pick:
 
 - CUDA tensors: the Triton kernel (dense products: cuBLAS unless the recorded table in `kernels.linear` says otherwise).
 - CPU tensors: the C++ twin in `csrc/cpu` where it is built and takes the dtype and shape, else the torch definition.

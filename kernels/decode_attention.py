@@ -19,7 +19,7 @@ from kernels import use_triton
 from kernels.gemm_choices import has_dependents
 from kernels.language import jit_varying, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
 from kernels.native import library as native
-from kernels.paged import attention_cost, gather_pages, tile_config
+from kernels.paged import attention_cost, gather_pages, softmax_step, tile_config
 
 LOG2_E = 1.4426950408889634
 
@@ -126,12 +126,7 @@ def _decode_attention_kernel(
             v = tl.load(v_cache_ptr + offset, mask=seen[:, None], other=0.0).to(q.dtype)
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * logit_scale
             logits = tl.where(seen[None, :], logits, -float("inf"))
-            new_top = tl.maximum(top, tl.max(logits, 1))
-            weights = tl.exp2(logits - new_top[:, None])
-            decay = tl.exp2(top - new_top)
-            total_weight = total_weight * decay + tl.sum(weights, 1)
-            acc = tl.dot(weights.to(q.dtype), v, acc * decay[:, None], input_precision=PRECISION)
-            top = new_top
+            acc, top, total_weight = softmax_step(acc, top, total_weight, logits, v, PRECISION)
 
         finishes = (tile == begin) & (last == end)
         if not finishes:

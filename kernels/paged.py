@@ -6,7 +6,7 @@ import torch
 
 from kernels import INTERPRET, huge_pages
 from kernels.errors import KernelError
-from kernels.language import dot_precision, next_power_of_2
+from kernels.language import dot_precision, jit, next_power_of_2, tl
 
 
 def new_pages(
@@ -65,6 +65,17 @@ def tile_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | b
         "BLOCK_N": min(page_size, 64 if q.element_size() == 2 else 32),
         "PRECISION": dot_precision(q.dtype),
     }
+
+
+@jit
+def softmax_step(acc, top, total_weight, logits, v, PRECISION: tl.constexpr):
+    """Take another tile of keys into a softmax that runs: logits [M, N] to the base 2, v [N, D], acc [M, D]."""
+    new_top = tl.maximum(top, tl.max(logits, 1))
+    weights = tl.exp2(logits - new_top[:, None])
+    decay = tl.exp2(top - new_top)
+    total_weight = total_weight * decay + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
+    return acc, new_top, total_weight
 
 
 def attention_cost(

@@ -14,7 +14,7 @@ from kernels import use_triton
 from kernels.decode_attention import LOG2_E
 from kernels.language import cdiv, jit, jit_varying, launch, require_triton, tl
 from kernels.native import library as native
-from kernels.paged import attention_cost, gather_pages, tile_config
+from kernels.paged import attention_cost, gather_pages, softmax_step, tile_config
 
 
 def prefill_attention_reference(
@@ -88,12 +88,7 @@ def _attend(
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * logit_scale
         if MASKED:
             logits = tl.where((position + key)[None, :] < visible[:, None], logits, -float("inf"))
-        new_top = tl.maximum(top, tl.max(logits, 1))
-        weights = tl.exp2(logits - new_top[:, None])
-        decay = tl.exp2(top - new_top)
-        total_weight = total_weight * decay + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(q.dtype), v, acc * decay[:, None], input_precision=PRECISION)
-        top = new_top
+        acc, top, total_weight = softmax_step(acc, top, total_weight, logits, v, PRECISION)
     return acc, top, total_weight
 
 
