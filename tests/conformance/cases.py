@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from engine.request import SamplingParams
-from tests.conformance.scripted import END_OF_TEXT, IM_END, IM_START, THINK_CLOSE, THINK_OPEN, Vocabulary
+from tests.conformance.scripted import (
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Vocabulary,
+    make_tokenizer,
+    vocabulary_of,
+)
 from tests.conformance.simulate import Format, Texts
 
 SPECIALS = (THINK_OPEN, THINK_CLOSE)
@@ -142,4 +152,20 @@ def tables(draw: st.DrawFn) -> dict[str | bytes, list[str | bytes]]:
         loud = draw(st.lists(st.sampled_from(LOUD), max_size=2, unique=True))
         first = draw(st.lists(st.sampled_from(quiet), min_size=3, max_size=3, unique=True))
         table[name] = (first[:1] + loud + first[1:]) if draw(st.integers(0, 2)) == 0 else loud + first
+    return table
+
+
+VOCABULARY = vocabulary_of(make_tokenizer(SPECIALS))
+CONTEXT = 96
+ROOMY = {"max_model_len": CONTEXT, "kv_cache_tokens": 4096, "max_num_seqs": 64}
+EVERY = ("s1", "qwen3", "step", "overlapping", "deepseek_r1", "none")
+
+
+def random_table(seed: int) -> dict:
+    """What follows each token of the alphabet: often a trigger, an EOS or part of a delimiter; never a dead end."""
+    chance = random.Random(seed)
+    table = {}
+    for name in (*ALPHABET, "Final", " Answer", " so"):
+        first = [chance.choice(LOUD)] if chance.random() < 0.4 else []
+        table[name] = list(dict.fromkeys([*first, *chance.sample(ALPHABET, len(ALPHABET))]))
     return table

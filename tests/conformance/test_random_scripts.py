@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.cases import ALPHABET, FORMATS, LOUD, SPECIALS, Case, cases
-from tests.conformance.scripted import make_tokenizer, vocabulary_of
+from tests.conformance.cases import (
+    CONTEXT,
+    EVERY,
+    FORMATS,
+    ROOMY,
+    SPECIALS,
+    VOCABULARY,
+    Case,
+    cases,
+    random_table,
+)
 
-VOCABULARY = vocabulary_of(make_tokenizer(SPECIALS))
-CONTEXT = 96
-ROOMY = {"max_model_len": CONTEXT, "kv_cache_tokens": 4096, "max_num_seqs": 64}
 TIGHT = {
     "max_model_len": CONTEXT,
     "kv_cache_tokens": 104,
@@ -24,17 +29,6 @@ TIGHT = {
 }
 EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "12"))
 """Batches of up to 12 requests for each table and engine; raise it for a long search."""
-EVERY = ("s1", "qwen3", "step", "overlapping", "deepseek_r1", "none")
-
-
-def random_table(seed: int) -> dict:
-    """What follows each token of the alphabet: often a trigger, an EOS or part of a delimiter; never a dead end."""
-    chance = random.Random(seed)
-    table = {}
-    for name in (*ALPHABET, "Final", " Answer", " so"):
-        first = [chance.choice(LOUD)] if chance.random() < 0.4 else []
-        table[name] = list(dict.fromkeys([*first, *chance.sample(ALPHABET, len(ALPHABET))]))
-    return table
 
 
 @pytest.mark.parametrize("kernels", ["native", "definitions"])

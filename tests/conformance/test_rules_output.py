@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from engine.request import Delta, TokenKind
-from tests.conformance.cases import SPECIALS, Case, cases
+from tests.conformance.cases import EVERY, ROOMY, SPECIALS, VOCABULARY, Case, cases, random_table
 from tests.conformance.lab import ENDLESS, STORY, Lab, path
 from tests.conformance.scripted import END_OF_TEXT, IM_END, IM_START
-from tests.conformance.test_random_scripts import EVERY, ROOMY, VOCABULARY, random_table
 
 CLOSED = "<|im_start|>answer\nFinal Answer:"
 OPENS = {"(": [".", "~", "^"], ".": [IM_START, "~", "^"], IM_START: ["think", "~", "^"]}

@@ -13,7 +13,7 @@ from transformers import Qwen2ForCausalLM
 
 from engine import Delta, Engine, EngineDead, Handle, InputError, RequestOutput, SamplingParams
 from tests.checkpoints import write_random_checkpoint
-from tests.engine.test_model import SHAPES
+from tests.engine.shapes import SHAPES
 
 LENGTHS, NEW_TOKENS = (1, 9, 40, 112, 180, 3), 64
 PLAIN = SamplingParams(max_tokens=NEW_TOKENS, ignore_eos=True, thinking_format="none")

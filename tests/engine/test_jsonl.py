@@ -10,25 +10,17 @@ import time
 
 import pytest
 
-from engine.command.jsonl import InputLine, Origin, changed_params, encode_record, output_record, read_input
+from engine.command.jsonl import InputLine, Origin, changed_params, encode_record, read_input
 from engine.command.results import ResultsFile
 from engine.errors import InputError
-from engine.request import Completion, Logprob, RequestOutput, SamplingParams, ThinkingReport, Timing, Usage
+from engine.request import Logprob, SamplingParams
+from tests.engine.output_lines import record_of
 
 
 def lines_of(tmp_path, *records, base=None) -> list[InputLine]:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     return read_input(str(path), base or SamplingParams())
-
-
-def output_of(line: InputLine, finish_reason="stop", **completion) -> RequestOutput:
-    sample = Completion(0, "t", "r", "a", [1, 2], [1], finish_reason, ThinkingReport(1, 1, 0, "budget"), **completion)
-    return RequestOutput("0", line.index, [5], [sample], Usage(1, 0, 2, 1, 1), Timing(0.0, 0.1, 0.2))
-
-
-def record_of(line: InputLine, **options) -> dict:
-    return output_record(line, output_of(line, **options), Origin("m", {}))
 
 
 def test_three_kinds_of_prompt(tmp_path):
@@ -338,7 +330,7 @@ import resource, signal
 from engine.command.jsonl import Origin, read_input
 from engine.request import SamplingParams
 from engine.command.results import ResultsFile
-from tests.engine.test_jsonl import record_of
+from tests.engine.output_lines import record_of
 lines = read_input({str(tmp_path / "in.jsonl")!r}, SamplingParams())
 results = ResultsFile({str(out)!r})
 results.prepare(lines, Origin("m", {{}}), resume=False, overwrite=False)
@@ -379,7 +371,7 @@ import sys
 from engine.command.jsonl import Origin, read_input
 from engine.request import SamplingParams
 from engine.command.results import ResultsFile
-from tests.engine.test_jsonl import record_of
+from tests.engine.output_lines import record_of
 lines = read_input(sys.argv[1], SamplingParams())
 results = ResultsFile(sys.argv[2])
 results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)

@@ -16,7 +16,7 @@ from engine.schedule.pages import PagePool
 from engine.schedule.scheduler import Scheduler, Step
 from engine.schedule.sequence import Admission, Prepared, Sequence
 from engine.thinking.plan import ThinkingFormat, make_plan
-from tests.engine.test_machine_twins import EOS, Letters
+from tests.engine.letters import EOS, Letters
 
 SLOTS, PAGES, PAGE_SIZE, BATCH = 6, 20, 4, 17
 CONTEXT = PAGES * PAGE_SIZE

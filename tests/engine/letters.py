@@ -1,0 +1,19 @@
+"""A vocabulary of letters, for tests of what happens to token ids."""
+
+from __future__ import annotations
+
+VOCAB, EOS, NEWLINE = 24, (1, 2), 3
+ENDS_LINE = [token in (NEWLINE, 4) for token in range(VOCAB)]
+
+
+class Letters:
+    """A tokenizer of single letters: token i is the letter chr(97 + i), the newline is a token too."""
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        return [NEWLINE if c == "\n" else ord(c) - 97 for c in text]
+
+    def special_id(self, text: str) -> int | None:
+        return self.encode(text)[0]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"\n" if ENDS_LINE[token_id] else bytes([97 + token_id])
