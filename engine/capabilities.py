@@ -22,6 +22,7 @@ from kernels.gemm_choices import read_choices, table_in_use
 from kernels.language import triton
 from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
 from kernels.native import library as native
+from kernels.small_gemm import MOST_TOKENS
 
 _CACHE_SIZE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 _READ_BYTES, _LEAST_CACHE = 256 << 20, 32 << 20
@@ -106,10 +107,12 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
     why = f"{len(rows)} shapes where Triton was measured to be faster" if rows else "no shape was measured on this GPU"
     found.append(Route("products", "cuBLAS" + (f" and {kernels}" if rows else ""), why))
     if config.quantization != "none":
-        found.append(Route(f"{config.quantization} products", kernels, "up to 64 tokens, widened in registers"))
-        if config.max_num_seqs > 64:
-            why = "larger steps widen whole matrices first and are no faster than 16 bits; --max-num-seqs 64 avoids it"
-            found.append(Route(f"{config.quantization} products beyond 64 tokens", "cuBLAS", why, slow=True))
+        found.append(
+            Route(f"{config.quantization} products", kernels, f"up to {MOST_TOKENS} tokens, widened in registers")
+        )
+        if config.max_num_seqs > MOST_TOKENS:
+            why = f"they widen whole matrices first, no faster than 16 bits; --max-num-seqs {MOST_TOKENS} avoids it"
+            found.append(Route(f"{config.quantization} products beyond {MOST_TOKENS} tokens", "cuBLAS", why, slow=True))
     if config.step_graphs == "off":
         found.append(Route("decode steps", "operator by operator", "--step-graphs off", slow=True))
     else:

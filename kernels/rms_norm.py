@@ -92,7 +92,7 @@ def rms_norm(
     """x [N, H], weight [H], residual [N, H] or None -> (y [N, H], residual_out [N, H]); residual_out = x + residual."""
     if use_triton(x):
         return rms_norm_triton(x, weight, eps, residual)
-    if native.supports_rms_norm(x):
+    if native.supports_rows(x):
         return native.rms_norm(x, weight, eps, residual)
     return rms_norm_reference(x, weight, eps, residual)
 

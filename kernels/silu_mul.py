@@ -48,7 +48,7 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
     """x [N, 2F] (gate | up) -> silu(gate) * up, [N, F], in x's dtype."""
     if use_triton(x):
         return silu_mul_triton(x)
-    if native.supports_silu_mul(x):
+    if native.supports_rows(x):
         return native.silu_mul(x)
     return silu_mul_reference(x)
 

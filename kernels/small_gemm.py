@@ -193,7 +193,7 @@ def small_gemm(
     maxima: bool = False,
     scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The launcher. x [N, K] with N <= 64, weight [M, K] -> (y, maxima).
+    """The launcher. x [N, K] with N <= MOST_TOKENS, weight [M, K] -> (y, maxima).
 
     `norm` [K]: x is RMS-normalised first. `gated`: weight [2F, K] -> silu(gate) * up [N, F]. `maxima`: y is float32 and
     the maximum of every block of `config.block_out` outputs comes with it, [N, blocks]; otherwise None. `scale` [M]

@@ -65,10 +65,6 @@ class Operators:
             function.argtypes, function.restype = signature, None
             setattr(self, f"_{name}", function)
 
-    def supports_pack(self, weight: torch.Tensor) -> bool:
-        """Whether `pack` takes a weight: a matrix of float32 or bfloat16 on the CPU."""
-        return weight.dim() == 2 and weight.dtype in FLOATS and weight.is_cpu
-
     def pack(self, w: LinearWeight) -> LinearWeight:
         """`w` with its packed copy, for activations of the weight's dtype."""
         return replace(w, packed=self._packed(w.weight, w.bias, None, w.weight.dtype))
@@ -98,10 +94,6 @@ class Operators:
         source = weight.contiguous()
         self._pack(address, source.data_ptr(), torch.get_num_threads())
         return PackedWeight(data, bias, scale, dtype, struct, address)
-
-    def supports_linear(self, x: torch.Tensor, w: LinearWeight) -> bool:
-        """Whether the weight is packed, and for activations of x's dtype."""
-        return w.packed is not None and x.dtype is w.packed.dtype
 
     def _product(
         self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None, y: torch.Tensor, epilogue: int
@@ -137,10 +129,6 @@ class Operators:
         y = torch.empty((x.shape[0], len(w.weight)), dtype=torch.float32) if out is None else out
         return self._product(x, w, None, y, _HEAD)
 
-    def supports_rms_norm(self, x: torch.Tensor) -> bool:
-        """Whether x is float32 or bfloat16 on the CPU."""
-        return x.dtype in FLOATS and x.is_cpu
-
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,10 +154,6 @@ class Operators:
             torch.get_num_threads(),
         )
         return y, total
-
-    def supports_rope_append(self, qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
-        return qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and whole_pages(k_cache)
 
     def rope_append(
         self,
@@ -206,10 +190,6 @@ class Operators:
             torch.get_num_threads(),
         )
         return q
-
-    def supports_attention(self, q: torch.Tensor, k_cache: torch.Tensor) -> bool:
-        """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
-        return q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and whole_pages(k_cache)
 
     def decode_attention(
         self,
@@ -274,10 +254,6 @@ class Operators:
         )
         return out
 
-    def supports_silu_mul(self, x: torch.Tensor) -> bool:
-        """Whether x is float32 or bfloat16 on the CPU."""
-        return x.dtype in FLOATS and x.is_cpu
-
     def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, 2F] -> silu(x[:, :F]) * x[:, F:], [N, F]."""
         x = x.contiguous()
@@ -285,10 +261,6 @@ class Operators:
         y = x.new_empty((n, features))
         self._silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
         return y
-
-    def supports_embedding(self, ids: torch.Tensor, weight: torch.Tensor) -> bool:
-        """Whether ids are int64 and the rows contiguous on the CPU; any dtype of rows."""
-        return ids.dtype is torch.int64 and weight.is_cpu and weight.is_contiguous()
 
     def embedding(self, ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
         """ids [N] -> rows [N, H], zeros for ids outside vocab_start .. vocab_start + V - 1."""
@@ -299,10 +271,6 @@ class Operators:
             ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], weight.shape[0], width, vocab_start
         )
         return y
-
-    def supports_decode_inputs(self, inputs: torch.Tensor, blocks: torch.Tensor) -> bool:
-        """Whether the tables are on the CPU and each row of the inputs is contiguous."""
-        return blocks.is_cpu and inputs.stride(1) == 1
 
     def decode_inputs(
         self,
@@ -396,13 +364,39 @@ if LIBRARY is not None:
 
 
 USED = LOADED and not REFERENCE
-"""Whether operators on CPU tensors may go to the library. Where not, no `supports_*` answers True."""
-if USED:
-    supports_pack, supports_linear = _operators.supports_pack, _operators.supports_linear
-    supports_rms_norm, supports_rope_append = _operators.supports_rms_norm, _operators.supports_rope_append
-    supports_attention, supports_silu_mul = _operators.supports_attention, _operators.supports_silu_mul
-    supports_embedding, supports_decode_inputs = _operators.supports_embedding, _operators.supports_decode_inputs
-else:
-    _never: Any = lambda *_: False  # noqa: E731
-    supports_pack = supports_linear = supports_rms_norm = supports_rope_append = _never
-    supports_attention = supports_silu_mul = supports_embedding = supports_decode_inputs = _never
+"""Whether operators on CPU tensors go to the library. Where not, no `supports_*` answers True."""
+
+
+def supports_pack(weight: torch.Tensor) -> bool:
+    """Whether `pack` takes a weight: a matrix of float32 or bfloat16 on the CPU."""
+    return USED and weight.dim() == 2 and weight.dtype in FLOATS and weight.is_cpu
+
+
+def supports_linear(x: torch.Tensor, w: LinearWeight) -> bool:
+    """Whether the weight is packed, and for activations of x's dtype."""
+    return USED and w.packed is not None and x.dtype is w.packed.dtype
+
+
+def supports_rows(x: torch.Tensor) -> bool:
+    """Whether x is float32 or bfloat16 on the CPU."""
+    return USED and x.dtype in FLOATS and x.is_cpu
+
+
+def supports_rope_append(qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
+    """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+    return USED and qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and whole_pages(k_cache)
+
+
+def supports_attention(q: torch.Tensor, k_cache: torch.Tensor) -> bool:
+    """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
+    return USED and q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and whole_pages(k_cache)
+
+
+def supports_embedding(ids: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether ids are int64 and the rows contiguous on the CPU; any dtype of rows."""
+    return USED and ids.dtype is torch.int64 and weight.is_cpu and weight.is_contiguous()
+
+
+def supports_decode_inputs(inputs: torch.Tensor, blocks: torch.Tensor) -> bool:
+    """Whether the tables are on the CPU and each row of the inputs is contiguous."""
+    return USED and blocks.is_cpu and inputs.stride(1) == 1
