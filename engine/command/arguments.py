@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
+import tyro._errors
 
 from engine.config import EngineConfig
 from engine.errors import InputError
@@ -91,17 +89,23 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _cli(argv: Sequence[str]) -> Arguments:
-    """What tyro makes of the flags. It refuses in a box of several lines; here that is one, as for every bad input."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
-    except SystemExit as ended:
-        if not ended.code:
-            raise
-    # Rules part the box into what is wrong, what may have been meant, and where help is; the title stands in the first.
-    lines = [line.strip("│╭╮╰╯ ") for line in box.getvalue().splitlines()]
-    rules = [at for at, line in enumerate(lines) if re.fullmatch(r"─ [\w ]+ ─+|─+|-+", line)]
-    parts = [" ".join(filter(None, lines[a + 1 : b])) for a, b in itertools.pairwise([*rules, len(lines)])]
-    meant = [flag for part in parts if part.startswith("Perhaps") for flag in re.findall(r"--[a-z][a-z-]*", part)]
-    raise InputError(parts[0] + (f" (did you mean {' or '.join(meant)}?)" if meant else ""))
+    with tyro._errors.on_parse_error(_refuse):
+        return tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
+
+
+def _refuse(event: tyro._errors.ParseErrorEvent) -> None:
+    """One line, as for every bad input, instead of tyro's box of several. The hook is private: tyro is pinned."""
+    argument = getattr(event, "argument", None)
+    flag = "" if argument is None else argument.lowered.name_or_flags[-1]
+    match event:
+        case tyro._errors.UnrecognizedArgs(tokens=tokens):
+            known = ["--" + f.name.replace("_", "-") for f in fields(Arguments)]
+            meant = [near for token in tokens for near in get_close_matches(token, known, 1)]
+            hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+            raise InputError(f"unrecognized options: {', '.join(tokens)}{hint}")
+        case tyro._errors.InvalidChoice(value=value, choices=choices):
+            raise InputError(f"{flag} is {value!r}; give one of {', '.join(choices)}")
+        case tyro._errors.BadValue():
+            raise InputError(f"{flag} needs a value")
+        case tyro._errors.InstantiationFailure(message=message):
+            raise InputError(f"{flag}: {' '.join(message.split())}")
