@@ -5,7 +5,7 @@ after sampling, and before the token becomes the next input, this operator decid
 at its budget by writing the end delimiter, and lengthened by writing "Wait" in place of the end that was drawn.
 No logit is edited, nothing is drawn twice, and the host is never asked.
 
-The first row that matches decides (`engine/thinking/machine.py` is the same table in plain Python: read that first):
+The first row that matches decides (`engine/thinking/reference_machine.py` is the same in plain Python: read it first):
 
 | #  | situation                                              | committed                                   |
 |----|--------------------------------------------------------|---------------------------------------------|

@@ -1,4 +1,4 @@
-"""What one rank of a tensor-parallel group holds of a model."""
+"""What one rank of a tensor-parallel group holds of a model; `weights.py` cuts the tensors by it while loading."""
 
 from __future__ import annotations
 

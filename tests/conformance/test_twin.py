@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from engine.request import SamplingParams
 from engine.text.tokenizer import Tokenizer
-from engine.thinking.machine import Machine
 from engine.thinking.plan import make_plan, resolve_format
+from engine.thinking.reference_machine import Machine
 from kernels.thinking import Finish, Stop
 from tests.conformance.cases import ALPHABET, FORMATS, LOUD, SPECIALS, Case, cases, encode_format
 from tests.conformance.scripted import Vocabulary, make_tokenizer, vocabulary_of, write_tokenizer

@@ -11,8 +11,8 @@ import torch
 from engine.request import SamplingParams
 from engine.schedule.sequence import Admission, Prepared, Sequence
 from engine.step.slots import LEAD, LOOPS, OPENER, SlotTables
-from engine.thinking.machine import Machine
 from engine.thinking.plan import ThinkingFormat, make_plan
+from engine.thinking.reference_machine import Machine
 from kernels.native import library as native
 from kernels.native import step as native_step
 from kernels.sampler import SamplingNeeds, sample_reference

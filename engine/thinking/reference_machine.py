@@ -1,6 +1,6 @@
 """Budget forcing as a state machine in plain Python: the readable form of the table in `kernels/thinking.py`.
 
-Tests hold the two against each other token by token.
+To be read, and for tests, which hold the two against each other token by token. What runs is `kernels/thinking.py`.
 """
 
 from __future__ import annotations
