@@ -1,7 +1,7 @@
 """Thinking formats, and what one request asks of them: the plan that the state machine carries out.
 
-A plan has strings as token ids and limits as numbers, contradictions already refused. `kernels/thinking.py` carries it out,
-and `reference_machine.py` in plain Python.
+A plan has strings as token ids and limits as numbers, contradictions already refused. `kernels/thinking.py`
+carries it out, and `reference_machine.py` in plain Python.
 """
 
 from __future__ import annotations
