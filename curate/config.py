@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from curate.models.asking import Sampling
 from curate.models.opened import check_model_config
@@ -13,20 +14,22 @@ from curate.sources import AnySource
 from engine.errors import InputError
 from engine.struct_file import read_struct
 
+Count = Annotated[int, Meta(ge=1)]
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the configuration."""
 
 
 class Collect(Section, frozen=True):
-    sources: tuple[AnySource, ...]
+    sources: Annotated[tuple[AnySource, ...], Meta(min_length=1)]
     """In the order of their priority: of two questions that are the same, the one of the earlier source stays."""
 
 
 class Dedupe(Section, frozen=True):
-    jaccard: float = 0.8
+    jaccard: Annotated[float, Meta(gt=0, le=1)] = 0.8
     """Share of common word shingles from which two questions are near duplicates."""
-    shingle: int = 5
+    shingle: Count = 5
     permutations: int = 128
     bands: int = 32
     """Of the signature; 128 permutations in 32 bands find 99.9 % of the pairs at 0.65 and above."""
@@ -50,9 +53,9 @@ class Decontaminate(Section, frozen=True):
     against: tuple[Evaluation, ...] = ()
     rule: Literal["s1", "scored"] = "scored"
     """Which rule drops rows; the evidence of both is kept."""
-    ngram: int = 5
+    ngram: Count = 5
     """Words of an n-gram of rule `scored`; rule `s1` has 8."""
-    common: int = 5
+    common: Count = 5
     """An n-gram that so many different questions share says nothing."""
     coverage: float = 0.5
     """Share of an evaluation question's words inside shared rare n-grams."""
@@ -73,8 +76,8 @@ class Asked(Section, frozen=True):
 
 
 class Attempts(Section, frozen=True):
-    models: tuple[Asked, ...]
-    samples: int = 1
+    models: Annotated[tuple[Asked, ...], Meta(min_length=1)]
+    samples: Count = 1
 
 
 class Quality(Section, frozen=True):
@@ -91,8 +94,8 @@ class Quality(Section, frozen=True):
 
 
 class Grade(Section, frozen=True):
-    workers: int = 1
-    time_limit_s: float = 5.0
+    workers: Count = 1
+    time_limit_s: Annotated[float, Meta(gt=0)] = 5.0
     memory_limit_mb: int = 1024
     judge: Asked | None = None
 
@@ -109,7 +112,7 @@ class Domain(Section, frozen=True):
 
 class Select(Section, frozen=True):
     mode: Literal["paper", "notebook", "random", "diverse", "longest", "full"] = "paper"
-    count: int = 1000
+    count: Count = 1000
     pool: Literal["hard", "quality"] = "hard"
     """`hard`: what no model solved; `quality`: what passed `quality` (s1's ablations draw from it)."""
     seed_sources: tuple[str, ...] = ("GPQA", "AIME")
@@ -191,8 +194,6 @@ def _check(config: Config, path: str) -> None:
                 check_model_config(model)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    if not config.collect.sources:
-        raise InputError(f"{path}: collect.sources is empty; name at least one source")
     labels = [source.label for source in config.collect.sources]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -202,19 +203,3 @@ def _check(config: Config, path: str) -> None:
             f"{path}: dedupe.permutations is {config.dedupe.permutations}, which {config.dedupe.bands} bands do not "
             "divide; change either"
         )
-    positive = {
-        "select.count": config.select.count,
-        "dedupe.shingle": config.dedupe.shingle,
-        "decontaminate.ngram": config.decontaminate.ngram,
-        "decontaminate.common": config.decontaminate.common,
-        "grade.workers": config.grade.workers,
-        "grade.time_limit_s": config.grade.time_limit_s,
-    }
-    if config.attempt is not None:
-        positive["attempt.samples"] = config.attempt.samples
-        positive["attempt.models (how many)"] = len(config.attempt.models)
-    for name, value in positive.items():
-        if not value > 0:
-            raise InputError(f"{path}: {name} is {value}; it must be above 0")
-    if not 0 < config.dedupe.jaccard <= 1:
-        raise InputError(f"{path}: dedupe.jaccard is {config.dedupe.jaccard}; it is a share, above 0 and at most 1")

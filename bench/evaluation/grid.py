@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from bench.evaluation.methods import Condition, Defaults, Method
 from bench.evaluation.prompts import PromptName
@@ -14,6 +15,8 @@ from bench.evaluation.tasks import TaskSpec
 from curate.models.local import engine_config
 from engine import InputError
 from engine.struct_file import read_struct, to_struct
+
+Count = Annotated[int, Meta(ge=1)]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,20 +27,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: str
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; it need not be set."""
-    concurrency: int = 16
+    concurrency: Count = 16
     thinking_fields: bool = True
     """Whether the server takes this engine's thinking parameters; without them only method `none` can run."""
-    timeout_s: float = 3600.0
-    retries: int = 4
+    timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
+    retries: Annotated[int, Meta(ge=0)] = 4
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise InputError(f"endpoint: url is {self.url!r}; give http://HOST:PORT/v1 or https://...")
-        for name, least in (("concurrency", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"endpoint: {name} is {getattr(self, name)}; give at least {least}")
-        if not 0 < self.timeout_s < float("inf"):
-            raise InputError(f"endpoint: timeout_s is {self.timeout_s}; give seconds above 0")
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,30 +47,25 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     endpoint: Endpoint | None = None
     engine: dict[str, Any] = {}
     """Fields of EngineConfig, such as device, dtype, tensor_parallel_size, max_num_seqs."""
-    tasks: tuple[TaskSpec, ...]
-    methods: tuple[Method, ...]
+    tasks: Annotated[tuple[TaskSpec, ...], Meta(min_length=1)]
+    methods: Annotated[tuple[Method, ...], Meta(min_length=1)]
     prompt: PromptName = "s1"
     system: str | None = None
     """System message; null: what the chat template writes by itself."""
     thinking_format: str | None = None
-    samples: int = 1
+    samples: Count = 1
     """Samples per problem, for methods that do not say."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    max_tokens: int = 32768
+    max_tokens: Count = 32768
     """Most tokens of a response where no budget bounds it."""
-    answer_tokens: int = 1024
+    answer_tokens: Count = 1024
     """Tokens allowed behind a budget: the forced end and the answer."""
     reuse: bool = True
     """Fork one trace per problem at every budget, instead of generating each anew."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "max_tokens", "answer_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
-        if not self.tasks or not self.methods:
-            raise InputError(f"the grid has no {'methods' if self.tasks else 'tasks'}; give at least one")
         if self.samples > 1 and self.temperature == 0:
             raise InputError(
                 f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "

@@ -22,6 +22,7 @@ from bench.evaluation.reuse import Family
 from bench.evaluation.samples import Backend, Request, Sample
 from bench.evaluation.tasks import Task
 from bench.record import Machine
+from curate.models.local import engine_config
 from engine import Engine, InputError
 from engine.model.checkpoint import resolve
 from engine.model.fingerprint import fingerprint
@@ -73,9 +74,11 @@ def sharing(grid: Grid) -> tuple[list[Family], list[Condition]]:
 
 def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
     """Everything that decides what a run's tokens are, as JSON values."""
+    here = grid.endpoint is None
     return {
         "grid": {name: value for name, value in values_of(grid).items() if name != "name"},
-        "model": None if grid.endpoint is not None else fingerprint(resolve(grid.model)),
+        "engine": engine_config(grid.model, grid.engine).decisive if here else None,
+        "model": fingerprint(resolve(grid.model)) if here else None,
         "tasks": {task.name: task.sha256 for task in loaded},
     }
 

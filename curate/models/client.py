@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import openai
@@ -24,6 +24,7 @@ from curate.models.asking import clean
 from engine.errors import InputError
 
 T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,19 +38,14 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What tables call it; empty: `model`."""
     api_key_env: str = ""
     """Environment variable that holds the key; empty: none is needed."""
-    concurrency: int = 16
+    concurrency: Count = 16
     """Calls in flight at most."""
     timeout_s: float = 600.0
     """Seconds of one try."""
-    max_tries: int = 6
+    max_tries: Count = 6
     first_wait_s: float = 1.0
     """Wait before the second try; doubles with every further one. Up to as much again is added at random."""
     longest_wait_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "max_tries"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
 
 
 def api_key(config: EndpointConfig) -> str:

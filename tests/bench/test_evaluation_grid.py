@@ -22,8 +22,8 @@ def test_committed_grids_load(file):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**ONE, "tasks": []}, "no tasks"),
-        ({**ONE, "methods": []}, "no methods"),
+        ({**ONE, "tasks": []}, r"tasks is \[\]: expected `array` of length >= 1"),
+        ({**ONE, "methods": []}, r"methods is \[\]: expected"),
         ({**ONE, "tasks": [{"name": "aime26"}]}, "aime26"),
         ({**ONE, "tasks": [{"name": "s1_nano"}, {"name": "s1_nano"}]}, "given twice"),
         ({**ONE, "tasks": [{"name": "s1_nano", "cout": 3}]}, "cout"),
@@ -44,9 +44,12 @@ def test_committed_grids_load(file):
         ({**ONE, "engine": {"gpu": 1}}, "unknown field 'gpu'"),
         ({**ONE, "endpoint": {"url": "http://x"}}, "model"),
         ({**ONE, "endpoint": {"url": "x:80/v1", "model": "m"}}, "endpoint: url is 'x:80/v1'; give http"),
-        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "concurrency": 0}}, "concurrency is 0"),
-        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "retries": -1}}, "retries is -1"),
-        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "timeout_s": 0}}, "timeout_s is 0"),
+        (
+            {**ONE, "endpoint": {"url": "http://x", "model": "m", "concurrency": 0}},
+            "endpoint.concurrency is 0",
+        ),
+        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "retries": -1}}, "endpoint.retries is -1"),
+        ({**ONE, "endpoint": {"url": "http://x", "model": "m", "timeout_s": 0}}, "endpoint.timeout_s is 0"),
         ({**ONE, "tassks": []}, "tassks"),
     ],
 )

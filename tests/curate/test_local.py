@@ -44,6 +44,7 @@ def test_a_changed_file_is_another_model_here_and_in_an_evaluation(tmp_path, nam
     tree = {"tasks": [{"name": "s1_nano", "count": 1}], "methods": [{"method": "auto"}]}
     runs = [run.identity(grid.from_values({**tree, "model": str(tmp_path / model)}), []) for model in "ab"]
     assert keys[0] != keys[1] and runs[0]["model"] != runs[1]["model"]
+    assert runs[0]["engine"] == EngineConfig().decisive, "what the grid does not say is in it, too"
 
 
 def test_a_chat_template_belongs_to_the_model(tmp_path):
