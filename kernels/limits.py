@@ -8,6 +8,7 @@ Gaps between kernels, activations and the embedding row are left out: they are w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -217,13 +218,13 @@ class Limits:
         return 2 * self.shape.num_layers * all_reduce_seconds(tokens * self.shape.hidden_size * 2)
 
 
-def known_device(name: str) -> Device | None:
+def known_device(name: str, among: Sequence[Device] = (H200, H100)) -> Device | None:
     """The device whose limits are known for a name as the driver tells it ("NVIDIA H200"), or None: cards of other
     forms (PCIe, NVL) and parts of a card have other limits."""
     words = re.split(r"\W+", name.upper())
     if not {"PCIE", "NVL", "MIG"}.isdisjoint(words):
         return None
-    return next((device for device in (H200, H100) if device.name in words), None)
+    return next((device for device in among if device.name in words), None)
 
 
 def summary(limits: Limits, pool_tokens: int) -> str:

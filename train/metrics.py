@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from engine.command.append_log import AppendLog, read_lines
-from kernels.limits import A100, B200, H100, H200
+from kernels.limits import A100, B200, H100, H200, known_device
 from train.config import TrainConfig
 from train.errors import TrainingError
 
@@ -137,8 +137,8 @@ def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 peak of the GPU by its name, FLOP/s; None when unknown (and on CPUs): then no MFU is claimed."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((gpu.peak_flops for gpu in GPUS if gpu.name in name), None)
+    gpu = known_device(torch.cuda.get_device_name(device), GPUS)
+    return None if gpu is None else gpu.peak_flops
 
 
 def memory_gb(device: torch.device) -> float:

@@ -19,11 +19,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from engine.command.append_log import SYNC_S, read_lines
 from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
 from engine.errors import InputError
-
-_SYNC_S = 5.0
-"""Seconds between two fsyncs: what a power cut can cost."""
 
 
 class ResultsFile:
@@ -97,7 +95,7 @@ class ResultsFile:
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
         self._note(record["index"], len(data))
-        if self._path is not None and time.monotonic() - self._synced > _SYNC_S:
+        if self._path is not None and time.monotonic() - self._synced > SYNC_S:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
@@ -152,38 +150,17 @@ class ResultsFile:
     def _read_finished(self, lines: Sequence[InputLine], origin: Origin) -> list[str]:
         """Take note of the finished lines; a torn last one is left out, and so overwritten."""
         assert self._path is not None
-        warnings: list[str] = []
         with self._path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                record = _parse(raw)
-                if record is None:
-                    if file.read(1):
-                        raise InputError(
-                            f"{self.name}:{number}: not a line of this program; repair the file or choose "
-                            "another --output"
-                        )
-                    warnings.append(f"{self.name}:{number}: the last line is torn; its request runs again")
-                    break
-                where = f"{self.name}:{number}"
-                index = record["index"]
-                _check_same(record, where, lines, origin)
-                if index not in self._spans and not _failed(record):
-                    self._note(index, len(raw))
+            number = 0
+            for number, _, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
+                _check_same(record, f"{self.name}:{number}", lines, origin)
+                if record["index"] not in self._spans and not _failed(record):
+                    self._note(record["index"], size)
                 else:  # left out when the file is put in order
                     self._sorted = False
-                    self._whole += len(raw)
-        return warnings
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    """The record of a line; None where it is torn or something else."""
-    if not raw.endswith(b"\n"):
-        return None
-    try:
-        record = json.loads(raw)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("index"), int) else None
+                    self._whole += size
+            torn = file.seek(0, os.SEEK_END) > self._whole
+        return [f"{self.name}:{number + 1}: the last line is torn; its request runs again"] if torn else []
 
 
 def _check_same(record: Mapping[str, Any], where: str, lines: Sequence[InputLine], origin: Origin) -> None:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train.support import trainer, write_config, write_model, write_tokens
+from train.metrics import peak_flops
 from train.plot import main as plot_main
 
 LENGTHS = [12, 30, 7, 25, 18, 9, 40, 15, 11]
@@ -79,3 +81,19 @@ def test_wandb_goes_on_in_the_same_run(run: Path, tmp_path: Path, monkeypatch: p
     name = (tmp_path / "w" / "wandb_id").read_text()
     logs = [log.name for log in (tmp_path / "w" / "wandb").glob("offline-run-*")]
     assert len(logs) in (1, 2) and all(log.endswith(name) for log in logs)  # 1: both within a second
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.5e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H200 NVL", None),
+    ],
+)
+def test_mfu_is_claimed_only_for_a_card_whose_peak_is_known(monkeypatch, name, peak):
+    """A GH200 has "H200" in its name, a PCIe card a lower peak."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda", 0)) == peak
