@@ -273,7 +273,6 @@ def test_resume(cli, tmp_path):
         ("--quantization", "int8"),
         ("--kv-cache-dtype", "fp8"),
         ("--max-model-len", 64),
-        ("--seed", 7),
     ):
         code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", flag, value)
         assert code == 2
