@@ -277,7 +277,7 @@ def test_resume(cli, tmp_path):
         code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", flag, value)
         assert code == 2
         assert re.search(r"out.jsonl:1: was made with engine \{.*in.jsonl:1 now has \{", err), err
-    assert cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", "--max-num-seqs", 3)[0] == 0
+    assert cli("--input", "in.jsonl", "--output", "out.jsonl", "--resume", "--max-waiting", 3)[0] == 0
 
 
 def test_resumed_draws_equal_those_of_the_whole_run(cli, tmp_path):
