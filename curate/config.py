@@ -1,7 +1,5 @@
 """The configuration of a curation run: one frozen tree, read from YAML, unknown names refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

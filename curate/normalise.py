@@ -1,7 +1,5 @@
 """Forms of a question that are compared: one for equality, one as words, one as numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 

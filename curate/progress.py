@@ -1,7 +1,5 @@
 """One bar per piece of work, with rate and estimated end; plain lines where nobody watches a terminal."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Attempts, grades and domains have their schemas beside the functions that make t
 `curate.selection.domains`).
 """
 
-from __future__ import annotations
-
 import polars as pl
 
 from engine.errors import InputError

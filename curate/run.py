@@ -7,8 +7,6 @@ Stages in order: collect, dedupe, decontaminate, trace, quality, attempt, grade,
 report. A stage whose key has not changed is not run again; `--stage` runs those named, with what the earlier ones left.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

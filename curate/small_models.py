@@ -5,8 +5,6 @@
 writes <out>/small-a and <out>/small-b. They are made to be weak: what both fail at is what the pipeline keeps.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Files of questions: where they are, how many rows they have, and the rows."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -32,11 +32,11 @@ def make(rng: Random) -> Problem | None:
             return None
         steps.append((value, op, n, result))
         value = result
-    quick = [f"Start with {start}."] + [f"{WORDS[op]} {n}. {a}{op}{n}={r}" for a, op, n, r in steps[:-1]]
-    a, op, n, _ = steps[-1]
-    slip = hasty(a, op, n)
-    quick += [f"{WORDS[op]} {n}. {a}{op}{n}={slip}", f"so {slip}"]
-    careful = [f"Start with {start}."]
+    slip = hasty(*steps[-1][:3])
+    results = [r for *_, r in steps[:-1]] + [slip]
+    quick = [f"{WORDS[op]} {n}. {a}{op}{n}={r}" for (a, op, n, _), r in zip(steps, results, strict=True)]
+    opening = f"Start with {start}."
+    careful = [opening]
     for a, op, n, r in steps:
         tens, ones = n // 10 * 10, n % 10
         middle = a + tens if op == "+" else a - tens
@@ -47,11 +47,9 @@ def make(rng: Random) -> Problem | None:
     return Problem(
         family="chains",
         key=f"{start} {[(op, n) for _, op, n, _ in steps]}",
-        prompt="\n".join(
-            [f"Start with {start}.", *(f"{WORDS[op]} {n}." for _, op, n, _ in steps), "What is the result?"]
-        ),
+        prompt="\n".join([opening, *(f"{WORDS[op]} {n}." for _, op, n, _ in steps), "What is the result?"]),
         answer=str(value),
-        rounds=(Round(tuple(quick), str(slip)), Round(tuple(careful), str(value), "by parts")),
+        rounds=(Round((opening, *quick, f"so {slip}"), str(slip)), Round(tuple(careful), str(value), "by parts")),
     )
 
 

@@ -8,6 +8,7 @@ to be copied always follows the token that it follows in the prompt.
 
 import ast
 import itertools
+import operator
 import re
 from collections import Counter
 from fractions import Fraction
@@ -15,7 +16,8 @@ from random import Random
 
 from curate.families.problem import Problem, search_rounds
 
-OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 def apply(a: int, op: str, b: int) -> tuple[str, int]:
@@ -48,9 +50,8 @@ GROUPS = (
 def three(rng: Random) -> Problem | None:
     """A countdown over three numbers of 1 to 10."""
     numbers = [rng.randint(1, 10) for _ in range(3)]
-    wanted = rng.choice([(i, op2) for i, group in enumerate(GROUPS) for op2 in group[4]])
-    i, j, k, op, _ = GROUPS[wanted[0]]
-    target = apply(apply(numbers[i], op, numbers[j])[1], wanted[1], numbers[k])[1]
+    i, j, k, op, op2 = rng.choice([(*group[:4], op2) for group in GROUPS for op2 in group[4]])
+    target = apply(apply(numbers[i], op, numbers[j])[1], op2, numbers[k])[1]
     groups, expression = [], ""
     for i, j, k, op, seconds in GROUPS:
         first, value = apply(numbers[i], op, numbers[j])
@@ -77,8 +78,7 @@ def three(rng: Random) -> Problem | None:
 
 def four(rng: Random) -> Problem | None:
     """A countdown over four numbers with + and - only; the first is at least the sum of the others."""
-    small = [rng.randint(1, 9) for _ in range(3)]
-    b, c, d = small
+    b, c, d = small = [rng.randint(1, 9) for _ in range(3)]
     a = rng.randint(sum(small), 40)
     signs = list(itertools.product("+-", repeat=3))
     values = [a + sum(n if s == "+" else -n for n, s in zip(small, sign, strict=True)) for sign in signs]
@@ -106,20 +106,13 @@ def four(rng: Random) -> Problem | None:
 
 
 def evaluate(node: ast.expr, used: list[int]) -> Fraction:
-    """Value of an arithmetic expression tree; appends the numbers it uses. Raises ValueError for anything else."""
+    """Value of an arithmetic expression tree; appends the numbers it uses. Raises ValueError for anything else and
+    ZeroDivisionError."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         used.append(node.value)
         return Fraction(node.value)
-    if isinstance(node, ast.BinOp):
-        left, right = evaluate(node.left, used), evaluate(node.right, used)
-        if isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(node.op, ast.Sub):
-            return left - right
-        if isinstance(node.op, ast.Mult):
-            return left * right
-        if isinstance(node.op, ast.Div) and right != 0:
-            return left / right
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+        return OPERATIONS[type(node.op)](evaluate(node.left, used), evaluate(node.right, used))
     raise ValueError("not an arithmetic expression")
 
 
@@ -131,8 +124,7 @@ def check(prompt: str, answer: str) -> bool:
     used: list[int] = []
     try:
         value = evaluate(ast.parse(answer.strip(), mode="eval").body, used)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, ZeroDivisionError):
         return False
-    if "plus and minus only" in prompt and re.search(r"[*/]", answer):
-        return False
-    return value == target and Counter(used) == Counter(numbers)
+    allowed = "plus and minus only" not in prompt or not re.search(r"[*/]", answer)
+    return allowed and value == target and Counter(used) == Counter(numbers)

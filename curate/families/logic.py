@@ -4,6 +4,7 @@ The order that is tried stands again behind every clue: what is compared is next
 """
 
 import re
+from collections.abc import Sequence
 from random import Random
 
 from curate.families.problem import Problem, search_rounds
@@ -30,7 +31,7 @@ Clue = tuple[str, str]  # (name, later name)
 Order = tuple[str, str, str]
 
 
-def holds(clue: Clue, order: Order) -> bool:
+def holds(clue: Clue, order: Sequence[str]) -> bool:
     """Whether `clue` is true of `order`."""
     return order.index(clue[0]) < order.index(clue[1])
 
@@ -42,11 +43,8 @@ def said(clue: Clue) -> str:
 
 def orders_of(names: Order) -> list[Order]:
     """The six orders, each made from the one before it: swap the last two, turn round, swap the last two, ..."""
-    orders = [names]
-    while len(orders) < 6:
-        a, b, c = orders[-1]
-        orders.append((a, c, b) if len(orders) % 2 else (c, b, a))
-    return orders
+    a, b, c = names
+    return [(a, b, c), (a, c, b), (b, c, a), (b, a, c), (c, a, b), (c, b, a)]
 
 
 def make(rng: Random) -> Problem | None:
@@ -54,8 +52,7 @@ def make(rng: Random) -> Problem | None:
     a, b, c = rng.sample(NAMES, 3)
     orders = orders_of((a, b, c))
     truth = rng.choice(orders)
-    first, second, third = truth
-    clues = rng.sample([(first, second), (second, third)], 2)
+    clues = rng.sample([truth[:2], truth[1:]], 2)
     tries = []
     for order in orders[: orders.index(truth) + 1]:
         lines = []
@@ -79,7 +76,5 @@ def check(prompt: str, answer: str) -> bool:
     """Whether `answer` names all three runners in an order that every clue allows."""
     names = re.match(r"Runners (\w+), (\w+) and (\w+) ran", prompt).groups()  # type: ignore[union-attr]
     order = [part.strip() for part in answer.split(",")]
-    if sorted(order) != sorted(names):
-        return False
-    first, second, third = order
-    return all(holds(clue, (first, second, third)) for clue in re.findall(r"(\w+) was before (\w+)\.", prompt))
+    clues = re.findall(r"(\w+) was before (\w+)\.", prompt)
+    return sorted(order) == sorted(names) and all(holds(clue, order) for clue in clues)

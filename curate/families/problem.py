@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 NOT_FOUND = "not found"
 WAIT = "Wait"
@@ -65,12 +66,9 @@ def search_rounds(
         per_round: tries before giving up.
         answer: the answer once the last try has succeeded; it is written on a line of its own ("so 12").
     """
-    rounds = []
-    for start in range(0, len(tries), per_round):
-        lines = head + tuple(line for t in tries[start : start + per_round] for line in t)
-        last = start + per_round >= len(tries)
-        rounds.append(Round((*lines, f"so {answer}"), answer) if last else Round(lines, NOT_FOUND))
-    return tuple(rounds)
+    starts = range(0, len(tries), per_round)
+    *failed, last = (head + tuple(chain.from_iterable(tries[at : at + per_round])) for at in starts)
+    return (*(Round(lines, NOT_FOUND) for lines in failed), Round((*last, f"so {answer}"), answer))
 
 
 def segments(problem: Problem, last: int, checks: int = 0) -> list[tuple[str, bool]]:
@@ -82,9 +80,7 @@ def segments(problem: Problem, last: int, checks: int = 0) -> list[tuple[str, bo
     for r in problem.rounds[1 : last + 1]:
         parts += [(WAIT, True), (f", {r.lead}.\n" + "\n".join(r.lines) + "\n", False)]
     recheck = "\n".join(problem.rounds[-1].lines[-2:])
-    for _ in range(checks):
-        parts += [(WAIT, True), (f", check.\n{recheck}\n", False)]
-    return parts
+    return parts + [(WAIT, True), (f", check.\n{recheck}\n", False)] * checks
 
 
 def thinking(problem: Problem, last: int | None = None, checks: int = 0) -> str:

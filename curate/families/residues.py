@@ -1,5 +1,6 @@
 """Number theory: the first term of a progression with a given remainder, found by walking along it."""
 
+import itertools
 import re
 from random import Random
 
@@ -12,9 +13,8 @@ def make(rng: Random) -> Problem | None:
     terms = [start + i * step for i in range(1, modulus + 1)]
     target = rng.randrange(modulus)
     hits = [i for i, t in enumerate(terms) if t % modulus == target]
-    if len(hits) != 1 or terms[hits[0]] > 99:
+    if len(hits) != 1 or terms[win := hits[0]] > 99:
         return None
-    win = hits[0]
     wanted = f"leaves {target}" if modulus == 5 else f"ends in {target}"
     tries = [
         (f"{t - step}+{step}={t} is {t % modulus} {wanted} {'yes' if i == win else 'no'}",)
@@ -35,8 +35,6 @@ def check(prompt: str, answer: str) -> bool:
     """Whether `answer` is the first number of the walk with the wanted remainder."""
     start, step = map(int, re.findall(r"\d+", prompt)[:2])
     leaves = re.search(r"leaves (\d) when divided by (\d+)", prompt)
-    ends = re.search(r"ends in (\d)", prompt)
-    n = start + step
-    while not (n % int(leaves[2]) == int(leaves[1]) if leaves else str(n)[-1] == ends[1]):  # type: ignore[index]
-        n += step
-    return answer.strip() == str(n)
+    rest, modulus = map(int, leaves.groups() if leaves else (prompt.split("ends in ")[1][0], 10))
+    found = next(n for n in itertools.count(start + step, step) if n % modulus == rest)
+    return answer.strip() == str(found)

@@ -5,12 +5,11 @@ families by their own checkers; what has no rule goes to a judge if there is one
 `correct=None`, never right or wrong in silence.
 """
 
-from __future__ import annotations
-
 import enum
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from curate.families import FAMILIES, check
 from curate.grading.answer_text import (
@@ -126,7 +125,7 @@ class Grader:
         self._judge, self._strict = judge, strict
         self._known: dict[tuple[str, str], Verdict] = {}
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

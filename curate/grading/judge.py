@@ -1,7 +1,5 @@
 """A model as judge of answers that no rule can compare: blind to which is the reference, and asked both ways round."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A pool of grading processes that can be killed: one answer may take the time and memory it is given, and no more."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 WALL_FACTOR = 10.0
 """Wall time that a comparison may take, in multiples of its processor time: a busy machine must not decide grades."""
@@ -82,7 +80,7 @@ class Pool:
         self._size, self._time_limit, self._memory_limit = workers, time_limit_s, memory_limit_mb
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,7 +1,5 @@
 """What is asked of a model and what comes back, whichever model it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,12 +1,10 @@
 """Calls to an OpenAI-compatible server: bounded in time, tried again with jitter and a limit."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 import openai
@@ -85,7 +83,7 @@ class Client:
             base_url=config.base_url, api_key=api_key(config), timeout=config.timeout_s, max_retries=0
         )
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -1,7 +1,5 @@
 """Models behind an OpenAI-compatible endpoint: bounded concurrency, errors as rows, and an outage that is none."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import queue

@@ -1,7 +1,5 @@
 """Our engine in process as a model to ask."""
 
-from __future__ import annotations
-
 import json
 import queue
 from collections.abc import Iterable, Iterator, Mapping

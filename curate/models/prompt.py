@@ -1,10 +1,9 @@
 """Prompts as files with versions: the rubric first, the question last, so that an engine computes the rubric once."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 FOLDER = Path(__file__).parent / "prompts"
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
@@ -22,8 +21,8 @@ class Prompt:
     version: str
     text: str
 
-    @staticmethod
-    def load(name: str, folder: Path = FOLDER) -> Prompt:
+    @classmethod
+    def load(cls, name: str, folder: Path = FOLDER) -> Self:
         """The prompt in `<folder>/<name>.txt`, whose first line is "version: N".
 
         Raises:
@@ -37,7 +36,7 @@ class Prompt:
         found = re.fullmatch(r"version: (\d+)", first.strip())
         if found is None:
             raise ValueError(f'{path} begins with {first!r}; its first line must be "version: N"')
-        return Prompt(f"{name}-{found[1]}", text.strip())
+        return cls(f"{name}-{found[1]}", text.strip())
 
     @property
     def fields(self) -> frozenset[str]:

@@ -4,14 +4,13 @@ A row is committed before its answer is handed on, so a process killed at any po
 flight. Several processes may share one file.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from curate.models.asking import Answer, Ask
 from engine.errors import InputError
@@ -90,7 +89,7 @@ class Store:
             self._db.close()
             raise InputError(f"{self.path} is no response store ({error}); move it away or name another file") from None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

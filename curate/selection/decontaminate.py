@@ -4,8 +4,6 @@ s1 ran its filter source by source and added AIME afterwards, unchecked; one of 
 MATH500.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

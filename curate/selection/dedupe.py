@@ -4,8 +4,6 @@ A row is dropped in favour of the earliest row, in the order of sources, that it
 word shingles finds candidates; what decides is the similarity of the shingle sets themselves.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Difficulty: a question that a weak model solves teaches little, so it is dropped; and how long its trace is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal

@@ -1,13 +1,12 @@
 """Domains: each question's class in the Mathematics Subject Classification, by a model or, without one, by TF-IDF."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -166,8 +165,8 @@ class Tfidf:
     idf: np.ndarray
     classes: np.ndarray
 
-    @staticmethod
-    def fit(known: Sequence[Subject]) -> Tfidf:
+    @classmethod
+    def fit(cls, known: Sequence[Subject]) -> Self:
         """Term frequency 1 + log(count), idf log((1 + n) / (1 + df)) + 1."""
         counts = [Counter(words(s.title) * TITLE_WEIGHT + words(s.about)) for s in known]
         columns = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
@@ -177,7 +176,7 @@ class Tfidf:
         for row, count in enumerate(counts):
             for word, times in count.items():
                 matrix[row, columns[word]] = (1 + math.log(times)) * idf[columns[word]]
-        return Tfidf(columns, idf, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
+        return cls(columns, idf, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
 
     def nearest(self, text: str) -> tuple[int, float, list[str]]:
         """(row of the nearest class, cosine, the words of it that the text has); row -1 where no word is known."""

@@ -11,8 +11,6 @@ Two rules, and the evidence of both:
   make its words common: five edited copies are five hits and no stock phrase.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

@@ -3,8 +3,6 @@
 The patterns are s1's: drawings in [asy], images that are not there, references to pages, and bold numbering.
 """
 
-from __future__ import annotations
-
 import polars as pl
 
 from curate.config import Quality

@@ -9,8 +9,6 @@ One seeded PCG64 generator decides; pools and domains are sorted first, so neith
 hashing matters.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 

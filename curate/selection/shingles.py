@@ -1,7 +1,5 @@
 """Word n-grams of many texts at once, as 64-bit hashes in flat arrays."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What every source has in common: where its rows come from, what is asked of them, what becomes of one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """Sources that are made from scratch, each of a few kinds of question that take turns."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading and words: AGIEval's examinations and crosswords."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Mathematics: NuminaMATH, MATH, Omni-MATH, OlympiadBench, AIME, TheoremQA and, beside s1's sixteen, GSM8K."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cached_property

@@ -1,8 +1,6 @@
 """The two sets that s1 brought itself: s1-prob (examination problems in probability) and s1-teasers (quantitative
 interview puzzles). `curate.sources.probability` and `curate.sources.teasers` make sets of the same kind."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,8 +1,6 @@
 """s1-prob in kind: calculations and proofs in probability, each with a written solution and, but for proofs, an exact
 answer. The examination problems that s1 collected are their authors'; these are made from scratch."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from random import Random

@@ -6,8 +6,6 @@ them harder. Every stage gets something to do, on purpose and counted in `meta.s
 questions of an evaluation set, questions with damaged text, questions without a reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache

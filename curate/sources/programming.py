@@ -1,7 +1,5 @@
 """Programming: USACO and LiveCodeBench. Neither has a solution in text, so no attempt at them can be graded here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

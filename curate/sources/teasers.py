@@ -1,7 +1,5 @@
 """s1-teasers in kind: puzzles as they are set in interviews for quantitative trading, with solutions and answers."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from random import Random

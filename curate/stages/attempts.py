@@ -1,7 +1,5 @@
 """Attempts at questions by a model, and their grades. A trace is the teacher's one attempt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import polars as pl

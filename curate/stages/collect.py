@@ -1,7 +1,5 @@
 """Questions of all sources in one table, and a decision for every row that was read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

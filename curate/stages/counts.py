@@ -1,7 +1,5 @@
 """What is counted of a stage's decisions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import polars as pl

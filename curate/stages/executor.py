@@ -4,8 +4,6 @@ No stage knows which. The function takes and returns a table, row by row indepen
 of `key`, so both ways give the same table.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the report says: counts, examples, costs, and for every row the stage at which it ended."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 The file is what `train.sft` reads, and the tokens are counted by what it reads it with (engine.text.training_text).
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

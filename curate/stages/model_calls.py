@@ -4,8 +4,6 @@ Each call goes through the response store, so a stage that is broken off and sta
 missing. The functions that are mapped over rows open store and model themselves: they may run on another machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

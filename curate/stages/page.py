@@ -1,7 +1,5 @@
 """The report: one HTML file that opens from disk, with every count beside the paper's; everything in it is escaped."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

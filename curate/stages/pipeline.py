@@ -1,7 +1,5 @@
 """The stages of a run, from questions to a training file, and what each reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import polars as pl

@@ -1,7 +1,5 @@
 """The report's plots, as PNG."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -5,8 +5,6 @@ version, its part of the configuration, the content of the tables it reads and t
 the stage is not run again. A folder appears whole, by a rename, or not at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
