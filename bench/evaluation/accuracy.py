@@ -7,20 +7,23 @@ bytes as one that was not.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bench.evaluation import metrics
 from bench.evaluation.estimators import best_of_k, expected_max, first_k_majority, majority_at_k, pass_at_k
 from bench.evaluation.metrics import Point
-from bench.evaluation.outcomes import Cell, Outcome, Results, series_of
+from bench.evaluation.outcomes import Cell, Outcome, Results, mean, series_of
 from bench.statistics import bootstrap, discordant, permutation_test, sampling_interval, sign_test, wilson
 
 _DIGITS = 6
+
+T = TypeVar("T")
 
 
 def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
@@ -29,20 +32,15 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
     for name in dict.fromkeys(cell.task for cell in results.cells):
         cells = [cell for cell in results.cells if cell.task == name]
         series = series_of(cells)
-        rows = []
-        for curve in (curve for label, curve in series.items() if label != "budget forcing"):
-            rows += [condition(before, cell) for before, cell in zip([None, *curve], curve, strict=False)]
-        order = [cell.condition.label for cell in cells]
-        rows.sort(key=lambda row: order.index(row["condition"]))
-        for cell in cells:
-            against_greedy(cell, cells, rows[order.index(cell.condition.label)])
+        curves = (curve for label, curve in series.items() if label != "budget forcing")
+        before = {cell.condition.label: other for curve in curves for other, cell in pairwise(curve)}
         tokens = results.tokens[name]
         tasks.append(
             {
                 "task": name,
                 "problems": max(len(cell.problems) for cell in cells),
                 "note": results.notes[name],
-                "conditions": rows,
+                "conditions": [condition(before.get(cell.condition.label), cell, cells) for cell in cells],
                 "methods": [method(label, curve) for label, curve in series.items() if len(curve) > 1],
                 "tokens": {"generated": tokens.generated, "independent": tokens.independent, "ratio": tokens.ratio},
             }
@@ -51,98 +49,100 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
     return _rounded({**head, "tasks": tasks})
 
 
-def condition(before: Cell | None, cell: Cell) -> dict[str, Any]:
-    """One point: accuracy with its intervals, tokens, and what changed since the point before it on its curve."""
-    n = max(len(outcomes) for outcomes in cell.samples)
-    single = n == 1
-    right = [o.right for o in cell.outcomes]
-    interval = wilson(sum(right), len(right)) if single else _interval(cell.means)
-    kind = "wilson" if single or _alike(cell.means) else "cluster_bootstrap"
+def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+    """One point: accuracy with its intervals, tokens, and what changed since the point before it on its curve.
+
+    `cells` are those of its task, among which a greedy sample at the same budget is looked for.
+    """
+    outcomes, means, asked = cell.outcomes, cell.means, cell.condition
+    exact = cell.size == 1 or _alike(means)
+    low, high = wilson(int(sum(means)), len(means)) if exact else bootstrap(means)
     values: dict[str, Any] = {
-        "condition": cell.condition.label,
-        "series": cell.condition.series,
-        "limit": cell.condition.limit,
+        "condition": asked.label,
+        "series": asked.series,
+        "limit": asked.limit,
         "problems": len(cell.problems),
-        "samples": n,
+        "samples": cell.size,
         "accuracy": cell.accuracy,
-        "interval": {"kind": kind, "low": interval[0], "high": interval[1]},
-        "sampling_interval": sampling_interval([[float(o.right) for o in outcomes] for outcomes in cell.samples]),
+        "interval": {"kind": "wilson" if exact else "cluster_bootstrap", "low": low, "high": high},
+        "sampling_interval": sampling_interval([[float(o.right) for o in samples] for samples in cell.samples]),
         "thinking_tokens": cell.mean_thinking,
         "thinking_interval": bootstrap(cell.thinking),
-        "max_thinking_tokens": max(o.thinking for o in cell.outcomes),
-        "completion_tokens": sum(o.completion for o in cell.outcomes) / len(cell.outcomes),
+        "max_thinking_tokens": max(o.thinking for o in outcomes),
+        "completion_tokens": mean([o.completion for o in outcomes]),
         "control": cell.control,
         "overshoot": cell.overshoot,
         **cell.counts(),
-        "groups": _groups(cell),
+        "groups": {group: mean(found) for group, found in _by_group(cell.groups, means).items()},
         "change": None if before is None else change(before, cell),
-        "rules": dict(sorted(_rules(cell).items())),
+        "rules": dict(sorted(Counter(o.graded.rule for o in outcomes).items())),
     }
-    if cell.condition.tries:
-        values["tries"] = sum(o.tries for o in cell.outcomes) / len(cell.outcomes)
-        values["generated_tokens"] = sum(o.generated for o in cell.outcomes) / len(cell.outcomes)
-    if not single:
-        values["at_k"] = [at_k(cell, k) for k in _powers(n)]
+    if asked.tries:
+        values["tries"] = mean([o.tries for o in outcomes])
+        values["generated_tokens"] = mean([o.generated for o in outcomes])
+    if cell.size > 1:
+        greedy = _greedy(cell, cells)
+        powers = {2**i for i in range(cell.size.bit_length())}
+        values["at_k"] = [at_k(cell, k, greedy) for k in sorted({*powers, cell.size})]
     return values
 
 
 def change(before: Cell, after: Cell) -> dict[str, Any]:
     """What two conditions differ by on the problems that both have, paired."""
-    both = [p for p in before.problems if p in set(after.problems)]
     old, new = (dict(zip(cell.problems, cell.means, strict=True)) for cell in (before, after))
-    differences = [new[p] - old[p] for p in both]
-    if not differences:
+    both = [p for p in old if p in new]
+    if not both:
         return {"of": before.condition.label, "problems": 0}
-    values: dict[str, Any] = {
+    differences = [new[p] - old[p] for p in both]
+    sure = {*old.values(), *new.values()} <= {0.0, 1.0}
+    return {
         "of": before.condition.label,
         "problems": len(both),
         **_paired(differences),
         "p_change": permutation_test(differences),
-        "p_fell": None,
+        "p_fell": sign_test(*discordant([old[p] == 1 for p in both], [new[p] == 1 for p in both])) if sure else None,
     }
-    if all(v in (0.0, 1.0) for v in (*old.values(), *new.values())):
-        values["p_fell"] = sign_test(*discordant([old[p] == 1 for p in both], [new[p] == 1 for p in both]))
-    return values
 
 
-def at_k(cell: Cell, k: int) -> dict[str, Any]:
+def at_k(cell: Cell, k: int, greedy: Mapping[str, float] | None) -> dict[str, Any]:
     """What k of n samples come to, over problems with all n: pass, majority, best of k, and what they cost.
 
     `unique_tokens`: all that k samples generate; `path_tokens`: the longest of them, which is what one waits for.
+    `greedy`: shares right by problem, over which the gain is told too.
     """
-    n = max(len(outcomes) for outcomes in cell.samples)
-    whole = [outcomes for outcomes in cell.samples if len(outcomes) == n]
-    passed = [pass_at_k(sum(o.right for o in s), n, k) for s in whole]
-    voted = [majority_at_k([o.graded.vote for o in s], [o.right for o in s], k) for s in whole]
-    first = [first_k_majority([o.graded.vote for o in s], [o.right for o in s], k) for s in whole]
-    return {
+    problems, groups, whole = zip(*cell.whole, strict=True)
+    rights = [[o.right for o in s] for s in whole]
+    votes = [[o.graded.vote for o in s] for s in whole]
+    ones = [mean(right) for right in rights]
+    voted = [majority_at_k(vote, right, k) for vote, right in zip(votes, rights, strict=True)]
+    first = [first_k_majority(vote, right, k) for vote, right in zip(votes, rights, strict=True)]
+    values = {
         "k": k,
-        "pass": _mean(passed),
-        "majority": _mean(voted),
+        "pass": mean([pass_at_k(sum(right), cell.size, k) for right in rights]),
+        "majority": mean(voted),
         "majority_interval": _interval(voted),
         "best_of": _best(whole, k),
-        "first_k_majority": _mean([float(v) for v in first]),
-        "unique_tokens": k * _mean([_mean([o.completion for o in s]) for s in whole]),
-        "path_tokens": _mean([expected_max([o.completion for o in s], k) for s in whole]),
-        "gain": _paired([v - sum(o.right for o in s) / len(s) for v, s in zip(voted, whole, strict=True)]),
-        "groups": _voted_groups(cell, n, k),
+        "first_k_majority": mean(first),
+        "unique_tokens": k * mean([mean([o.completion for o in s]) for s in whole]),
+        "path_tokens": mean([expected_max([o.completion for o in s], k) for s in whole]),
+        "gain": _paired([v - one for v, one in zip(voted, ones, strict=True)]),
+        "groups": {
+            group: {"one": mean([one for one, _ in found]), "majority": mean([v for _, v in found])}
+            for group, found in _by_group(groups, zip(ones, voted, strict=True)).items()
+        },
     }
+    if greedy is not None:
+        values["gain_over_greedy"] = _paired([v - greedy[p] for p, v in zip(problems, voted, strict=True)])
+    return values
 
 
-def against_greedy(cell: Cell, cells: Sequence[Cell], row: dict[str, Any]) -> None:
-    """Adds to each `at_k` what majority gains over one greedy sample at the same budget, where the grid has that."""
+def _greedy(cell: Cell, cells: Sequence[Cell]) -> dict[str, float] | None:
+    """Shares right of one greedy sample at the same budget, where the grid has that."""
     asked = replace(cell.condition.params, temperature=0.0, logprobs=None)
     same = [other for other in cells if other.condition.params == asked and len(other.problems) == len(cell.problems)]
-    if not same or "at_k" not in row or cell.condition.params.temperature == 0:
-        return
-    greedy = dict(zip(same[0].problems, same[0].means, strict=True))
-    n = max(len(outcomes) for outcomes in cell.samples)
-    whole = [(p, outcomes) for p, outcomes in zip(cell.problems, cell.samples, strict=True) if len(outcomes) == n]
-    for entry in row["at_k"]:
-        differences = [
-            majority_at_k([o.graded.vote for o in s], [o.right for o in s], entry["k"]) - greedy[p] for p, s in whole
-        ]
-        entry["gain_over_greedy"] = _paired(differences)
+    if not same or cell.condition.params.temperature == 0:
+        return None
+    return dict(zip(same[0].problems, same[0].means, strict=True))
 
 
 def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -153,33 +153,26 @@ def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
     shared = set.intersection(*(set(cell.problems) for cell in cells))
     limited = [cell for cell in cells if cell.control is not None]
     every, wide = metrics.scaling(points), metrics.scaling(points, metrics.SPREAD_DOUBLINGS)
-    values: dict[str, Any] = {
+    best = max(cells, key=lambda cell: cell.accuracy)
+    flat = all(_alike(cell.means) for cell in cells)  # resampling says nothing where no problem differs
+    spread = metrics.spread(_on(shared, cells, "means"), _on(shared, cells, "thinking")) if shared else None
+    telling = None if flat else spread
+    return {
         "method": label,
         "runs": len(cells),
         "control": metrics.control(points) if limited else None,
-        "control_of_samples": _mean([float(cell.control or 0) for cell in limited]) if limited else None,
+        "control_of_samples": mean([float(cell.control or 0) for cell in limited]) if limited else None,
         "worst_overshoot": max((cell.overshoot for cell in limited), default=0),
         "scaling": every.value,
         "scaling_pairs": every.pairs,
         "scaling_spread": wide.value,
         "scaling_spread_pairs": wide.pairs,
-        "scaling_interval": None,
+        "scaling_interval": telling and telling.scaling,
         "performance": metrics.performance(points),
-        "performance_interval": None,
-        "performance_bias": None,
+        "performance_interval": spread and (_interval(best.means) if _alike(best.means) else spread.performance),
+        "performance_bias": telling and telling.performance_bias,
         "accuracy_at_longest": metrics.at_longest(points),
     }
-    if shared:
-        accuracy, tokens = (np.array([_on(cell, shared, what) for cell in cells]) for what in ("means", "thinking"))
-        spread = metrics.spread(accuracy, tokens)
-        best = max(cells, key=lambda cell: cell.accuracy)
-        flat = all(_alike(cell.means) for cell in cells)  # resampling says nothing where no problem differs
-        values |= {
-            "scaling_interval": None if flat else spread.scaling,
-            "performance_interval": _interval(best.means) if _alike(best.means) else spread.performance,
-            "performance_bias": None if flat else spread.performance_bias,
-        }
-    return values
 
 
 def _interval(means: Sequence[float]) -> tuple[float, float]:
@@ -191,9 +184,10 @@ def _alike(means: Sequence[float]) -> bool:
     return set(means) in ({0.0}, {1.0})
 
 
-def _on(cell: Cell, problems: set[str], what: str) -> list[float]:
-    values = getattr(cell, what)
-    return [value for problem, value in zip(cell.problems, values, strict=True) if problem in problems]
+def _on(problems: set[str], cells: Sequence[Cell], what: str) -> np.ndarray:
+    """[cells, problems] of the property `what`."""
+    pairs = [zip(cell.problems, getattr(cell, what), strict=True) for cell in cells]
+    return np.array([[value for problem, value in found if problem in problems] for found in pairs])
 
 
 def _best(samples: Sequence[Sequence[Outcome]], k: int) -> float | None:
@@ -201,51 +195,20 @@ def _best(samples: Sequence[Sequence[Outcome]], k: int) -> float | None:
     if any(o.score is None for s in samples for o in s):
         return None
     scores = [[-math.inf if o.graded.vote is None else o.score or 0.0 for o in s] for s in samples]
-    return _mean([best_of_k(found, [o.right for o in s], k) for found, s in zip(scores, samples, strict=True)])
+    return mean([best_of_k(found, [o.right for o in s], k) for found, s in zip(scores, samples, strict=True)])
 
 
-def _voted_groups(cell: Cell, n: int, k: int) -> dict[str, dict[str, float]]:
-    found: dict[str, list[Sequence[Outcome]]] = defaultdict(list)
-    for group, outcomes in zip(cell.groups, cell.samples, strict=True):
-        if len(outcomes) == n:
-            found[group].append(outcomes)
-    if len(found) < 2:
-        return {}
-    return {
-        group: {
-            "one": _mean([sum(o.right for o in s) / n for s in samples]),
-            "majority": _mean([majority_at_k([o.graded.vote for o in s], [o.right for o in s], k) for s in samples]),
-        }
-        for group, samples in found.items()
-    }
-
-
-def _groups(cell: Cell) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for group, mean in zip(cell.groups, cell.means, strict=True):
-        found[group].append(mean)
-    return {group: _mean(values) for group, values in found.items()} if len(found) > 1 else {}
-
-
-def _rules(cell: Cell) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
-    for outcome in cell.outcomes:
-        found[outcome.graded.rule] += 1
-    return found
-
-
-def _powers(n: int) -> list[int]:
-    powers = [2**i for i in range(n.bit_length()) if 2**i <= n]
-    return powers if powers[-1] == n else [*powers, n]
+def _by_group(groups: Iterable[str], values: Iterable[T]) -> dict[str, list[T]]:
+    """The values of each group; none where there is one group only."""
+    found: dict[str, list[T]] = defaultdict(list)
+    for group, value in zip(groups, values, strict=True):
+        found[group].append(value)
+    return found if len(found) > 1 else {}
 
 
 def _paired(differences: Sequence[float]) -> dict[str, float]:
     low, high = bootstrap(differences)
-    return {"difference": _mean(differences), "low": low, "high": high}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return {"difference": mean(differences), "low": low, "high": high}
 
 
 def _rounded(value: Any) -> Any:

@@ -15,6 +15,10 @@ from bench.evaluation.tasks import Task
 from engine import InputError
 
 
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One sample: its verdict and its tokens. `generated` are tokens that stand in no other row."""
@@ -50,28 +54,37 @@ class Cell:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Every sample."""
         return [outcome for outcomes in self.samples for outcome in outcomes]
+
+    @property
+    def size(self) -> int:
+        """Most samples of a problem."""
+        return max(map(len, self.samples))
+
+    @property
+    def whole(self) -> list[tuple[str, str, tuple[Outcome, ...]]]:
+        """Problem, group and samples where there are as many samples as of any."""
+        each = zip(self.problems, self.groups, self.samples, strict=True)
+        return [(problem, group, samples) for problem, group, samples in each if len(samples) == self.size]
 
     @property
     def means(self) -> list[float]:
         """Share right of each problem."""
-        return [sum(o.right for o in outcomes) / len(outcomes) for outcomes in self.samples]
+        return [mean([o.right for o in outcomes]) for outcomes in self.samples]
 
     @property
     def thinking(self) -> list[float]:
         """Mean thinking tokens of each problem."""
-        return [sum(o.thinking for o in outcomes) / len(outcomes) for outcomes in self.samples]
+        return [mean([o.thinking for o in outcomes]) for outcomes in self.samples]
 
     @property
     def accuracy(self) -> float:
         """avg@n: the mean of the per-problem means."""
-        return sum(self.means) / len(self.means)
+        return mean(self.means)
 
     @property
     def mean_thinking(self) -> float:
-        """Average thinking tokens."""
-        return sum(self.thinking) / len(self.thinking)
+        return mean(self.thinking)
 
     @property
     def overshoot(self) -> int:
@@ -79,29 +92,27 @@ class Cell:
         limit = self.condition.limit
         if limit is None or self.condition.asks_more:
             return 0
-        return max(0, max(o.thinking for o in self.outcomes) - limit)
+        return max(0, *(o.thinking - limit for o in self.outcomes))
 
     @property
     def control(self) -> float | None:
         """Share of samples on the asked side of the limit; None where there is none."""
-        limit = self.condition.limit
+        limit, more = self.condition.limit, self.condition.asks_more
         if limit is None:
             return None
-        more = self.condition.asks_more
-        kept = [o.thinking > limit if more else o.thinking <= limit for o in self.outcomes]
-        return sum(kept) / len(kept)
+        return mean([o.thinking > limit if more else o.thinking <= limit for o in self.outcomes])
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> dict[str, int]:
         """How often each thing happened that a reader should know of."""
-        found: Counter[str] = Counter()
-        for o in self.outcomes:
-            found["forced_ends"] += o.stop_reason in ("budget", "max_tokens", "context")
-            found["no_answer"] += o.graded.extracted is None
-            found["no_vote"] += o.graded.vote is None
-            found["ungraded"] += o.graded.correct is None
-            found["errors"] += o.graded.rule == "error"
-            found["never_left_thinking"] += not o.left_thinking
-        return found
+        outcomes = self.outcomes
+        return {
+            "forced_ends": sum(o.stop_reason in ("budget", "max_tokens", "context") for o in outcomes),
+            "no_answer": sum(o.graded.extracted is None for o in outcomes),
+            "no_vote": sum(o.graded.vote is None for o in outcomes),
+            "ungraded": sum(o.graded.correct is None for o in outcomes),
+            "errors": sum(o.graded.rule == "error" for o in outcomes),
+            "never_left_thinking": sum(not o.left_thinking for o in outcomes),
+        }
 
 
 @dataclass(frozen=True)
@@ -148,42 +159,35 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
             row["mean_logprob"],
         )
         found[row["task"], row["condition"]][row["problem"]][row["sample"]] = outcome
-    cells = []
-    for task in tasks.values():
-        cells += [
-            _cell(task, condition, found[task.name, condition.label])
-            for condition in conditions
-            if found[task.name, condition.label]
-        ]
+    cells = tuple(
+        _cell(task, condition, found[task.name, condition.label])
+        for task in tasks.values()
+        for condition in conditions
+        if found[task.name, condition.label]
+    )
     if not cells:
         raise InputError(f"{folder}: holds no samples; run the grid first")
     model = grid.endpoint.model if grid.endpoint is not None else Path(grid.model).name
     for cell in cells:
-        _refuse_endless(cell, model)
+        if not cell.condition.tries and not any(o.left_thinking for o in cell.outcomes):
+            raise InputError(
+                f"task {cell.task}, condition {cell.condition.label!r}: none of the {len(cell.outcomes)} responses of "
+                f"{model} ever left thinking, so none has an answer; give a budget or method auto, which close it, or "
+                "check that thinking_format is the model's"
+            )
     total = sum(len(task.problems) for task in tasks.values()) * sum(c.samples for c in conditions)
     left = total - sum(len(cell.outcomes) for cell in cells)
-    return Results(model, tuple(cells), _tokens(folder), left, {task.name: task.note for task in tasks.values()})
+    return Results(model, cells, _tokens(folder), left, {task.name: task.note for task in tasks.values()})
 
 
 def _cell(task: Task, condition: Condition, found: dict[str, dict[int, Outcome]]) -> Cell:
     problems = [problem for problem in task.problems if problem.id in found]
     samples = tuple(tuple(o for _, o in sorted(found[problem.id].items())) for problem in problems)
-    ids, groups = tuple(p.id for p in problems), tuple(p.group for p in problems)
-    return Cell(task.name, condition, ids, groups, samples)
-
-
-def _refuse_endless(cell: Cell, model: str) -> None:
-    if not cell.condition.tries and not any(o.left_thinking for o in cell.outcomes):
-        raise InputError(
-            f"task {cell.task}, condition {cell.condition.label!r}: none of the {len(cell.outcomes)} responses of "
-            f"{model} ever left thinking, so none has an answer; give a budget or method auto, which close it, or "
-            "check that thinking_format is the model's"
-        )
+    return Cell(task.name, condition, tuple(p.id for p in problems), tuple(p.group for p in problems), samples)
 
 
 def _tokens(folder: Path) -> dict[str, Tokens]:
-    generated: Counter[str] = Counter()
-    independent: Counter[str] = Counter()
+    generated, independent = Counter[str](), Counter[str]()
     for row in read_rows(folder):
         generated[row["task"]] += row["generated"]
         if not row["condition"].startswith("trace "):
@@ -197,7 +201,6 @@ def series_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.condition.series, []).append(cell)
-    both = [*found.get("budget", []), *found.get("extensions Wait", [])]
     if "budget" in found and "extensions Wait" in found:
-        found["budget forcing"] = both
+        found["budget forcing"] = [*found["budget"], *found["extensions Wait"]]
     return found
