@@ -13,27 +13,43 @@ from __future__ import annotations
 
 import random
 import statistics
-import tempfile
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import log
+from operator import eq
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
+from bench.command import Cached, Threaded, command
 from bench.timing import median_ratio, paired
 from engine import Engine, Handle, SamplingParams, TokenKind
 from engine.errors import InputError
 
 WAIT, END, BUDGET_END = "Wait", "<|im_start|>answer", "<|im_start|>answer\nFinal Answer:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Cached, Threaded):
+    model: str | None = None
+    """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
+    shape: Literal["tiny", "40m", "qwen2.5-0.5b"] = "40m"
+    batch: int = 8
+    context: int = 64
+    """Tokens of each prompt before the opener."""
+    budget: tuple[int, ...] = (32, 64, 128, 256)
+    """Thinking budgets, mixed in one batch."""
+    extensions: int = 2
+    answer: int = 16
+    rounds: int = 3
 
 
 @dataclass(frozen=True)
@@ -62,10 +78,9 @@ class ClientLoop:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        encode = engine.tokenizer.encode
-        self._wait = encode(WAIT)
-        self._end, self._budget_end = encode(END, specials=True), encode(BUDGET_END, specials=True)
-        self._newline = encode("\n")
+        self._wait, self._newline, self._end, self._budget_end = (
+            engine.tokenizer.encode(text, specials=text in (END, BUDGET_END)) for text in (WAIT, "\n", END, BUDGET_END)
+        )
 
     def run(self, plans: list[Plan]) -> list[list[int]]:
         """Token ids of each request after its prompt."""
@@ -76,7 +91,7 @@ class ClientLoop:
             answers = self._call(plans, written, thinking, [plans[i].budget - thought[i] for i in thinking])
             still = []
             for i, tokens in zip(thinking, answers, strict=True):
-                stopped = bool(tokens) and tokens[-1] == self._end[0]
+                stopped = tokens[-1:] == self._end[:1]
                 body = tokens[:-1] if stopped else tokens
                 written[i] += body
                 thought[i] += len(body)
@@ -88,9 +103,8 @@ class ClientLoop:
                 else:
                     written[i] += self._end if stopped else self._close(plans[i].prompt + written[i])
             thinking = still
-        everyone = list(range(len(plans)))
         left = [plan.total - len(ids) for plan, ids in zip(plans, written, strict=True)]
-        answers = self._call(plans, written, everyone, left, stops=False)
+        answers = self._call(plans, written, range(len(plans)), left, stops=False)
         return [before + after for before, after in zip(written, answers, strict=True)]
 
     def _close(self, ids: list[int]) -> list[int]:
@@ -98,7 +112,7 @@ class ClientLoop:
         return newline + self._budget_end
 
     def _call(
-        self, plans: list[Plan], written: list[list[int]], which: list[int], most: list[int], stops: bool = True
+        self, plans: list[Plan], written: list[list[int]], which: Sequence[int], most: list[int], stops: bool = True
     ) -> list[list[int]]:
         stop_ids = (self._end[0],) if stops else ()
         params = [
@@ -116,51 +130,50 @@ def make_plans(engine: Engine, options: Options, seed: int) -> list[Plan]:
     if trigger is None:
         raise InputError("the checkpoint's tokenizer has no <|im_start|>; bench.budgets runs s1's format")
     opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
-    reserve = len(BUDGET_END) + options.answer
     plans = []
     for i in range(options.batch):
         prompt = [source.randrange(trigger) for _ in range(stand_in.tokens(options.context))] + opener
         budget = stand_in.tokens(options.budget[i % len(options.budget)])
-        often = max(2.0, budget / (options.extensions + 1))
-        bias = min(100.0, log(engine.tokenizer.size / often))
+        bias = min(100.0, log(engine.tokenizer.size / max(2.0, budget / (options.extensions + 1))))
         sampling = {"temperature": 1.0, "seed": seed * 1000 + i, "ignore_eos": True, "logit_bias": {trigger: bias}}
-        plans.append(Plan(prompt, budget, options.extensions, budget + reserve, sampling))
+        total = budget + len(BUDGET_END) + options.answer
+        plans.append(Plan(prompt, budget, options.extensions, total, sampling))
     return plans
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Seconds and prefilled tokens, native and client, a pair per round; how many requests had equal tokens."""
-
-    seconds: list[tuple[float, float]]
-    prefill: list[tuple[int, int]]
-    equal: int
+def _native(engine: Engine, plans: list[Plan]) -> list[list[int]]:
+    outputs = engine.generate([plan.prompt for plan in plans], [plan.native() for plan in plans])
+    return [output.outputs[0].token_ids for output in outputs]
 
 
-def compare(engine: Engine, options: Options) -> Outcome:
-    """Time both in turn, each round on new prompts, so that neither finds the other's pages in the prefix cache."""
-    client = ClientLoop(engine)
+def compare(engine: Engine, options: Options) -> tuple[dict[str, float], int]:
+    """Time both in turn, each round on new prompts, so that neither finds the other's pages in the prefix cache:
+    seconds, prefilled tokens and their ratios; how many requests had equal tokens."""
+    ways: dict[str, Callable[[list[Plan]], list[list[int]]]] = {
+        "native": partial(_native, engine),
+        "client": ClientLoop(engine).run,
+    }
+    prefill: dict[str, list[int]] = {kind: [] for kind in ways}
     seeds = iter(range(10_000))
-    prefill: dict[str, list[int]] = {"native": [], "client": []}
 
     def run(kind: str) -> float:
         plans = make_plans(engine, options, next(seeds))
         before, start = engine.stats()["prefill_tokens"], time.perf_counter()
-        if kind == "native":
-            engine.generate([p.prompt for p in plans], [p.native() for p in plans])
-        else:
-            client.run(plans)
+        ways[kind](plans)
         seconds = time.perf_counter() - start
         prefill[kind].append(engine.stats()["prefill_tokens"] - before)
         return seconds
 
-    run("native"), run("client")
-    prefill = {"native": [], "client": []}
+    for kind in ways:
+        run(kind)
     seconds = paired(lambda: run("native"), lambda: run("client"), options.rounds)
+    values: dict[str, float] = {}
+    for kind, times in zip(ways, zip(*seconds, strict=True), strict=True):
+        values[f"{kind}_s"] = statistics.median(times)
+        values[f"{kind}_prefill_tokens"] = statistics.mean(prefill[kind][1:])  # the first warmed up
+    values["time_ratio"] = median_ratio([(theirs, ours) for ours, theirs in seconds])
     plans = make_plans(engine, options, next(seeds))
-    native = engine.generate([p.prompt for p in plans], [p.native() for p in plans])
-    equal = sum(a.outputs[0].token_ids == b for a, b in zip(native, client.run(plans), strict=True))
-    return Outcome(seconds, list(zip(prefill["native"], prefill["client"], strict=True)), equal)
+    return values, sum(map(eq, *(way(plans) for way in ways.values())))
 
 
 @dataclass(frozen=True)
@@ -182,153 +195,83 @@ class Served:
 
 def serve(engine: Engine, plans: list[Plan]) -> tuple[list[Served], float]:
     """All plans at once, natively; what became of each, and the seconds that the batch took."""
-    served: list[Served | None] = [None] * len(plans)
     start = time.perf_counter()
     handles = [engine.submit(plan.prompt, plan.native()) for plan in plans]
 
-    def read(at: int, handle: Handle) -> None:
+    def read(plan: Plan, handle: Handle) -> Served:
         answer = 0.0
         for delta in handle:
-            own = len(delta.token_ids) > len(delta.forced)
-            if not answer and own and delta.kind is TokenKind.ANSWER:
+            if not answer and delta.kind is TokenKind.ANSWER and len(delta.token_ids) > len(delta.forced):
                 answer = time.perf_counter() - start
-        sample = handle.result().outputs[0]
-        total = time.perf_counter() - start
-        served[at] = Served(plans[at].budget, sample.thinking.tokens, len(sample.token_ids), answer, total)
+        sample, total = handle.result().outputs[0], time.perf_counter() - start
+        return Served(plan.budget, sample.thinking.tokens, len(sample.token_ids), answer, total)
 
-    readers = [threading.Thread(target=read, args=pair) for pair in enumerate(handles)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    return [one for one in served if one is not None], time.perf_counter() - start
+    with ThreadPoolExecutor(len(plans)) as readers:
+        return list(readers.map(read, plans, handles)), time.perf_counter() - start
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    model: str | None = None
-    """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
-    shape: Literal["tiny", "40m", "qwen2.5-0.5b"] = "40m"
-    batch: int = 8
-    context: int = 64
-    """Tokens of each prompt before the opener."""
-    budget: tuple[int, ...] = (32, 64, 128, 256)
-    """Thinking budgets, mixed in one batch."""
-    extensions: int = 2
-    answer: int = 16
-    rounds: int = 3
-    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    threads: int = torch.get_num_threads()
-    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
-
-
-def run(options: Options, console: Console) -> list[record.Record]:
-    """Both ways with and without the prefix cache; a table, and records appended to `options.output`."""
+def run(options: Options, console: Console) -> None:
+    """Both ways with and without the prefix cache, then the mixed batch; tables, and records for `options.output`."""
     torch.set_num_threads(options.threads)
     folder = Path(options.model) if options.model else checkpoint(options.cache, stand_in.shape(options.shape))
     machine = record.Machine.read(torch.device(options.device))
-    table = Table(
-        "prefix cache",
-        "",
-        "prefill tokens",
-        "s",
-        "equal tokens",
-        title=f"{folder.name}: batch {options.batch}, budgets {options.budget}",
-    )
-    records = []
-    longest = sum(map(stand_in.tokens, (options.context, max(options.budget)))) + options.answer + 2 * len(BUDGET_END)
-    for caching in (False, True):
-        with Engine(
-            folder,
-            device=str(stand_in.device(options.device)),
-            max_num_seqs=options.batch,
-            max_model_len=longest,
-            enable_prefix_caching=caching,
-        ) as engine:
-            outcome = compare(engine, options)
-        values: dict[str, float] = {}
-        for at, kind in enumerate(("native", "client")):
-            values[f"{kind}_s"] = statistics.median(pair[at] for pair in outcome.seconds)
-            values[f"{kind}_prefill_tokens"] = statistics.mean(pair[at] for pair in outcome.prefill)
-            table.add_row(
-                "on" if caching else "off",
-                kind,
-                f"{values[f'{kind}_prefill_tokens']:,.0f}",
-                f"{values[f'{kind}_s']:.3f}",
-                f"{outcome.equal} of {options.batch}",
-            )
-        values["time_ratio"] = median_ratio([(client, native) for native, client in outcome.seconds])
-        table.add_row(
-            "",
-            "client / native",
-            f"{values['client_prefill_tokens'] / values['native_prefill_tokens']:.2f}",
-            f"{values['time_ratio']:.2f}",
-            "",
-            end_section=True,
-        )
-        varied = _case(options, folder) | {"prefix_cache": caching}
-        records.append(machine.record("budgets", varied, values | {"equal": outcome.equal}))
-        if options.output is not None:
-            record.append(records[-1], options.output)
-    console.print(table)
-    return [*records, mixed(options, console, folder, machine, longest)]
-
-
-def mixed(options: Options, console: Console, folder: Path, machine: record.Machine, longest: int) -> record.Record:
-    """The mixed batch, budget by budget; a table, and one record appended to `options.output`."""
-    device = str(stand_in.device(options.device))
-    with Engine(folder, device=device, max_num_seqs=options.batch, max_model_len=longest) as engine:
-        serve(engine, make_plans(engine, options, 1))
-        served, seconds = serve(engine, make_plans(engine, options, 0))
-    rate = sum(one.tokens for one in served) / seconds
-    table = Table(
-        "budget",
-        "requests",
-        "thinking tokens",
-        "overshoot",
-        "first answer token, s",
-        "done, s",
-        title=f"{folder.name}: one batch of {options.batch}, {rate:,.0f} tok/s",
-    )
-    values: dict[str, float] = {"tokens_per_s": rate, "overshoot_tokens": float(max(one.overshoot for one in served))}
-    for budget in sorted(set(options.budget)):
-        some = [one for one in served if one.budget == stand_in.tokens(budget)]
-        if some:
-            first = statistics.mean(one.first_answer_s for one in some)
-            values[f"first_answer_s_{budget}"] = first
-            table.add_row(
-                f"{budget:,}",
-                str(len(some)),
-                f"{statistics.mean(one.thinking for one in some):,.0f}",
-                str(max(one.overshoot for one in some)),
-                f"{first:.3f}",
-                f"{statistics.mean(one.total_s for one in some):.3f}",
-            )
-    found = machine.record("budgets_mixed", _case(options, folder), values)
-    if options.output is not None:
-        record.append(found, options.output)
-    console.print(table)
-    return found
-
-
-def _case(options: Options, folder: Path) -> dict[str, Any]:
-    return {
+    case = {
         "model": folder.name if options.model else options.shape,
         "batch": options.batch,
         "context": options.context,
         "budgets": list(options.budget),
         "extensions": options.extensions,
     }
+    engine_of = partial(
+        Engine,
+        folder,
+        device=str(stand_in.device(options.device)),
+        max_num_seqs=options.batch,
+        max_model_len=sum(map(stand_in.tokens, (options.context, max(options.budget))))
+        + options.answer
+        + 2 * len(BUDGET_END),
+    )
+    title = f"{folder.name}: batch {options.batch}, budgets {options.budget}"
+    table = Table("prefix cache", "", "prefill tokens", "s", "equal tokens", title=title)
+    for caching in (False, True):
+        with engine_of(enable_prefix_caching=caching) as engine:
+            values, equal = compare(engine, options)
+        for kind in ("native", "client"):
+            tokens, seconds = f"{values[f'{kind}_prefill_tokens']:,.0f}", f"{values[f'{kind}_s']:.3f}"
+            table.add_row("on" if caching else "off", kind, tokens, seconds, f"{equal} of {options.batch}")
+        more = f"{values['client_prefill_tokens'] / values['native_prefill_tokens']:.2f}"
+        table.add_row("", "client / native", more, f"{values['time_ratio']:.2f}", "", end_section=True)
+        machine.write(options.output, "budgets", case | {"prefix_cache": caching}, values | {"equal": equal})
+    console.print(table)
+    with engine_of() as engine:
+        serve(engine, make_plans(engine, options, 1))
+        served, taken = serve(engine, make_plans(engine, options, 0))
+    table, values = mixed(options, served, taken)
+    table.title = f"{folder.name}: one batch of {options.batch}, {values['tokens_per_s']:,.0f} tok/s"
+    console.print(table)
+    machine.write(options.output, "budgets_mixed", case, values)
 
 
-def main() -> None:
-    try:
-        run(tyro.cli(Options, prog="python -m bench.budgets", description=__doc__), Console())
-    except InputError as error:
-        raise SystemExit(f"bench.budgets: {error}") from None
+def mixed(options: Options, served: list[Served], seconds: float) -> tuple[Table, dict[str, float]]:
+    """A mixed batch, budget by budget: as a table, and as figures."""
+    table = Table("budget", "requests", "thinking tokens", "overshoot", "first answer token, s", "done, s")
+    values = {
+        "tokens_per_s": sum(one.tokens for one in served) / seconds,
+        "overshoot_tokens": float(max(one.overshoot for one in served)),
+    }
+    for budget in sorted(set(options.budget[: options.batch])):
+        some = [one for one in served if one.budget == stand_in.tokens(budget)]
+        columns = zip(*((one.thinking, one.first_answer_s, one.total_s) for one in some), strict=True)
+        thinking, first, total = map(statistics.mean, columns)
+        overshoot = max(one.overshoot for one in some)
+        values[f"first_answer_s_{budget}"] = first
+        table.add_row(f"{budget:,}", str(len(some)), f"{thinking:,.0f}", str(overshoot), f"{first:.3f}", f"{total:.3f}")
+    return table, values
+
+
+def main(options: Options) -> None:
+    run(options, Console())
 
 
 if __name__ == "__main__":
-    main()
+    command(Options, main)

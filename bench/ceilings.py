@@ -6,21 +6,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Self
 
 import torch
-import tyro
 
 from bench import record, stand_in
+from bench.command import Resumed, Threaded, command
 from bench.processes import ends_with_its_parent
 from bench.timing import repeat
 from kernels import huge_pages
 from kernels.limits import Device
 from kernels.native import library as native
+
+_UNITS = {"copy_GBps": 1e9, "read_GBps": 1e9, "matmul_TFLOPs": 1e12, "fp8_TFLOPs": 1e12, "memory_GB": 1e9}
+"""What records call each ceiling, in their order."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,20 @@ class Ceilings:
     memory: float
     """bytes of the device; of the machine for a CPU"""
 
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Self:
+        """From those of a record."""
+        return cls(*(figures[key] and figures[key] * unit for key, unit in _UNITS.items()))
+
+    def figures(self) -> dict[str, float | None]:
+        """As records tell them."""
+        return {key: value and value / unit for value, (key, unit) in zip(astuple(self), _UNITS.items(), strict=True)}
+
     def limits_of(self, device: torch.device) -> Device:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
         bandwidth = self.copy if device.type == "cuda" else self.read
         return Device(device.type, bandwidth, self.flops, self.memory, gpu=device.type == "cuda")
-
-
-def memory_bytes(device: torch.device) -> int:
-    """All of the device's memory; for the CPU the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 FILE = "S1_CEILINGS"
@@ -60,39 +65,15 @@ def measure(device: torch.device) -> Ceilings:
     gigabytes from what is to be judged."""
     if device.type != "cuda":
         return measure_here(device)
-    found = _recorded(device)
-    if found is None:
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "ceilings.jsonl"
-            command = [sys.executable, "-m", "bench.ceilings", "--device", str(device), "--output", str(output)]
-            done = subprocess.run(
-                command, cwd=record.ROOT, capture_output=True, text=True, preexec_fn=ends_with_its_parent
-            )
-            if done.returncode:
-                raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
-            found = _of(record.read(output)[-1])
-    return found
-
-
-def _recorded(device: torch.device) -> Ceilings | None:
-    file = Path(os.environ.get(FILE, ""))
-    if not file.is_file():
-        return None
-    name = record.device_name(device)
-    lines = [line for line in record.read(file) if line.benchmark == "ceilings" and line.device == name]
-    return _of(lines[-1]) if lines else None
-
-
-def _of(line: record.Record) -> Ceilings:
-    rates = {name: line.figures[f"{name}_GBps"] or 0.0 for name in ("copy", "read")}
-    fp8 = line.figures["fp8_TFLOPs"]
-    return Ceilings(
-        rates["copy"] * 1e9,
-        rates["read"] * 1e9,
-        (line.figures["matmul_TFLOPs"] or 0.0) * 1e12,
-        None if fp8 is None else fp8 * 1e12,
-        (line.figures["memory_GB"] or 0.0) * 1e9,
-    )
+    if found := Resumed(output=Path(os.environ.get(FILE, "")), resume=True).known("ceilings", device):
+        return Ceilings.of(found[-1].figures)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "ceilings.jsonl"
+        words = [sys.executable, "-m", "bench.ceilings", "--device", str(device), "--output", str(output)]
+        done = subprocess.run(words, cwd=record.ROOT, capture_output=True, text=True, preexec_fn=ends_with_its_parent)
+        if done.returncode:
+            raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
+        return Ceilings.of(record.read(output)[-1].figures)
 
 
 def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_size: int | None = None) -> Ceilings:
@@ -100,11 +81,11 @@ def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_s
     products."""
     if stand_in.card() is not None:
         device, buffer_bytes, matmul_size = stand_in.device(device), 2**26, 256
-    cuda, memory = device.type == "cuda", memory_bytes(device)
     copy, read = _bandwidths(device, buffer_bytes)
-    size = matmul_size or (8192 if cuda else 1024)
-    if cuda:
+    if device.type == "cuda":
+        size, memory = matmul_size or 8192, torch.cuda.get_device_properties(device).total_memory
         return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), _fp8_matmul(device, size), memory)
+    size, memory = matmul_size or 1024, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flops = _matmul(device, size, torch.float32)
     if _matmul(device, size // 4, torch.bfloat16) > flops / 4:  # without units for it each product takes seconds
         flops = max(flops, _matmul(device, size, torch.bfloat16))
@@ -120,46 +101,28 @@ def later(before: Ceilings, device: torch.device) -> Ceilings:
 
 def _bandwidths(device: torch.device, buffer_bytes: int | None = None) -> tuple[float, float]:
     """(copy, read) in bytes/s: one half onto the other, and all of it."""
-    cuda = device.type == "cuda"
-    half = (buffer_bytes or (2**32 if cuda else 2**29)) // 16
+    half = (buffer_bytes or (2**32 if device.type == "cuda" else 2**29)) // 16
     buffer = huge_pages.empty((2 * half,), torch.int64, device).fill_(1)
     copy = 2 * 8 * half / repeat(partial(buffer[half:].copy_, buffer[:half]), device, cold=False).best
-    reads: list[Callable[[torch.Tensor], object]] = [torch.sum]
-    if native.LOADED and not cuda:
-        reads.append(native.read)
+    reads = (torch.sum, native.read) if native.LOADED and device.type == "cpu" else (torch.sum,)
     return copy, max(16 * half / repeat(partial(reader, buffer), device, cold=False).best for reader in reads)
 
 
 def _matmul(device: torch.device, size: int, dtype: torch.dtype) -> float:
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / repeat(lambda: a @ b, device, cold=False).median
 
 
 def _fp8_matmul(device: torch.device, size: int) -> float | None:
     if torch.cuda.get_device_capability(device) < (8, 9):
         return None
-    a = torch.randn(size, size, device=device).to(torch.float8_e4m3fn)
-    b = torch.randn(size, size, device=device).to(torch.float8_e4m3fn).t()
+    a, b = (torch.randn(size, size, device=device).to(torch.float8_e4m3fn) for _ in range(2))
     one = torch.ones((), device=device)
-    seconds = repeat(
-        lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16), device, cold=False
-    ).median
-    return 2 * size**3 / seconds
+    product = partial(torch._scaled_mm, a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    return 2 * size**3 / repeat(product, device, cold=False).median
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to measure, with how many threads, and where the record goes."""
-
-    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    threads: int = torch.get_num_threads()
-    output: Path | None = None
-    """A file of JSON lines to append the result to."""
-
-
-def main(options: Options) -> None:
-    """Measure, print, append."""
+def main(options: Threaded) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     found = measure_here(device)
@@ -168,16 +131,8 @@ def main(options: Options) -> None:
         f"{record.device_name(device)}: copy {found.copy / 1e9:,.4g} GB/s, read {found.read / 1e9:,.4g} GB/s, "
         f"matmul {found.flops / 1e12:.4g} TFLOP/s{fp8}"
     )
-    if options.output is not None:
-        figures = {
-            "copy_GBps": found.copy / 1e9,
-            "read_GBps": found.read / 1e9,
-            "matmul_TFLOPs": found.flops / 1e12,
-            "fp8_TFLOPs": None if found.fp8_flops is None else found.fp8_flops / 1e12,
-            "memory_GB": found.memory / 1e9,
-        }
-        record.append(record.Machine.read(device).record("ceilings", {}, figures), options.output)
+    record.Machine.read(device).write(options.output, "ceilings", {}, found.figures())
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.ceilings", description=__doc__))
+    command(Threaded, main)

@@ -1,7 +1,5 @@
 """Random checkpoints in the Hugging Face layout, made on the spot: what speed benchmarks load into every engine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict
@@ -68,15 +66,20 @@ def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
     weights = {"model.embed_tokens.weight": normal(shape.vocab_size, hidden)}
     for i in range(shape.num_layers):
         layer = f"model.layers.{i}."
-        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
-            weights[f"{layer}self_attn.{name}_proj.weight"] = normal(rows, hidden)
-            weights[f"{layer}self_attn.{name}_proj.bias"] = normal(rows)
-        weights[f"{layer}self_attn.o_proj.weight"] = normal(hidden, queries)
-        weights[f"{layer}mlp.gate_proj.weight"] = normal(shape.intermediate_size, hidden)
-        weights[f"{layer}mlp.up_proj.weight"] = normal(shape.intermediate_size, hidden)
-        weights[f"{layer}mlp.down_proj.weight"] = normal(hidden, shape.intermediate_size)
-        weights[f"{layer}input_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
-        weights[f"{layer}post_attention_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+        for name, rows, inner in (
+            ("self_attn.q", queries, hidden),
+            ("self_attn.k", keys, hidden),
+            ("self_attn.v", keys, hidden),
+            ("self_attn.o", hidden, queries),
+            ("mlp.gate", shape.intermediate_size, hidden),
+            ("mlp.up", shape.intermediate_size, hidden),
+            ("mlp.down", hidden, shape.intermediate_size),
+        ):
+            weights[f"{layer}{name}_proj.weight"] = normal(rows, inner)
+            if name[-1] in "qkv":
+                weights[f"{layer}{name}_proj.bias"] = normal(rows)
+        for name in ("input", "post_attention"):
+            weights[f"{layer}{name}_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
     weights["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
     if not shape.tie_word_embeddings:
         weights["lm_head.weight"] = normal(shape.vocab_size, hidden)
@@ -86,7 +89,10 @@ def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
 def _write_tokenizer(target: Path, size: int) -> None:
     """A byte-level BPE of exactly `size` tokens: 256 bytes, pairs and triples of them, Qwen's specials at the end."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges(alphabet, size - len(alphabet) - len(SPECIALS))
+    count = size - len(alphabet) - len(SPECIALS)
+    pairs = [(left, right) for left in alphabet for right in alphabet]
+    triples = [(left + right, last) for left, right in pairs[: -(-count // len(alphabet))] for last in alphabet]
+    merges = (pairs + triples)[:count]
     tokens = alphabet + [left + right for left, right in merges]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -96,10 +102,3 @@ def _write_tokenizer(target: Path, size: int) -> None:
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": SPECIALS[-1], "chat_template": TEMPLATE}
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-
-
-def _merges(alphabet: list[str], count: int) -> list[tuple[str, str]]:
-    """The first `count` merges: pairs of bytes, then pairs of the first such pairs with a byte."""
-    pairs = [(left, right) for left in alphabet for right in alphabet]
-    triples = [(left + right, last) for left, right in pairs[: -(-count // len(alphabet))] for last in alphabet]
-    return (pairs + triples)[:count]

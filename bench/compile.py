@@ -5,8 +5,6 @@ the tuner use, and compiled for sm_90 as Triton itself would; processes share th
 a machine with the same build of Triton, at the same path (TRITON_CACHE_DIR).
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time
@@ -19,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
+from bench.command import Output, command
 from bench.gemm import candidates, linears
 from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES
@@ -34,16 +32,12 @@ from engine.request import SamplingParams
 from engine.schedule.sequence import Admission
 from engine.text.tokenizer import Tokenizer
 from kernels.dry_run import CUDA, DryRun
-from kernels.gemm_choices import Product
-from kernels.small_gemm import small_gemm
 
-ENGINES: dict[str, dict[str, Any]] = {
-    "bf16": {},
-    "fp8 KV": {"kv_cache_dtype": "fp8"},
-    "int8": {"quantization": "int8"},
-    "fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
-}
-OTHERS = {
+ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "32B bf16": ("qwen2.5-32b", {}),
+    "32B fp8 KV": ("qwen2.5-32b", {"kv_cache_dtype": "fp8"}),
+    "32B int8": ("qwen2.5-32b", {"quantization": "int8"}),
+    "32B fp8": ("qwen2.5-32b", {"quantization": "fp8", "kv_cache_dtype": "fp8"}),
     "0.5B": ("qwen2.5-0.5b", {}),
     "7B": ("qwen2.5-7b", {}),  # the client loop, and the peers' side
     "tiny": ("tiny", {}),
@@ -59,14 +53,10 @@ _WARM = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to compile, and with how many processes."""
-
+class Options(Output):
     gemm: bool = True
     """The tuner's candidates too."""
     workers: int = os.cpu_count() or 1
-    output: Path | None = None
-    """A file of JSON lines to append the result to."""
 
 
 def engine(shape: str, options: dict[str, Any]) -> int:
@@ -87,8 +77,7 @@ def engine(shape: str, options: dict[str, Any]) -> int:
         preparer = Preparer(tokenizer, "s1", 4096)
         opener = tokenizer.encode("<|im_start|>think", specials=True)
         for number, params in enumerate(_WARM):
-            one = preparer.prepare([5] * 300 + opener, params)
-            core.apply(Admission(number, one, number))
+            core.apply(Admission(number, preparer.prepare([5] * 300 + opener, params), number))
             step = core.scheduler.schedule(drained=True)
             assert step is not None
             core.runner.launch(step).read()
@@ -97,16 +86,15 @@ def engine(shape: str, options: dict[str, Any]) -> int:
         return sum(map(len, dry.counts.variants.values()))
 
 
-def tuner(product: str, tokens: int) -> int:
+def tuner(name: str, tokens: int) -> int:
     """Compile the tuner's candidates for one product of the 32B shape. How many."""
-    linear = next(one for one in linears(SHAPES["qwen2.5-32b"], 1) if one.name == product)
-    gated, head = linear.product is Product.GATED, linear.product is Product.HEAD
+    linear = next(one for one in linears(SHAPES["qwen2.5-32b"], 1) if one.name == name)
+    empty = partial(torch.empty, dtype=torch.bfloat16, device=CUDA)
     with DryRun(compiles=True) as dry:
-        x = torch.empty(tokens, linear.inner, dtype=torch.bfloat16, device=CUDA)
-        weight = torch.empty(linear.out, linear.inner, dtype=torch.bfloat16, device=CUDA)
-        bias = torch.empty(linear.out, dtype=torch.bfloat16, device=CUDA) if linear.bias else None
+        x, weight = empty(tokens, linear.inner), empty(linear.out, linear.inner)
+        bias = empty(linear.out) if linear.bias else None
         for config in candidates(linear, tokens, x.element_size()):
-            small_gemm(x, weight, config, bias=bias, gated=gated, maxima=head)
+            linear.ours(x, weight, bias, config)
         return sum(map(len, dry.counts.variants.values()))
 
 
@@ -114,10 +102,7 @@ def jobs(options: Options) -> dict[str, Callable[[], int]]:
     """What there is to do, the longest first, by name."""
     if stand_in.card() is not None:  # the few that compile fast
         return {"gate_up, 1 tokens": partial(tuner, "gate_up", 1)}
-    work: dict[str, Callable[[], int]] = {
-        **{f"32B {name}": partial(engine, "qwen2.5-32b", config) for name, config in ENGINES.items()},
-        **{name: partial(engine, *arguments) for name, arguments in OTHERS.items()},
-    }
+    work: dict[str, Callable[[], int]] = {name: partial(engine, *arguments) for name, arguments in ENGINES.items()}
     if options.gemm:
         products = [linear.name for linear in linears(SHAPES["qwen2.5-32b"], 1)]
         work |= {f"{name}, {tokens} tokens": partial(tuner, name, tokens) for tokens in TOKENS for name in products}
@@ -142,12 +127,9 @@ def main(options: Options) -> None:
             print(f"{name}: {future.result()} kernels, {time.perf_counter() - start:.0f} s", flush=True)
     seconds = time.perf_counter() - start
     print(f"{total} kernels compiled by {options.workers} processes in {seconds:.0f} s")
-    if options.output is not None:
-        line = record.Machine.read(torch.device("cpu")).record(
-            "compile", {"workers": options.workers, "gemm": options.gemm}, {"kernels": float(total), "seconds": seconds}
-        )
-        record.append(line, options.output)
+    case, figures = {"workers": options.workers, "gemm": options.gemm}, {"kernels": float(total), "seconds": seconds}
+    record.Machine.read(torch.device("cpu")).write(options.output, "compile", case, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.compile", description=__doc__))
+    command(Options, main)

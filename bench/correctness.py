@@ -8,8 +8,6 @@ attention with its gradients, and, where pytest is installed, the operators' own
 result is written as soon as it is there; `--resume` leaves out what the output has.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -17,19 +15,20 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from rich.console import Console
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
+from bench.command import Cached, OnDevice, Resumed, command
 from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES, Shape
 from engine import Engine, SamplingParams
@@ -46,14 +45,8 @@ _LENGTHS = (512, 200, 1000, 336)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+class Options(Cached, OnDevice, Resumed):
     parts: tuple[Literal["tokens", "training", "operators"], ...] = ("tokens", "training", "operators")
-    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
-    resume: bool = False
-    """Leave out what `output` has already."""
     workers: int = 2
     """Processes for the operators' tests of one file."""
     answer: str | None = None
@@ -108,17 +101,13 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
 
 def by_definition(options: Options, model: str, dtype: str, device: str) -> Answer:
     """The same from a process of its own that runs the definitions."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench.correctness",
-        "--answer",
-        f"{model}/{dtype}/{device}",
-        "--cache",
-        str(options.cache),
-    ]
+    asked = f"{model}/{dtype}/{device}"
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {CHILD: "reference"}, preexec_fn=ends_with_its_parent
+        [sys.executable, "-m", "bench.correctness", "--answer", asked, "--cache", str(options.cache)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {CHILD: "reference"},
+        preexec_fn=ends_with_its_parent,
     )
     if done.returncode:
         raise SystemExit(f"bench.correctness: the definitions' run failed: {done.stderr.strip()[-500:]}")
@@ -136,8 +125,7 @@ def compare(ours: Answer, theirs: Answer) -> dict[str, float]:
         first = next((at for at in range(shorter) if a[at] != b[at]), shorter)
         same, total = same + first, total + max(len(a), len(b))
         for mine, best in zip(ours.best[i][: first + 1], theirs.best[i][: first + 1], strict=False):
-            values = dict(mine)
-            error = max(error, *(abs(values.get(token, value + 2 * NEAR) - value) for token, value in best[:2]))
+            error = max(error, *(abs(dict(mine).get(token, value + 2 * NEAR) - value) for token, value in best[:2]))
         if first < shorter and i % 2 == 0:
             known = dict(theirs.best[i][first])
             top = max(known.values())
@@ -148,15 +136,14 @@ def compare(ours: Answer, theirs: Answer) -> dict[str, float]:
 def training_error(device: torch.device) -> float:
     """Largest relative error of packed attention and its gradients on the device, against groups of documents by scaled
     dot product attention in float32 on the CPU."""
-    cuda = device.type == "cuda"
-    dtype, heads, tokens = torch.bfloat16 if cuda else torch.float32, (10, 2), sum(_LENGTHS)
+    dtype, tokens = torch.bfloat16 if device.type == "cuda" else torch.float32, sum(_LENGTHS)
     documents = Documents.slice(list(_LENGTHS), 0, tokens)
     torch.manual_seed(0)
     qkv, out_grad = torch.randn(tokens, 14, 64), torch.randn(tokens, 10, 64)
 
     def run(where: torch.device, kind: torch.dtype) -> list[torch.Tensor]:
         x = qkv.to(where, kind).requires_grad_()
-        out = attend(x, heads, documents.to(where))
+        out = attend(x, (10, 2), documents.to(where))
         out.backward(out_grad.to(where, kind))
         assert x.grad is not None
         return [out.detach().float().cpu(), x.grad.float().cpu()]
@@ -167,14 +154,12 @@ def training_error(device: torch.device) -> float:
 
 def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     """Run one file of tests; how many passed, failed and were skipped."""
-    environment = dict(os.environ)
+    environment, more = dict(os.environ), ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None else []
     if stand_in.card() is not None:  # a part of one file, interpreted
         environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    rehearsed = stand_in.card() is not None
-    parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") is not None and not rehearsed else []
-    only = ["-k", "silu"] if rehearsed else []
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *only, str(file)]
-    done = subprocess.run(command, cwd=record.ROOT, capture_output=True, text=True, env=environment)
+        more = ["-k", "silu"]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *more, str(file)]
+    done = subprocess.run(words, cwd=record.ROOT, capture_output=True, text=True, env=environment)
     counts: dict[str, float | None] = {
         word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
         for word in ("passed", "failed", "skipped")
@@ -190,20 +175,21 @@ class Run:
 
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
-        self._device = stand_in.device(options.device)
-        asked = torch.device(options.device)
+        self._device, asked = stand_in.device(options.device), torch.device(options.device)
         self._machine = record.Machine.read(asked)
-        self._definitions: dict[tuple[str, str, str], Answer] = {}
-        lines = record.known(options.output, "correctness", asked) if options.resume else []
-        self._known = [line.case for line in lines if line.figures["right"]]
+        self._definitions = cache(partial(by_definition, options))
+        self._known = [line.case for line in options.known("correctness", asked) if line.figures["right"]]
 
     def all(self) -> bool:
         """Everything that is not known; whether it was right."""
         jobs: list[bool] = []
         if "tokens" in self._options.parts:
             # Two layers of the 32B shape are 5 GB, and minutes of a small processor.
-            for model in shapes() if self._device.type == "cuda" else ("tiny",):
-                jobs += [self._tokens(model, dtype) for dtype in ("float32", "bfloat16")]
+            for model, dtype in product(
+                shapes() if self._device.type == "cuda" else ("tiny",), ("float32", "bfloat16")
+            ):
+                case = {"what": "tokens", "model": model, "dtype": dtype}
+                jobs.append(self._one(case, partial(self._tokens, model, dtype)))
         if "training" in self._options.parts:
             jobs.append(self._one({"what": "packed attention and gradients"}, self._training))
         if "operators" in self._options.parts and importlib.util.find_spec("pytest") is None:
@@ -222,23 +208,14 @@ class Run:
         figures = measure()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
         self._console.print(f"{', '.join(case.values())}: {shown}", highlight=False)
-        if self._options.output is not None:
-            record.append(self._machine.record("correctness", case, figures), self._options.output)
+        self._machine.write(self._options.output, "correctness", case, figures)
         return bool(figures["right"])
 
-    def _tokens(self, model: str, dtype: str) -> bool:
-        return self._one({"what": "tokens", "model": model, "dtype": dtype}, lambda: self._compared(model, dtype))
-
-    def _compared(self, model: str, dtype: str) -> dict[str, float | None]:
+    def _tokens(self, model: str, dtype: str) -> dict[str, float | None]:
         tiny = model == "tiny"
-        folder = checkpoint(self._options.cache, shapes()[model], weights=tiny)
-        ours = answer(folder, str(self._device), dtype)
+        ours = answer(checkpoint(self._options.cache, shapes()[model], weights=tiny), str(self._device), dtype)
         # The tiny model against float32 on the CPU, the large one, whose weights are made there, on the device itself.
-        key = model, *(("float32", "cpu") if tiny else (dtype, str(self._device)))
-        if key not in self._definitions:
-            self._definitions[key] = by_definition(self._options, *key)
-        theirs = self._definitions[key]
-        found = compare(ours, theirs)
+        found = compare(ours, self._definitions(model, *(("float32", "cpu") if tiny else (dtype, str(self._device)))))
         exact = tiny and dtype == "float32"
         return {**found, "right": float(found["equal"] == 1.0 if exact else max(found["gap"], found["error"]) < NEAR)}
 
@@ -265,4 +242,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.correctness", description=__doc__))
+    command(Options, main)

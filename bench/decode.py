@@ -8,26 +8,22 @@ rounds, a ratio the median of the rounds' ratios. With `--budget`, this engine r
 budgets and extensions in half of the requests.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-import tyro
 from rich.console import Console
-from rich.table import Table
 
 from bench import ceilings, record, stand_in
-from bench.checkpoints import checkpoint
+from bench.command import Loaded, Resumed, check, columns, command
 from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.timing import Times
 from engine.config import EngineConfig
@@ -40,62 +36,16 @@ from kernels.limits import DecoderShape, Device, Limits
 OURS, UNQUANTIZED = "s1-engine", "s1-engine, unquantized"
 SHORT = 8
 """Tokens of a peer's short run, and of the warm-up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to run: each batch at each context, or `cells` in their order."""
-
-    model: str | None = None
-    """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
-    shape: Literal["tiny", "40m", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"] = "40m"
-    dummy: bool = False
-    """Make the random weights on the device instead of writing and reading a checkpoint."""
-    batch: tuple[int, ...] = (1, 8)
-    context: tuple[int, ...] = (128,)
-    """Tokens of each prompt."""
-    cells: tuple[str, ...] = ()
-    """BATCHxCONTEXT, like 8x1024: these instead of `batch` and `context`."""
-    budget: tuple[int, ...] = ()
-    """Thinking budgets to run with, two extensions each, in half of the requests."""
-    tokens: int = 64
-    """Steps that are timed in every round; of a peer, the tokens by which the long run is longer than the short one."""
-    rounds: int = 5
-    against: tuple[Literal["transformers", "vllm", "unquantized"], ...] = ()
-    """Peers; `unquantized` is this engine with its weights and cache in `dtype`."""
-    peer_python: str | None = None
-    """The interpreter that has vLLM."""
-    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    quantization: Literal["none", "int8", "fp8"] = "none"
-    """The engine's weights in 8 bits; peers run in `dtype`."""
-    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    threads: int = torch.get_num_threads()
-    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
-    """Where random checkpoints are kept from run to run."""
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
-    resume: bool = False
-    """Leave out what `output` has already."""
-
-    def __post_init__(self) -> None:
-        if "vllm" in self.against and self.peer_python is None:
-            raise InputError("--against vllm needs --peer-python, the interpreter of an environment with vLLM")
-        if "unquantized" in self.against and (self.quantization, self.kv_cache_dtype) == ("none", "auto"):
-            raise InputError("--against unquantized needs --quantization or --kv-cache-dtype")
-        if min((*self.batch, *self.context, self.tokens, self.rounds, self.threads)) < 1 or min((*self.budget, 0)) < 0:
-            raise InputError("batch, context, tokens, rounds and threads start at 1, budgets at 0")
-        if self.resume and self.output is None:
-            raise InputError("--resume needs --output, the file whose results are kept")
-        if self.cells:
-            Case.read(self.cells)
-
-    @property
-    def cases(self) -> list[Case]:
-        """What is run, in order."""
-        if self.cells:
-            return Case.read(self.cells)
-        return [Case(batch, context) for batch in self.batch for context in self.context]
+_FORMATS = {
+    "step_ms": "{:.3g}",
+    "spread": "{:.1%}",
+    "tok_s_user": "{:.1f}",
+    "tok_s_total": "{:.1f}",
+    "GBps": "{:.2f}",
+    "bandwidth_share": "{:.0%}",
+    "ratio": "{:.2f}x",
+}
+"""Figures of the table."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +55,16 @@ class Case:
     batch: int
     context: int
 
-    @staticmethod
-    def read(cells: Sequence[str]) -> list[Case]:
+    def __str__(self) -> str:
+        return f"batch {self.batch}, context {self.context:,}"
+
+    @classmethod
+    def read(cls, cells: Sequence[str]) -> list[Self]:
         """From BATCHxCONTEXT each. Raises InputError naming one that is not, or where there is none."""
-        if not cells:
-            raise InputError("--cells is empty; give BATCHxCONTEXT, like 8x1024")
-        for cell in cells:
-            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell):
-                raise InputError(f"--cells has {cell!r}; give BATCHxCONTEXT, like 8x1024")
-        return [Case(*map(int, cell.split("x"))) for cell in cells]
+        wrong = [f"has {cell!r}" for cell in cells if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell)]
+        if wrong or not cells:
+            raise InputError(f"--cells {[*wrong, 'is empty'][0]}; give BATCHxCONTEXT, like 8x1024")
+        return [cls(*map(int, cell.split("x"))) for cell in cells]
 
     @property
     def length(self) -> int:
@@ -128,6 +79,51 @@ class Case:
     def most_tokens(self, tokens: int) -> int:
         """Of one request, whichever way it is timed."""
         return self.length + SHORT + tokens + self.ahead + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Loaded, Resumed):
+    """What to run: each batch at each context, or `cells` in their order."""
+
+    batch: tuple[int, ...] = (1, 8)
+    context: tuple[int, ...] = (128,)
+    """Tokens of each prompt."""
+    cells: tuple[str, ...] = ()
+    """BATCHxCONTEXT, like 8x1024: these instead of `batch` and `context`."""
+    budget: tuple[int, ...] = ()
+    """Thinking budgets to run with, two extensions each, in half of the requests."""
+    tokens: int = 64
+    """Steps that are timed in every round; of a peer, the tokens by which the long run is longer than the short one."""
+    rounds: int = 5
+    against: tuple[Literal["transformers", "vllm", "unquantized"], ...] = ()
+    """Peers; `unquantized` is this engine with its weights and cache in `dtype`."""
+    peer_python: str | None = None
+    """The interpreter that has vLLM."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """The engine's weights in 8 bits; peers run in `dtype`."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+
+    def __post_init__(self) -> None:
+        counts = (*self.batch, *self.context, self.tokens, self.rounds, self.threads)
+        check(
+            ("vllm" in self.against and self.peer_python is None)
+            and "--against vllm needs --peer-python, the interpreter of an environment with vLLM",
+            ("unquantized" in self.against and (self.quantization, self.kv_cache_dtype) == ("none", "auto"))
+            and "--against unquantized needs --quantization or --kv-cache-dtype",
+            (min(counts) < 1 or min((*self.budget, 0)) < 0)
+            and "batch, context, tokens, rounds and threads start at 1, budgets at 0",
+            (self.resume and self.output is None) and "--resume needs --output, the file whose results are kept",
+        )
+        if self.cells:
+            Case.read(self.cells)
+
+    @property
+    def cases(self) -> list[Case]:
+        """What is run, in order."""
+        if self.cells:
+            return Case.read(self.cells)
+        return [Case(batch, context) for batch in self.batch for context in self.context]
 
 
 @dataclass(frozen=True)
@@ -148,9 +144,8 @@ class Lane:
 
     @property
     def name(self) -> str:
-        if self.worker.name != "engine":
-            return self.worker.name
-        return UNQUANTIZED if self.unquantized else OURS
+        ours = UNQUANTIZED if self.unquantized else OURS
+        return ours if self.worker.name == "engine" else self.worker.name
 
     @property
     def label(self) -> str:
@@ -166,14 +161,11 @@ class Lane:
                 self.worker.run(ids, length)
 
     def run(self, case: Case, ids: list[list[int]], tokens: int) -> Timed:
-        """One round."""
         if self.worker.name == "engine":
             return self._window(case, ids, tokens)
-        keys = case.batch * (case.length + SHORT + tokens // 2)
-        return Timed((self._difference(ids, tokens),), keys)
+        return Timed((self._difference(ids, tokens),), keys=case.batch * (case.length + SHORT + tokens // 2))
 
     def _window(self, case: Case, ids: list[list[int]], steps: int) -> Timed:
-        off = {"thinking_format": "none"}
         # no reserve: a window may be shorter than one, and never reaches the budget then
         on = {
             "thinking_format": "s1",
@@ -182,17 +174,16 @@ class Lane:
             "thinking_end_str": "<|im_start|>answer",
             "answer_reserve_tokens": 0,
         }
+        off = {"thinking_format": "none"}
         params = [on if self.budget is not None and i % 2 == 0 else off for i in range(len(ids))]
         seconds, keys = self.worker.window(ids, steps, case.ahead, params=params)
         return Timed(tuple(seconds), keys)
 
     def _difference(self, ids: list[list[int]], tokens: int, tries: int = 3) -> float:
         """Seconds per step of a peer; again where something else on the machine made the short run the longer one."""
-        short = long = 0.0
-        for _ in range(tries):
-            short, long = self.worker.run(ids, SHORT), self.worker.run(ids, SHORT + tokens)
-            if long > short:
-                break
+        short, long = self.worker.run(ids, SHORT), self.worker.run(ids, SHORT + tokens)
+        if long <= short and tries > 1:
+            return self._difference(ids, tokens, tries - 1)
         return step_seconds(short, long, tokens)
 
 
@@ -201,7 +192,7 @@ class Measured:
     """The rounds of a case by lane; all lanes have as many."""
 
     case: Case
-    rounds: Mapping[str, Sequence[Timed]] = field(default_factory=dict)
+    rounds: Mapping[str, Sequence[Timed]]
 
     def medians(self, label: str) -> list[float]:
         """Seconds per step of each round."""
@@ -288,17 +279,13 @@ class Run:
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
         torch.set_num_threads(options.threads)
-        self._device = torch.device(options.device)
-        self._name: str = options.shape if options.model is None else Path(options.model).name
-        if options.model is None:
-            self._folder = checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy)
-        else:
-            self._folder = Path(options.model)
+        self._device, self._folder = torch.device(options.device), options.folder
         self._model = ModelConfig.load(self._folder)
         self._ceilings = ceilings.measure(self._device)
         self._limits, self._plain = limits_of(options, self._model, self._ceilings.limits_of(self._device))
-        lines = record.known(options.output, "decode", self._device) if options.resume else []
-        self._known = {_key(line.case): line for line in lines}
+        self._known = options.known("decode", self._device)
+        chosen = {"quantization": options.quantization, "kv_cache_dtype": options.kv_cache_dtype}
+        self._eight_bits = {name: value for name, value in chosen.items() if value not in ("none", "auto")}
         self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
         self._ours: dict[Case, list[float]] = {}
         """Round medians of this engine, which the others are compared with."""
@@ -318,60 +305,40 @@ class Run:
                     self._console.print(str(error), markup=False)
                     return False
                 machine = record.Machine.read(self._device, {lane.name: lane.worker.version for lane in lanes})
-                while cases:
-                    case = cases.pop(0)
-                    try:
+                try:
+                    while cases:
+                        case = cases.pop(0)
                         self._case(case, lanes, machine)
-                    except WorkerFailed as error:  # the next case gets a new one
-                        self._console.print(f"batch {case.batch}, context {case.context:,}: {error}", markup=False)
-                        good = False
-                        break
+                except WorkerFailed as error:  # the next case gets a new one
+                    self._console.print(f"{case}: {error}", markup=False)
+                    good = False
         return good
 
     def _case(self, case: Case, lanes: list[Lane], machine: record.Machine) -> None:
-        tokens, rounds = self._options.tokens, self._options.rounds
+        tokens = self._options.tokens
         if self._limits.resident_sequences(case.most_tokens(tokens)) < case.batch:
-            self._console.print(f"batch {case.batch}, context {case.context:,}: does not fit in memory")
+            self._console.print(f"{case}: does not fit in memory")
             for lane in lanes:
-                self._write(machine, case, lane.name, lane.budget, {"step_ms": None})
+                self._write(machine, case, lane, {"step_ms": None})
             return
         ids = prompts(case, self._model.vocab_size - 3, self._opener)
-        self._judge_by_now()
-        self._report(machine, measure(case, lanes, ids, tokens, rounds), lanes)
-
-    def _judge_by_now(self) -> None:
-        """On a CPU, whose bandwidth drifts, every case is judged by the ceilings measured right before it."""
-        if self._device.type == "cpu":
+        if self._device.type == "cpu":  # its bandwidth drifts: judged by what is measured right before
             self._ceilings = ceilings.later(self._ceilings, self._device)
-            now = self._ceilings.limits_of(self._device)
-            self._limits, self._plain = replace(self._limits, device=now), replace(self._plain, device=now)
-
-    @property
-    def _eight_bits(self) -> dict[str, str]:
-        options = self._options
-        chosen = {"quantization": (options.quantization, "none"), "kv_cache_dtype": (options.kv_cache_dtype, "auto")}
-        return {name: value for name, (value, default) in chosen.items() if value != default}
-
-    @property
-    def _products(self) -> dict[str, str]:
-        """What is said of products that another table than the package's chooses."""
-        table = table_in_use()
-        return {} if table == TABLE else {"products": table.name}
-
-    def _lanes_of(self, names: tuple[str, ...]) -> Iterator[tuple[str, int | None]]:
-        """(engine, budget) of what the named engines run, as records tell it."""
-        for name in names:
-            yield {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), None
-            if name == "engine":
-                yield from ((OURS, budget) for budget in self._options.budget)
+            rates = self._ceilings.limits_of(self._device)
+            self._limits, self._plain = limits_of(self._options, self._model, rates)
+        self._report(machine, measure(case, lanes, ids, tokens, self._options.rounds), lanes)
 
     def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
-        lines = [self._known.get(_key(self._varied(case, *lane))) for lane in self._lanes_of(names)]
-        if not all(lines):
+        found = []
+        for name in names:
+            for budget in (None, *(self._options.budget if name == "engine" else ())):
+                varied = self._varied(case, {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), budget)
+                found.append([line.figures for line in self._known if line.case == varied])
+        if not all(found):
             return False
-        self._console.print(f"batch {case.batch}, context {case.context:,}: in the output already")
-        if names[0] == "engine" and lines[0] is not None and lines[0].figures["step_ms"] is not None:
-            self._ours[case] = [lines[0].figures["step_ms"] / 1e3] * self._options.rounds
+        self._console.print(f"{case}: in the output already")
+        if names[0] == "engine" and (step := found[0][-1]["step_ms"]) is not None:
+            self._ours[case] = [step / 1e3] * self._options.rounds
         return True
 
     def _start(self, names: tuple[str, ...], stack: ExitStack) -> list[Lane]:
@@ -390,11 +357,11 @@ class Run:
         lanes = []
         for name in names:
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
-            plain = name == "unquantized"
-            program = "engine_worker.py" if plain else f"{name}_worker.py"
-            own = replace(setup, engine={}) if plain else setup
+            program, own = f"{name}_worker.py", setup
+            if name == "unquantized":
+                program, own = "engine_worker.py", replace(setup, engine={})
             worker = stack.enter_context(Worker(program, own, logs / f"{name}.log", python))
-            lanes.append(Lane(worker, unquantized=plain))
+            lanes.append(Lane(worker, unquantized=name == "unquantized"))
             if name == "engine":
                 lanes += [Lane(worker, budget) for budget in options.budget]
         return lanes
@@ -402,74 +369,46 @@ class Run:
     def _report(self, machine: record.Machine, measured: Measured, lanes: list[Lane]) -> None:
         case, found = measured.case, self._ceilings
         limit = self._limits.step_seconds(case.batch, case.context) * 1e3
-        table = Table(
-            "",
-            "ms/step",
-            "spread",
-            "tok/s/user",
-            "tok/s",
-            "GB/s",
-            "of bandwidth",
-            "ours is",
-            title_justify="left",
-            title=f"{self._name} {self._options.dtype}, batch {case.batch}, context {case.context:,}: limit "
-            f"{limit:.3g} ms (copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
+        title = (
+            f"{self._options.name} {self._options.dtype}, {case}: limit {limit:.3g} ms "
+            f"(copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)"
         )
+        table = columns("", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is", title=title)
         if lanes[0].name == OURS:
             self._ours[case] = measured.medians(lanes[0].label)
         for lane in lanes:
-            step = measured.median(lane.label)
-            limits = self._limits if lane.name == OURS else self._plain
+            step, limits = measured.median(lane.label), self._limits if lane.name == OURS else self._plain
             values = figures(case, step, limits, measured.keys(lane.label)) | {"spread": measured.spread(lane.label)}
-            own = lane.name == OURS and lane.budget is None
-            times = None if own or case not in self._ours else ratio(measured.medians(lane.label), self._ours[case])
-            table.add_row(
-                lane.label,
-                f"{step * 1e3:.3g}",
-                f"{values['spread']:.1%}",
-                f"{1 / step:.1f}",
-                f"{case.batch / step:.1f}",
-                f"{values['GBps']:.2f}",
-                f"{values['bandwidth_share']:.0%}",
-                "" if times is None else f"{times:.2f}x",
-            )
-            self._write(machine, case, lane.name, lane.budget, values if times is None else values | {"ratio": times})
+            if lane.label != OURS and case in self._ours:
+                values["ratio"] = ratio(measured.medians(lane.label), self._ours[case])
+            shown = (values.get(name) for name in _FORMATS)
+            formatted = ("" if v is None else form.format(v) for v, form in zip(shown, _FORMATS.values(), strict=True))
+            table.add_row(lane.label, *formatted)
+            self._write(machine, case, lane, values)
         self._console.print(table)
 
-    def _write(
-        self, machine: record.Machine, case: Case, engine: str, budget: int | None, values: Mapping[str, float | None]
-    ) -> None:
+    def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}
-        if self._options.output is not None:
-            line = machine.record("decode", self._varied(case, engine, budget), {**values, **rates})
-            record.append(line, self._options.output)
+        machine.write(self._options.output, "decode", self._varied(case, lane.name, lane.budget), {**values, **rates})
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
+        table = table_in_use()
         return {
-            "model": self._name,
+            "model": self._options.name,
             "engine": engine,
             "dtype": self._options.dtype,
             "batch": case.batch,
             "context": case.context,
             "budget": budget,
             **(self._eight_bits if engine == OURS else {}),
-            **self._products,
+            **({} if table == TABLE else {"products": table.name}),
         }
 
 
-def _key(case: Mapping[str, Any]) -> str:
-    return repr(sorted(case.items()))
-
-
-def main() -> None:
-    """Run every case; options that do not go together end it with a line that names them."""
-    try:
-        good = Run(tyro.cli(Options, prog="python -m bench.decode", description=__doc__), Console()).all()
-    except InputError as error:
-        raise SystemExit(f"bench.decode: {error}") from None
-    if not good:
+def main(options: Options) -> None:
+    if not Run(options, Console()).all():
         raise SystemExit("bench.decode: not every case could be measured; the lines above say why")
 
 
 if __name__ == "__main__":
-    main()
+    command(Options, main)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from bench.command import columns
 from bench.evaluation.methods import Budget, Condition, Defaults, Extensions
 from bench.evaluation.tasks import Problem, TaskSpec, load
 from bench.statistics import wilson
@@ -77,9 +77,8 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    shown = Table(title=f"the eight questions and {len(problems) - 8} more")
-    for name in ("setting", "eight questions", "all", "95 % interval", "thinking tokens"):
-        shown.add_column(name, justify="left" if name == "setting" else "right")
+    title = f"the eight questions and {len(problems) - 8} more"
+    shown = columns("setting", "eight questions", "all", "95 % interval", "thinking tokens", title=title)
     with engine:
         for problem in problems[: arguments.live]:
             show(engine, console, problem)

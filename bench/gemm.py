@@ -6,21 +6,22 @@ The fastest configuration that gives cuBLAS's result is recorded beside cuBLAS; 
 into the table that `kernels.linear` reads, and with `--no-measure` does so from what `--output` has.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import tyro
 from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from bench import record, stand_in
 from bench.ceilings import measure
+from bench.command import Resumed, check, columns, command
 from bench.record import Record
 from bench.shapes import SHAPES, Shape
 from bench.timing import repeat
@@ -51,9 +52,14 @@ class Linear:
     inner: int
     bias: bool = False
 
+    def ours(self, x: Tensor, weight: Tensor, bias: Tensor | None, config: GemmConfig) -> Tensor:
+        """The kernel in one configuration."""
+        gated, head = self.product is Product.GATED, self.product is Product.HEAD
+        return small_gemm(x, weight, config, bias=bias, gated=gated, maxima=head)[0]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Resumed):
     shape: str = "qwen2.5-32b"
     """A name of `bench.shapes.SHAPES`."""
     ranks: int = 1
@@ -62,10 +68,6 @@ class Options:
     """Batches to time; a row holds from the one before it on."""
     only: tuple[Literal["qkv", "o", "gate_up", "down", "head"], ...] = ()
     measure: bool = True
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
-    resume: bool = False
-    """Leave out what `output` has already."""
     table: Path | None = None
     """The table to write the winners into (kernels/gemm_choices.json is the one in use); needs `output`."""
 
@@ -87,12 +89,11 @@ def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[GemmConfi
     """What is tried, plain launches: four tiles, and for a plain product splits of K that fill the device."""
     for out, inner, warps in ((64, 128, 4), (64, 256, 4), (128, 64, 8), (128, 128, 8)):
         rows = out * (2 if linear.product is Product.GATED else 1) + max(16, next_power_of_2(tokens))
-        config = GemmConfig(out, inner, 1, warps, min(5, _SHARED // (rows * inner * itemsize)))
-        splits = {1}
-        if linear.product is Product.PLAIN:
-            wanted = (cdiv(programs, cdiv(linear.out, out)) for programs in _PROGRAMS)
-            splits |= {split for split in wanted if split <= cdiv(linear.inner, inner) // 4}
-        yield from (replace(config, split_k=split) for split in sorted(splits))
+        stages = min(5, _SHARED // (rows * inner * itemsize))
+        wanted = {cdiv(programs, cdiv(linear.out, out)) for programs in _PROGRAMS}
+        most = cdiv(linear.inner, inner) // 4 if linear.product is Product.PLAIN else 1
+        for split in sorted({1, *(split for split in wanted if split <= most)}):
+            yield GemmConfig(out, inner, split, warps, stages)
 
 
 class Race:
@@ -100,56 +101,51 @@ class Race:
 
     def __init__(self, linear: Linear, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
         self.linear, self.device = linear, device
-        self.x = torch.randn(tokens, linear.inner, device=device, dtype=dtype)
-        self.gain = torch.ones(linear.inner, device=device, dtype=dtype)
-        self.weight = torch.randn(linear.out, linear.inner, device=device, dtype=dtype) / linear.inner**0.5
-        self.bias = torch.randn(linear.out, device=device, dtype=dtype) if linear.bias else None
+        random = partial(torch.randn, device=device, dtype=dtype)
+        self.x, self.gain = random(tokens, linear.inner), torch.ones(linear.inner, device=device, dtype=dtype)
+        self.weight = random(linear.out, linear.inner) / linear.inner**0.5
+        self.bias = random(linear.out) if linear.bias else None
         self.want = self.cublas(self.x).float()
-        self.norm_seconds = self._seconds(lambda: self._norm(False))
+        self.norm_seconds = self._seconds(self._norm)
 
-    def cublas(self, x: torch.Tensor) -> torch.Tensor:
+    def cublas(self, x: Tensor) -> Tensor:
         """What `kernels.linear` runs where the table has no row."""
         if self.linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
             return torch.mm(x, self.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
         y = F.linear(x, self.weight, self.bias)
         return silu_mul_triton(y) if self.linear.product is Product.GATED else y
 
-    def ours(self, x: torch.Tensor, config: GemmConfig) -> torch.Tensor:
-        """The kernel in one configuration."""
-        gated, head = self.linear.product is Product.GATED, self.linear.product is Product.HEAD
-        return small_gemm(x, self.weight, config, bias=self.bias, gated=gated, maxima=head)[0]
+    def added(self, call: Callable[[Tensor], object], early: bool = False) -> float:
+        """Seconds that a call adds to the norm in front of it."""
+        return self._seconds(lambda: call(self._norm(early))) - self.norm_seconds
 
-    def cublas_seconds(self) -> float:
-        """What cuBLAS adds to the norm in front of it."""
-        return self._seconds(lambda: self.cublas(self._norm(False))) - self.norm_seconds
-
-    def our_seconds(self, config: GemmConfig) -> float | None:
-        """What `config` adds to the norm; None where its result is not that of cuBLAS."""
-        error = (self.ours(self.x, config).float() - self.want).abs().max() / self.want.abs().max()
-        if not error < 2e-2:
-            print(f"{self.linear.name}, {len(self.x)} tokens: {config} is wrong by {float(error):.3g}; left out")
-            return None
-        early = config.prefetch > 0
-        return self._seconds(lambda: self.ours(self._norm(early), config)) - self.norm_seconds
+    def our_seconds(self, configs: Iterable[GemmConfig]) -> dict[GemmConfig, float]:
+        """What each adds to the norm; those whose result is not that of cuBLAS are left out."""
+        times = {}
+        for config in configs:
+            run = partial(self.linear.ours, weight=self.weight, bias=self.bias, config=config)
+            error = (run(self.x).float() - self.want).abs().max() / self.want.abs().max()
+            if error < 2e-2:
+                times[config] = self.added(run, early=config.prefetch > 0)
+            else:
+                print(f"{self.linear.name}, {len(self.x)} tokens: {config} is wrong by {float(error):.3g}; left out")
+        return times
 
     def best(self) -> tuple[GemmConfig, float] | None:
         """The fastest candidate, then with its weight on the way before the norm ends, where the device has that."""
-        tried = list(candidates(self.linear, len(self.x), self.x.itemsize))
-        times = {config: self.our_seconds(config) for config in (tried if stand_in.card() is None else tried[:1])}
-        right = {config: seconds for config, seconds in times.items() if seconds is not None}
+        rehearsed = stand_in.card() is not None
+        right = self.our_seconds(
+            itertools.islice(candidates(self.linear, len(self.x), self.x.itemsize), 1 if rehearsed else None)
+        )
         if not right:
             return None
-        first = min(right, key=right.__getitem__)
         dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
-        if dependent and stand_in.card() is None:
-            for prefetch in (2, 8):
-                seconds = self.our_seconds(replace(first, prefetch=prefetch))
-                if seconds is not None:
-                    right[replace(first, prefetch=prefetch)] = seconds
-        chosen = min(right, key=right.__getitem__)
-        return chosen, right[chosen]
+        if dependent and not rehearsed:
+            first = min(right, key=right.__getitem__)
+            right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in (2, 8))
+        return min(right.items(), key=itemgetter(1))
 
-    def _norm(self, early: bool) -> torch.Tensor:
+    def _norm(self, early: bool = False) -> Tensor:
         return rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
 
     def _seconds(self, call: Callable[[], object]) -> float:
@@ -194,61 +190,52 @@ def _timed(line: Record) -> tuple[str, str, int, int]:
 def merge(found: list[Choice], records: list[Record], table: Path) -> None:
     """Put `found` into the table in place of all rows of the shapes that `records` timed."""
     timed = {_timed(line) for line in records}
-    kept = [
-        row
-        for row in (read_choices(table) if table.exists() else ())
-        if (row.device, row.product.value, row.out_features, row.in_features) not in timed
-    ]
+    rows = read_choices(table) if table.exists() else ()
+    kept = [row for row in rows if (row.device, row.product.value, row.out_features, row.in_features) not in timed]
     write_choices(kept + found, table)
 
 
 def run(options: Options, device: torch.device, console: Console) -> None:
     """Time what is asked for, print and append it."""
-    shape = stand_in.shape(options.shape)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     asked = torch.device("cuda") if stand_in.card() is not None else device
-    ceilings, machine = measure(asked), record.Machine.read(asked)
-    bandwidth = ceilings.limits_of(device).bandwidth
-    known = [line.case for line in record.known(options.output, "gemm", asked)] if options.resume else []
-    table = Table(title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s")
-    for column in ("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration"):
-        table.add_column(column, justify="left" if column in ("product", "configuration") else "right")
-    for linear in linears(shape, options.ranks):
-        for tokens in options.tokens:
-            case = {
-                "name": linear.name,
-                "product": linear.product.value,
-                "out": linear.out,
-                "inner": linear.inner,
-                "tokens": tokens,
-                "shape": options.shape,
-                "ranks": options.ranks,
-                "dtype": str(dtype)[6:],
-            }
-            if (options.only and linear.name not in options.only) or case in known:
-                continue
-            race = Race(linear, tokens, device, dtype)
-            cublas, best = race.cublas_seconds(), race.best()
-            moved, _ = linear_cost(tokens, linear.out, linear.inner, dtype.itemsize)
-            figures: dict[str, float | None] = {
-                "norm_us": race.norm_seconds * 1e6,
-                "bandwidth_GBps": bandwidth / 1e9,
-                "cublas_us": cublas * 1e6,
-                "cublas_share": moved / bandwidth / cublas,
-                "ours_us": None,
-            }
-            shown = ("none is right", "", "")
-            if best is not None:
-                config, ours = best
-                figures |= {"ours_us": ours * 1e6, "ours_share": moved / bandwidth / ours, **asdict(config)}
-                words = " ".join(f"{field.name}={getattr(config, field.name)}" for field in fields(config))
-                shown = f"{ours * 1e6:.1f}", f"{moved / bandwidth / ours:.0%}", words
-            left = f"{cublas * 1e6:.1f}", f"{moved / bandwidth / cublas:.0%}"
-            table.add_row(linear.name, str(tokens), *left, *shown)
-            if options.output is not None:
-                record.append(machine.record("gemm", case, figures), options.output)
-                if options.table is not None:
-                    write_table(options.output, options.table)
+    machine, bandwidth = record.Machine.read(asked), measure(asked).limits_of(device).bandwidth
+    known = [line.case for line in options.known("gemm", asked)]
+    names = ("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration")
+    table = columns(*names, title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s", left=(0, 6))
+    for linear, tokens in itertools.product(linears(stand_in.shape(options.shape), options.ranks), options.tokens):
+        case = {
+            "name": linear.name,
+            "product": linear.product.value,
+            "out": linear.out,
+            "inner": linear.inner,
+            "tokens": tokens,
+            "shape": options.shape,
+            "ranks": options.ranks,
+            "dtype": str(dtype)[6:],
+        }
+        if (options.only and linear.name not in options.only) or case in known:
+            continue
+        race = Race(linear, tokens, device, dtype)
+        cublas, best = race.added(race.cublas), race.best()
+        least = linear_cost(tokens, linear.out, linear.inner, dtype.itemsize)[0] / bandwidth
+        figures: dict[str, float | None] = {
+            "norm_us": race.norm_seconds * 1e6,
+            "bandwidth_GBps": bandwidth / 1e9,
+            "cublas_us": cublas * 1e6,
+            "cublas_share": least / cublas,
+            "ours_us": None,
+        }
+        shown = ("none is right", "", "")
+        if best is not None:
+            config, ours = asdict(best[0]), best[1]
+            figures |= {"ours_us": ours * 1e6, "ours_share": least / ours, **config}
+            words = " ".join(f"{name}={value}" for name, value in config.items())
+            shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", words
+        table.add_row(linear.name, str(tokens), f"{cublas * 1e6:.1f}", f"{least / cublas:.0%}", *shown)
+        machine.write(options.output, "gemm", case, figures)
+        if options.output is not None and options.table is not None:
+            write_table(options.output, options.table)
     console.print(table)
 
 
@@ -261,18 +248,18 @@ def write_table(output: Path, table: Path) -> str:
 
 
 def main(options: Options) -> None:
-    """Measure where asked; write the table where asked."""
-    if options.shape not in SHAPES:
-        raise SystemExit(f"bench.gemm: --shape is {options.shape!r}; give one of {', '.join(SHAPES)}")
-    if options.output is None and (options.table is not None or options.resume or not options.measure):
-        raise SystemExit("bench.gemm: --table, --resume and --no-measure work on the records of --output; give that")
+    check(
+        options.shape not in SHAPES and f"--shape is {options.shape!r}; give one of {', '.join(SHAPES)}",
+        (options.output is None and (options.table is not None or options.resume or not options.measure))
+        and "--table, --resume and --no-measure work on the records of --output; give that",
+        (options.measure and not torch.cuda.is_available() and not INTERPRET)
+        and "there is no GPU to choose for; --no-measure makes the table of old records",
+    )
     if options.measure:
-        if not torch.cuda.is_available() and not INTERPRET:
-            raise SystemExit("bench.gemm: there is no GPU to choose for; --no-measure makes the table of old records")
         run(options, torch.device("cpu" if INTERPRET else "cuda"), Console())
     if options.table is not None and options.output is not None:
         print(write_table(options.output, options.table))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.gemm", description=__doc__))
+    command(Options, main)

@@ -12,8 +12,6 @@ with a tiny model in place of each; `--plan` prints it with the minutes that it 
 to do with an hour.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -23,21 +21,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bench import ceilings, record, stand_in
+from bench.command import check, command
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
 from bench.processes import adopt_orphans, descendants, ends_with_its_parent, kill
+from engine.errors import InputError
+from engine.whole_file import write_whole
 from kernels.limits import known_device
 
 _PATIENCE = 60.0
@@ -90,6 +91,7 @@ class Day:
     def __init__(self, options: Options, console: Console, card: str) -> None:
         self.options, self.console, self._card = options, console, card
         self.out, self._kept = options.out.resolve(), options.state.resolve()
+        self.results = self.out / RESULTS
         self.out.mkdir(parents=True, exist_ok=True)
         self._kept.mkdir(parents=True, exist_ok=True)
         if options.cache is not None and not (self._kept / CACHE).exists():
@@ -98,60 +100,49 @@ class Day:
         self._gather()
         self.done = set(self._done.get(card, ()))
 
-    @property
-    def results(self) -> Path:
-        return self.out / RESULTS
-
     def lines(self) -> list[bytes]:
-        """Results so far."""
         return _lines(self.results)
 
     def mend(self, before: list[bytes]) -> None:
         """Cut off half a line, which a part that was killed may leave: the next begins a line of its own. Whatever a
         part does, the lines that were there `before` it stay."""
         here = self.lines()
-        kept = here if here[: len(before)] == before else [*before, *(line for line in here if line not in before)]
-        self._write(kept)
+        self._write(
+            here if here[: len(before)] == before else [*before, *(line for line in here if line not in before)]
+        )
 
     def _write(self, lines: list[bytes]) -> None:
         text = b"".join(line + b"\n" for line in lines)
         if text and not (self.results.is_file() and self.results.read_bytes() == text):
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / f"{RESULTS}.new").write_bytes(text)
-            (self.out / f"{RESULTS}.new").replace(self.results)
+            write_whole(self.results, text)
 
     def count(self, done: set[str]) -> None:
         """So many parts are done for good."""
-        self.done = done
-        self._done[self._card] = sorted(self.done)
-        temporary = self.out / f"{STATE}.new"
-        temporary.write_text(json.dumps({"done": self._done}))
-        temporary.replace(self.out / STATE)
+        self.done, self._done[self._card] = done, sorted(done)
+        write_whole(self.out / STATE, json.dumps({"done": self._done}))
 
     def keep(self) -> None:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
-        own = [self.out / name for name in FILES]
-        files = sorted(path for path in self.out.rglob("*") if path.is_file())
-        extra = sorted(files, key=lambda path: path not in own)[MOST_FILES:]
+        own, elsewhere = [self.out / name for name in FILES], self._kept / "left out"
+        files = [path for path in self.out.rglob("*") if path.is_file()]
+        extra = sorted(files, key=lambda path: (path not in own, path))[MOST_FILES:]
         for path in extra:
-            (self._kept / "left out").mkdir(exist_ok=True)
-            shutil.move(path, self._kept / "left out" / "-".join(path.relative_to(self.out).parts))
+            elsewhere.mkdir(exist_ok=True)
+            shutil.move(path, elsewhere / "-".join(path.relative_to(self.out).parts))
         if extra:
-            self.console.print(
-                f"{len(extra)} files too many to come back, as {extra[0].name}: {MOST_FILES} can; they "
-                f"are in {self._kept / 'left out'}",
-                markup=False,
-            )
-        if (self.out / LOG).exists():
-            _cut(self.out / LOG)
+            what = f"{len(extra)} files too many to come back, as {extra[0].name}"
+            self.console.print(f"{what}: {MOST_FILES} can; they are in {elsewhere}", markup=False)
+        log = self.out / LOG
+        if log.exists() and log.stat().st_size > MOST_BYTES:  # its end
+            log.write_bytes(log.read_bytes()[-MOST_BYTES // 2 :].partition(b"\n")[2])
         for name in FILES:
             self.copy(name)
 
     def copy(self, name: str) -> None:
         """Copy one file to the machine's own folder, if it is there."""
         if (self.out / name).exists():
-            shutil.copy2(self.out / name, self._kept / f"{name}.new")
-            (self._kept / f"{name}.new").replace(self._kept / name)
+            write_whole(self._kept / name, (self.out / name).read_bytes())
 
     def _gather(self) -> None:
         """Lay out what earlier calls left: lines and finished parts of all; of the other files the machine's own, which
@@ -170,10 +161,8 @@ class Day:
 
     def _done_in(self, state: Path) -> dict[str, list[str]]:
         """Names of the parts that are done, by card."""
-        if not state.exists():
-            return {}
         try:
-            done = json.loads(state.read_text())["done"]
+            done = json.loads(state.read_text())["done"] if state.exists() else {}
             return {str(card): [str(name) for name in names] for card, names in done.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             self.console.print(f"{state} cannot be read: nothing counts as done by it", markup=False)
@@ -189,39 +178,39 @@ def _lines(file: Path) -> list[bytes]:
     return found
 
 
-def _cut(file: Path) -> None:
-    """Keep the end of a file that has become too long to come back."""
-    if file.stat().st_size > MOST_BYTES:
-        text = file.read_bytes()[-MOST_BYTES // 2 :]
-        file.write_bytes(text.partition(b"\n")[2])
-
-
-def command(part: Part, options: Options, day: Day) -> tuple[list[str], dict[str, str]]:
+def command_of(part: Part, options: Options, day: Day) -> tuple[list[str], dict[str, str]]:
     """(arguments of `python -m`, environment) of a part."""
-    fill: Callable[[str], str] = lambda text: text.replace("{out}", str(day.out))  # noqa: E731
     peer = ("vllm", "--peer-python", options.peer_python) if part.peers and options.peer_python is not None else ()
     resume = ("--resume",) if part.resumes and not options.again else ()
-    arguments = [part.module, *map(fill, part.arguments), *peer, "--output", str(day.results), *resume]
-    caches = {"TRITON_CACHE_DIR": str(options.state.resolve() / CACHE), ceilings.FILE: str(day.results)}
-    environment = {"PYTHONUNBUFFERED": "1", **{name: fill(value) for name, value in part.environment.items()}}
+    arguments = [part.module, *part.arguments, *peer, "--output", str(day.results), *resume]
+    environment = {
+        "TRITON_CACHE_DIR": str(options.state.resolve() / CACHE),
+        ceilings.FILE: str(day.results),
+        "PYTHONUNBUFFERED": "1",
+        **part.environment,
+    }
     if options.rehearse is not None:
         environment |= {stand_in.VARIABLE: options.rehearse, "OMP_NUM_THREADS": "2"}
         if part.module == "bench.gemm":
             environment["TRITON_INTERPRET"] = "1"
-    return arguments, {**caches, **environment}
+    out = str(day.out)
+    return [word.replace("{out}", out) for word in arguments], {
+        name: value.replace("{out}", out) for name, value in environment.items()
+    }
 
 
 def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
     """Run one part for at most `limit` seconds; whatever happens to it, its results so far stay."""
     if part.name in day.done:
         return Outcome(part.name, "done before")
+    day.console.print(f"[bold]{part.name}[/bold], at most {limit:.0f} s")
     before, start = day.lines(), time.monotonic()
     with (day.out / LOG).open("a+b") as log:
         log.write(f"\n=== {part.name} ===\n".encode())
         log.flush()
         begin = log.tell()
         spared = set(descendants(os.getpid()))
-        process = _start(*command(part, options, day), log.fileno(), _forks(part, options))
+        process = _start(*command_of(part, options, day), log.fileno())
         code, size = None, -1
         try:
             while (code := process.poll()) is None and time.monotonic() - start < limit:
@@ -231,79 +220,56 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
         finally:
             stuck = _end_all(spared)
             day.mend(before)
-        end = log.seek(0, os.SEEK_END)
-        tail = os.pread(log.fileno(), _TAIL, max(begin, end - _TAIL))
-    taken, text = time.monotonic() - start, tail.decode(errors="replace").strip()
-    lines = len(day.lines()) - len(before)
+        log.seek(max(begin, log.seek(0, os.SEEK_END) - _TAIL))
+        text = log.read().decode(errors="replace").strip()
+    ended = partial(Outcome, part.name, seconds=time.monotonic() - start, lines=len(day.lines()) - len(before))
     if stuck:
-        return Outcome(part.name, "stuck", taken, lines, f"processes {stuck} cannot be killed, and hold the card")
+        return ended("stuck", why=f"processes {stuck} cannot be killed, and hold the card")
     if code == 0:
         day.count(day.done | {part.name})
         day.console.print(text, markup=False, highlight=False)
-        return Outcome(part.name, "done", taken, lines)
-    last = "\n".join(text.splitlines()[-_LAST_LINES:]) or "no output"
-    day.console.print(f"the last lines of {part.name}:\n{last}", markup=False, highlight=False)
+        return ended("done")
+    last = text.splitlines()[-_LAST_LINES:] or ["no output"]
+    day.console.print("\n".join([f"the last lines of {part.name}:", *last]), markup=False, highlight=False)
     if code is None:
-        return Outcome(part.name, "out of time", taken, lines, f"after {limit:.0f} s")
+        return ended("out of time", why=f"after {limit:.0f} s")
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Outcome(part.name, "failed", taken, lines, f"{how}: {last.splitlines()[-1][:160]}")
+    return ended("failed", why=f"{how}: {last[-1][:160]}")
 
 
-def _forks(part: Part, options: Options) -> bool:
-    """Whether a part is forked off: in a rehearsal, but for what Triton interprets, which is chosen on import."""
-    return options.rehearse is not None and part.module != "bench.gemm"
-
-
-class _Forked:
+class _Forked(ForkProcess):
     """A child of this process, with what it has imported: a rehearsal's parts need not import torch each."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._code: int | None = None
-
     def poll(self) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
-        return self._code
+        return self.exitcode
 
 
-def _start(arguments: list[str], environment: dict[str, str], log: int, forks: bool) -> Any:
-    """Start `python -m` with these arguments, its output going to `log`."""
-    if not forks:
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            cwd=record.ROOT,
-            env=os.environ | environment,
-            preexec_fn=ends_with_its_parent,
-        )
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return _Forked(pid)
-    code = 1
-    try:
-        ends_with_its_parent()  # no session of its own: some machines end all of a command's session with it
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.environ.update(environment)
-        sys.argv = arguments
-        sys.modules.pop(arguments[0], None)
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as leaving:
-        if isinstance(leaving.code, str):
-            print(leaving.code, file=sys.stderr)
-        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _run_here(arguments: list[str], environment: dict[str, str], log: int) -> None:
+    ends_with_its_parent()  # no session of its own: some machines end all of a command's session with it
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(environment)
+    sys.argv = arguments
+    sys.modules.pop(arguments[0], None)
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def _start(arguments: list[str], environment: dict[str, str], log: int) -> subprocess.Popen[bytes] | _Forked:
+    """Start `python -m` with these arguments, its output going to `log`. In a rehearsal a part is forked off, but for
+    what Triton interprets, which is chosen on import."""
+    if stand_in.VARIABLE in environment and "TRITON_INTERPRET" not in environment:
+        forked = _Forked(target=_run_here, args=(arguments, environment, log))
+        forked.start()
+        return forked
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=log,
+        stderr=log,
+        stdin=subprocess.DEVNULL,
+        cwd=record.ROOT,
+        env=os.environ | environment,
+        preexec_fn=ends_with_its_parent,
+    )
 
 
 def _end_all(spared: set[int]) -> list[int]:
@@ -327,15 +293,14 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
         day.count(day.done - {part.name for part in chosen})
     outcomes: list[Outcome] = []
     for part in chosen:
-        left = deadline - time.monotonic()
-        if part.after and part.name not in day.done and part.after not in day.done:
-            outcomes.append(Outcome(part.name, "not started", why=f"{part.after} comes first"))
+        left, why = deadline - time.monotonic(), ""
+        if part.after and part.after not in day.done:
+            why = f"{part.after} comes first"
+        elif left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
+            why = "out of minutes: give the same command again"
+        if why and part.name not in day.done:
+            outcomes.append(Outcome(part.name, "not started", why=why))
             continue
-        if part.name not in day.done and left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
-            outcomes.append(Outcome(part.name, "not started", why="out of minutes: give the same command again"))
-            continue
-        if part.name not in day.done:
-            console.print(f"[bold]{part.name}[/bold], at most {min(left, part.limit):.0f} s")
         try:
             outcomes.append(run_part(part, options, day, min(left, part.limit)))
             day.keep()
@@ -354,47 +319,44 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
 
 def main(options: Options) -> int:
     """Print a plan, or run one; 1 where a part failed."""
-    console = Console()
+    console, name = Console(), options.plan or options.rehearse or record.gpu_name()
+    card = known_device(name) if name else None
+    if card is None:
+        raise InputError(
+            f"{name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
+            "give --rehearse H100 to run one on the CPU, or --plan H100 to see it"
+        )
+    parts = PLANS[card.name]
     if options.plan is not None:
         from bench.gpu import cost  # imports every benchmark
 
-        card = known_device(options.plan)
-        assert card is not None
-        print(cost.table(PLANS[options.plan], card))
+        print(cost.table(parts, card))
         return 0
-    name = options.rehearse or record.gpu_name()
-    card = known_device(name) if name else None
-    if card is None:
-        raise SystemExit(
-            f"bench.gpu_day: {name or 'no GPU is here'}: there are plans for {' and '.join(PLANS)}; "
-            "give --rehearse H100 to run one on the CPU, or --plan H100 to see it"
-        )
     if options.rehearse is not None and (options.out, options.state) == (Options.out, Options.state):
         options = replace(options, out=Path("gpu-day-rehearsal"), state=KEPT.with_name(f"{KEPT.name}-rehearsal"))
-    for flag, folder in (("--resume-from", options.resume_from), ("--cache", options.cache)):
-        if folder is not None and not folder.is_dir():
-            raise SystemExit(f"bench.gpu_day: {flag} {folder} is no folder")
-    if not 0 < options.minutes < 1e6:
-        raise SystemExit(f"bench.gpu_day: --minutes is {options.minutes}; give how long this call may take")
-    if options.state.resolve().is_relative_to(options.out.resolve()):
-        raise SystemExit(f"bench.gpu_day: --state {options.state} lies in --out, whose files come back; give another")
+    names = [part.name for part in parts]
+    unknown = sorted(set(options.only).difference(names))
+    folders = {"--resume-from": options.resume_from, "--cache": options.cache}
+    check(
+        *(
+            folder is not None and not folder.is_dir() and f"{flag} {folder} is no folder"
+            for flag, folder in folders.items()
+        ),
+        not 0 < options.minutes < 1e6 and f"--minutes is {options.minutes}; give how long this call may take",
+        options.state.resolve().is_relative_to(options.out.resolve())
+        and f"--state {options.state} lies in --out, whose files come back; give another",
+        unknown != [] and f"--only has {', '.join(unknown)}; parts are {', '.join(names)}",
+    )
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SystemExit(f"bench.gpu_day: --out {options.out} cannot be a folder of results: {error}") from None
-    unknown = set(options.only) - {part.name for part in PLANS[card.name]}
-    if unknown:
-        raise SystemExit(
-            f"bench.gpu_day: --only has {', '.join(sorted(unknown))}; parts are "
-            f"{', '.join(part.name for part in PLANS[card.name])}"
-        )
+        raise InputError(f"--out {options.out} cannot be a folder of results: {error}") from None
     if options.rehearse is not None:
         importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
     console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
-    which = card.name if options.rehearse is None else f"rehearsal of {card.name}"
-    outcomes = run(options, console, PLANS[card.name], which)
+    outcomes = run(options, console, parts, card.name if options.rehearse is None else f"rehearsal of {card.name}")
     return int(any(outcome.state in ("failed", "stuck") for outcome in outcomes))
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="python -m bench.gpu_day", description=__doc__)))
+    command(Options, main)

@@ -7,22 +7,19 @@ host alone, that is, without what a GPU does by itself (on CUDA one graph launch
 are the process's CPU seconds, with one thread: what the host spends, whatever else the machine does.
 """
 
-from __future__ import annotations
-
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor
 
 from bench import record
 from bench.checkpoints import checkpoint
+from bench.command import Cached, command
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
 from engine.core import Core, End
@@ -92,22 +89,17 @@ class HostLoop:
     def __init__(self, folder: Path, max_num_seqs: int, context: int, step_graphs: bool = False) -> None:
         """`step_graphs`: with buckets and padding, as on CUDA."""
         self.tokenizer = Tokenizer.load(folder)
-        trigger = self.tokenizer.special_id("<|im_start|>")
-        assert trigger is not None  # bench.checkpoints writes it
+        trigger, *_ = self.opener = self.tokenizer.encode("<|im_start|>think", specials=True)
         vocab = self.tokenizer.size
         ends_line = torch.tensor([self.tokenizer.token_bytes(i).endswith(b"\n") for i in range(vocab)])
         tables = SlotTables(
             torch.device("cpu"), max_num_seqs, context, PAGE_SIZE, vocab, self.tokenizer.eos_token_ids, ends_line
         )
         pool = PagePool(max_num_seqs * -(-context // PAGE_SIZE) + 1, PAGE_SIZE, True)
-        scheduler = Scheduler(pool, max_num_seqs, 8192)
         self._runner = TimedRunner(NullModel(vocab, trigger), [], tables, PAGE_SIZE, step_graphs)
-        self._core = Core(scheduler, self._runner, overlap=False)
-        self._preparer = Preparer(self.tokenizer, "s1", context)
-        self._number = 0
-
-    def prepare(self, prompt: list[int], params: SamplingParams) -> Prepared:
-        return self._preparer.prepare(prompt, params)
+        self._core = Core(Scheduler(pool, max_num_seqs, 8192), self._runner, overlap=False)
+        self.prepare = Preparer(self.tokenizer, "s1", context).prepare
+        self._numbers = count()
 
     def run(self, requests: list[Prepared]) -> list[float]:
         """Run requests to their end; CPU seconds of each step, detokenizing and deltas included."""
@@ -115,11 +107,10 @@ class HostLoop:
 
     def run_apart(self, requests: list[Prepared], streams: bool = False) -> list[StepCost]:
         """Run requests to their end; each step's parts. `streams`: somebody reads every delta as it comes."""
-        open_requests = {}
-        for prepared in requests:
-            number, self._number = self._number, self._number + 1
-            open_requests[number] = Response(str(number), number, prepared, self.tokenizer, lambda delta: None)
-            open_requests[number].streams = streams
+        responses = {}
+        for prepared, number in zip(requests, self._numbers, strict=False):
+            responses[number] = Response(str(number), number, prepared, self.tokenizer, lambda delta: None)
+            responses[number].streams = streams
             self._core.apply(Admission(number, prepared, number))
         costs, clock = [], time.process_time
         while self._core.has_work:
@@ -129,7 +120,7 @@ class HostLoop:
             middle = clock()
             for event in events:
                 number, sample = event.sequence.key
-                if open_requests[number].push(event):
+                if responses[number].push(event):
                     self._core.apply(End(number, sample))
             device = self._runner.device_seconds
             costs.append(StepCost(middle - start - device, clock() - middle, device))
@@ -151,27 +142,27 @@ def growth(folder: Path, tokens: int, window: int, rounds: int) -> list[tuple[fl
     """Pairs of seconds per token: the last `window` of a request of `tokens`, and the first of a fresh one after it,
     so that both meet the machine in the same state."""
     loop = HostLoop(folder, 1, tokens + 64)
-    prompt = [5] * 16 + loop.tokenizer.encode("<|im_start|>think", specials=True)
 
     def run(length: int) -> list[float]:
         params = SamplingParams(max_tokens=length, ignore_eos=True, thinking_extensions=length)
-        return loop.run([loop.prepare(prompt, params)])[1:]  # the first step prefills
+        return loop.run([loop.prepare([5] * 16 + loop.opener, params)])[1:]  # the first step prefills
 
     run(window)
     return [(quiet_mean(run(tokens)[-window:]), quiet_mean(run(window + 1))) for _ in range(rounds)]
 
 
+def _forced(tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=tokens, ignore_eos=True, thinking_token_budget=tokens // 2, thinking_extensions=2)
+
+
 def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tuple[float, float]]:
     """Pairs of seconds per step: half the batch with budgets and extensions, none of it."""
     loop = HostLoop(folder, batch, tokens + 64)
-    opener = loop.tokenizer.encode("<|im_start|>think", specials=True)
-    prompts = [[7 + i] * 16 + opener for i in range(batch)]
-    plain = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    forced = SamplingParams(
-        max_tokens=tokens, ignore_eos=True, thinking_token_budget=tokens // 2, thinking_extensions=2
+    plain, forced = SamplingParams(max_tokens=tokens, ignore_eos=True), _forced(tokens)
+    without, half = (
+        [loop.prepare([7 + i] * 16 + loop.opener, params if i % 2 else plain) for i in range(batch)]
+        for params in (plain, forced)
     )
-    without = [loop.prepare(prompt, plain) for prompt in prompts]
-    half = [loop.prepare(prompt, forced if i % 2 else plain) for i, prompt in enumerate(prompts)]
 
     def typical(requests: list[Prepared]) -> float:
         return quiet_mean(loop.run(requests)[1:], PAGE_SIZE)
@@ -183,19 +174,14 @@ def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tupl
 def step_cost(folder: Path, batch: int, tokens: int, rounds: int, streams: bool = False) -> StepCost:
     """The typical step (lower quartile of each part) of `batch` requests with budgets and extensions."""
     loop = HostLoop(folder, batch, tokens + 64, step_graphs=True)
-    opener = loop.tokenizer.encode("<|im_start|>think", specials=True)
-    params = SamplingParams(
-        max_tokens=tokens, ignore_eos=True, thinking_token_budget=tokens // 2, thinking_extensions=2
-    )
-    requests = [loop.prepare([7 + i] * 16 + opener, params) for i in range(batch)]
+    requests = [loop.prepare([7 + i] * 16 + loop.opener, _forced(tokens)) for i in range(batch)]
     loop.run(requests)
-    costs = [cost for _ in range(rounds) for cost in loop.run_apart(requests, streams)[1:]]
-    parts = ([c.loop for c in costs], [c.output for c in costs], [c.device for c in costs])
-    return StepCost(*(quiet_mean(part, PAGE_SIZE) for part in parts))
+    costs = [astuple(cost) for _ in range(rounds) for cost in loop.run_apart(requests, streams)[1:]]
+    return StepCost(*(quiet_mean(part, PAGE_SIZE) for part in zip(*costs, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Cached):
     tokens: int = 16384
     """Length of the long generation."""
     window: int = 2048
@@ -207,63 +193,40 @@ class Options:
     """Tokens of each request of the batch."""
     rounds: int = 15
     """Pairs of batches; of long generations a third as many."""
-    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
 
 
-def run(options: Options, console: Console) -> list[record.Record]:
+def main(options: Options) -> None:
     """All measurements, printed and appended to `options.output`."""
     torch.set_num_threads(1)
-    folder = checkpoint(options.cache, SHAPES["tiny"])
-    machine = record.Machine.read(torch.device("cpu"))
-    grown = growth(folder, options.tokens, options.window, options.rounds // 3 + 1)
-    end, start = (statistics.median(side) for side in zip(*grown, strict=True))
-    console.print(
-        f"one request of {options.tokens:,} tokens: {start * 1e6:.1f} us per token at the start, {end * 1e6:.1f} us "
-        f"at the end, ratio {median_ratio(grown):.3f}"
+    folder, machine = checkpoint(options.cache, SHAPES["tiny"]), record.Machine.read(torch.device("cpu"))
+    pairs = growth(folder, options.tokens, options.window, options.rounds // 3 + 1)
+    end, start = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
+    print(
+        f"one request of {options.tokens:,} tokens: {start:.1f} us per token at the start, {end:.1f} us "
+        f"at the end, ratio {median_ratio(pairs):.3f}"
     )
+    case, figures = {"tokens": options.tokens}, {"start_us": start, "end_us": end, "ratio": median_ratio(pairs)}
+    machine.write(options.output, "host_growth", {"model": "null", **case}, figures)
     pairs = budget_cost(folder, options.batch, options.batch_tokens, options.rounds)
-    half, without = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratio = median_ratio(pairs)
-    console.print(
-        f"{options.batch} requests: {without * 1e6:.0f} us per step without budgets, {half * 1e6:.0f} us with budgets "
-        f"and extensions in half of them, ratio {ratio:.3f}"
+    half, without = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
+    print(
+        f"{options.batch} requests: {without:.0f} us per step without budgets, {half:.0f} us with budgets "
+        f"and extensions in half of them, ratio {median_ratio(pairs):.3f}"
     )
-    costs = {
-        name: step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
-        for name in ("collected", "streamed")
-    }
-    for name, cost in costs.items():
-        console.print(
-            f"{options.step_batch} requests, outputs {name}: the host takes {cost.host * 1e6:.0f} us per step, "
-            f"of it {cost.output * 1e6:.0f} us for text and deltas; the null device takes {cost.device * 1e6:.0f} us"
+    case = {"batch": options.batch, "tokens": options.batch_tokens}
+    figures = {"without_us": without, "half_us": half, "ratio": median_ratio(pairs)}
+    machine.write(options.output, "host_budgets", {"model": "null", **case}, figures)
+    for name in ("collected", "streamed"):
+        cost = step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
+        figures = {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6}
+        print(
+            f"{options.step_batch} requests, outputs {name}: the host takes {figures['host_us']:.0f} us per step, "
+            f"of it {figures['output_us']:.0f} us for text and deltas; "
+            f"the null device takes {figures['device_us']:.0f} us"
         )
-    records = [
-        machine.record(
-            "host_growth",
-            {"model": "null", "tokens": options.tokens},
-            {"start_us": start * 1e6, "end_us": end * 1e6, "ratio": median_ratio(grown)},
-        ),
-        machine.record(
-            "host_budgets",
-            {"model": "null", "batch": options.batch, "tokens": options.batch_tokens},
-            {"without_us": without * 1e6, "half_us": half * 1e6, "ratio": ratio},
-        ),
-        *(
-            machine.record(
-                "host_step",
-                {"model": "null", "batch": options.step_batch, "outputs": name},
-                {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6},
-            )
-            for name, cost in costs.items()
-        ),
-    ]
-    if options.output is not None:
-        for line in records:
-            record.append(line, options.output)
-    return records
+        varied = {"model": "null", "batch": options.step_batch, "outputs": name}
+        machine.write(options.output, "host_step", varied, figures)
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Options, prog="python -m bench.host", description=__doc__), Console())
+    command(Options, main)

@@ -1,7 +1,5 @@
 """Processes that end with the one that started them: a benchmark that is killed leaves nothing that holds a card."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

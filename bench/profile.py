@@ -5,19 +5,13 @@ which all prompts decode and none is prefilled are what counts, between their en
 kernel fills is gaps. On a CPU the operators of torch are listed; native calls do not show there.
 """
 
-from __future__ import annotations
-
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -26,27 +20,19 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench import record, stand_in
-from bench.checkpoints import checkpoint
+from bench.command import Shaped, command
 from bench.decode import Case, prompts
-from engine import Engine, InputError, SamplingParams
+from engine import Engine, SamplingParams
 
 _SHOWN = 14
 _MARK = "where the engine's clock meets the profiler's"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to look at: each cell is BATCHxCONTEXT."""
-
-    shape: Literal["tiny", "40m", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"] = "40m"
-    dummy: bool = False
-    """Make the random weights on the device."""
+class Options(Shaped):
     cells: tuple[str, ...] = ("1x1024",)
+    """Each is BATCHxCONTEXT."""
     steps: int = 10
-    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
-    output: Path | None = None
-    """A file of JSON lines to append the results to."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +62,13 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
     params = SamplingParams(max_tokens=case.ahead + steps, ignore_eos=True, thinking_format="none")
     engine.generate(ids, params)
     cuda = torch.cuda.is_available() and stand_in.card() is None
-    wanted, activities = DeviceType.CPU, [ProfilerActivity.CPU]
-    if cuda:
-        wanted, activities = DeviceType.CUDA, [*activities, ProfilerActivity.CUDA]
+    wanted, more = (DeviceType.CUDA, [ProfilerActivity.CUDA]) if cuda else (DeviceType.CPU, [])
     # Operators of a CPU are those of the engine's own thread.
     settings = None if cuda else _ExperimentalConfig(profile_all_threads=True)
-    with profile(activities=activities, experimental_config=settings) as profiler, engine.clocked() as times:
+    with (
+        profile(activities=[ProfilerActivity.CPU, *more], experimental_config=settings) as profiler,
+        engine.clocked() as times,
+    ):
         marked = time.perf_counter()
         with record_function(_MARK):
             pass
@@ -109,37 +96,29 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
 
 def main(options: Options) -> None:
     """Profile every cell; a table and a record for each."""
-    console, device = Console(), torch.device(options.device)
-    folder = checkpoint(options.cache, stand_in.shape(options.shape), weights=not options.dummy)
-    try:
-        cases = Case.read(options.cells)
-    except InputError as error:
-        raise SystemExit(f"bench.profile: {error}") from None
-    machine = record.Machine.read(device)
+    console, cases = Console(), Case.read(options.cells)
+    machine = record.Machine.read(torch.device(options.device))
     with Engine(
-        folder,
-        device=str(stand_in.device(device)),
+        options.folder,
+        device=str(stand_in.device(options.device)),
         load_format="dummy" if options.dummy else "auto",
         max_num_seqs=max(case.batch for case in cases),
         max_model_len=max(case.most_tokens(options.steps) for case in cases),
     ) as engine:
         for case in cases:
             totals, figures = look(engine, case, prompts(case, engine.tokenizer.size - 3, []), options.steps)
-            step, filled, gaps = (f"{figures[name]:,.0f} us" for name in ("step_us", "kernels_us", "gaps_us"))
             console.print(
-                f"{options.shape}, batch {case.batch}, context {case.context:,}: a step of {step} has "
-                f"{figures['launches']:.0f} kernels of {filled}; {gaps} lie between"
+                f"{options.shape}, {case}: a step of {figures['step_us']:,.0f} us has {figures['launches']:.0f} "
+                f"kernels of {figures['kernels_us']:,.0f} us; {figures['gaps_us']:,.0f} us lie between"
             )
             table = Table("kernel", "times", "us, all", "share")
             whole = sum(one.us for one in totals) or 1.0
             for one in totals[:_SHOWN]:
                 table.add_row(escape(one.name[:60]), str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")
+                figures[f"share: {one.name[:60]}"] = one.us / whole
             console.print(table)
-            shares: dict[str, Any] = {f"share: {one.name[:60]}": one.us / whole for one in totals[:_SHOWN]}
-            if options.output is not None:
-                varied = {"model": options.shape, "batch": case.batch, "context": case.context}
-                record.append(machine.record("profile", varied, figures | shares), options.output)
+            machine.write(options.output, "profile", {"model": options.shape, **vars(case)}, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.profile", description=__doc__))
+    command(Options, main)

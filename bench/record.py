@@ -6,15 +6,17 @@ import json
 import os
 import platform
 import re
-import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -43,11 +45,11 @@ class Record:
     versions: Mapping[str, str]
 
     @classmethod
-    def parse(cls, line: bytes) -> Record:
+    def parse(cls, line: bytes) -> Self:
         """Raises ValueError naming the field where the line is no record."""
         values = json.loads(line)
-        missing = cls.__dataclass_fields__.keys() - values.keys()
-        unknown = values.keys() - cls.__dataclass_fields__.keys()
+        names = cls.__dataclass_fields__.keys()
+        missing, unknown = names - values.keys(), values.keys() - names
         if missing or unknown:
             raise ValueError(f"a result line lacks {sorted(missing)} and has unknown {sorted(unknown)}")
         return cls(**values)
@@ -63,23 +65,25 @@ class Machine:
     versions: Mapping[str, str]
 
     @classmethod
-    def read(cls, device: torch.device, peers: Mapping[str, str] | None = None) -> Machine:
+    def read(cls, device: torch.device, peers: Mapping[str, str] | None = None) -> Self:
         """`peers` are versions of engines that run in other processes."""
         module = sys.modules["__main__"].__spec__
         program = f"python -m {module.name}" if module is not None else Path(sys.argv[0]).name
+        # an absolute path by its last part: a record is read elsewhere
+        words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
         return cls(
-            command=" ".join([program, *(_portable(argument) for argument in sys.argv[1:])]),
+            command=" ".join([program, *words]),
             commit=commit(),
             device=device_name(device),
             versions=versions() | dict(peers or {}),
         )
 
     def record(self, benchmark: str, case: Mapping[str, Any], figures: Mapping[str, float | None]) -> Record:
-        """A record of now."""
+        """A record of now, its figures with four significant digits: more are noise."""
         return Record(
             benchmark=benchmark,
             case=case,
-            figures={key: _rounded(value) for key, value in figures.items()},
+            figures={key: value and float(f"{value:.4g}") for key, value in figures.items()},
             command=self.command,
             commit=self.commit,
             date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -88,6 +92,13 @@ class Machine:
             clocks_mhz=clocks(),
             versions=self.versions,
         )
+
+    def write(
+        self, file: Path | None, benchmark: str, case: Mapping[str, Any], figures: Mapping[str, float | None]
+    ) -> None:
+        """Append a record of now to `file`, where there is one."""
+        if file is not None:
+            append(self.record(benchmark, case, figures), file)
 
 
 def append(record: Record, file: Path) -> None:
@@ -108,44 +119,27 @@ def read(file: Path) -> list[Record]:
     return records
 
 
-def known(file: Path | None, benchmark: str, device: torch.device) -> list[Record]:
-    """What `file` has of a benchmark on this device; nothing where there is no file."""
-    if file is None or not file.exists():
-        return []
-    name = device_name(device)
-    return [line for line in read(file) if (line.benchmark, line.device) == (benchmark, name)]
-
-
 def commit() -> str:
     """The repository's short commit, with `+` where tracked or new files differ from it; S1_COMMIT, where that is set:
     for copies without the history."""
-    given = os.environ.get("S1_COMMIT")
-    if given:
+    if given := os.environ.get("S1_COMMIT"):
         return given
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-        state = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
-    except OSError:
+        git = partial(subprocess.check_output, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
+        head, state = git(["git", "rev-parse", "--short", "HEAD"]), git(["git", "status", "--porcelain"])
+    except (OSError, subprocess.CalledProcessError):
         return "none"
-    if head.returncode:
-        return "none"
-    return head.stdout.strip() + ("+" if state.stdout.strip() else "")
+    return head.strip() + ("+" if state.strip() else "")
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's with its number of cores. A GPU's is asked of its driver, so that this process takes
     nothing of its memory."""
-    card = stand_in.card() if device.type == "cuda" else None
-    if card is not None:
+    if device.type == "cuda" and (card := stand_in.card()) is not None:
         return f"stand-in for {card.name}: {device_name(torch.device('cpu'))}"
     if device.type == "cuda":
         return gpu_name(device.index or 0) or torch.cuda.get_device_name(device)
-    name = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{[*_cpuinfo('model name'), platform.machine()][0]}, {os.cpu_count()} cores"
 
 
 def gpu_name(index: int = 0) -> str | None:
@@ -156,45 +150,32 @@ def gpu_name(index: int = 0) -> str | None:
 
 def clocks() -> dict[str, float]:
     """MHz now: the GPU's SM and memory clocks as its driver tells them, otherwise the mean of the CPU's cores."""
-    answer = _ask_driver("clocks.sm,clocks.mem")
-    if answer:
-        sm, memory = (float(value) for value in answer[0].split(","))
-        return {"sm": sm, "memory": memory}
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
-    return {"cpu": round(sum(map(float, found)) / len(found))} if found else {}
+    if answer := _ask_driver("clocks.sm,clocks.mem"):
+        return dict(zip(("sm", "memory"), map(float, answer[0].split(",")), strict=True))
+    found = [float(value) for value in _cpuinfo("cpu MHz")]
+    return {"cpu": round(statistics.mean(found))} if found else {}
+
+
+def _cpuinfo(field: str) -> list[str]:
+    """What Linux says of each core."""
+    file = Path("/proc/cpuinfo")
+    return re.findall(rf"^{field}\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.exists() else []
 
 
 def _ask_driver(what: str) -> list[str]:
     """nvidia-smi's answer, a line for each GPU; none where it is missing or fails."""
-    if not shutil.which("nvidia-smi"):
-        return []
     query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True)
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
+    try:
+        return subprocess.check_output(query, stderr=subprocess.DEVNULL, text=True).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 def versions() -> dict[str, str]:
     """Python, the CUDA that torch was built for, and the packages that speed depends on."""
-    found = {"python": platform.python_version()}
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
     card = stand_in.card()
-    if card is not None:
-        found["stand_in"] = card.name
+    found = {"python": platform.python_version(), "cuda": torch.version.cuda, "stand_in": card.name if card else None}
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _portable(argument: str) -> str:
-    """An absolute path by its last part: a record is read elsewhere."""
-    return Path(argument).name if argument.startswith("/") else argument
-
-
-def _rounded(value: float | None) -> float | None:
-    """Four significant digits: more are noise."""
-    return None if value is None else float(f"{value:.4g}")
+    return {name: version for name, version in found.items() if version is not None}

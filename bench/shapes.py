@@ -1,7 +1,5 @@
 """Decoder shapes that benchmarks run with random weights: speed depends on the shape, not on what was learnt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -5,8 +5,6 @@ is a tiny model with a 64th of the tokens. Such records name the stand-in as the
 them out unless a rehearsal's own table is asked for.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch
@@ -21,10 +19,8 @@ _SCALE = 64
 def card() -> Device | None:
     """The card that is stood in for; None: this is no rehearsal."""
     name = os.environ.get(VARIABLE)
-    if not name:
-        return None
-    found = known_device(name)
-    if found is None:
+    found = known_device(name) if name else None
+    if name and found is None:
         raise SystemExit(f"{VARIABLE} is {name!r}; give H100 or H200, or leave it unset")
     return found
 

@@ -50,13 +50,12 @@ def bootstrap(
     """
     if not values:
         raise ValueError("no values to resample; give at least one problem")
-    array = np.asarray(values, dtype=np.float64)
-    random = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for start in range(0, draws, 1000):  # in parts: draws x problems would not fit for many problems
-        stop = min(start + 1000, draws)
-        means[start:stop] = array[random.integers(0, len(array), (stop - start, len(array)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    array, random = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = [  # in parts: draws x problems would not fit for many problems
+        array[random.integers(0, len(array), (min(1000, draws - start), len(array)))].mean(axis=1)
+        for start in range(0, draws, 1000)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -69,9 +68,7 @@ def sampling_interval(samples: Sequence[Sequence[float]], z: float = 1.959964) -
     if not samples or any(len(outcomes) < 2 for outcomes in samples):
         return None
     means = [sum(outcomes) / len(outcomes) for outcomes in samples]
-    variance = 0.0
-    for outcomes, mean in zip(samples, means, strict=True):
-        variance += sum((x - mean) ** 2 for x in outcomes) / (len(outcomes) - 1) / len(outcomes)
+    variance = sum(float(np.var(outcomes, ddof=1)) / len(outcomes) for outcomes in samples)
     centre, half = sum(means) / len(means), z * math.sqrt(variance) / len(means)
     return centre - half, centre + half
 

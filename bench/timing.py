@@ -1,7 +1,5 @@
 """How this project takes times: medians of repeated calls, pairs taken in turn, a cold L2 cache on GPUs."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable
@@ -70,14 +68,7 @@ def once(call: Callable[[], object], device: torch.device) -> float:
 
 def paired(a: Callable[[], float], b: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
     """`rounds` pairs of what a() and b() return, taken in turn (ABBA), so that a drifting clock hits both alike."""
-    pairs = []
-    for index in range(rounds):
-        if index % 2:
-            second = b()
-            pairs.append((a(), second))
-        else:
-            pairs.append((a(), b()))
-    return pairs
+    return [(a(), b()) if index % 2 == 0 else (b(), a())[::-1] for index in range(rounds)]
 
 
 def median_ratio(pairs: list[tuple[float, float]]) -> float:

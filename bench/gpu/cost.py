@@ -4,14 +4,15 @@
 makes a cell prefill twice shows here. The other parts are counted from their own options.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, cast
 
 import tyro
 
-from bench import budgets, ceilings, compile, correctness, decode, gemm, kernels, prefill, profile, train
+from bench import budgets, compile, correctness, decode, gemm, kernels, prefill, profile, train
+from bench.command import Threaded
 from bench.gpu.plan import Part
 from bench.peers.worker import Worker
 from bench.shapes import SHAPES
@@ -32,11 +33,10 @@ SMALL_STEP = 1.5e-3
 """Seconds of a decode step of a model so small that launches are all that counts."""
 
 
+@dataclass
 class Clock:
-    """Seconds so far."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds: float = 0.0
+    """So far."""
 
 
 class SimulatedWorker:
@@ -46,41 +46,32 @@ class SimulatedWorker:
         self.name, self._limits, self._clock = name, limits, clock
         self._seen: set[int] = set()
 
-    def _prefill(self, ids: list[list[int]]) -> None:
+    def _take(self, ids: list[list[int]], steps: int) -> None:
         new = [prompt for prompt in ids if self.name != "engine" or hash(tuple(prompt)) not in self._seen]
         self._seen |= {hash(tuple(prompt)) for prompt in new}
         self._clock.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL
-
-    def _decode(self, ids: list[list[int]], steps: int) -> None:
-        step = max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
-        self._clock.seconds += steps * step
+        self._clock.seconds += steps * max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
 
     def window(self, ids: list[list[int]], steps: int, ahead: int, **_: Any) -> tuple[list[float], float]:
-        self._prefill(ids)
-        self._decode(ids, steps + 1)
+        self._take(ids, steps + 1)
         return [1.0] * steps, float(len(ids) * len(ids[0]))
 
     def run(self, ids: list[list[int]], tokens: int, **_: Any) -> float:
-        self._prefill(ids)
-        self._decode(ids, tokens)
+        self._take(ids, tokens)
         return float(tokens)
 
 
 def decode_seconds(options: decode.Options, card: Device) -> float:
     """`bench.decode`: every engine in turn, each cell by the benchmark's own loop."""
-    clock = Clock()
+    clock = Clock(START)  # the command itself, which makes the prompts
     ours, plain = decode.limits_of(options, SHAPES[options.shape], card)
-    quantised = options.quantization != "none"
-    clock.seconds += START  # the command itself, which makes the prompts
     for name in ("engine", *options.against):
-        limits = ours if name == "engine" else plain
-        weights = DRAW * limits.resident_bytes / 65.5e9 * (4 if quantised and name == "engine" else 1)
-        clock.seconds += START + weights
+        limits, passes, starts = plain, 1, 90.0  # transformers compiles its step, for each batch anew
         if name == "engine":
-            most = max(case.batch for case in options.cases)
-            clock.seconds += 2 * 3 * len(buckets_for(most)) * max(limits.step_seconds(1, 1) / DECODE, SMALL_STEP)
-        else:
-            clock.seconds += 90  # transformers compiles its step, for each batch anew
+            limits, passes = ours, 1 if options.quantization == "none" else 4
+            captured = 2 * 3 * len(buckets_for(max(case.batch for case in options.cases)))
+            starts = captured * max(limits.step_seconds(1, 1) / DECODE, SMALL_STEP)
+        clock.seconds += START + DRAW * limits.resident_bytes / 65.5e9 * passes + starts
         worker = cast(Worker, SimulatedWorker(name, limits, clock))
         lanes = [decode.Lane(worker), *(decode.Lane(worker, b) for b in options.budget if name == "engine")]
         for case in options.cases:
@@ -95,52 +86,41 @@ def compile_seconds(options: compile.Options, card: Device) -> float:
     return START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2  # the last jobs leave cores idle
 
 
-def ceilings_seconds(options: ceilings.Options, card: Device) -> float:
+def ceilings_seconds(options: Threaded, card: Device) -> float:
     """`bench.ceilings`: four kinds of repeated calls."""
     return START + 4
 
 
 def correctness_seconds(options: correctness.Options, card: Device) -> float:
-    """`bench.correctness`."""
-    seconds = START
-    if "tokens" in options.parts:
-        engines, processes = 4, 3
-        seconds += engines * 10 + processes * (START + 20)  # definitions: a dozen torch calls for each of ours
-    if "training" in options.parts:
-        seconds += 5
-    if "operators" in options.parts:
-        seconds += 2 * START + 80 * COMPILE / options.workers * 1.5  # the largest of the files, which run side by side
-    return seconds
+    parts = {
+        "tokens": 4 * 10 + 3 * (START + 20),  # four engines; definitions: a dozen torch calls for each of ours
+        "training": 5.0,
+        "operators": 2 * START + 80 * COMPILE / options.workers * 1.5,  # the largest of the files, side by side
+    }
+    return START + sum(parts[name] for name in options.parts)
 
 
 def kernels_seconds(options: kernels.Options, card: Device) -> float:
     """`bench.kernels`: some fourteen operators and an attention for each batch and context."""
-    operators = len(options.batch) * (14 + 1.3 * len(options.context))
-    return START + operators * 0.35 + 8 * COMPILE
+    return START + len(options.batch) * (14 + 1.3 * len(options.context)) * 0.35 + 8 * COMPILE
 
 
 def gemm_seconds(options: gemm.Options, card: Device) -> float:
     """`bench.gemm`: every candidate once its result is right, then two dependent launches, which are compiled now."""
-    seconds = START
-    for linear in gemm.linears(SHAPES[options.shape], options.ranks):
-        for tokens in options.tokens:
-            tried = len(list(gemm.candidates(linear, tokens, 2)))
-            seconds += (tried + 4) * 0.1 + 2 * COMPILE + 0.5
-    return seconds
+    races = product(gemm.linears(SHAPES[options.shape], options.ranks), options.tokens)
+    return START + sum((len(list(gemm.candidates(*race, 2))) + 4) * 0.1 + 2 * COMPILE + 0.5 for race in races)
 
 
 def prefill_seconds(options: prefill.Options, card: Device) -> float:
     """`bench.prefill`: a warm-up and the rounds for every context."""
-    limits = Limits(SHAPES[options.shape], card)
-    each = sum(limits.prefill_seconds(context) for context in options.context) / PREFILL
+    each = sum(map(Limits(SHAPES[options.shape], card).prefill_seconds, options.context)) / PREFILL
     return START + (DRAW if options.dummy else 15) + (options.rounds + 1) * each
 
 
 def profile_seconds(options: profile.Options, card: Device) -> float:
     """`bench.profile`: prefill, all steps without the profiler and with it, and its own work."""
     limits, seconds = Limits(SHAPES[options.shape], card), START + DRAW
-    for cell in options.cells:
-        case = decode.Case(*map(int, cell.split("x")))
+    for case in decode.Case.read(options.cells):
         seconds += case.batch * limits.prefill_seconds(case.context) / PREFILL + 10
         seconds += 2 * (case.ahead + options.steps) * limits.step_seconds(case.batch, case.context) / DECODE
     return seconds
@@ -168,21 +148,21 @@ def train_seconds(options: train.Options, card: Device) -> float:
     flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)
     flops *= {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
     assert card.peak_flops is not None
-    step = flops / card.peak_flops / TRAIN + 0.1
-    return START + 15 + ((options.steps + 1) * options.rounds + 2) * step
+    return START + 15 + ((options.steps + 1) * options.rounds + 2) * (flops / card.peak_flops / TRAIN + 0.1)
 
 
 def budgets_seconds(options: budgets.Options, card: Device) -> float:
     """`bench.budgets`: both ways, with and without the prefix cache, then the mixed batch."""
     run = max(options.budget) * SMALL_STEP
-    both = run * (1 + 1.6)  # the client took 1.6 times as long on a CPU
-    return START + 10 + 2 * (options.rounds + 2) * both + 2 * run
+    return (
+        START + 10 + 2 * (options.rounds + 2) * (1 + 1.6) * run + 2 * run
+    )  # the client's took 1.6 times ours on a CPU
 
 
 _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
     "bench.decode": (decode.Options, decode_seconds),
     "bench.compile": (compile.Options, compile_seconds),
-    "bench.ceilings": (ceilings.Options, ceilings_seconds),
+    "bench.ceilings": (Threaded, ceilings_seconds),
     "bench.correctness": (correctness.Options, correctness_seconds),
     "bench.kernels": (kernels.Options, kernels_seconds),
     "bench.gemm": (gemm.Options, gemm_seconds),
@@ -195,8 +175,7 @@ _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
 
 def options_of(part: Part) -> Any:
     """A part's arguments, read by its module's own parser."""
-    arguments = [argument.replace("{out}", "out") for argument in part.arguments]
-    return tyro.cli(_COSTS[part.module][0], args=[*arguments, "--output", "out/results.jsonl"])
+    return tyro.cli(_COSTS[part.module][0], args=[*part.arguments, "--output", "{out}/results.jsonl"])
 
 
 def seconds(part: Part, card: Device) -> float:
@@ -206,8 +185,7 @@ def seconds(part: Part, card: Device) -> float:
 
 def table(parts: tuple[Part, ...], card: Device) -> str:
     """Markdown, minute by minute: when each part should begin, what it should take, its limit, what it brings."""
-    rows = ["| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|"]
-    begin = 0.0
+    rows, begin = ["| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|"], 0.0
     for part in parts:
         takes = seconds(part, card)
         rows.append(f"| {begin / 60:.1f} | `{part.name}` | {takes:.0f} | {part.limit:.0f} | {part.brings} |")

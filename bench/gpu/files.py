@@ -1,7 +1,5 @@
 """The files of a GPU day: what it leaves in its folder, how much may come back, where a machine keeps the rest."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -6,8 +6,6 @@ wheels, the files of an earlier call, and, where an interpreter with the machine
 cache, filled on this machine.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -16,10 +14,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import tyro
-
 from bench import record
+from bench.command import check, command
 from bench.gpu.files import CACHE, FILES, KEPT, RESULTS
+from engine.errors import InputError
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
@@ -59,8 +57,6 @@ _MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to put together."""
-
     out: Path = Path(".gpu-kit")
     """The folder; it is made anew."""
     earlier: Path | None = None
@@ -75,30 +71,11 @@ def wheels(folder: Path, python_version: str) -> None:
     """Download what is carried, in the versions that are installed here, for the machine's Python."""
     platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     names = [f"{name}=={metadata.version(name)}" for name in CARRIED]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        python_version,
-        *platforms,
-        "-d",
-        str(folder),
-        *names,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(
-            f"bench.gpu.kit: pip cannot fetch {', '.join(names)} for Python {python_version}: "
-            f"{done.stderr.strip()[-300:]}"
-        )
+    words = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    machine = ["--implementation", "cp", "--python-version", python_version, *platforms]
+    done = subprocess.run([sys.executable, *words, *machine, "-d", str(folder), *names], capture_output=True, text=True)
+    said = done.stderr.strip()[-300:]
+    check(done.returncode != 0 and f"pip cannot fetch {', '.join(names)} for Python {python_version}: {said}")
 
 
 def fill_cache(python: str, folder: Path) -> None:
@@ -106,51 +83,46 @@ def fill_cache(python: str, folder: Path) -> None:
     cache = KEPT / CACHE
     environment = os.environ | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(record.ROOT)}
     done = subprocess.run([python, "-m", "bench.compile", "--no-gemm"], cwd=record.ROOT, env=environment)
-    if done.returncode:
-        raise SystemExit(f"bench.gpu.kit: {python} could not compile; leave --python out, or give it what it lacks")
+    check(done.returncode != 0 and f"{python} could not compile; leave --python out, or give it what it lacks")
     shutil.copytree(cache, folder)
 
 
-def command(kit: Path, commit: str) -> str:
+def command_there(kit: Path, commit: str) -> str:
     """What to run there, in a copy of the repository that has the kit in it."""
+    given = {"--resume-from": kit / "earlier", "--cache": kit / CACHE}
     words = [
         f"python3 -m pip install -qU --no-index --no-deps --no-compile --target /tmp/s1-site {kit}/wheels/*.whl &&",
         f"export PYTHONPATH=/tmp/s1-site S1_COMMIT={commit} &&",
         'python3 -m bench.gpu_day --out "${OUT:-gpu-day}"',
+        *(f"{flag} {folder}" for flag, folder in given.items() if folder.is_dir()),
     ]
-    if (kit / "earlier").is_dir():
-        words.append(f"--resume-from {kit}/earlier")
-    if (kit / CACHE).is_dir():
-        words.append(f"--cache {kit}/{CACHE}")
     return " ".join(words)
 
 
 def main(options: Options) -> None:
     """Make the folder, say how large it is, and print the command."""
-    kit = options.out
-    if options.earlier is not None and not (options.earlier / RESULTS).is_file():
-        raise SystemExit(f"bench.gpu.kit: --earlier {options.earlier} has no {RESULTS}; give the folder that came back")
-    if options.earlier is None:
+    kit, earlier = options.out, options.earlier
+    if earlier is None:
         shutil.rmtree(kit, ignore_errors=True)
+    elif not (earlier / RESULTS).is_file():
+        raise InputError(f"--earlier {earlier} has no {RESULTS}; give the folder that came back")
     if not (kit / "wheels").is_dir():
         wheels(kit / "wheels", options.python_version)
-    if options.earlier is not None:
+    if earlier is not None:
         shutil.rmtree(kit / "earlier", ignore_errors=True)
         (kit / "earlier").mkdir(parents=True)
-        for name in FILES:
-            if (options.earlier / name).exists():
-                shutil.copy2(options.earlier / name, kit / "earlier" / name)
+        for file in filter(Path.exists, map(earlier.joinpath, FILES)):
+            shutil.copy2(file, kit / "earlier")
     if options.python is not None and not (kit / CACHE).is_dir():
         fill_cache(options.python, kit / CACHE)
     size = sum(file.stat().st_size for file in kit.rglob("*") if file.is_file())
-    if size > _MOST_BYTES:
-        raise SystemExit(f"bench.gpu.kit: {kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
+    check(size > _MOST_BYTES and f"{kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
     print(
         f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
         "repository's folder, as often as there is time:\n"
     )
-    print(command(kit, record.commit()))
+    print(command_there(kit, record.commit()))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.gpu.kit", description=__doc__))
+    command(Options, main)

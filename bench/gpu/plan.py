@@ -5,8 +5,6 @@ A part is a command of its own, with a limit; `bench.gpu.cost` says what it shou
 the same shape that hold more. Everything that can be known without a GPU is not here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from bench.gpu.files import GEMM_TABLE
@@ -71,8 +69,8 @@ _PEERS_ROOM = 20e9
 
 def peer_shape(card: Device) -> str:
     """What peers run."""
-    fits = Limits(SHAPES["qwen2.5-32b"], card).resident_bytes + _PEERS_ROOM <= card.memory
-    return "qwen2.5-32b" if fits else "qwen2.5-7b"
+    needed = Limits(SHAPES["qwen2.5-32b"], card).resident_bytes + _PEERS_ROOM
+    return "qwen2.5-32b" if needed <= card.memory else "qwen2.5-7b"
 
 
 def _decode(name: str, cells: tuple[str, ...], limit: float, how: str, *more: str, **other: object) -> Part:

@@ -1,7 +1,5 @@
 """A small checkpoint and a host loop for the micro-benchmarks; `make bench` runs them with pytest-benchmark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

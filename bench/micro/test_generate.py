@@ -1,7 +1,5 @@
 """Tokens per second under budgets, end to end: with `models/s1-nano`, or a random model where that is absent."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -6,8 +6,6 @@ decodes and none is prefilled, "keys": what they saw per step, on average}. Page
 prompts are prefilled once.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics
@@ -18,7 +16,6 @@ from typing import Any
 import torch
 
 from engine import Engine, SamplingParams
-from engine.step.clock import StepTime
 from kernels.native import library as native
 
 
@@ -28,14 +25,13 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     torch.set_num_threads(setup["threads"])
     with Engine(setup["checkpoint"], **config_of(setup)) as engine:
-        path = native.LEVEL if native.LOADED else "torch definitions"
-        print(json.dumps({"version": f"CPU operators: {path}"}), file=answers)
+        operators = native.LEVEL if native.LOADED else "torch definitions"
+        print(json.dumps({"version": f"CPU operators: {operators}"}), file=answers)
         for line in sys.stdin:
             job = json.loads(line)
             given = job.get("params", {"thinking_format": "none"})
             each = given if isinstance(given, list) else [given] * len(job["prompts"])
-            answer = window(engine, job, each) if "window" in job else whole(engine, job, each)
-            print(json.dumps(answer), file=answers)
+            print(json.dumps((window if "window" in job else whole)(engine, job, each)), file=answers)
 
 
 def config_of(setup: dict[str, Any]) -> dict[str, Any]:
@@ -53,12 +49,10 @@ def config_of(setup: dict[str, Any]) -> dict[str, Any]:
 
 def whole(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]]) -> dict[str, float]:
     """Seconds to continue every prompt to exactly `tokens`."""
-    fixed = {"max_tokens": job["tokens"], "ignore_eos": True}
-    chosen = [SamplingParams.from_dict({**values, **fixed}) for values in params]
+    chosen = [SamplingParams.from_dict({**one, "max_tokens": job["tokens"], "ignore_eos": True}) for one in params]
     start = time.perf_counter()
-    outputs = engine.generate(job["prompts"], chosen)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "tokens": sum(output.usage.completion_tokens for output in outputs)}
+    tokens = sum(output.usage.completion_tokens for output in engine.generate(job["prompts"], chosen))
+    return {"seconds": time.perf_counter() - start, "tokens": tokens}
 
 
 def window(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]], tries: int = 3) -> dict[str, Any]:
@@ -71,9 +65,7 @@ def window(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]], tr
         engine.prepare(prompt, SamplingParams.from_dict({**values, "max_tokens": length, "ignore_eos": True}))
         for prompt, values, length in zip(prompts, params, lengths, strict=True)
     ]
-    full: list[StepTime] = []
-    while len(full) < job["window"] and tries:
-        tries -= 1
+    for _ in range(tries):
         with engine.clocked() as times:
             handles = [engine.submit_prepared(one) for one in prepared]
             handles[-1].result()
@@ -81,6 +73,8 @@ def window(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]], tr
                 handle.abort()
                 handle.result()
         full = [one for one in times if one.decodes == len(prompts) and not one.prefill][: job["window"]]
+        if len(full) == job["window"]:
+            break
     keys = statistics.mean(one.keys for one in full) if full else 0.0
     return {"steps": [one.seconds for one in full], "keys": keys}
 

@@ -3,8 +3,6 @@
 On the CPU `generate` with its dynamic cache, on CUDA with the static cache, which transformers compiles.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -5,8 +5,6 @@ answered by {"version"}. Each further line, {"prompts": [[token id]], "tokens": 
 tokens each and answered by {"seconds", "tokens": total}. Everything vLLM prints goes to stderr.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -42,8 +40,9 @@ def main() -> None:
         start = time.perf_counter()
         outputs = engine.generate(prompts, params, use_tqdm=False)
         seconds = time.perf_counter() - start
-        total = sum(len(output.outputs[0].token_ids) for output in outputs)
-        print(json.dumps({"seconds": seconds, "tokens": total}), file=answers)
+        print(
+            json.dumps({"seconds": seconds, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}), file=answers
+        )
 
 
 if __name__ == "__main__":

@@ -14,16 +14,15 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.processes import ends_with_its_parent
 
-_HERE = Path(__file__).resolve().parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +57,12 @@ class Worker:
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(
-                [python, str(_HERE / program)],
+                [python, str(_ROOT / "bench" / "peers" / program)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=_environment(setup, python),
-                cwd=_HERE.parent.parent,
+                cwd=_ROOT,
                 process_group=0,
                 preexec_fn=ends_with_its_parent,
             )
@@ -90,24 +89,17 @@ class Worker:
             )
         return answer["steps"], float(answer["keys"])
 
-    def close(self) -> None:
-        """End the worker; kill it where it does not end by itself within 20 seconds."""
-        self._signal(signal.SIGCONT)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        """End the worker; kill it where it does not end by itself within 20 seconds."""
+        self._signal(signal.SIGCONT)
+        try:
+            self._process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._process.communicate()
 
     def _signal(self, number: signal.Signals) -> None:
         """To the worker and the processes that it started."""
@@ -122,13 +114,10 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failed("ended") from None
-        deadline = time.monotonic() + seconds
         # one answer line per message, so nothing is ever left over in a buffer behind select's back
-        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
             raise self._failed(f"gave no answer within {seconds:.0f} s")
-        line = self._process.stdout.readline()
-        if not line:
+        if not (line := self._process.stdout.readline()):
             raise self._failed("ended")
         self._signal(signal.SIGSTOP)
         return json.loads(line)
@@ -143,12 +132,8 @@ class Worker:
 def _environment(setup: Setup, python: str) -> dict[str, str]:
     """Same threads for all; the OpenMP runtime that vLLM asks for is preloaded where its environment has it."""
     env = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "HF_HUB_OFFLINE": "1"}
+    paths = env.pop("PYTHONPATH", "")
     if Path(python) == Path(sys.executable):
-        root = str(_HERE.parent.parent)
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))
-        return env
-    env.pop("PYTHONPATH", None)
+        return env | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), paths]))}
     intel = Path(python).parent.parent / "lib" / "libiomp5.so"
-    if intel.exists():
-        env["LD_PRELOAD"] = str(intel)
-    return env
+    return env | ({"LD_PRELOAD": str(intel)} if intel.exists() else {})

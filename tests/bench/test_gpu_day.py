@@ -25,6 +25,7 @@ from bench.gpu.plan import Part
 from bench.gpu_day import Options, Outcome
 from bench.record import ROOT
 from bench.shapes import SHAPES
+from engine.errors import InputError
 
 PROGRAMS = {
     "raises": "raise RuntimeError('no such luck')",
@@ -235,14 +236,14 @@ def test_again_that_fails_is_not_done_any_more(part, options, tmp_path):
     ],
 )
 def test_bad_flags_are_one_line(more, message, options):
-    with pytest.raises(SystemExit, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         gpu_day.main(options(rehearse="H100", **more))
     assert "\n" not in str(error.value)
 
 
 def test_the_state_is_not_among_what_comes_back(options, tmp_path):
     for state in (tmp_path / "out", tmp_path / "out" / "state"):
-        with pytest.raises(SystemExit, match=r"--state .* lies in --out"):
+        with pytest.raises(InputError, match=r"--state .* lies in --out"):
             gpu_day.main(options(rehearse="H100", state=state))
 
 
@@ -320,7 +321,7 @@ def test_again_runs_what_is_done_from_its_start(part, options, tmp_path):
     assert [(one.part, one.state) for one in outcomes] == [("tells", "done")]
     assert lines(tmp_path / "out") == ["tells"] * 2
     day = gpu_day.Day(options(), quiet(), "H100")
-    assert "--resume" not in gpu_day.command(part("tells"), options(again=True), day)[0]
+    assert "--resume" not in gpu_day.command_of(part("tells"), options(again=True), day)[0]
 
 
 def test_a_part_waits_for_the_one_that_it_needs(part, options):
@@ -344,11 +345,11 @@ def test_parts_are_told_where_the_results_and_tables_are(options, tmp_path):
     day = gpu_day.Day(options(), quiet(), "H100")
     peer = Part("peers", "bench.decode", ("--against", "transformers"), 1, peers=True)
     tuned = Part("tuned", "m", ("--table", "{out}/" + GEMM_TABLE), 1, environment={"S1_GEMM_TABLE": "{out}/t"})
-    arguments, environment = gpu_day.command(peer, options(peer_python="py"), day)
+    arguments, environment = gpu_day.command_of(peer, options(peer_python="py"), day)
     assert arguments[3:6] == ["vllm", "--peer-python", "py"] and arguments[-1] == "--resume"
     assert environment["S1_CEILINGS"] == str(day.results) == arguments[arguments.index("--output") + 1]
     assert environment["TRITON_CACHE_DIR"] == str(tmp_path / "state" / "triton")
-    arguments, environment = gpu_day.command(tuned, options(), day)
+    arguments, environment = gpu_day.command_of(tuned, options(), day)
     assert arguments[2] == str(day.out / GEMM_TABLE) and environment["S1_GEMM_TABLE"] == str(day.out / "t")
 
 

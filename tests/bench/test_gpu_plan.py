@@ -18,6 +18,7 @@ from bench.gpu.plan import CELLS, PLANS
 from bench.peers.worker import Worker
 from bench.record import ROOT
 from bench.shapes import SHAPES
+from engine.errors import InputError
 from kernels.limits import H100, H200, Limits
 from train.architecture import Architecture
 from train.config import load_config
@@ -195,10 +196,10 @@ def test_the_document_has_the_plan_as_it_is(card, capsys):
 
 
 def test_the_kits_command_names_what_is_in_it(tmp_path):
-    assert kit.command(tmp_path, "abc1234").endswith('-m bench.gpu_day --out "${OUT:-gpu-day}"')
+    assert kit.command_there(tmp_path, "abc1234").endswith('-m bench.gpu_day --out "${OUT:-gpu-day}"')
     (tmp_path / "earlier").mkdir()
     (tmp_path / CACHE).mkdir()
-    text = kit.command(tmp_path, "abc1234")
+    text = kit.command_there(tmp_path, "abc1234")
     assert f"--resume-from {tmp_path}/earlier --cache {tmp_path}/triton" in text and "S1_COMMIT=abc1234" in text
     assert "--no-index --no-deps" in text
 
@@ -208,7 +209,7 @@ def test_an_earlier_call_is_put_into_the_kit_that_is_there(tmp_path, capsys):
     (tmp_path / "kit" / "wheels").mkdir(parents=True)
     earlier = tmp_path / "earlier"
     earlier.mkdir()
-    with pytest.raises(SystemExit, match=r"has no results\.jsonl; give the folder"):
+    with pytest.raises(InputError, match=r"has no results\.jsonl; give the folder"):
         kit.main(kit.Options(out=tmp_path / "kit", earlier=earlier))
     (earlier / FILES[0]).write_text("{}\n")
     kit.main(kit.Options(out=tmp_path / "kit", earlier=earlier))
@@ -226,5 +227,5 @@ def test_the_kit_downloads_wheels_for_that_machine(tmp_path, capsys):
     assert any(name.startswith("msgspec") and "cp312" in name and "x86_64" in name for name in names)
     assert "bench.gpu_day" in capsys.readouterr().out
     wrong = replace(kit.Options(out=tmp_path / "kit"), python_version="2.7")
-    with pytest.raises(SystemExit, match=r"Python 2\.7"):
+    with pytest.raises(InputError, match=r"Python 2\.7"):
         kit.main(wrong)

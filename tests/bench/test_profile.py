@@ -9,7 +9,7 @@ from bench.checkpoints import checkpoint
 from bench.decode import Case, prompts
 from bench.profile import Spent, spent
 from bench.shapes import SHAPES
-from engine import Engine
+from engine import Engine, InputError
 
 
 def test_totals_by_hand():
@@ -35,7 +35,7 @@ def test_no_prefill_is_counted(tmp_path):
 
 @pytest.mark.parametrize("cells", [("abc",), ("0x10",), ()])
 def test_cells_that_are_none_are_refused(cells):
-    with pytest.raises(SystemExit, match=r"bench\.profile: --cells .*; give BATCHxCONTEXT"):
+    with pytest.raises(InputError, match=r"--cells .*; give BATCHxCONTEXT"):
         profile.main(profile.Options(shape="tiny", cells=cells))
 
 
