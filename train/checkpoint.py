@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +71,13 @@ class Checkpoints:
             path.mkdir(parents=True)
         dist.barrier()
         weights, moments = get_state_dict(model, optimizer, options=self._options)
-        state: dict[str, Any] = {"model": weights, "optim": moments}
+        state = {"model": weights, "optim": moments}
         if self._config.checkpoint.asynchronous:
             future = dcp.async_save(state, checkpoint_id=str(path), process_group=self._group)
             assert isinstance(future, Future)  # the other kind is for staging apart, which was not asked for
             self._pending = (step, future)
-            return
-        try:
-            dcp.save(state, checkpoint_id=str(path))
-            self._complete(step)
-        except (OSError, dcp.api.CheckpointException) as error:
-            raise self._failed(step, error) from error
+        else:
+            self._finish(step, partial(dcp.save, state, checkpoint_id=str(path)))
 
     def poll(self) -> None:
         """Finishes an asynchronous save that is done; raises TrainingError if it failed."""
@@ -88,40 +86,36 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits for the asynchronous save, if one is under way."""
-        if self._pending is None:
-            return
-        step, future = self._pending
-        self._pending = None
-        try:
-            future.result()
-            self._complete(step)
-        except (OSError, dcp.api.CheckpointException) as error:
-            raise self._failed(step, error) from error
+        if self._pending is not None:
+            (step, future), self._pending = self._pending, None
+            self._finish(step, future.result)
 
     @property
     def _options(self) -> StateDictOptions:
         # With LoRA the frozen weights are those of model.path: only what is trained is saved.
         return StateDictOptions(ignore_frozen_params=self._config.lora is not None, strict=self._config.lora is None)
 
-    def _complete(self, step: int) -> None:
-        if not self._world.first:
-            return
-        about = {"step": step, "world": self._world.size, **self._identity}
-        write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
-        done = sorted(self._folder.glob(f"step-*/{MARKER}"))
-        for old in done[: -self._config.checkpoint.keep]:
-            old.unlink()  # first: a half-deleted checkpoint must not look whole
-            shutil.rmtree(old.parent)
-
-    def _failed(self, step: int, error: BaseException) -> TrainingError:
-        reason = failure(error, self._folder)
-        if self._world.first:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-        kept = self.latest()
-        last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
-        return TrainingError(
-            f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
-        )
+    def _finish(self, step: int, write: Callable[[], Any]) -> None:
+        """Ends the writing of a checkpoint, marks it as whole and removes old ones."""
+        try:
+            write()
+            if not self._world.first:
+                return
+            about = {"step": step, "world": self._world.size, **self._identity}
+            write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
+            done = sorted(self._folder.glob(f"step-*/{MARKER}"))
+            for old in done[: -self._config.checkpoint.keep]:
+                old.unlink()  # first: a half-deleted checkpoint must not look whole
+                shutil.rmtree(old.parent)
+        except (OSError, dcp.api.CheckpointException) as error:
+            reason = failure(error, self._folder)
+            if self._world.first:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+            kept = self.latest()
+            last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
+            raise TrainingError(
+                f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
+            ) from error
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restores the newest complete checkpoint and returns its step; 0 when there is none.

@@ -183,6 +183,5 @@ def step_samples(seed: int, step: int, samples: int, config: Data) -> np.ndarray
     With `wrap` the last step of an epoch is filled from the epoch's beginning (1,000 samples by 16: 63 steps).
     """
     epoch, within = divmod(step, steps_per_epoch(samples, config))
-    order = epoch_order(seed, epoch, samples)
     at = np.arange(within * config.batch_size, (within + 1) * config.batch_size) % samples
-    return order[at]
+    return epoch_order(seed, epoch, samples)[at]

@@ -48,9 +48,7 @@ def failure(error: BaseException, folder: Path) -> str:
 
 def find_config(model: Model) -> Path:
     """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`."""
-    if model.path is None:
-        return Path(model.init or "")
-    return resolve(model.path) / "config.json"
+    return Path(model.init or "") if model.path is None else resolve(model.path) / "config.json"
 
 
 def load_weights(model: Decoder, folder: Path) -> None:
@@ -130,23 +128,17 @@ def export(
     _barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
-        _write_config(partial, config_file, dtype)
-        for name in COPIED:
-            for place in (tokenizer, config_file.parent):
-                if (place / name).is_file():
-                    shutil.copyfile(place / name, partial / name)
-                    break
+        config: dict[str, Any] = json.loads(config_file.read_text())
+        # transformers 5 and before read different names
+        config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
+        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for file in (place / name for place in (config_file.parent, tokenizer) for name in COPIED):
+            if file.is_file():  # the tokenizer's own last, over those of the model
+                shutil.copyfile(file, partial / file.name)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     _barrier()
-
-
-def _write_config(folder: Path, config_file: Path, dtype: torch.dtype) -> None:
-    config: dict[str, Any] = json.loads(config_file.read_text())
-    # transformers 5 and before read different names
-    config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _barrier() -> None:

@@ -27,14 +27,20 @@ class StepLayout:
     def micro_batches(self) -> int:
         return len(self.micro[0])
 
-    def tokens(self, group: int, micro: int) -> int:
-        return sum(self.lengths[i] for i in self.micro[group][micro])
+    @property
+    def loads(self) -> list[list[int]]:
+        """Tokens of each group's micro-batches."""
+        return [[sum(self.lengths[i] for i in batch) for batch in group] for group in self.micro]
+
+    @property
+    def largest(self) -> int:
+        """Most tokens of a micro-batch."""
+        return max(map(max, self.loads))
 
     @property
     def imbalance(self) -> float:
         """Time of the slowest group over the mean, counted in tokens: 1.0 is perfect."""
-        slowest = sum(max(self.tokens(g, m) for g in range(len(self.micro))) for m in range(self.micro_batches))
-        return slowest * len(self.micro) / sum(self.lengths)
+        return sum(map(max, zip(*self.loads, strict=True))) * len(self.micro) / sum(self.lengths)
 
 
 def _spread(items: list[int], lengths: list[int], bins: int) -> list[list[int]]:

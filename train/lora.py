@@ -19,9 +19,8 @@ class LoraLinear(nn.Linear):
     """y = x W^T + b + alpha / rank * (x A^T) B^T; W and b are frozen and keep their names."""
 
     def __init__(self, base: nn.Linear, config: Lora, adapter_dtype: torch.dtype):
-        bias = base.bias is not None
         device, dtype = base.weight.device, base.weight.dtype
-        super().__init__(base.in_features, base.out_features, bias=bias, device=device, dtype=dtype)
+        super().__init__(base.in_features, base.out_features, base.bias is not None, device=device, dtype=dtype)
         self.scale = config.alpha / config.rank
         self.lora_A = nn.Linear(base.in_features, config.rank, bias=False, device=device, dtype=adapter_dtype)
         self.lora_B = nn.Linear(config.rank, base.out_features, bias=False, device=device, dtype=adapter_dtype)

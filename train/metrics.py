@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -22,114 +23,94 @@ from train.errors import TrainingError
 GPUS = (H100, H200, A100, B200)
 
 
-class Sink(Protocol):
-    def write(self, record: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
+Write = Callable[[Mapping[str, Any]], object]
+"""Takes the record of a step."""
 
 
-class JsonlSink:
+@contextmanager
+def _to_jsonl(path: Path, resume_step: int) -> Iterator[Write]:
     """One JSON object per line. Opened at step n, it drops what a dead run wrote beyond it, a torn last line too."""
-
-    def __init__(self, path: Path, resume_step: int):
-        self._lines = AppendLog(path)
-        lines = read_lines(self._lines.file, str(path), lambda value: "step" in value) if resume_step else ()
-        self._lines.cut(max((x.offset + x.size for x in lines if x.value["step"] <= resume_step), default=0))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._lines.append(json.dumps(record).encode() + b"\n")
-
-    def close(self) -> None:
-        self._lines.close()
+    with closing(AppendLog(path)) as log:
+        lines = read_lines(log.file, str(path), lambda value: "step" in value) if resume_step else ()
+        log.cut(max((x.offset + x.size for x in lines if x.value["step"] <= resume_step), default=0))
+        yield lambda record: log.append(json.dumps(record).encode() + b"\n")
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
 
 
-class TensorBoardSink:
-    def __init__(self, folder: Path, resume_step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # Optional extra.
-        except ImportError as error:
-            raise TrainingError(
-                "metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false"
-            ) from error
-        # What a dead run wrote beyond the checkpoint is hidden.
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+@contextmanager
+def _to_tensorboard(folder: Path, resume_step: int) -> Iterator[Write]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # Optional extra.
+    except ImportError as error:
+        raise TrainingError(
+            "metrics.tensorboard needs tensorboard: pip install tensorboard, or set it to false"
+        ) from error
+    # What a dead run wrote beyond the checkpoint is hidden.
+    with SummaryWriter(str(folder), purge_step=resume_step + 1) as writer:
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        for name, value in _numbers(record).items():
-            self._writer.add_scalar(name, value, record["step"])
+        def write(record: Mapping[str, Any]) -> None:
+            for name, value in _numbers(record).items():
+                writer.add_scalar(name, value, record["step"])
 
-    def close(self) -> None:
-        self._writer.close()
+        yield write
 
 
-class WandbSink:
+@contextmanager
+def _to_wandb(project: str, folder: Path, resume_step: int, config: dict[str, Any]) -> Iterator[Write]:
     """One wandb run per run folder: its id is kept there, so that a resumed run goes on in the same curves."""
-
-    def __init__(self, project: str, folder: Path, resume_step: int, config: dict[str, Any]):
-        try:
-            import wandb  # Optional extra.
-        except ImportError as error:
-            raise TrainingError("metrics.wandb needs wandb: pip install wandb, or set it to null") from error
-        kept = folder / "wandb_id"
-        if not (resume_step and kept.is_file()):
-            kept.write_text(uuid4().hex)
-        try:
-            self._run = wandb.init(
-                project=project, name=folder.name, id=kept.read_text(), resume="allow", dir=folder, config=config
-            )
-        except wandb.Error as error:
-            raise TrainingError(f"metrics.wandb: {error} (WANDB_MODE=offline needs no account)") from error
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._run.log(_numbers(record), step=record["step"])
-
-    def close(self) -> None:
-        self._run.finish()
+    try:
+        import wandb  # Optional extra.
+    except ImportError as error:
+        raise TrainingError("metrics.wandb needs wandb: pip install wandb, or set it to null") from error
+    kept = folder / "wandb_id"
+    if not (resume_step and kept.is_file()):
+        kept.write_text(uuid4().hex)
+    try:
+        run = wandb.init(
+            project=project, name=folder.name, id=kept.read_text(), resume="allow", dir=folder, config=config
+        )
+    except wandb.Error as error:
+        raise TrainingError(f"metrics.wandb: {error} (WANDB_MODE=offline needs no account)") from error
+    try:
+        yield lambda record: run.log(_numbers(record), step=record["step"])
+    finally:
+        run.finish()
 
 
-class ProgressSink:
-    """One line on stderr, overwritten on a terminal, else one line now and then."""
+def _to_stderr(total: int) -> Write:
+    """One line, overwritten on a terminal, else one line now and then."""
+    terminal, printed = sys.stderr.isatty(), 0.0
 
-    def __init__(self, total: int):
-        self._total = total
-        self._terminal = sys.stderr.isatty()
-        self._printed = 0.0
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        last = record["step"] == self._total
-        if "loss" not in record or (not self._terminal and not last and now - self._printed < 10.0):
+    def write(record: Mapping[str, Any]) -> None:
+        nonlocal printed
+        now, last = time.monotonic(), record["step"] == total
+        if "loss" not in record or (not terminal and not last and now - printed < 10.0):
             return
-        self._printed = now
+        printed = now
         mfu = f" · MFU {100 * record['mfu']:.1f} %" if record["mfu"] else ""
-        left = max(self._total - record["step"], 0) * record["seconds"]
+        minutes, seconds = divmod(int(max(total - record["step"], 0) * record["seconds"]), 60)
         line = (
-            f"step {record['step']}/{self._total} · loss {record['loss']:.4f}"
-            f" · {record['tokens_per_second']:,.0f} tok/s{mfu}"
-            f" · {record['memory_gb']:.2f} GB · {int(left // 60)}:{int(left % 60):02d} left"
+            f"step {record['step']}/{total} · loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tok/s{mfu}"
+            f" · {record['memory_gb']:.2f} GB · {minutes}:{seconds:02d} left"
         )
-        print(
-            f"\r\x1b[K{line}" if self._terminal else line,
-            end="" if self._terminal and not last else "\n",
-            file=sys.stderr,
-        )
+        print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal and not last else "\n", file=sys.stderr)
 
-    def close(self) -> None:
-        pass
+    return write
 
 
-def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int) -> list[Sink]:
-    sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", resume_step)]
+def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int, stack: ExitStack) -> list[Write]:
+    """Where the run reports to, until `stack` is closed."""
+    sinks = [stack.enter_context(_to_jsonl(folder / "metrics.jsonl", resume_step))]
     if config.metrics.progress:
-        sinks.append(ProgressSink(total))
+        sinks.append(_to_stderr(total))
     if config.metrics.tensorboard:
-        sinks.append(TensorBoardSink(folder / "tensorboard", resume_step))
+        sinks.append(stack.enter_context(_to_tensorboard(folder / "tensorboard", resume_step)))
     if config.metrics.wandb:
-        sinks.append(WandbSink(config.metrics.wandb, folder, resume_step, msgspec.to_builtins(config)))
+        values = msgspec.to_builtins(config)
+        sinks.append(stack.enter_context(_to_wandb(config.metrics.wandb, folder, resume_step, values)))
     return sinks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,10 +69,8 @@ def join_world(config: TrainConfig) -> World:
     if not dist.is_initialized():
         # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        if size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        else:
-            dist.init_process_group(backend)
+        alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group(backend, **(alone if size == 1 else {}))
     grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
     context_group = grid["cp"].get_group() if context > 1 else None
     whole = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))

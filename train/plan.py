@@ -47,18 +47,18 @@ def plan_steps(config: TrainConfig, lengths: np.ndarray, ranks: int) -> StepsPla
     """Lays out every step of the run for `ranks` ranks, exactly as training will. lengths [samples]."""
     parallel = config.parallel
     per_epoch = steps_per_epoch(len(lengths), config.data)
-    imbalance, waiting, micro, largest, tokens = [], [], 1, 0, 0
-    for step in range(config.epochs * per_epoch):
-        here = lengths[step_samples(config.seed, step, len(lengths), config.data)]
-        layout = lay_out([int(n) for n in here], ranks // parallel.context, parallel.micro_tokens * parallel.context)
-        imbalance.append(layout.imbalance)
-        waiting.append(here.max() / here.mean())
-        micro = max(micro, layout.micro_batches)
-        loads = [layout.tokens(g, m) for g in range(len(layout.micro)) for m in range(layout.micro_batches)]
-        largest = max(largest, -(-max(loads) // parallel.context))
-        tokens += int(here.sum())
+    total = config.epochs * per_epoch
+    steps = [lengths[step_samples(config.seed, step, len(lengths), config.data)] for step in range(total)]
+    limit = parallel.micro_tokens * parallel.context
+    layouts = [lay_out(here.tolist(), ranks // parallel.context, limit) for here in steps]
     return StepsPlan(
-        per_epoch, config.epochs * per_epoch, tokens, np.asarray(imbalance), np.asarray(waiting), micro, largest
+        per_epoch,
+        total,
+        sum(sum(layout.lengths) for layout in layouts),
+        imbalance=np.asarray([layout.imbalance for layout in layouts]),
+        longest_of_step=np.asarray([here.max() / here.mean() for here in steps]),
+        micro_batches=max(layout.micro_batches for layout in layouts),
+        largest_slice=-(-max(layout.largest for layout in layouts) // parallel.context),
     )
 
 
@@ -92,12 +92,8 @@ def state_bytes(config: TrainConfig) -> float:
 def adapter_parameters(config: TrainConfig, arch: Architecture) -> int:
     if config.lora is None:
         return 0
-    q, kv, h, f = (
-        arch.num_heads * arch.head_dim,
-        arch.num_kv_heads * arch.head_dim,
-        arch.hidden_size,
-        arch.intermediate_size,
-    )
+    q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
+    h, f = arch.hidden_size, arch.intermediate_size
     sizes = {
         "q_proj": h + q,
         "k_proj": h + kv,
@@ -120,17 +116,17 @@ def layer_values(arch: Architecture) -> int:
 def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int) -> MemoryPlan:
     """`tokens`: the most that one rank holds in a micro-batch."""
     width = 4 if config.compute.dtype == "float32" else 2
-    if config.lora is None:
-        state = arch.parameters * state_bytes(config) / ranks
-    else:
-        state = (arch.parameters * width + adapter_parameters(config, arch) * state_bytes(config)) / ranks
+    frozen, trained = (
+        (0, arch.parameters) if config.lora is None else (arch.parameters, adapter_parameters(config, arch))
+    )
+    state = (frozen * width + trained * state_bytes(config)) / ranks
     layer = tokens * layer_values(arch) * width
     boundaries = tokens * arch.hidden_size * width * arch.num_layers
     if config.compute.checkpointing == "none":
         boundaries, layer = layer * arch.num_layers, 0
     elif config.compute.checkpointing == "selective":
-        # Attention's output and every second of the seven matmuls: q, v, gate, down.
         q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
+        # Attention's output and every second of the seven matmuls: q, v, gate, down.
         boundaries += tokens * (2 * q + kv + arch.intermediate_size + arch.hidden_size) * width * arch.num_layers
     head = arch.vocab_size * arch.hidden_size
     gradient = 0 if config.lora else arch.layer_parameters * (width + 4)
@@ -165,10 +161,8 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
     """The plan as text."""
     steps = plan_steps(config, lengths, ranks)
     memory = plan_memory(config, arch, ranks, steps.largest_slice)
-    tokens = steps.tokens
-    matmul = (4.0 if config.lora else 6.0) * arch.matmul_parameters
-    epoch_attention = arch.attention_flops([int(n) for n in lengths])
-    attention = epoch_attention * tokens / float(lengths.sum())
+    tokens, matmul = steps.tokens, (4.0 if config.lora else 6.0) * arch.matmul_parameters
+    attention = arch.attention_flops(lengths.tolist()) * tokens / float(lengths.sum())
     total = matmul * tokens + attention
     lines = [
         f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), "
@@ -230,8 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.lengths:
             lengths, source = read_lengths(Path(arguments.lengths)), arguments.lengths
         else:
-            tokenizer = open_tokenizer(config.model, config_file)
-            data = read_dataset(config.data.train, config.data, tokenizer, arch.vocab_size)
+            data = read_dataset(
+                config.data.train, config.data, open_tokenizer(config.model, config_file), arch.vocab_size
+            )
             lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
         print(report(config, arch, lengths, ranks, source))
     except (InputError, OSError) as error:

@@ -42,8 +42,7 @@ def draw(runs: Sequence[Path], output: Path) -> None:
         records = read_metrics(run)
         for axes, (name, title) in zip(panels, PANELS, strict=True):
             line = axes.plot([r["step"] for r in records], [r[name] for r in records], label=run.name, linewidth=1)[0]
-            axes.set_title(title)
-            axes.set_xlabel("step")
+            axes.set(title=title, xlabel="step")
             held = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
             if name == "loss" and held:
                 axes.plot(*zip(*held, strict=True), "o--", color=line.get_color(), label=f"{run.name}, held out")
@@ -65,11 +64,10 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, prog="python -m train.plot", args=argv, description="Draws the curves of runs.")
-    if not arguments.runs:
-        print("train.plot: no run; give at least one run folder", file=sys.stderr)
-        return 2
-    output = arguments.output or arguments.runs[0] / "curves.png"
     try:
+        if not arguments.runs:
+            raise TrainingError("no run; give at least one run folder")
+        output = arguments.output or arguments.runs[0] / "curves.png"
         draw(arguments.runs, output)
     except InputError as error:
         print(f"train.plot: {error}", file=sys.stderr)

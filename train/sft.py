@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from train.errors import TrainingError
 from train.huggingface import export, find_config, initialize, load_weights
 from train.layout import Batch, StepLayout, build_batch, lay_out, target_weights
 from train.lora import add_lora, export_adapter, merge
-from train.metrics import Sink, memory_gb, open_sinks, peak_flops
+from train.metrics import Write, memory_gb, open_sinks, peak_flops
 from train.model import Decoder
 from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
 from train.parallel import DTYPES, World, join_world, leave_world, shard
@@ -96,19 +97,16 @@ class Trainer:
         return model
 
     def lay_out(self, data: Dataset, samples: np.ndarray) -> StepLayout:
-        parallel = self.config.parallel
-        lengths = [int(n) for n in data.lengths[samples]]
-        return lay_out(lengths, self.world.groups, parallel.micro_tokens * self.world.context)
+        limit = self.config.parallel.micro_tokens * self.world.context
+        return lay_out(data.lengths[samples].tolist(), self.world.groups, limit)
 
     def batches(self, data: Dataset, samples: np.ndarray, weights: np.ndarray, layout: StepLayout) -> Iterator[Batch]:
         """This rank's micro-batches of `samples`; some may hold no sample, all ranks have equally many."""
         world = self.world
-        for micro in layout.micro[world.group]:
-            chosen = list(micro)
-            batch = build_batch(
+        for chosen in map(list, layout.micro[world.group]):
+            yield build_batch(
                 data, samples[chosen], weights[chosen], world.context, world.context_rank, self.multiple
-            )
-            yield batch.to(world.device)
+            ).to(world.device)
 
     def backward(self, samples: np.ndarray, layout: StepLayout) -> torch.Tensor:
         """Adds the gradients of the step's loss; returns this rank's part of the loss, a float32 scalar."""
@@ -170,10 +168,9 @@ class Trainer:
     def evaluate(self, data: Dataset) -> float:
         """Mean loss per target token over `data`."""
         loss = torch.zeros((), device=self.world.device)
-        size = self.config.data.batch_size
-        for begin in range(0, len(data), size):
-            samples = np.arange(begin, min(begin + size, len(data)))
-            weights = np.full(len(samples), 1.0 / data.targets.sum())
+        weights = np.full(len(data), 1.0 / data.targets.sum())
+        for begin in range(0, len(data), self.config.data.batch_size):
+            samples = np.arange(len(data))[begin : begin + self.config.data.batch_size]
             for batch in self.batches(data, samples, weights, self.lay_out(data, samples)):
                 loss += self.model(batch)
         return float(self.world.sum(loss))
@@ -196,18 +193,14 @@ class Trainer:
                 f"{self.run} was trained for {start} steps, more than the {self.total_steps} of this configuration; "
                 "raise `epochs` or use another `run` folder"
             )
-        sinks: list[Sink] = []
-        if world.first:
-            config.save(self.run / "config.yaml")
-            sinks = open_sinks(config, self.run, start, self.total_steps)
-            self.announce(start)
-        before = signal.signal(signal.SIGTERM, self.stop)
-        try:
+        with ExitStack() as stack:
+            sinks: list[Write] = []
+            if world.first:
+                config.save(self.run / "config.yaml")
+                sinks = open_sinks(config, self.run, start, self.total_steps, stack)
+                self.announce(start)
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, self.stop))
             saved = self.loop(start, checkpoints, sinks)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            for sink in sinks:
-                sink.close()
         if saved == self.total_steps:
             self.export()
         elif world.first:
@@ -216,32 +209,29 @@ class Trainer:
                 file=sys.stderr,
             )
 
-    def loop(self, start: int, checkpoints: Checkpoints, sinks: list[Sink]) -> int:
+    def loop(self, start: int, checkpoints: Checkpoints, sinks: list[Write]) -> int:
         """Runs steps from `start` on; returns the step of the last checkpoint, which holds all that was done."""
-        config = self.config
-        every = config.checkpoint.every or self.steps_per_epoch
-        heldout_every = config.heldout_every or every
-        saved = start
-        for step in range(start, self.total_steps):
-            record = self.train_step(step)
-            saved = done = step + 1
+        every = self.config.checkpoint.every or self.steps_per_epoch
+        heldout_every = self.config.heldout_every or every
+        done = start
+        while done < self.total_steps and not self.stopping:
+            record = self.train_step(done)
+            done += 1
             last = done == self.total_steps
             if self.heldout is not None and (done % heldout_every == 0 or last):
                 record["heldout_loss"] = self.evaluate(self.heldout)
-            if done % config.metrics.every == 0 or last or "heldout_loss" in record:
-                for sink in sinks:
-                    sink.write(record)
+            if done % self.config.metrics.every == 0 or last or "heldout_loss" in record:
+                for write in sinks:
+                    write(record)
             checkpoints.poll()
             if done % every == 0 or last or self.stopping:
                 checkpoints.save(done, self.model, self.optimizer)
-            if step == start + 2:
+            if done == start + 3:
                 # What exists now lives as long as the run; collections during a step would stall all ranks.
                 gc.collect()
                 gc.freeze()
-            if self.stopping:
-                break
         checkpoints.wait()
-        return saved
+        return done
 
     def export(self) -> None:
         dtype = DTYPES[self.config.checkpoint.export_dtype]

@@ -70,7 +70,7 @@ def test_layout_holds_every_sample_once(lengths: list[int], groups: int, limit: 
     assert len({len(group) for group in layout.micro}) == 1
     for group, part in enumerate(layout.micro):
         for micro, bin_ in enumerate(part):
-            assert len(bin_) <= 1 or layout.tokens(group, micro) <= limit
+            assert len(bin_) <= 1 or layout.loads[group][micro] <= limit
     assert layout.imbalance >= 1 - 1e-9
 
 
