@@ -34,21 +34,27 @@ class Info:
     """Questions the paper counts, of 59,029."""
     parts: tuple[tuple[str | None, str], ...] = ((None, "train"),)
     """(configuration, split) pairs read from the hub."""
+    only: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    """Column -> the values of rows that count; where it holds another, the source's own filter leaves the row out."""
     private: bool = False
     """Its authors ask that its text be published nowhere: no report and no log shows it."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A question as the adapter reads it. `answer` is what an attempt is graded against; None: it cannot be graded."""
+    """A question as the adapter reads it. `answer` is what an attempt is graded against; None: it cannot be graded.
+    Without an `answer_type` it is what `math_type` says of the answer."""
 
     question: str
     solution: str | None = None
     answer: str | None = None
-    answer_type: str = "none"
+    answer_type: str = ""
     cot_type: str = "math"
     family: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answer_type", self.answer_type or math_type(self.answer))
 
 
 @dataclass(frozen=True)
@@ -110,15 +116,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """About how many rows `read` will give, for progress; None where only reading tells (the hub)."""
         if self.hub:
             return self.limit
-        count = sum(row_count(path) for path in files(self.paths))
-        return count if self.limit is None else min(count, self.limit)
+        counts = [sum(map(row_count, files(self.paths))), self.limit]
+        return min(count for count in counts if count is not None)
 
     def refuse_files(self) -> None:
         """For sources that are generated: raises InputError where a setting is given that means nothing there."""
-        names = ("path", "hub", "revision", "rename", "limit")
-        given = [name for name in names if getattr(self, name) not in (None, False, (), {})]
-        if given:
-            raise InputError(f"source {self.label} is generated: {given[0]} means nothing here; leave it out")
+        for name in ("path", "hub", "revision", "rename", "limit"):
+            if getattr(self, name) not in (None, False, (), {}):
+                raise InputError(f"source {self.label} is generated: {name} means nothing here; leave it out")
 
     def version(self) -> str:
         """The revision of the tables: the hub's commit, or the start of the files' SHA-256."""
@@ -136,11 +141,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for configuration, split in self.info.parts:
             yield from datasets.load_dataset(self.info.repo, configuration, split=split, revision=self.revision)
 
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Raises RowError unless the columns are there."""
+    def skip(self, row: Mapping[str, Any]) -> Skip | None:
+        """Whether a value of the row does not count. Raises RowError unless the columns are there."""
         missing = [c for c in self.info.columns if c not in row]
         if missing:
             raise RowError(f"column {missing[0]!r} is missing; the row has {', '.join(map(str, row)) or 'none'}")
+        other = (c for c, values in self.info.only.items() if c in row and row[c] not in values)
+        return next((Skip(c, str(row[c])) for c in other), None)
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         """The question of a row. Raises RowError where the row does not hold one."""
@@ -181,11 +188,8 @@ def latex(value: Fraction) -> str:
 
 def options_text(options: Sequence[str]) -> str:
     """Options one a line, each opened by its letter: "(A) ..."; a letter that is there already is not doubled."""
-    lines = []
-    for letter, option in zip("ABCDEFGHIJ", options, strict=False):
-        body = re.sub(rf"^\(?{letter}[).:]\s*", "", str(option).strip())
-        lines.append(f"({letter}) {body}")
-    return "\n".join(lines)
+    lettered = zip("ABCDEFGHIJ", (str(option).strip() for option in options), strict=False)
+    return "\n".join(f"({letter}) " + re.sub(rf"^\(?{letter}[).:]\s*", "", option) for letter, option in lettered)
 
 
 def key_of(seed: int, value: Any) -> int:

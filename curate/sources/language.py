@@ -10,7 +10,6 @@ from curate.sources.base import (
     Skip,
     Source,
     key_of,
-    math_type,
     optional_text,
     options_text,
     text,
@@ -33,8 +32,7 @@ class AGIEval(Source, frozen=True, kw_only=True, tag="AGIEval"):
     )
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        other = row.get("other")
-        other = other if isinstance(other, Mapping) else {}
+        other = row["other"] if isinstance(row.get("other"), Mapping) else {}
         if other.get("level") is not None and int(other["level"]) < 5:
             return Skip("level", str(other["level"]))
         options, label = row["options"], optional_text(row, "label")
@@ -48,7 +46,7 @@ class AGIEval(Source, frozen=True, kw_only=True, tag="AGIEval"):
             parts.append(options_text(options))
             return Draft("\n".join(parts), solution or label, label, "choice", "english" if row["passage"] else "math")
         answer = optional_text(row, "answer")
-        return Draft("\n".join(parts), solution or answer, answer, math_type(answer), "math")
+        return Draft("\n".join(parts), solution or answer, answer)
 
 
 class Crossword(Source, frozen=True, kw_only=True, tag="xword"):
@@ -59,9 +57,8 @@ class Crossword(Source, frozen=True, kw_only=True, tag="xword"):
     seed: int = 42
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        instruction = optional_text(row, "instruction") or INSTRUCTION
-        answer = text(row, "output")
-        return Draft(f"{instruction} {text(row, 'input')}", answer, answer, "text", "crossword")
+        question = f"{optional_text(row, 'instruction') or INSTRUCTION} {text(row, 'input')}"
+        return Draft(question, answer := text(row, "output"), answer, "text", "crossword")
 
     def chosen(self, drafts: Sequence[tuple[int, Draft]]) -> set[int]:
         order = sorted((key_of(self.seed, draft.question), number) for number, draft in drafts)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from curate.grading.answer_text import last_box
 from curate.normalise import canonical
-from curate.sources.base import Draft, Info, RowError, Skip, Source, math_type, optional_text, text
+from curate.sources.base import Draft, Info, RowError, Skip, Source, optional_text, text
 from curate.table_io import files, read_rows
 from engine.rows_file import BadRow
 
@@ -35,8 +35,7 @@ class NuminaMath(Source, frozen=True, kw_only=True, tag="NuminaMATH", dict=True)
         if subset not in self.subsets and canonical(problem) not in self.listed:
             return Skip("subset", subset)
         solution = text(row, "solution")
-        answer = last_box(solution)
-        return Draft(problem, solution, answer, math_type(answer), meta={"subset": subset})
+        return Draft(problem, solution, last_box(solution), meta={"subset": subset})
 
 
 class Math(Source, frozen=True, kw_only=True, tag="MATH"):
@@ -45,9 +44,8 @@ class Math(Source, frozen=True, kw_only=True, tag="MATH"):
     info: ClassVar[Info] = Info("MATH", "simplescaling/openaimath", "MIT", ("problem", "solution", "answer"), 11_999)
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        answer = optional_text(row, "answer")
         meta = {key: row.get(key) for key in ("subject", "level", "unique_id")}
-        return Draft(text(row, "problem"), text(row, "solution"), answer, math_type(answer), meta=meta)
+        return Draft(text(row, "problem"), text(row, "solution"), optional_text(row, "answer"), meta=meta)
 
 
 class OmniMath(Source, frozen=True, kw_only=True, tag="OmniMath"):
@@ -56,9 +54,8 @@ class OmniMath(Source, frozen=True, kw_only=True, tag="OmniMath"):
     )
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        answer = optional_text(row, "answer")
         meta = {key: row.get(key) for key in ("domain", "difficulty", "source")}
-        return Draft(text(row, "problem"), text(row, "solution"), answer, math_type(answer), meta=meta)
+        return Draft(text(row, "problem"), text(row, "solution"), optional_text(row, "answer"), meta=meta)
 
 
 class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
@@ -74,14 +71,11 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
         ("question", "solution", "final_answer"),
         896,
         tuple((f"{kind}_TO_{subject}_en_COMP", "train") for kind in ("OE", "TP") for subject in ("maths", "physics")),
+        only={"language": ("English", "en"), "modality": ("Text-only",)},
     )
     context: bool = True
 
-    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        if row.get("language", "English") not in ("English", "en"):
-            return Skip("language", str(row["language"]))
-        if row.get("modality", "Text-only") != "Text-only":
-            return Skip("modality", str(row["modality"]))
+    def draft(self, row: Mapping[str, Any]) -> Draft:
         question, context = text(row, "question"), optional_text(row, "context")
         if self.context and context:
             question = f"{context}\n{question}"
@@ -90,15 +84,8 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
             raise RowError("column 'solution' holds no solution; a list of texts is needed")
         answer = "; ".join(str(a).strip().strip("$") for a in answers) or None
         meta = {key: row.get(key) for key in ("subject", "subfield", "question_type", "answer_type", "unit")}
-        subject = str(row.get("subject") or "")
-        return Draft(
-            question,
-            str(solutions[0]),
-            answer,
-            math_type(answer),
-            "science" if "Physics" in subject else "math",
-            meta=meta,
-        )
+        cot_type = "science" if "Physics" in str(row.get("subject")) else "math"
+        return Draft(question, str(solutions[0]), answer, cot_type=cot_type, meta=meta)
 
 
 class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
@@ -122,7 +109,7 @@ class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
             return Skip("year", str(year))
         answer = optional_text(row, "Answer")
         meta = {"year": year, "part": row.get("Part"), "problem": row.get("Problem Number")}
-        return Draft(text(row, "Question"), answer, answer, math_type(answer), meta=meta)
+        return Draft(text(row, "Question"), answer, answer, meta=meta)
 
 
 class TheoremQA(Source, frozen=True, kw_only=True, tag="TheoremQA"):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from curate.grading.answer_text import last_box
-from curate.sources.base import Draft, Info, Skip, Source, math_type, optional_text, text
+from curate.sources.base import Draft, Info, Source, optional_text, text
 
 
 class S1Prob(Source, frozen=True, kw_only=True, tag="s1-prob"):
@@ -15,18 +15,21 @@ class S1Prob(Source, frozen=True, kw_only=True, tag="s1-prob"):
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         solution = text(row, "solution")
-        answer = last_box(solution)
-        return Draft(text(row, "question"), solution, answer, math_type(answer))
+        return Draft(text(row, "question"), solution, last_box(solution))
 
 
 class S1Teasers(Source, frozen=True, kw_only=True, tag="s1-teasers"):
     """Puzzles marked "Hard"."""
 
-    info: ClassVar[Info] = Info("s1-teasers", "simplescaling/s1-teasers", "Apache-2.0", ("question", "solution"), 23)
+    info: ClassVar[Info] = Info(
+        "s1-teasers",
+        "simplescaling/s1-teasers",
+        "Apache-2.0",
+        ("question", "solution"),
+        23,
+        only={"difficulty": (None, "Hard", "hard")},
+    )
 
-    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        if row.get("difficulty") not in (None, "Hard", "hard"):
-            return Skip("difficulty", str(row["difficulty"]))
+    def draft(self, row: Mapping[str, Any]) -> Draft:
         solution = text(row, "solution")
-        answer = optional_text(row, "answer") or last_box(solution) or solution
-        return Draft(text(row, "question"), solution, answer, math_type(answer))
+        return Draft(text(row, "question"), solution, optional_text(row, "answer") or last_box(solution) or solution)

@@ -13,12 +13,11 @@ from curate.sources.generated import Generated, Kind
 def _ruin(rng: Random) -> Draft:
     top, odds = rng.randint(4, 9), Fraction(rng.randint(1, 5), rng.randint(1, 5))
     start = rng.randint(1, top - 1)
-    up = odds / (1 + odds)
     r = 1 / odds
     answer = Fraction(start, top) if r == 1 else (1 - r**start) / (1 - r**top)
     return Draft(
         f"A gambler starts with {start} dollars and bets one dollar at a time, winning each bet independently with "
-        f"probability ${latex(up)}$. The game ends at 0 or at {top} dollars. Compute the probability that it ends at "
+        f"probability ${latex(odds / (1 + odds))}$. The game ends at 0 or at {top} dollars. Compute the probability that it ends at "
         f"{top} dollars.",
         f"Let $r = q/p = {latex(r)}$. With $h(0)=0$ and $h({top})=1$ the equation $h(k) = p\\,h(k+1) + q\\,h(k-1)$ has "
         + (f"the solution $h(k)=k/{top}$" if r == 1 else f"the solution $h(k) = (1-r^k)/(1-r^{{{top}}})$")
@@ -124,7 +123,7 @@ def _poisson(rng: Random) -> Draft:
 
 def _proof(rng: Random) -> Draft:
     m = rng.randint(1, 40)
-    p = rng.choice(
+    question, solution = rng.choice(
         (
             (
                 f"Let $X \\ge 0$ be a random variable with $E X^{{{m}}} < \\infty$. Prove that "
@@ -147,7 +146,7 @@ def _proof(rng: Random) -> Draft:
             ),
         )
     )
-    return Draft(p[0], p[1], None, "none", meta={"kind": "proof"})
+    return Draft(question, solution, meta={"kind": "proof"})
 
 
 class Probability(Generated, frozen=True, kw_only=True, tag="probability"):

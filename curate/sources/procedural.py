@@ -6,7 +6,7 @@ them harder. Every stage gets something to do, on purpose and counted in `meta.s
 questions of an evaluation set, questions with damaged text, questions without a reference.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 
 from curate.families import FAMILIES, Problem, problems
 from curate.families.problem import thinking
-from curate.sources.base import MISSES, Draft, Info, Source, key_of, math_type, options_text
+from curate.sources.base import MISSES, Draft, Info, key_of, math_type, options_text
+from curate.sources.generated import Generated
 from curate.sources.themes import THEMES
 from engine.errors import InputError
 
@@ -31,11 +32,10 @@ PLAIN_CHECK = {"countdown3", "countdown4"}
 """Families with many right answers; their checkers read the numbers of the prompt, whatever words stand around."""
 
 
-class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
+class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
     """`rows` questions of `families` (name -> weight)."""
 
     info: ClassVar[Info] = Info("procedural", "", "Apache-2.0", ())
-    rows: int
     families: dict[str, float]
     style: Literal["plain", "theme", "choice", "program"] = "plain"
     """`plain`: the family's words; `theme`: opened by a subject; `choice`: a theme and options; `program`: a task to
@@ -55,59 +55,38 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
     leak_count: int = 1000
     """Questions of that evaluation set."""
     damaged: int = 0
-    seed: int = 42
 
     def local_files(self) -> list[Path]:
         """The code that makes the questions, in place of files that hold them."""
         return [Path(__file__), Path(__file__).with_name("themes.py"), *family_files()]
 
-    def expected(self) -> int:
-        return self.rows
-
-    def draft(self, row: Mapping[str, Any]) -> Draft:
-        return row["draft"]
-
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The rows; special ones are spread among the others by the seed."""
         self.refuse_files()
-        if self.rows < (seeded := self.copies + self.near_copies + self.leaks + self.damaged + self.unanswered):
+        special = {"copy": self.copies, "near copy": self.near_copies, "leak": self.leaks}
+        special |= {"damaged": self.damaged, "unanswered": self.unanswered}
+        if self.rows < (seeded := sum(special.values())):
             raise InputError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
         unknown = [name for name in self.families if name not in FAMILIES]
         if unknown or not self.families:
-            known = ", ".join(FAMILIES)
-            raise InputError(f"source {self.label}: families names {unknown or 'none'}; known: {known}")
+            raise InputError(f"source {self.label}: families names {unknown or 'none'}; known: {', '.join(FAMILIES)}")
         rng = Random(f"procedural {self.label} {self.seed}")
-        special = ["copy"] * self.copies + ["near copy"] * self.near_copies + ["leak"] * self.leaks
-        special += ["damaged"] * self.damaged + ["unanswered"] * self.unanswered
-        kinds = special + [""] * (self.rows - len(special))
+        kinds = [kind for kind, count in special.items() for _ in range(count)] + [""] * (self.rows - seeded)
         rng.shuffle(kinds)
         fresh = self._fresh(rng)
         earlier: list[Draft] = []
         for number, kind in enumerate(kinds, start=1):
             if kind in ("copy", "near copy") and not earlier:
                 kind = ""  # nothing stands before it that it could copy
-            if kind == "copy":
-                draft = _changed(rng.choice(earlier), kind, lambda text: rng.choice((text.upper(), text + "  ", text)))
-            elif kind == "near copy":
-                draft = _changed(rng.choice(earlier), kind, _nearly(rng))
+            if kind in ("copy", "near copy"):
+                draft = _changed(rng.choice(earlier), kind, rng)
             elif kind == "leak":
-                leaked = _plain(rng.choice(heldout(self.leak_seed, self.leak_count)))
-                draft = _changed(leaked, kind, lambda text: rng.choice((text, text.upper(), text.replace(",", ";"))))
+                draft = _changed(_plain(rng.choice(heldout(self.leak_seed, self.leak_count))), kind, rng)
+            elif kind:
+                draft = _changed(next(fresh), kind, rng)
             else:
                 draft = next(fresh)
-                if kind == "damaged":
-                    draft = _changed(draft, kind, _damaged(rng))
-                elif kind == "unanswered":
-                    draft = replace(
-                        draft,
-                        solution=None,
-                        answer=None,
-                        answer_type="none",
-                        family=None,
-                        meta={**draft.meta, "seeded": kind},
-                    )
-                else:
-                    earlier.append(draft)
+                earlier.append(draft)
             yield number, {"draft": draft}
 
     def _fresh(self, rng: Random) -> Iterator[Draft]:
@@ -121,8 +100,7 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
                     f"source {self.label}: {len(seen)} questions are all that these settings allow; ask for fewer "
                     "rows, or more families, a wider part or a lower least_waits"
                 )
-            family = FAMILIES[rng.choices(names, weights)[0]]
-            problem = family.make(rng)
+            problem = FAMILIES[rng.choices(names, weights)[0]].make(rng)
             if problem is None or problem.split != "train" or problem.difficulty < self.least_waits:
                 continue
             if problem.prompt in seen:
@@ -135,9 +113,8 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
             yield _plain(problem) if plain else self._styled(problem, rng)
 
     def _styled(self, problem: Problem, rng: Random) -> Draft:
-        code, opening = rng.choice(THEMES)
-        meta = _meta(problem) | {"theme": code}
-        solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
+        plain, (code, opening) = _plain(problem), rng.choice(THEMES)
+        meta, question = {**plain.meta, "theme": code}, f"{opening} {problem.prompt}"
         if self.style == "program":
             question = (
                 f"{opening} Write a program that reads the numbers of the following task from standard input "
@@ -149,14 +126,13 @@ class Procedural(Source, frozen=True, kw_only=True, tag="procedural"):
             options = [str(v) for v in rng.sample([v for v in range(max(0, value - 9), value + 10) if v != value], 3)]
             options.insert(rng.randrange(4), problem.answer)
             letter = "ABCD"[options.index(problem.answer)]
-            question = f"{opening} {problem.prompt}\n{options_text(options)}"
-            return Draft(question, f"{thinking(problem)}\nAnswer: {letter}", letter, "choice", "math", None, meta)
-        question = f"{opening} {problem.prompt}"
+            solution = f"{thinking(problem)}\nAnswer: {letter}"
+            return Draft(f"{question}\n{options_text(options)}", solution, letter, "choice", meta=meta)
         if problem.family in PLAIN_CHECK:
-            return Draft(question, solution, problem.answer, "family", "math", problem.family, meta)
+            return replace(plain, question=question, meta=meta)
         # What is no number (a time, names in order) has one right spelling, as the families' own checkers have it.
         answer_type = "number" if math_type(problem.answer) == "number" else "exact"
-        return Draft(question, solution, problem.answer, answer_type, "math", None, meta)
+        return replace(plain, question=question, answer_type=answer_type, family=None, meta=meta)
 
 
 def family_files() -> list[Path]:
@@ -170,23 +146,21 @@ def heldout(seed: int, count: int) -> tuple[Problem, ...]:
     return tuple(islice(problems("heldout", seed), count))
 
 
-def _meta(problem: Problem) -> dict[str, Any]:
-    return {"family": problem.family, "waits": problem.difficulty}
-
-
 def _plain(problem: Problem) -> Draft:
     solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
-    return Draft(problem.prompt, solution, problem.answer, "family", "math", problem.family, _meta(problem))
+    meta = {"family": problem.family, "waits": problem.difficulty}
+    return Draft(problem.prompt, solution, problem.answer, "family", "math", problem.family, meta)
 
 
-def _changed(draft: Draft, seeded: str, change: Callable[[str], str]) -> Draft:
-    return replace(draft, question=change(draft.question), meta={**draft.meta, "seeded": seeded})
-
-
-def _damaged(rng: Random) -> Callable[[str], str]:
-    return lambda text: f"{text}\n{rng.choice(FACES)}"
-
-
-def _nearly(rng: Random) -> Callable[[str], str]:
-    """A change that leaves nearly all word n-grams as they are."""
-    return lambda text: rng.choice((f"Now: {text}", f"{text} Please!"))
+def _changed(draft: Draft, seeded: str, rng: Random) -> Draft:
+    """`draft` as a row of the kind `seeded`; a near copy keeps nearly all word n-grams."""
+    old, meta = draft.question, {**draft.meta, "seeded": seeded}
+    if seeded == "unanswered":
+        return Draft(old, cot_type=draft.cot_type, meta=meta)
+    changes = {
+        "copy": (old.upper(), old + "  ", old),
+        "near copy": (f"Now: {old}", f"{old} Please!"),
+        "leak": (old, old.upper(), old.replace(",", ";")),
+        "damaged": tuple(f"{old}\n{face}" for face in FACES),
+    }
+    return replace(draft, question=rng.choice(changes[seeded]), meta=meta)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from curate.sources.base import Draft, Info, Skip, Source, optional_text, text
+from curate.sources.base import Draft, Info, Source, optional_text, text
 
 
 class USACO(Source, frozen=True, kw_only=True, tag="USACO"):
@@ -28,13 +28,10 @@ class LiveCodeBench(Source, frozen=True, kw_only=True, tag="LiveCodeBench"):
         ("question_content", "difficulty"),
         151,
         (("release_v3", "test"),),
+        only={"difficulty": ("hard",)},
     )
 
-    def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        if row["difficulty"] != "hard":
-            return Skip("difficulty", str(row["difficulty"]))
-        question, starter = text(row, "question_content"), optional_text(row, "starter_code")
-        if starter:
-            question += f"\n\n{starter}"
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        parts = (text(row, "question_content"), optional_text(row, "starter_code"))
         meta = {"id": row.get("question_id"), "platform": row.get("platform")}
-        return Draft(question, cot_type="coding", meta=meta)
+        return Draft("\n\n".join(filter(None, parts)), cot_type="coding", meta=meta)

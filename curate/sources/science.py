@@ -13,7 +13,6 @@ from curate.sources.base import (
     Skip,
     Source,
     key_of,
-    math_type,
     optional_text,
     options_text,
     row_random,
@@ -35,37 +34,24 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
         ("problem", "subject", "language", "modality"),
         4_250,
         tuple((subject, split) for subject in SUBJECTS for split in ("test", "val")),
+        only={"language": ("EN",), "modality": ("text-only",)},
     )
-    choices: ClassVar[frozenset[str]] = frozenset({"SC", "MC"})
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        if row["language"] != "EN":
-            return Skip("language", str(row["language"]))
-        if row["modality"] != "text-only" or row.get("figure_exists"):
+        if row.get("figure_exists"):
             return Skip("modality", str(row["modality"]))
         answer, kind = row.get("answer"), str(row.get("answer_type") or "")
         if isinstance(answer, (list, tuple)):
             answer = ", ".join(map(str, answer))
         answer = optional_text({"answer": answer}, "answer")
-        answer_type = (
-            "none"
-            if answer is None
-            else "choice"
-            if kind in self.choices
-            else "code"
-            if kind == "CODE"
-            else "text"
-            if kind in ("TF", "OT")
-            else math_type(answer)
-        )
+        types = {"SC": "choice", "MC": "choice", "CODE": "code", "TF": "text", "OT": "text"}
         subject = str(row["subject"])
-        cot_type = {"Math": "math", "CS": "coding"}.get(subject, "science")
         return Draft(
             text(row, "problem"),
             optional_text(row, "solution"),
             answer,
-            answer_type,
-            cot_type,
+            types.get(kind, "") if answer else "none",
+            {"Math": "math", "CS": "coding"}.get(subject, "science"),
             meta={"subject": subject, "answer_type": kind, "id": row.get("id")},
         )
 
@@ -76,9 +62,8 @@ class JEEBench(Source, frozen=True, kw_only=True, tag="JEEBench"):
     )
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        gold, kind = optional_text(row, "gold"), str(row["type"])
-        answer_type = "none" if gold is None else "choice" if kind.startswith("MCQ") else math_type(gold)
-        subject = str(row["subject"])
+        gold, kind, subject = optional_text(row, "gold"), str(row["type"]), str(row["subject"])
+        answer_type = "choice" if gold and kind.startswith("MCQ") else ""
         cot_type = "math" if subject == "math" else "science"
         return Draft(text(row, "question"), gold, gold, answer_type, cot_type, meta={"subject": subject, "type": kind})
 
@@ -119,8 +104,7 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
         row_random(self.seed, record).shuffle(options)
         letter = "ABCD"[options.index(correct)]
         question = f"{text(row, 'Question')}\n{options_text(options)}"
-        explanation = optional_text(row, "Explanation") or ""
-        solution = f"{explanation}\nAnswer: {letter}".strip()
+        solution = f"{optional_text(row, 'Explanation') or ''}\nAnswer: {letter}".strip()
         meta = {"id": record, "subdomain": row.get("Subdomain")}
         return Draft(question, solution, letter, "choice", "science", meta=meta)
 
@@ -148,7 +132,7 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
             return Skip("no_answer", "the split keeps its answers back")
         if row.get("type") not in (None, "multiple-choice", "filling", "judge"):
             raise RowError(f"column 'type' is {row['type']!r}; multiple-choice, filling or judge is known")
-        answer_type = {"multiple-choice": "choice", "judge": "text"}.get(str(row.get("type")), math_type(answer))
+        answer_type = {"multiple-choice": "choice", "judge": "text"}.get(str(row.get("type")), "")
         meta = {"task": row["task_name"], "topic": row["topic"], "category": row.get("category")}
         return Draft(text(row, "question"), answer, answer, answer_type, "science", meta=meta)
 

@@ -1,5 +1,6 @@
 """s1-teasers in kind: puzzles as they are set in interviews for quantitative trading, with solutions and answers."""
 
+import itertools
 import math
 from fractions import Fraction
 from random import Random
@@ -42,9 +43,7 @@ def _bottles(rng: Random) -> Draft:
 
 def _weighing(rng: Random) -> Draft:
     coins = rng.randint(10, 2000)
-    answer = 0
-    while 3**answer < coins:
-        answer += 1
+    answer = next(n for n in itertools.count() if 3**n >= coins)
     return Draft(
         f"Among {coins} coins one is heavier than the others, which are all alike. How many weighings on a "
         f"balance with "
@@ -60,11 +59,10 @@ def _weighing(rng: Random) -> Draft:
 
 def _rerolls(rng: Random) -> Draft:
     sides, rolls = rng.randint(4, 12), rng.randint(2, 4)
-    value = Fraction(sides + 1, 2)
-    steps = [value]
-    for _ in range(rolls - 1):
-        value = sum((max(Fraction(face), value) for face in range(1, sides + 1)), start=Fraction(0)) / sides
-        steps.append(value)
+    steps = [Fraction(sides + 1, 2)]
+    while len(steps) < rolls:
+        steps.append(sum((max(Fraction(face), steps[-1]) for face in range(1, sides + 1)), start=Fraction(0)) / sides)
+    value = steps[-1]
     return Draft(
         f"You roll a fair die with {sides} sides (1 to {sides}) up to {rolls} times. After each roll you "
         f"may stop and are "
@@ -79,8 +77,7 @@ def _rerolls(rng: Random) -> Draft:
 
 
 def _bridge(rng: Random) -> Draft:
-    times = sorted(rng.sample(range(1, 25), 4))
-    a, b, c, d = times
+    a, b, c, d = sorted(rng.sample(range(1, 25), 4))
     answer = min(a + 3 * b + d, 2 * a + b + c + d)
     return Draft(
         f"Four people need {a}, {b}, {c} and {d} minutes to cross a bridge at night. At most two may be on "

@@ -33,8 +33,7 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
             dropped[number] = ("malformed", row.reason if private else f"{row.reason}: {row.raw}")
             continue
         try:
-            source.check(row)
-            draft = source.draft(row)
+            draft = source.skip(row) or source.draft(row)
             if isinstance(draft, Draft):
                 _check(draft)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
