@@ -16,7 +16,7 @@ MOST_WORDS = 6
 
 LETTERS = "ABCDEFGHIJ"
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True))
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SYMBOLS = {
     "\N{MINUS SIGN}": "-",
     "\N{EN DASH}": "-",
@@ -88,27 +88,21 @@ class Extracted:
     rule: str
 
 
+_BOX = re.compile(r"\\(?:boxed|fbox)( *\{)?")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
 def last_box(text: str) -> str | None:
     r"""What the last balanced `\boxed{...}` or `\fbox{...}` holds; a box that never closes is passed over."""
     end = len(text)
-    while (at := max(text.rfind(r"\boxed", 0, end), text.rfind(r"\fbox", 0, end))) >= 0:
-        start = at + (6 if text.startswith(r"\boxed", at) else 5)
-        while start < len(text) and text[start] == " ":
-            start += 1
-        if start < len(text) and text[start] == "{":
-            depth, position, limit = 0, start, end if end < len(text) else len(text)
-            # Bounded by the next box: nested boxes cannot make this quadratic, and the outer one is not wanted.
-            while position < limit:
-                if text[position] == "\\":
-                    position += 1
-                elif text[position] == "{":
-                    depth += 1
-                elif text[position] == "}":
-                    depth -= 1
-                    if depth == 0:
-                        return text[start + 1 : position].strip()
-                position += 1
-        end = at
+    for box in reversed(list(_BOX.finditer(text))):
+        depth = 0
+        # Bounded by the next box: nested boxes cannot make this quadratic, and the outer one is not wanted.
+        for mark in _BRACE.finditer(text, box.end() - 1 if box[1] else end, end):
+            depth += {"{": 1, "}": -1}.get(mark[0], 0)
+            if depth == 0:
+                return text[box.end() : mark.start()].strip()
+        end = box.start()
     return None
 
 
@@ -168,32 +162,33 @@ def only_number(text: str) -> str | None:
 
 def _fold(text: str) -> str:
     """Unicode to what LaTeX would say. NFKC alone would make 2² into 22; digits of other scripts are left alone."""
-    out: list[str] = []
-    raised = False
-    for char in text:
-        if char in _SUPERSCRIPTS:
-            out.append(_SUPERSCRIPTS[char] if raised else "^{" + _SUPERSCRIPTS[char])
-            raised = True
-            continue
-        if raised:
-            out.append("}")
-            raised = False
-        if char in _SYMBOLS:
-            if char in "½⅓¼¾⅔" and out and out[-1].isdigit():
-                out.append(" ")
-            out.append(_SYMBOLS[char])
-        elif ord(char) < 128:
-            out.append(char)
-        else:
-            out.append(unicodedata.normalize("NFKC", char))
-    return "".join(out) + ("}" if raised else "")
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda raised: "^{" + raised[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"(?<=\d)(?=[½⅓¼¾⅔])", " ", text)
+    return "".join(_SYMBOLS.get(char) or unicodedata.normalize("NFKC", char) for char in text)
 
 
 _DROPPED = re.compile(
     r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle|quad|qquad|limits)(?![A-Za-z])"
     r"|\\[!,;:> ]|~|\\\$|\$|\\\(|\\\)|\\\[|\\\]"
 )
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_ONE_SPELLING = (
+    (_DROPPED, " "),
+    (re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"(\\frac\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\\sqrt\s*(\d|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
+    (re.compile(r"\\(?:leq|leqslant)(?![A-Za-z])"), r"\\le"),
+    (re.compile(r"\\(?:geq|geqslant)(?![A-Za-z])"), r"\\ge"),
+    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?"), " degree"),
+    (re.compile(r"\\(?:degree|deg)(?![A-Za-z])"), " degree"),
+    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
+    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\s+"), " "),
+)
+"""(what is written, in place of it), in this order."""
 
 
 def normalise(text: str) -> str:
@@ -203,20 +198,9 @@ def normalise(text: str) -> str:
     '\\frac{1}{2}'
     """
     text = _fold(text)
-    text = _DROPPED.sub(" ", text)
-    text = _TEXT_COMMAND.sub(r" \1 ", text)
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
-    text = re.sub(r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}", text)
-    text = re.sub(r"\\sqrt\s*(\d|[a-z](?![a-z]))", r"\\sqrt{\1}", text)
-    text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", text)
-    text = re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text)
-    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " degree", text)
-    text = re.sub(r"\\(?:degree|deg)(?![A-Za-z])", " degree", text)
-    text = re.sub(r"\\lbrace(?![A-Za-z])", r"\\{", re.sub(r"\\rbrace(?![A-Za-z])", r"\\}", text))
-    text = text.replace(r"\%", "%")
-    text = re.sub(r"\s+", " ", text).strip()
+    for pattern, instead in _ONE_SPELLING:
+        text = pattern.sub(instead, text)
+    text = text.strip()
     return text.rstrip(".").strip() if not text.endswith("...") else text
 
 
@@ -259,8 +243,10 @@ _DECIMAL = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d{1,3}(?:\{,\}\d{3})+|\d{1,3
 _SCIENTIFIC = re.compile(
     r"(.*?)(?:[eE]([+-]?\d{1,3})|\s*(?:\\times|\\cdot|x|\*)\s*10\s*\^\s*\{?\s*([+-]?\d{1,3})\s*\}?)"
 )
-_FRACTION = re.compile(r"([+-]?)\s*(?:(\d+)\s+)?(?:(\d+)\s*/\s*(\d+)|\\frac\{\s*(-?\d+)\s*\}\{\s*(\d+)\s*\})")
-_MIXED_TIGHT = re.compile(r"([+-]?)(\d+)\\frac\{(\d+)\}\{(\d+)\}")
+_FRACTION = re.compile(
+    r"([+-]?)\s*(?:(\d+)(?:\s+|(?=\\frac\{\d+\}\{\d+\})))?"
+    r"(?:(\d+)\s*/\s*(\d+)|\\frac\{\s*(-?\d+)\s*\}\{\s*(\d+)\s*\})"
+)
 LONGEST_NUMBER = 200
 
 
@@ -272,21 +258,16 @@ def plain_number(text: str) -> Number | None:
     text = normalise(text)
     if not text or len(text) > LONGEST_NUMBER or not text.isascii() or not any(c.isdigit() for c in text):
         return None
-    unit = ""
-    if text.endswith("%"):
-        text, unit = text[:-1].strip(), "%"
-    else:
-        text, unit = split_unit(text)
-        unit = "%" if unit == "percent" else unit
+    text, unit = (text[:-1].strip(), "%") if text.endswith("%") else split_unit(text)
+    unit = "%" if unit == "percent" else unit
     text = re.sub(r"^([+-]?)\s+", r"\1", text)
-    mixed = _MIXED_TIGHT.fullmatch(text)
-    if mixed:
-        sign, whole, top, bottom = mixed.groups()
-        return _fraction(sign, whole, top, bottom, unit)
-    fraction = _FRACTION.fullmatch(text)
-    if fraction:
-        sign, whole, top, bottom, frac_top, frac_bottom = fraction.groups()
-        return _fraction(sign, whole, top or frac_top, bottom or frac_bottom, unit)
+    if fraction := _FRACTION.fullmatch(text):
+        sign, whole, *parts = fraction.groups()
+        top, bottom = (int(part) for part in parts if part)
+        if bottom == 0:
+            return None
+        value = int(whole or 0) + Fraction(top, bottom)
+        return Number(-value if sign == "-" else value, None, unit)
     exponent = 0
     scientific = _SCIENTIFIC.fullmatch(text)
     if scientific and scientific[1]:
@@ -301,13 +282,6 @@ def plain_number(text: str) -> Number | None:
     return Number(-value if sign == "-" else value, max(0, len(part) - exponent), unit)
 
 
-def _fraction(sign: str, whole: str | None, top: str, bottom: str, unit: str) -> Number | None:
-    if int(bottom) == 0:
-        return None
-    value = int(whole or 0) + Fraction(int(top), int(bottom))
-    return Number(-value if sign == "-" else value, None, unit)
-
-
 LEAST_DECIMALS = 6
 """A decimal with at least this many places may stand for a fraction that it rounds."""
 
@@ -320,26 +294,20 @@ def same_number(gold: Number, given: Number) -> bool:
     question: 50% is 0.5 and, where one side leaves the sign out, 50. Units on both sides have to agree; one side may
     leave its unit out.
     """
-    if gold.unit == given.unit or "%" not in (gold.unit, given.unit):
-        if gold.unit and given.unit and gold.unit != given.unit:
-            return False
-        return _same_value(gold, given)
-    hundredth = Fraction(1, 100)
     if gold.unit and given.unit:
-        return False
-    left = Number(gold.value * hundredth, _shift(gold), "") if gold.unit == "%" else gold
-    right = Number(given.value * hundredth, _shift(given), "") if given.unit == "%" else given
-    return _same_value(gold, given) or _same_value(left, right)
+        return gold.unit == given.unit and _same_value(gold, given)
+    return _same_value(gold, given) or _same_value(_applied(gold), _applied(given))
 
 
-def _shift(number: Number) -> int | None:
-    return None if number.decimals is None else number.decimals + 2
+def _applied(number: Number) -> Number:
+    """The number with its percent sign, if it has one, applied."""
+    if number.unit != "%":
+        return number
+    return Number(number.value / 100, None if number.decimals is None else number.decimals + 2, "")
 
 
 def _same_value(a: Number, b: Number) -> bool:
-    if a.value == b.value:
-        return True
     fraction, decimal = (a, b) if a.decimals is None else (b, a)
-    if fraction.decimals is not None or decimal.decimals is None or decimal.decimals < LEAST_DECIMALS:
-        return False
-    return abs(fraction.value - decimal.value) * 2 <= Fraction(1, 10**decimal.decimals)
+    places = (decimal.decimals or 0) if fraction.decimals is None else 0
+    rounded = places >= LEAST_DECIMALS and abs(a.value - b.value) * 2 <= Fraction(1, 10**places)
+    return a.value == b.value or rounded

@@ -14,7 +14,6 @@ from typing import Self
 from curate.families import FAMILIES, check
 from curate.grading.answer_text import (
     LETTERS,
-    Extracted,
     extract,
     normalise,
     only_number,
@@ -171,22 +170,21 @@ class Grader:
             return Grade(None, "ungradable", None, "no reference answer")
         free = not self._strict
         found = extract(item.answer, free and kind is AnswerKind.NUMBER, free and kind is AnswerKind.CHOICE)
-        if found.text is None:
+        answer = found.text
+        if answer is None:
             return Grade(False, "no_answer", None)
-        if len(found.text) > LONGEST_ANSWER:
-            detail = f"{len(found.text):,} characters; at most {LONGEST_ANSWER:,} are compared"
-            return Grade(False, "too_long", found.text[:80], detail)
+        if len(answer) > LONGEST_ANSWER:
+            detail = f"{len(answer):,} characters; at most {LONGEST_ANSWER:,} are compared"
+            return Grade(False, "too_long", answer[:80], detail)
         if kind is AnswerKind.FAMILY:
-            return _family(item, found)
+            return _family(item, answer, found.rule)
         reference = reference_answer(item)
         if kind is AnswerKind.CHOICE:
-            return _choice(item, reference, found)
-        if squeeze(reference) == squeeze(found.text):
-            return Grade(True, f"{found.rule}/string", found.text)
+            return _choice(item, reference, answer, found.rule)
+        if squeeze(reference) == squeeze(answer):
+            return Grade(True, f"{found.rule}/string", answer)
         if kind in (AnswerKind.TEXT, AnswerKind.EXACT):
-            return _text(reference, found, kind)
-        assert found.text is not None
-        answer = found.text
+            return _text(reference, answer, found.rule, kind)
         if kind is AnswerKind.NUMBER and plain_number(answer) is None:
             answer = only_number(answer) or answer
         gold, given = plain_number(reference), plain_number(answer)
@@ -214,12 +212,11 @@ def guess_kind(item: Item) -> AnswerKind:
     return AnswerKind.TEXT if letters and not re.search(r"[\\^_=]", reference) else AnswerKind.LATEX
 
 
-def _family(item: Item, found: Extracted) -> Grade:
-    assert found.text is not None
+def _family(item: Item, answer: str, rule: str) -> Grade:
     try:
-        return Grade(check(item.family, item.prompt, found.text), f"{found.rule}/family", found.text)
+        return Grade(check(item.family, item.prompt, answer), f"{rule}/family", answer)
     except (ArithmeticError, MemoryError, RecursionError, ValueError) as error:
-        return Grade(False, f"{found.rule}/grader_error", found.text, f"{type(error).__name__}: {error}"[:300])
+        return Grade(False, f"{rule}/grader_error", answer, f"{type(error).__name__}: {error}"[:300])
 
 
 _OPTION = re.compile(rf"(?:^|(?<=\s))(?:\(([{LETTERS}])\)|([{LETTERS}])[).:](?=\s)|(?<=\n)([{LETTERS}])[).])")
@@ -258,29 +255,25 @@ def letter_of(text: str, prompt: str = "") -> tuple[str | None, str]:
     return (same[0], "option_text") if len(same) == 1 else (None, "no_answer")
 
 
-def _choice(item: Item, reference: str, found: Extracted) -> Grade:
+def _choice(item: Item, reference: str, answer: str, rule: str) -> Grade:
     gold, _ = letter_of(reference, item.prompt)
     if gold is None:
-        return Grade(None, "ungradable", found.text, f"the reference {reference[:80]!r} names no option")
-    if found.rule == "last_letter" and len(item.answer) <= LONGEST_ANSWER:
-        whole = item.answer.strip()  # an option in full, or a letter that leads, says more than the last one in it
-        found = Extracted(whole, "whole") if letter_of(whole, item.prompt)[0] is not None else found
-    assert found.text is not None
-    given, by = letter_of(found.text, item.prompt)
-    if given is None and options(item.prompt).get(gold) == squeeze(found.text).lower():
+        return Grade(None, "ungradable", answer, f"the reference {reference[:80]!r} names no option")
+    whole = item.answer.strip()  # an option in full, or a letter that leads, says more than the last one in it
+    if rule == "last_letter" and len(item.answer) <= LONGEST_ANSWER and letter_of(whole, item.prompt)[0] is not None:
+        answer, rule = whole, "whole"
+    given, by = letter_of(answer, item.prompt)
+    if given is None and options(item.prompt).get(gold) == squeeze(answer).lower():
         given, by = gold, "option_text"  # listed twice; AQuA has such questions
     if given is None:
-        return Grade(False, "no_answer", found.text, "no option letter and no option's text")
-    return Grade(given == gold, f"{found.rule}/{by}", given)
+        return Grade(False, "no_answer", answer, "no option letter and no option's text")
+    return Grade(given == gold, f"{rule}/{by}", given)
 
 
-def _text(reference: str, found: Extracted, kind: AnswerKind) -> Grade | _Words:
-    assert found.text is not None
-
-    def plain(text: str) -> str:
-        return re.sub(r"\W+", " ", re.sub(r"\b(?:the|a|an)\b", " ", normalise(text).casefold())).strip()
-
-    same = bool(plain(reference)) and plain(reference) == plain(found.text)
-    if same or kind is AnswerKind.EXACT:
-        return Grade(same, f"{found.rule}/{kind.value}", found.text)
-    return _Words(found.text)
+def _text(reference: str, answer: str, rule: str, kind: AnswerKind) -> Grade | _Words:
+    articles = re.compile(r"\b(?:the|a|an)\b")
+    gold, given = (
+        re.sub(r"\W+", " ", articles.sub(" ", normalise(text).casefold())).strip() for text in (reference, answer)
+    )
+    same = bool(gold) and gold == given
+    return Grade(same, f"{rule}/{kind.value}", answer) if same or kind is AnswerKind.EXACT else _Words(answer)

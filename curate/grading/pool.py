@@ -30,14 +30,10 @@ class Verdict:
     detail: str
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with this package importable from whatever directory the caller works in."""
-    path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-
-
 class _Worker:
     def __init__(self, time_limit_s: float, memory_limit_mb: int) -> None:
+        # This package is importable there from whatever directory the caller works in.
+        path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -50,7 +46,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
         self.ready = False
         self.deadline = time.monotonic() + START_LIMIT_S
@@ -103,32 +99,26 @@ class Pool:
         Raises:
             RuntimeError: a process cannot start: math-verify is missing, or the memory limit is below SymPy's need.
         """
-        verdicts: list[Verdict | None] = [None] * len(pairs)
+        verdicts: dict[int | None, Verdict] = {}
         waiting = list(range(len(pairs)))[::-1]
         try:
             while len(self._workers) < min(self._size, len(pairs)):
                 self._workers.append(_Worker(self._time_limit, self._memory_limit))
-            for worker in self._workers:
-                if worker.ready and waiting:
-                    task = waiting.pop()
-                    worker.send(task, pairs[task], self._time_limit)
-            left = len(pairs)
-            while left:
-                for worker in self._wait():
-                    done, verdict = self._read(worker)
-                    if done is not None:
-                        verdicts[done] = verdict
-                        left -= 1
-                for i, worker in enumerate(self._workers):
-                    if worker.process.returncode is not None:
-                        self._workers[i] = worker = _Worker(self._time_limit, self._memory_limit)
+            while len(verdicts) < len(pairs):
+                for worker in self._workers:
                     if worker.ready and worker.task is None and waiting:
                         task = waiting.pop()
                         worker.send(task, pairs[task], self._time_limit)
+                for worker in self._wait():
+                    task, verdict = self._read(worker)
+                    if verdict is not None:
+                        verdicts[task] = verdict
+                    if worker.process.returncode is not None:
+                        self._workers[self._workers.index(worker)] = _Worker(self._time_limit, self._memory_limit)
         except BaseException:
             self.close()
             raise
-        return [verdict for verdict in verdicts if verdict is not None]
+        return [verdicts[task] for task in range(len(pairs))]
 
     def _wait(self) -> list[_Worker]:
         """Workers with something to read or past their deadline."""

@@ -6,6 +6,7 @@ may be killed: SymPy can take any time and memory.
 """
 
 import re
+from itertools import accumulate
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
@@ -45,12 +46,16 @@ LONGEST_SET = 8
 """Sets with more elements are compared element by element in sorted order only."""
 
 
+def _step(char: str) -> int:
+    """How many brackets deeper a character leads."""
+    return (char in "([{") - (char in ")]}")
+
+
 def split_top(text: str) -> list[str]:
     """`text` split at the commas (and semicolons) outside all brackets; thousands separators are left in."""
     parts, depth, start = [], 0, 0
     for i, char in enumerate(text):
-        depth += char in "([{"
-        depth -= char in ")]}"
+        depth += _step(char)
         thousands = char == "," and re.match(r"\d{3}(?!\d)", text[i + 1 :]) and i and text[i - 1].isdigit()
         if char in ",;" and depth == 0 and not thousands:
             parts.append(text[start:i])
@@ -61,14 +66,9 @@ def split_top(text: str) -> list[str]:
 def brackets(text: str) -> tuple[str, str]:
     """(the brackets around all of a normalised text, what they hold); ("", text) where there are none."""
     text = text.strip().replace(r"\{", "{").replace(r"\}", "}")
-    if len(text) < 2 or text[0] not in "([{" or text[-1] not in ")]}":
+    outside = len(text) < 2 or text[0] not in "([{" or text[-1] not in ")]}"
+    if outside or 0 in accumulate(map(_step, text[:-1])):
         return "", text
-    depth = 0
-    for i, char in enumerate(text):
-        depth += char in "([{"
-        depth -= char in ")]}"
-        if depth == 0 and i < len(text) - 1:
-            return "", text
     return text[0] + text[-1], text[1:-1]
 
 
@@ -111,14 +111,10 @@ def _lists(gold: str, given: str, depth: int) -> tuple[bool, str] | None:
     """The verdict on tuples, intervals, sets and bare lists; None where neither side is one."""
     if depth > 3 or any(t in gold + given for t in (r"\cup", r"\cap", "matrix", r"\pm", r"\le", r"\ge", "<", ">")):
         return None
-    gold, given = _JOINED.sub(", ", gold), _JOINED.sub(", ", given)
-    kinds, parts = [], []
-    for text in (gold, given):
-        named = _NAMED.fullmatch(text)
-        name, right_side = named.groups() if named else (None, text)
-        kind, inside = brackets(right_side if name else text)
-        kinds.append(kind)
-        parts.append(split_top(inside))
+    kinds, insides = zip(
+        *(brackets(_NAMED.sub(r"\2", _JOINED.sub(", ", text), 1)) for text in (gold, given)), strict=True
+    )
+    parts = [split_top(inside) for inside in insides]
     if len(parts[0]) == 1 and len(parts[1]) == 1:
         if kinds[0] == kinds[1] or any(kind not in ("{}", "") for kind in kinds):
             return None

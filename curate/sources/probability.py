@@ -17,8 +17,8 @@ def _ruin(rng: Random) -> Draft:
     answer = Fraction(start, top) if r == 1 else (1 - r**start) / (1 - r**top)
     return Draft(
         f"A gambler starts with {start} dollars and bets one dollar at a time, winning each bet independently with "
-        f"probability ${latex(odds / (1 + odds))}$. The game ends at 0 or at {top} dollars. Compute the probability that it ends at "
-        f"{top} dollars.",
+        f"probability ${latex(odds / (1 + odds))}$. The game ends at 0 or at {top} dollars. Compute the probability "
+        f"that it ends at {top} dollars.",
         f"Let $r = q/p = {latex(r)}$. With $h(0)=0$ and $h({top})=1$ the equation $h(k) = p\\,h(k+1) + q\\,h(k-1)$ has "
         + (f"the solution $h(k)=k/{top}$" if r == 1 else f"the solution $h(k) = (1-r^k)/(1-r^{{{top}}})$")
         + f". At $k={start}$ this is $\\boxed{{{latex(answer)}}}$.",
