@@ -110,35 +110,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in parts:
             prog = f"python -m bench.evaluate {arguments[0]}"
-            options = tyro.cli(FolderOptions, prog=prog, args=arguments[1:], description=__doc__)
-            parts[arguments[0]](options)
+            parts[arguments[0]](tyro.cli(FolderOptions, prog=prog, args=arguments[1:], description=__doc__))
             return 0
         if arguments and arguments[0] == "compare":
             pair = tyro.cli(CompareOptions, prog="python -m bench.evaluate compare", args=arguments[1:])
             print(compare.text(pair.folder, pair.other))
             return 0
-        run_options = tyro.cli(RunOptions, prog="python -m bench.evaluate", args=arguments, description=__doc__)
-        return _run(run_options)
-    except InputError as error:
+        _run(tyro.cli(RunOptions, prog="python -m bench.evaluate", args=arguments, description=__doc__))
+        return 0
+    except (InputError, EngineDead, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (EngineDead, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it ended", file=sys.stderr)
         return 130
 
 
-def _run(options: RunOptions) -> int:
+def _run(options: RunOptions) -> None:
     what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
     for file in options.write:
         insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
-    folder, keep = options.out, True
-    if folder is None:
-        keep = options.grid is not None
-        name = re.sub(r"[^\w.-]+", "_", what.name)
-        folder = Path("runs") / name if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
+    keep = options.out is not None or options.grid is not None
+    kept = options.out or Path("runs") / re.sub(r"[^\w.-]+", "_", what.name)
+    folder = kept if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
     started = time.perf_counter()
     try:
         run.run(what, folder)
@@ -158,7 +152,6 @@ def _run(options: RunOptions) -> int:
         print(tables.markdown(found), end="")
         if keep:
             print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
-        return 0
     finally:
         if not keep:
             shutil.rmtree(folder)

@@ -43,8 +43,9 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
 
     def pieces(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         if decode is not None and row["token_ids"]:
-            return marked(row["token_ids"], row["forced"], decode)
-        return iter([("\n\n".join(filter(None, (row["reasoning"], row["answer"]))), False)])
+            yield from marked(row["token_ids"], row["forced"], decode)
+        else:
+            yield "\n\n".join(filter(None, (row["reasoning"], row["answer"]))), False
 
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True

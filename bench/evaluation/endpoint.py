@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.command.jsonl import changed_params
 _STANDARD = {"temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty", "frequency_penalty"}
 
 
-class EndpointBackend:
+class EndpointBackend(AbstractContextManager["EndpointBackend"]):
     """`concurrency` requests at once, in a loop on a thread of its own. Use it as a context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -41,9 +42,6 @@ class EndpointBackend:
     def slots(self) -> int:
         """Requests that run at once."""
         return self._endpoint.concurrency
-
-    def __enter__(self) -> EndpointBackend:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -92,8 +90,7 @@ class EndpointBackend:
         return sample if counted else replace(sample, thinking_tokens=await self._count(sample.reasoning))
 
     def _body(self, request: Request) -> dict[str, Any]:
-        fields = changed_params(request.params)
-        fields.setdefault("temperature", 0.0)  # a server's own default is seldom greedy
+        fields = {"temperature": 0.0, **changed_params(request.params)}  # a server's own default is seldom greedy
         if "logprobs" in fields:
             fields["logprobs"] = True
         if not self._endpoint.thinking_fields:
@@ -122,15 +119,14 @@ def _sample(reply: Mapping[str, Any]) -> tuple[Sample, bool]:
     choice, usage = reply["choices"][0], reply.get("usage") or {}
     message = choice["message"]
     details = usage.get("completion_tokens_details") or {}
-    thinking = choice.get("thinking") or message.get("thinking") or {}
-    thinking = thinking if isinstance(thinking, Mapping) else {}
+    said = choice.get("thinking") or message.get("thinking")
+    thinking = said if isinstance(said, Mapping) else {}
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     answer = message.get("content") or ""
     stop_reason = thinking.get("stop_reason")
     if stop_reason is None and reasoning:
         stop_reason = "natural" if answer else "truncated"
-    chosen = ((choice.get("logprobs") or {}).get("content")) or []
-    values = [token["logprob"] for token in chosen]
+    values = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
     tokens = thinking.get("tokens", details.get("reasoning_tokens"))
     sample = Sample(
         token_ids=tuple(choice.get("token_ids") or ()),

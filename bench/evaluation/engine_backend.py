@@ -23,9 +23,8 @@ class EngineBackend:
 
     def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
         """Chat template and opener as token ids. Raises InputError where the request cannot run."""
-        messages = [{"role": "user", "content": message}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": message})
         if opener is None:
             return Request(tuple(self.engine.prepare({"messages": messages}, params).prompt), params)
         tokenizer = self.engine.tokenizer
@@ -49,8 +48,7 @@ class EngineBackend:
 
 def _sample(output: RequestOutput) -> Sample:
     one = output.outputs[0]
-    chosen = len(one.token_ids) - len(one.forced)
-    logprob = None if one.cumulative_logprob is None else one.cumulative_logprob / max(1, chosen)
+    chosen, total = len(one.token_ids) - len(one.forced), one.cumulative_logprob
     return Sample(
         token_ids=tuple(one.token_ids),
         forced=tuple(one.forced),
@@ -63,7 +61,7 @@ def _sample(output: RequestOutput) -> Sample:
         prompt_tokens=output.usage.prompt_tokens,
         cached_tokens=output.usage.cached_tokens,
         completion_tokens=output.usage.completion_tokens,
-        mean_logprob=logprob,
+        mean_logprob=None if total is None else total / max(1, chosen),
         error=one.error,
         timing={"queue_s": output.timing.queue_s, "ttft_s": output.timing.ttft_s, "total_s": output.timing.total_s},
     )

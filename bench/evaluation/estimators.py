@@ -44,13 +44,12 @@ def majority_at_k(votes: Sequence[str | None], correct: Sequence[bool], k: int) 
 
 def _shared_wins(others: Sequence[int], silent: int, places: int, top: int) -> float:
     """Sum over the ways to fill `places` with at most `top` votes for each other answer, each divided by 1 + ties."""
-    ways: dict[tuple[int, int], int] = {(0, 0): 1}
+    ways = Counter({(0, 0): 1})
     for count in others:
-        grown: dict[tuple[int, int], int] = {}
+        grown = Counter[tuple[int, int]]()
         for (used, ties), number in ways.items():
             for votes in range(min(count, top, places - used) + 1):
-                key = used + votes, ties + (votes == top)
-                grown[key] = grown.get(key, 0) + number * math.comb(count, votes)
+                grown[used + votes, ties + (votes == top)] += number * math.comb(count, votes)
         ways = grown
     return sum(number * math.comb(silent, places - used) / (1 + ties) for (used, ties), number in ways.items())
 
@@ -78,10 +77,8 @@ def expected_max(values: Sequence[float], k: int) -> float:
 def first_k_majority(votes: Sequence[str | None], correct: Sequence[bool], k: int) -> bool:
     """The original's maj@k: the most frequent of the first k, ties to the first seen. For its columns only."""
     counts = Counter(vote for vote in votes[:k] if vote is not None)
-    if not counts:
-        return False
-    winner = counts.most_common(1)[0][0]  # of equal counts the one seen first
-    return correct[votes.index(winner)]
+    # of equal counts the one seen first
+    return bool(counts) and correct[votes.index(counts.most_common(1)[0][0])]
 
 
 def _check(right: int, n: int, k: int) -> None:

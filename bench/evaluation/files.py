@@ -17,16 +17,22 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from engine import InputError
 
-Row = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
-class QuestionFile:
-    """Rows of one file and what was checked about it."""
+class Row:
+    """One row of a question file; `place` is its name in messages, `number` counts from 1."""
 
-    path: Path
-    sha256: str
-    rows: Sequence[Row]
+    place: str
+    number: int
+    values: Mapping[str, Any]
+
+    def text(self, *names: str) -> str:
+        """The first of `names` that the row has, as stripped text. Raises InputError naming file, row and field."""
+        for name in names:
+            value = self.values.get(name)
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+                return str(value).strip()
+        raise InputError(f"{self.place} has no {' or '.join(names)}; it has {sorted(self.values)}")
 
 
 def data_folder() -> Path:
@@ -76,8 +82,8 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
         ) from error
 
 
-def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | None) -> QuestionFile:
-    """Read and check a file (.jsonl, .json, .csv or .parquet).
+def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | None) -> tuple[str, list[Row]]:
+    """SHA-256 and rows of a file (.jsonl, .json, .csv or .parquet), checked.
 
     Args:
         rows: how many it must have.
@@ -99,15 +105,15 @@ def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | N
             f"to use it all the same give sha256: {found}"
         )
     try:
-        read_rows = _parse(path, data)
+        parsed = _parse(path, data)
     except (ValueError, UnicodeError) as error:
         raise InputError(f"task {task}: {path} cannot be read: {error}") from error
-    if len(read_rows) != rows:
-        raise InputError(f"task {task}: {path} has {len(read_rows)} rows and the task has {rows}; use the whole file")
-    return QuestionFile(path, found, read_rows)
+    if len(parsed) != rows:
+        raise InputError(f"task {task}: {path} has {len(parsed)} rows and the task has {rows}; use the whole file")
+    return found, [Row(f"task {task}: {path}: row {i}", i, values) for i, values in enumerate(parsed, 1)]
 
 
-def _parse(path: Path, data: bytes) -> list[Row]:
+def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         from pyarrow import parquet  # optional: the hub's files are parquet, those in the data folder are not
@@ -121,12 +127,3 @@ def _parse(path: Path, data: bytes) -> list[Row]:
     if text.lstrip().startswith("["):
         return json.loads(text)
     return [json.loads(line) for line in text.splitlines() if line.strip()]
-
-
-def text_field(task: str, path: Path, number: int, row: Row, *names: str) -> str:
-    """The first of `names` that the row has, as stripped text. Raises InputError naming file, row and field."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip()
-    raise InputError(f"task {task}: {path}: row {number} has no {' or '.join(names)}; it has {sorted(row)}")

@@ -67,19 +67,16 @@ def grade(
         with Grader(workers=workers, judge=judge) as by_rule:
             verdicts = _by_rule(rows, [_problem(problems, row) for row in rows], mode, by_rule)
     head = {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name}
-    lines = [json.dumps(head)]
-    for row, verdict in zip(rows, verdicts, strict=True):
-        lines.append(json.dumps({**key_of(row)._asdict(), **verdict.__dict__}))
+    lines = [head, *({**key_of(row)._asdict(), **vars(it)} for row, it in zip(rows, verdicts, strict=True))]
     file = grades_file(folder, grader, mode)
-    write_whole(file, "\n".join(lines) + "\n")
+    write_whole(file, "".join(json.dumps(line) + "\n" for line in lines))
     return file
 
 
 def read_grades(file: Path) -> dict[Key, Graded]:
     """The verdicts of a grades file. Raises InputError where there is none or it cannot be read."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        values = [json.loads(line) for line in lines[1:]]
+        values = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[1:]]
         return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in values}
     except OSError as error:
         raise InputError(
@@ -91,9 +88,8 @@ def read_grades(file: Path) -> dict[Key, Graded]:
 
 def load_tasks(folder: Path) -> dict[str, Task]:
     """The tasks of a run. Raises InputError where the data is another than when it was run."""
-    identity = read_run(folder)["identity"]
     loaded = {task.name: task for task in (tasks.load(spec) for spec in load_grid(folder).tasks)}
-    for name, sha256 in identity["tasks"].items():
+    for name, sha256 in read_run(folder)["identity"]["tasks"].items():
         if loaded[name].sha256 != sha256:
             raise InputError(
                 f"{folder}: task {name} was run on data with SHA-256 {sha256} and is now "

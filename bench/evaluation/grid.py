@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,9 +71,9 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "
                 "temperature or lower samples to 1"
             )
-        names = [task.name for task in self.tasks]
-        if len(set(names)) != len(names):
-            raise InputError(f"task {next(n for n in names if names.count(n) > 1)} is given twice; use two grids")
+        twice = _twice([task.name for task in self.tasks])
+        if twice is not None:
+            raise InputError(f"task {twice} is given twice; use two grids")
         engine_config(self.model, self.engine)
         self.conditions()
 
@@ -83,13 +83,16 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.temperature, self.top_p, self.samples, self.max_tokens, self.answer_tokens, self.thinking_format
         )
         found = tuple(condition for method in self.methods for condition in method.conditions(defaults))
-        labels = [condition.label for condition in found]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise InputError(f"condition {label!r} stands in the grid twice; leave one out")
+        twice = _twice([condition.label for condition in found])
+        if twice is not None:
+            raise InputError(f"condition {twice!r} stands in the grid twice; leave one out")
         if not found:
             raise InputError("the methods come to no condition; give them budgets, limits or extensions")
         return found
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def load(path: Path) -> Grid:

@@ -47,8 +47,7 @@ class HarnessArguments:
 
     def params(self, thinking_format: str | None) -> SamplingParams:
         """Sampling parameters, in the string's format or else in `thinking_format`."""
-        own = self.fields.get("thinking_format")
-        return SamplingParams(**{**self.fields, "thinking_format": self.format or own or thinking_format})
+        return SamplingParams(**{"thinking_format": self.format or thinking_format, **self.fields})
 
 
 def parse(text: str) -> HarnessArguments:
@@ -68,39 +67,32 @@ def parse(text: str) -> HarnessArguments:
                 f"{name}={given[name]} differs from {base}={given.get(base, '0')}: thinking and answer "
                 f"are sampled alike here; give {base}={given[name]} too, or leave it out"
             )
-    for name in _SAMPLING:
-        if name in given:
-            whole = name in ("top_k", "seed")
-            fields[name] = _number(given, name, 0) if whole else _real(given, name)
+    for name in filter(given.__contains__, _SAMPLING):
+        fields[name] = _number(given, name, 0) if name in ("top_k", "seed") else _real(given, name)
     known = {"max_gen_toks", *_SAMPLING, *(f"{name}_thinking" for name in _SAMPLING), *_THINKING}
     unknown = sorted(set(given) - known)
     if unknown:
         raise InputError(f"harness argument {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}")
-    thinks = any("thinking" in name or name == "rejection_sample" for name in given)
-    if not thinks:
+    if not any("thinking" in name or name == "rejection_sample" for name in given):
         return HarnessArguments({**fields, "thinking_format": "none"})
     ignored = _number(given, "thinking_n_ignore", 0)
     if ignored:
         fields |= {"thinking_extensions": ignored, "thinking_extension_str": given.get("thinking_n_ignore_str", "")}
     elif "min_tokens_thinking" in given:
         fields["min_thinking_tokens"] = _number(given, "min_tokens_thinking", 0)
-    cap = given.get("max_tokens_thinking", "auto")
-    limit = None
-    if cap == "auto":
-        fields["answer_reserve_tokens"] = AUTO_RESERVE
-    else:
-        limit = _number(given, "max_tokens_thinking", 0)
-        fields["thinking_token_budget"] = limit
-    tries = 0
-    if given.get("rejection_sample", "").lower() in ("true", "1"):
+    auto = given.get("max_tokens_thinking", "auto") == "auto"
+    limit = None if auto else _number(given, "max_tokens_thinking", 0)
+    fields |= {"answer_reserve_tokens": AUTO_RESERVE} if auto else {"thinking_token_budget": limit}
+    rejecting = given.get("rejection_sample", "").lower() in ("true", "1")
+    if rejecting:
         if limit is None:
             raise InputError("rejection_sample needs max_tokens_thinking=N, the limit to stay within")
         if not fields["temperature"]:
             raise InputError("rejection_sample needs a temperature above 0: greedy draws are all alike")
         fields["thinking_budget_action"] = "truncate"
-        tries = REJECTION_TRIES
     format = _format(given)
     opener = STEP_OPENER if format is not None and format["opener"] == TURN + STEP_OPENER else None
+    tries = REJECTION_TRIES if rejecting else 0
     return HarnessArguments(fields, format, fields["max_tokens"] if limit is None else limit, tries, opener)
 
 

@@ -6,9 +6,9 @@ nothing of threads; `bench.evaluation.run` keeps many of them going.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.evaluation import reuse
 from bench.evaluation.engine_backend import EngineBackend
@@ -45,6 +45,14 @@ class Place:
 
     def key(self, condition: str) -> Key:
         return Key(self.task.name, self.problem.id, condition, self.index)
+
+
+class _Member(NamedTuple):
+    """A condition of a family, and where it leaves the trace."""
+
+    condition: Condition
+    request: Request
+    cut: Cut
 
 
 def jobs(
@@ -97,10 +105,9 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
     assert isinstance(backend, EngineBackend)  # only the engine continues token ids
     start = _request(setting, place, family.conditions[0], family.params)
     private = place.task.private
-    trace_key = place.key(family.label)
     rows = []
-    if trace_key in setting.log and not private:
-        trace = from_values(setting.log.row(trace_key))
+    if place.key(family.label) in setting.log and not private:
+        trace = from_values(setting.log.row(place.key(family.label)))
     else:
         (trace,) = yield [start]
         rows = [_row(setting, place, family.label, start, trace, "trace", trace.completion_tokens)]
@@ -114,39 +121,38 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
             paid = sample.completion_tokens
             rows.append(_row(setting, place, condition.label, request, sample, "independent", paid))
         return _write(setting, place, family, rows)
-    plan = backend.prepare(start).plan
-    forks: dict[Any, list[tuple[Condition, Request, Cut]]] = {}
+    extension = len(backend.prepare(start).plan.extension)
+    forks: dict[Any, list[_Member]] = {}
     for condition in family.conditions:
         request = replace(start, params=_seeded(setting, place, condition.params))
         own = backend.prepare(request).plan
-        cut = reuse.cut_of(trace, own, len(plan.extension))
-        cut = _whole_if_same(cut, trace, request, start)
+        cut = reuse.cut_of(trace, own, extension)
+        if request.params == start.params and cut.at == trace.thinking_tokens:
+            cut = replace(cut, end=End.WHOLE)  # cut by its own budget, the trace is this condition's whole response
         reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is End.LIMIT else ()
-        forks.setdefault((cut.at, cut.end, reason), []).append((condition, request, cut))
-    asked: list[tuple[list[tuple[Condition, Request, Cut]], Request | None]] = []
+        forks.setdefault((cut.at, cut.end, reason), []).append(_Member(condition, request, cut))
+    asked: list[tuple[list[_Member], Request | None]] = []
     for members in forks.values():
-        longest = max(members, key=lambda member: member[1].params.max_tokens or 0)
-        needs = longest[2].end is not End.WHOLE
-        asked.append((members, reuse.fork(start, trace, longest[2], longest[1].params) if needs else None))
+        longest = max(members, key=lambda member: member.request.params.max_tokens or 0)
+        needs = longest.cut.end is not End.WHOLE
+        asked.append((members, reuse.fork(start, trace, longest.cut, longest.request.params) if needs else None))
     answers = iter((yield [request for _, request in asked if request is not None]))
-    short: list[tuple[Condition, Request, Cut]] = []
+    short: list[_Member] = []
     for members, fork in asked:
         rest = None if fork is None else next(answers)
         paid = 0 if rest is None else rest.completion_tokens
-        for condition, request, cut in members:
-            sample = trace if rest is None else reuse.join(trace, cut, rest, backend.engine.tokenizer)
-            if sample.completion_tokens > (request.params.max_tokens or 0):
-                short.append((condition, request, cut))  # its room ends before this answer does
+        for member in members:
+            sample = trace if rest is None else reuse.join(trace, member.cut, rest, backend.engine.tokenizer)
+            if sample.completion_tokens > (member.request.params.max_tokens or 0):
+                short.append(member)  # its room ends before this answer does
                 continue
-            source = {"at": cut.at, "end": cut.end.value}
-            rows.append(_row(setting, place, condition.label, request, sample, "trace", paid, source))
+            rows.append(_row(setting, place, member.condition.label, member.request, sample, "trace", paid, member.cut))
             paid = 0  # what members share is counted once
     if short:
         again = yield [reuse.fork(start, trace, cut, request.params) for _, request, cut in short]
         for (condition, request, cut), rest in zip(short, again, strict=True):
             sample = reuse.join(trace, cut, rest, backend.engine.tokenizer)
-            source = {"at": cut.at, "end": cut.end.value}
-            rows.append(_row(setting, place, condition.label, request, sample, "trace", rest.completion_tokens, source))
+            rows.append(_row(setting, place, condition.label, request, sample, "trace", rest.completion_tokens, cut))
     return _write(setting, place, family, rows)
 
 
@@ -157,12 +163,6 @@ def _write(setting: Setting, place: Place, family: Family, rows: Sequence[tuple[
     new = [row for row in rows if row[0] in wanted and row[0] not in setting.log]
     setting.log.write(new)
     return sum(key != trace for key, _ in new)
-
-
-def _whole_if_same(cut: Cut, trace: Sample, request: Request, start: Request) -> Cut:
-    """A trace that its budget cut is the whole response of the condition it was made with."""
-    same = request.params == start.params
-    return replace(cut, end=End.WHOLE) if same and cut.at == trace.thinking_tokens else cut
 
 
 def _request(setting: Setting, place: Place, condition: Condition, params: Any, draw: int = 0) -> Request:
@@ -184,22 +184,21 @@ def _row(
     sample: Sample,
     source: str,
     generated: int,
-    cut: Mapping[str, Any] | None = None,
+    cut: Cut | None = None,
 ) -> tuple[Key, dict[str, Any]]:
     """A log row. `generated`: tokens that were generated for it and stand in no other row."""
-    problem, values = place.problem, as_values(sample)
-    values["choice"] = None
+    problem, values = place.problem, {**as_values(sample), "choice": None}
     if place.task.private:
         # Token ids and text would tell the question; the letter is all that grading needs.
         found = extract(sample.answer, "", problem.kind, "answer", problem.options)
-        values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": ""}
-        values["choice"] = {"text": found.text, "rule": found.rule}
+        choice = {"text": found.text, "rule": found.rule}
+        values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": "", "choice": choice}
     return place.key(condition), {
         "seed": request.params.seed,
         "prompt_hash": prompt_hash(request),
         "permutation": list(problem.permutation),
         "source": source,
-        "cut": None if cut is None else dict(cut),
+        "cut": None if cut is None else {"at": cut.at, "end": cut.end.value},
         "generated": generated,
         "tries": 1,
         "left_thinking": sample.left_thinking,

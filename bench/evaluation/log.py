@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def config_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """Opened for writing by one process at a time; `close` it, or use it as a context manager."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -83,8 +84,7 @@ class Log:
 
     def write(self, rows: Sequence[tuple[Key, Mapping[str, Any]]]) -> None:
         """Append rows in one write. Raises ValueError for a key that is there, OSError where the disk is full."""
-        data = bytearray()
-        starts = {}
+        data, starts = bytearray(), {}
         for key, values in rows:
             if key in self._offsets or key in starts:
                 raise ValueError(f"{key} is in the log already")
@@ -97,9 +97,6 @@ class Log:
     def close(self) -> None:
         """Ask the disk to keep everything, and let others write."""
         self._lines.close()
-
-    def __enter__(self) -> Log:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -155,10 +152,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """The whole rows of a folder, in the order in which they finished; a torn last one is left out."""
     path = folder / "samples.jsonl"
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        yield from (line.value for line in read_lines(file, str(path), _is_row))
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (line.value for line in read_lines(file, str(path), _is_row))
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

@@ -6,7 +6,7 @@ against. The engine does the forcing; nothing here edits text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +54,12 @@ class Defaults:
         }
         return SamplingParams(**{**base, **fields})
 
+    def within(self, budget: int | None, **fields: Any) -> tuple[SamplingParams, int]:
+        """`params` and the limit of thinking within a budget; None: as long as `max_tokens` allows, s1's `auto`."""
+        if budget is None:
+            return self.params(answer_reserve_tokens=AUTO_RESERVE, **fields), self.max_tokens
+        return self.params(thinking_token_budget=budget, **fields), budget
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -82,39 +88,39 @@ class Condition:
     opener: str | None = None
 
 
-class NoForcing(msgspec.Struct, frozen=True, tag_field="method", tag="none", forbid_unknown_fields=True):
+class _Method(msgspec.Struct, frozen=True, tag_field="method", forbid_unknown_fields=True):
+    """A method as a grid names it, by its `tag`."""
+
+
+class NoForcing(_Method, frozen=True, tag="none"):
     """Plain generation: no budget and no forced end. With `opener` the thinking is opened, as s1's models need."""
 
     opener: bool = True
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
-        if self.opener:
-            params = defaults.params(thinking_budget_action="truncate")
-        else:
-            params = defaults.params(thinking_format="none")
-        yield Condition("no forcing" if self.opener else "no opener", "none", params, samples=defaults.samples)
+        fields = {"thinking_budget_action": "truncate"} if self.opener else {"thinking_format": "none"}
+        label = "no forcing" if self.opener else "no opener"
+        yield Condition(label, "none", defaults.params(**fields), samples=defaults.samples)
 
 
-class Budget(msgspec.Struct, frozen=True, tag_field="method", tag="budget", forbid_unknown_fields=True):
+class Budget(_Method, frozen=True, tag="budget"):
     """Thinking is cut at each of `budgets` tokens and the answer forced."""
 
     budgets: tuple[int, ...]
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         for budget in self.budgets:
-            params = defaults.params(thinking_token_budget=budget)
-            yield Condition(f"budget {budget}", "budget", params, budget, samples=defaults.samples)
+            yield Condition(f"budget {budget}", "budget", *defaults.within(budget), samples=defaults.samples)
 
 
-class Auto(msgspec.Struct, frozen=True, tag_field="method", tag="auto", forbid_unknown_fields=True):
+class Auto(_Method, frozen=True, tag="auto"):
     """s1's `auto`: think as long as max_tokens allows, keeping room for the forced end and an answer."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
-        params = defaults.params(answer_reserve_tokens=AUTO_RESERVE)
-        yield Condition("auto", "budget", params, defaults.max_tokens, samples=defaults.samples)
+        yield Condition("auto", "budget", *defaults.within(None), samples=defaults.samples)
 
 
-class Extensions(msgspec.Struct, frozen=True, tag_field="method", tag="extensions", forbid_unknown_fields=True):
+class Extensions(_Method, frozen=True, tag="extensions"):
     """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: s1's `auto`)."""
 
     extensions: tuple[int, ...] = (0, 1, 2, 4, 6)
@@ -122,19 +128,13 @@ class Extensions(msgspec.Struct, frozen=True, tag_field="method", tag="extension
     budget: int | None = None
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
-        extra: Mapping[str, Any] = (
-            {"answer_reserve_tokens": AUTO_RESERVE} if self.budget is None else {"thinking_token_budget": self.budget}
-        )
         name = self.string or "no string"
         for n in self.extensions:
-            params = defaults.params(thinking_extensions=n, thinking_extension_str=self.string, **extra)
-            limit = defaults.max_tokens if self.budget is None else self.budget
-            yield Condition(f"{n}x {name}", f"extensions {name}", params, limit, samples=defaults.samples)
+            asked = defaults.within(self.budget, thinking_extensions=n, thinking_extension_str=self.string)
+            yield Condition(f"{n}x {name}", f"extensions {name}", *asked, samples=defaults.samples)
 
 
-class TokenConditional(
-    msgspec.Struct, frozen=True, tag_field="method", tag="token_conditional", forbid_unknown_fields=True
-):
+class TokenConditional(_Method, frozen=True, tag="token_conditional"):
     """The prompt asks for at most so many tokens; with `forced` the engine sees to it as well."""
 
     limits: tuple[int, ...]
@@ -143,16 +143,12 @@ class TokenConditional(
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "token-conditional" + (" + budget" if self.forced else "")
         for limit in self.limits:
-            budget = {"thinking_token_budget": limit} if self.forced else {"answer_reserve_tokens": AUTO_RESERVE}
+            params, _ = defaults.within(limit if self.forced else None)
             suffix = f"Think for up to {limit} tokens."
-            yield Condition(
-                f"{series} {limit}", series, defaults.params(**budget), limit, samples=defaults.samples, suffix=suffix
-            )
+            yield Condition(f"{series} {limit}", series, params, limit, samples=defaults.samples, suffix=suffix)
 
 
-class StepConditional(
-    msgspec.Struct, frozen=True, tag_field="method", tag="step_conditional", forbid_unknown_fields=True
-):
+class StepConditional(_Method, frozen=True, tag="step_conditional"):
     """The prompt asks for at most so many steps, which the model counts down; with `forced` thinking ends at step 0.
 
     Control takes a step for `tokens_per_step` tokens, as the paper does.
@@ -165,13 +161,10 @@ class StepConditional(
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "step-conditional" + (" + stop at 0" if self.forced else "")
         for limit in self.limits:
-            fields = {"answer_reserve_tokens": AUTO_RESERVE}
-            if self.forced:
-                fields["thinking_format"] = STEP_FORMAT  # type: ignore[assignment]
             yield Condition(
                 f"{series} {limit}",
                 series,
-                defaults.params(**fields),
+                defaults.within(None, **({"thinking_format": STEP_FORMAT} if self.forced else {}))[0],
                 limit * self.tokens_per_step,
                 samples=defaults.samples,
                 suffix=f"Think for up to {limit} steps.",
@@ -179,9 +172,7 @@ class StepConditional(
             )
 
 
-class ClassConditional(
-    msgspec.Struct, frozen=True, tag_field="method", tag="class_conditional", forbid_unknown_fields=True
-):
+class ClassConditional(_Method, frozen=True, tag="class_conditional"):
     """The prompt asks for short or for long thinking. `default_tokens`: what no instruction comes to, for Control."""
 
     classes: tuple[Literal["short", "long"], ...] = ("short", "long")
@@ -189,11 +180,10 @@ class ClassConditional(
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         for name in self.classes:
-            params = defaults.params(answer_reserve_tokens=AUTO_RESERVE)
             yield Condition(
                 f"class-conditional {name}",
                 "class-conditional",
-                params,
+                defaults.within(None)[0],
                 self.default_tokens,
                 name == "long",
                 defaults.samples,
@@ -201,7 +191,7 @@ class ClassConditional(
             )
 
 
-class Rejection(msgspec.Struct, frozen=True, tag_field="method", tag="rejection", forbid_unknown_fields=True):
+class Rejection(_Method, frozen=True, tag="rejection"):
     """Samples are drawn until one thinks within the limit; after `tries` draws the problem counts as not answered."""
 
     limits: tuple[int, ...]
@@ -212,15 +202,11 @@ class Rejection(msgspec.Struct, frozen=True, tag_field="method", tag="rejection"
         if self.temperature <= 0 or self.tries < 1:
             raise InputError("method rejection: temperature and tries must be above 0: greedy draws are all alike")
         for limit in self.limits:
-            params = defaults.params(
-                temperature=self.temperature, thinking_token_budget=limit, thinking_budget_action="truncate"
-            )
-            yield Condition(
-                f"rejection {limit}", "rejection", params, limit, samples=defaults.samples, tries=self.tries
-            )
+            asked = defaults.within(limit, temperature=self.temperature, thinking_budget_action="truncate")
+            yield Condition(f"rejection {limit}", "rejection", *asked, samples=defaults.samples, tries=self.tries)
 
 
-class Parallel(msgspec.Struct, frozen=True, tag_field="method", tag="parallel", forbid_unknown_fields=True):
+class Parallel(_Method, frozen=True, tag="parallel"):
     """`samples` independent samples per problem and budget (null: `auto`), for majority and best-of-N."""
 
     samples: int
@@ -231,15 +217,13 @@ class Parallel(msgspec.Struct, frozen=True, tag_field="method", tag="parallel", 
         if self.temperature <= 0 or self.samples < 2:
             raise InputError("method parallel: temperature must be above 0 and samples at least 2, or all are alike")
         for budget in self.budgets:
-            extra = {"thinking_token_budget": budget} if budget is not None else {"answer_reserve_tokens": AUTO_RESERVE}
-            params = defaults.params(temperature=self.temperature, logprobs=0, **extra)
+            asked = defaults.within(budget, temperature=self.temperature, logprobs=0)
             name = "auto" if budget is None else f"budget {budget}"
             name += "" if self.temperature == 1.0 else f", temperature {self.temperature:g}"
-            limit = defaults.max_tokens if budget is None else budget
-            yield Condition(f"{self.samples} samples, {name}", f"parallel {name}", params, limit, samples=self.samples)
+            yield Condition(f"{self.samples} samples, {name}", f"parallel {name}", *asked, samples=self.samples)
 
 
-class Harness(msgspec.Struct, frozen=True, tag_field="method", tag="harness", forbid_unknown_fields=True):
+class Harness(_Method, frozen=True, tag="harness"):
     """The original harness's keyword arguments, as in its published commands (`docs/evaluation.md` has the table)."""
 
     arguments: str

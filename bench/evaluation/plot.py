@@ -59,19 +59,14 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def sequential(task: Mapping[str, Any]) -> list[Curve]:
     """Accuracy against average thinking tokens, a curve per series of conditions."""
-    series: dict[str, list[Mapping[str, Any]]] = {}
-    for row in task["conditions"]:
-        if row["series"] != "rejection":
-            series.setdefault(row["series"], []).append(row)
-    return [_curve(name, rows, at % 2 == 0) for at, (name, rows) in enumerate(series.items())]
+    names = dict.fromkeys(row["series"] for row in task["conditions"] if row["series"] != "rejection")
+    return [_curve(name, _rows(task, name), at % 2 == 0) for at, name in enumerate(names)]
 
 
 def rejection(task: Mapping[str, Any]) -> list[Curve]:
     """Rejection sampling beside budgets; empty where there is none."""
-    rows = {name: [row for row in task["conditions"] if row["series"] == name] for name in ("rejection", "budget")}
-    if not rows["rejection"]:
-        return []
-    return [_curve(name, found, name == "budget") for name, found in rows.items() if found]
+    rows = {name: _rows(task, name) for name in ("rejection", "budget")}
+    return [_curve(name, found, name == "budget") for name, found in rows.items() if found and rows["rejection"]]
 
 
 def parallel(task: Mapping[str, Any]) -> list[Panel]:
@@ -82,10 +77,9 @@ def parallel(task: Mapping[str, Any]) -> list[Panel]:
     ]
     if not sampled:
         return []
-    chosen = [row for row in task["conditions"] if row["series"] in ("budget", "extensions Wait")]
-    rows = sorted(chosen, key=lambda row: row["completion_tokens"])
-    tokens, accuracy = [row["completion_tokens"] for row in rows], [row["accuracy"] for row in rows]
-    beside = [Curve("one sample: budgets and Waits", tokens, accuracy)] if len(rows) > 1 else []
+    rows = sorted(_rows(task, "budget", "extensions Wait"), key=lambda row: row["completion_tokens"])
+    tokens = [row["completion_tokens"] for row in rows]
+    alone = Curve("one sample: budgets and Waits", tokens, [row["accuracy"] for row in rows])
     lowest = min(sampled, key=lambda row: row["accuracy"])  # room for labels is below the lowest curve
     panels = []
     for axis, whose in (("unique_tokens", "all k samples"), ("path_tokens", "the longest of k samples")):
@@ -94,14 +88,17 @@ def parallel(task: Mapping[str, Any]) -> list[Panel]:
             entries, budget = row["at_k"], row["series"].removeprefix("parallel ")
             labels = [str(entry["k"]) for entry in entries] if row is lowest and axis == "unique_tokens" else ()
             low, high = zip(*(entry["majority_interval"] for entry in entries), strict=True)
-            tokens = [entry[axis] for entry in entries]
-            voted = [entry["majority"] for entry in entries]
+            tokens, voted = [entry[axis] for entry in entries], [entry["majority"] for entry in entries]
             curves.append(Curve(f"majority of k, {budget}", tokens, voted, low, high, labels, below=True))
             if all(entry["best_of"] is not None for entry in entries):
                 name = f"best of k by log-probability, {budget}"
                 curves.append(Curve(name, tokens, [entry["best_of"] for entry in entries]))
-        panels.append(Panel(f"tokens of {whose}", [*curves, *beside]))
+        panels.append(Panel(f"tokens of {whose}", [*curves, alone] if len(rows) > 1 else curves))
     return panels
+
+
+def _rows(task: Mapping[str, Any], *series: str) -> list[Mapping[str, Any]]:
+    return [row for row in task["conditions"] if row["series"] in series]
 
 
 def _curve(name: str, rows: Sequence[Mapping[str, Any]], below: bool) -> Curve:
@@ -132,11 +129,10 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(row, panels, strict=True):
             _panel(axes, panel)
-        row[0].set_ylabel("accuracy (%)")
-        row[0].set_ylim(0, min(103, 1.12 * max(_top(panel.curves) for panel in panels)))
+        top = max(_top(panel.curves) for panel in panels)
+        row[0].set(ylabel="accuracy (%)", ylim=(0, min(103, 1.12 * top)))
         if wide:
-            handles, names = row[0].get_legend_handles_labels()
-            figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
+            figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         else:
             row[0].legend(loc="best", fontsize=8)
         png, svg, data = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg", "json"))
@@ -150,8 +146,8 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
 def _panel(axes: Axes, panel: Panel) -> None:
     for at, curve in enumerate(panel.curves):
         _plot(axes, curve, _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)])
-    found = [x for curve in panel.curves for x in curve.tokens if x > 0]
     axes.set(xscale="log", xlabel=panel.x)
+    found = [x for curve in panel.curves for x in curve.tokens if x > 0]
     if found:
         low, high = min(found) / 1.2, max(found) * 1.25
         ticks = _ticks(low, high)
@@ -182,18 +178,15 @@ def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float
     """What stands beside which point; points on one spot share a label, such as 128-512."""
     spots: list[list[int]] = []
     for i in points if curve.labels else ():
-        last = spots[-1][-1] if spots else None
-        near = last is not None and curve.tokens[i] < 1.04 * curve.tokens[last]
-        if near and last is not None and abs(curve.accuracy[i] - curve.accuracy[last]) < 0.02:
+        last = spots[-1][-1] if spots else i
+        near = curve.tokens[i] < 1.04 * curve.tokens[last] and abs(curve.accuracy[i] - curve.accuracy[last]) < 0.02
+        if spots and near:
             spots[-1].append(i)
         else:
             spots.append([i])
-    found = []
-    for spot in spots:
-        names = [curve.labels[i] for i in spot]
-        name = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
-        found.append((name, curve.tokens[spot[-1]], 100 * curve.accuracy[spot[-1]]))
-    return found
+    ends = [(spot[0], spot[-1]) for spot in spots]
+    names = [curve.labels[a] if a == b else f"{curve.labels[a]}-{curve.labels[b]}" for a, b in ends]
+    return [(name, curve.tokens[b], 100 * curve.accuracy[b]) for name, (_, b) in zip(names, ends, strict=True)]
 
 
 def _top(curves: Sequence[Curve]) -> float:

@@ -37,10 +37,11 @@ def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
             what = "the letter of your answer" if letter else "your final answer"
             text = f"{text}\n\nPlease reason step by step, and put {what} within \\boxed{{}}."
         case "simple_evals":
-            what = "$LETTER, one of the letters of the options" if letter else "$ANSWER, the answer to the problem"
-            name = what.split(",", 1)[0]
+            name, what = (
+                ("$LETTER", "one of the letters of the options") if letter else ("$ANSWER", "the answer to the problem")
+            )
             text = (
                 f"{text}\n\nSolve it step by step. The last line of your response should be of the form "
-                f"Answer: {name} (without quotes) where {name} is {what.split(', ', 1)[1]}."
+                f"Answer: {name} (without quotes) where {name} is {what}."
             )
     return f"{text}\n\n{suffix}" if suffix else text

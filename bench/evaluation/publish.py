@@ -65,10 +65,9 @@ def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
         "unique_tokens": entry["unique_tokens"],
         "path_tokens": entry["path_tokens"],
     }
-    for name in ("gain", "gain_over_greedy"):
-        found = entry.get(name)
-        if found is not None:
-            figures |= {name: found["difference"], f"{name}_low95": found["low"], f"{name}_high95": found["high"]}
+    for name in filter(entry.__contains__, ("gain", "gain_over_greedy")):
+        found = entry[name]
+        figures |= {name: found["difference"], f"{name}_low95": found["low"], f"{name}_high95": found["high"]}
     return figures
 
 

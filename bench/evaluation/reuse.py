@@ -58,20 +58,16 @@ def families(conditions: Sequence[Condition]) -> tuple[list[Family], list[Condit
     Alone: what is rejected, truncated, has log-probabilities or a loop guard, extends by no string (its extensions
     cannot be seen in the trace), or has a trigger of several tokens (a custom format).
     """
+    shareable = [c for c in conditions if _shareable(c)]
+    extending = [c for c in shareable if c.params.thinking_extensions]
+    first = {_base(c): c.params.thinking_extension_str for c in reversed(extending)}
     groups: dict[Any, list[Condition]] = {}
-    alone = [c for c in conditions if not _shareable(c)]
-    base: dict[Any, str] = {}
-    for c in conditions:
-        if _shareable(c) and c.params.thinking_extensions:
-            base.setdefault(_base(c), c.params.thinking_extension_str)
-    for c in conditions:
-        if _shareable(c):
-            string = c.params.thinking_extension_str if c.params.thinking_extensions else base.get(_base(c), "")
-            groups.setdefault((_base(c), string), []).append(c)
+    for c in shareable:
+        string = c.params.thinking_extension_str if c.params.thinking_extensions else first.get(_base(c), "")
+        groups.setdefault((_base(c), string), []).append(c)
     found: list[Family] = []
     for (_, string), members in groups.items():
         if len(members) == 1:
-            alone += members
             continue
         budgets = [c.params.thinking_token_budget for c in members]
         params = replace(
@@ -83,17 +79,16 @@ def families(conditions: Sequence[Condition]) -> tuple[list[Family], list[Condit
             answer_reserve_tokens=min(c.params.answer_reserve_tokens for c in members),
         )
         found.append(Family(f"trace {len(found) + 1}", tuple(members), params))
-    return found, [c for c in conditions if c in alone]
+    shared = [c for family in found for c in family.conditions]
+    return found, [c for c in conditions if c not in shared]
 
 
 def _shareable(condition: Condition) -> bool:
     p = condition.params
-    silent = p.thinking_extensions > 0 and not p.thinking_extension_str
-    penalised = (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) != (1.0, 0.0, 0.0)
     return not (
         condition.tries
-        or silent
-        or penalised
+        or (p.thinking_extensions > 0 and not p.thinking_extension_str)
+        or (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) != (1.0, 0.0, 0.0)
         or p.thinking_budget_action == "truncate"
         or p.logprobs is not None
         or p.loop_ngram

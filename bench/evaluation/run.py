@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bench.evaluation.jobs import Job, Setting, jobs
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
 from bench.evaluation.reuse import Family
-from bench.evaluation.samples import Backend, Request, Sample
+from bench.evaluation.samples import Backend, Sample
 from bench.evaluation.tasks import Task
 from bench.record import Machine
 from curate.models.local import engine_config
@@ -50,26 +51,35 @@ def run(grid: Grid, folder: Path) -> None:
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        left = missing(loaded, conditions, log)
-        if not left:
+        keys = list(wanted(loaded, conditions))
+        done = sum(key in log for key in keys)
+        if done == len(keys):
             print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
             return
-        if grid.endpoint is not None:
-            from bench.evaluation.endpoint import EndpointBackend  # openai is slow to import
+        with _backend(grid) as backend, Progress(console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task(grid.name, total=len(keys), completed=done)
+            setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
+            for written in drive(jobs(setting, loaded, alone, families), backend):
+                progress.advance(bar, written)
 
-            with EndpointBackend(grid.endpoint) as backend:
-                _drive(grid, log, backend, loaded, alone, families, left)
-            return
+
+@contextmanager
+def _backend(grid: Grid) -> Iterator[Backend]:
+    if grid.endpoint is None:
         with Engine(grid.model, **grid.engine) as engine:
-            _drive(grid, log, EngineBackend(engine), loaded, alone, families, left)
+            yield EngineBackend(engine)
+    else:
+        from bench.evaluation.endpoint import EndpointBackend  # openai is slow to import
+
+        with EndpointBackend(grid.endpoint) as backend:
+            yield backend
 
 
 def sharing(grid: Grid) -> tuple[list[Family], list[Condition]]:
     """The families of conditions that share a trace, and the conditions that run by themselves."""
-    conditions = grid.conditions()
     if not grid.reuse or grid.endpoint is not None:
-        return [], list(conditions)
-    return reuse.families(conditions)
+        return [], list(grid.conditions())
+    return reuse.families(grid.conditions())
 
 
 def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
@@ -92,28 +102,6 @@ def wanted(loaded: Sequence[Task], conditions: Sequence[Condition]) -> Iterator[
                     yield Key(task.name, problem.id, condition.label, index)
 
 
-def missing(loaded: Sequence[Task], conditions: Sequence[Condition], log: Log) -> int:
-    """How many samples the log does not have."""
-    return sum(key not in log for key in wanted(loaded, conditions))
-
-
-def _drive(
-    grid: Grid,
-    log: Log,
-    backend: Backend,
-    loaded: Sequence[Task],
-    alone: Sequence[Condition],
-    families: Sequence[Family],
-    left: int,
-) -> None:
-    setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
-    total = len(list(wanted(loaded, grid.conditions())))
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(grid.name, total=total, completed=total - left)
-        for written in drive(jobs(setting, loaded, alone, families), backend):
-            progress.advance(bar, written)
-
-
 def drive(work: Iterator[Job], backend: Backend) -> Iterator[int]:
     """Keep enough jobs open that the backend is never idle; yields after each that ends what it returned.
 
@@ -121,64 +109,56 @@ def drive(work: Iterator[Job], backend: Backend) -> Iterator[int]:
     once.
     """
     finished: queue.SimpleQueue[tuple[_Open, int, Sample | BaseException]] = queue.SimpleQueue()
-    open_requests, exhausted = 0, False
+    open_requests = 0
     while True:
-        while not exhausted and open_requests < 2 * backend.slots:
-            job = next(work, None)
-            if job is None:
-                exhausted = True
-                break
-            started = _Open(job)
-            open_requests += started.start(next(job, ()), backend, finished)
-            if started.written is not None:
-                yield started.written
-        if exhausted and not open_requests:
+        job = next(work, None) if open_requests < 2 * backend.slots else None
+        if job is not None:
+            entry = _Open(job, backend, finished)
+            open_requests += entry.go_on(None)
+        elif not open_requests:
             return
-        entry, at, result = finished.get()
-        if isinstance(result, BaseException):
-            raise result
-        if result.error is not None and entry.tries[at] < RETRIES:
-            entry.tries[at] += 1
-            entry.submit(at, backend, finished)
-            continue
-        open_requests -= 1
-        entry.samples[at] = result
-        if all(sample is not None for sample in entry.samples):
-            open_requests += entry.go_on(backend, finished)
-            if entry.written is not None:
-                yield entry.written
+        else:
+            entry, at, result = finished.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result.error is not None and entry.tries[at] < RETRIES:
+                entry.tries[at] += 1
+                entry.submit(at)
+                continue
+            open_requests -= 1
+            entry.samples[at] = result
+            if None in entry.samples:
+                continue
+            open_requests += entry.go_on(entry.samples)
+        if entry.written is not None:
+            yield entry.written
 
 
 class _Open:
     """A job that waits for samples."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, backend: Backend, finished: queue.SimpleQueue[Any]) -> None:
+        self.job, self.backend, self.finished = job, backend, finished
         self.written: int | None = None
-        self.requests: Sequence[Request] = ()
-        self.samples: list[Sample | None] = []
-        self.tries: list[int] = []
+        """What the job returned; None: it has not ended."""
 
-    def start(self, requests: Sequence[Request], backend: Backend, finished: Any) -> int:
-        """Submit what the job asks for; returns how many requests that is."""
-        self.requests, self.samples, self.tries = requests, [None] * len(requests), [0] * len(requests)
-        if not requests:
-            return self.go_on(backend, finished)
-        for at in range(len(requests)):
-            self.submit(at, backend, finished)
-        return len(requests)
+    def submit(self, at: int) -> None:
+        self.backend.submit(self.requests[at], lambda result: self.finished.put((self, at, result)))
 
-    def submit(self, at: int, backend: Backend, finished: Any) -> None:
-        backend.submit(self.requests[at], lambda result: finished.put((self, at, result)))
-
-    def go_on(self, backend: Backend, finished: Any) -> int:
-        """Give the job its samples; returns how many requests it has now."""
+    def go_on(self, samples: Sequence[Any] | None) -> int:
+        """Give the job its samples and submit what it asks for next; returns how many requests that is."""
         try:
-            requests = self.job.send([sample for sample in self.samples if sample is not None])
+            self.requests = self.job.send(samples)  # type: ignore[arg-type]
+            while not self.requests:
+                self.requests = self.job.send(())
         except StopIteration as end:
             self.written = end.value
             return 0
-        return self.start(requests, backend, finished)
+        self.samples: list[Sample | None] = [None] * len(self.requests)
+        self.tries = [0] * len(self.requests)
+        for at in range(len(self.requests)):
+            self.submit(at)
+        return len(self.requests)
 
 
 def check_endpoint(grid: Grid) -> None:

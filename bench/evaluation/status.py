@@ -19,7 +19,6 @@ def text(folder: Path) -> str:
     Raises InputError where no run is there.
     """
     grid, tasks = load_grid(folder), load_tasks(folder)
-    conditions = grid.conditions()
     done: Counter[tuple[str, str]] = Counter()
     errors, times = 0, []
     for row in read_rows(folder):
@@ -27,21 +26,15 @@ def text(folder: Path) -> str:
             done[row["task"], row["condition"]] += 1
             errors += row["error"] is not None
             times.append(row["at"])
-    lines, wanted_in_all = [], 0
-    for task in tasks.values():
-        for condition in conditions:
-            wanted = len(task.problems) * condition.samples
-            wanted_in_all += wanted
-            lines.append(f"{task.name:14} {condition.label:40} {done[task.name, condition.label]:7,} of {wanted:,}")
-    in_all = sum(done.values())
+    wanted = {(t.name, c.label): len(t.problems) * c.samples for t in tasks.values() for c in grid.conditions()}
+    lines = [f"{task:14} {label:40} {done[task, label]:7,} of {count:,}" for (task, label), count in wanted.items()]
+    in_all, wanted_in_all = sum(done.values()), sum(wanted.values())
     lines.append(f"{'all':55} {in_all:7,} of {wanted_in_all:,}" + (f", {errors} errors" if errors else ""))
     recent = times[-_RECENT:]
     if in_all < wanted_in_all and len(recent) > 1 and recent[-1] > recent[0]:
         rate = (len(recent) - 1) / (recent[-1] - recent[0])
-        ago = time.time() - recent[-1]
-        left = (wanted_in_all - in_all) / rate
         lines.append(
-            f"{rate:.2f} samples/s over the last {len(recent)}, about {left:,.0f} s left at that rate; the "
-            f"last one {ago:,.0f} s ago"
+            f"{rate:.2f} samples/s over the last {len(recent)}, about {(wanted_in_all - in_all) / rate:,.0f} s left at "
+            f"that rate; the last one {time.time() - recent[-1]:,.0f} s ago"
         )
     return "\n".join(lines)

@@ -48,16 +48,16 @@ def summary(report: Mapping[str, Any]) -> str:
         lines += [f"{report['model']} on {task['problems']:,} problems of {task['task']}:", ""]
         rows = [
             [
-                row["condition"],
-                _percent(row["accuracy"]),
-                _range(row["interval"]["low"], row["interval"]["high"]),
-                f"{row['thinking_tokens']:.0f}",
-                "" if row["control"] is None else f"{row['control']:.0%}",
-                _p_fell(row["change"]),
+                ("", row["condition"]),
+                ("accuracy", _percent(row["accuracy"])),
+                ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
+                ("thinking tokens", f"{row['thinking_tokens']:.0f}"),
+                ("T ≤ limit", _whole_percent(row["control"])),
+                ("p (fell)", _p_fell(row["change"])),
             ]
             for row in task["conditions"]
         ]
-        lines += [*_table(["", "accuracy", "95 % interval", "thinking tokens", "T ≤ limit", "p (fell)"], rows), ""]
+        lines += [*_table(rows), ""]
         for row in task["methods"]:
             if row["scaling_interval"] is not None:
                 low, high = row["scaling_interval"]
@@ -74,136 +74,111 @@ def conditions(task: Mapping[str, Any]) -> list[str]:
     rows = task["conditions"]
     many = any(row["samples"] > 1 for row in rows)
     tries = any("tries" in row for row in rows)
-    head = [
-        "condition",
-        "accuracy",
-        "95 % interval",
-        *(["same problems again"] if many else []),
-        "thinking tokens",
-        "T ≤ limit",
-        "forced ends",
-        "no answer",
-        "ungraded",
-        "change",
-        "p (fell)",
-        *(["tries"] if tries else []),
-    ]
-    table = []
-    for row in rows:
-        again = row["sampling_interval"]
-        cells = [row["condition"], _percent(row["accuracy"]), _range(row["interval"]["low"], row["interval"]["high"])]
-        if many:
-            cells.append("" if again is None else _range(*again))
-        cells += [
-            f"{row['thinking_tokens']:.0f}",
-            "" if row["control"] is None else f"{row['control']:.0%}",
-            str(row["forced_ends"]),
-            str(row["no_answer"]),
-            str(row["ungraded"]),
-            _change(row["change"] or {}),
-            _p_fell(row["change"]),
+    return _table(
+        [
+            [
+                ("condition", row["condition"]),
+                ("accuracy", _percent(row["accuracy"])),
+                ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
+                *([("same problems again", _range(row["sampling_interval"]))] if many else []),
+                ("thinking tokens", f"{row['thinking_tokens']:.0f}"),
+                ("T ≤ limit", _whole_percent(row["control"])),
+                ("forced ends", str(row["forced_ends"])),
+                ("no answer", str(row["no_answer"])),
+                ("ungraded", str(row["ungraded"])),
+                ("change", _change(row["change"] or {})),
+                ("p (fell)", _p_fell(row["change"])),
+                *([("tries", f"{row['tries']:.1f}" if "tries" in row else "")] if tries else []),
+            ]
+            for row in rows
         ]
-        if tries:
-            cells.append(f"{row['tries']:.1f}" if "tries" in row else "")
-        table.append(cells)
-    return _table(head, table)
+    )
 
 
 def together(task: Mapping[str, Any]) -> list[str]:
     """A row per number of samples taken together."""
-    table = []
-    for row in task["conditions"]:
-        for entry in row.get("at_k", ()):
-            table.append(
-                [
-                    row["condition"],
-                    str(entry["k"]),
-                    _percent(entry["majority"]),
-                    _range(*entry["majority_interval"]),
-                    _change(entry["gain"]),
-                    _change(entry.get("gain_over_greedy", {})),
-                    "" if entry["best_of"] is None else _percent(entry["best_of"]),
-                    _percent(entry["pass"]),
-                    f"{entry['unique_tokens']:.0f}",
-                    f"{entry['path_tokens']:.0f}",
-                ]
-            )
-    head = [
-        "condition",
-        "k",
-        "majority",
-        "95 % interval",
-        "points over one sample",
-        "over a greedy one",
-        "best of k",
-        "pass@k",
-        "generated tokens",
-        "along the longest path",
-    ]
-    return _table(head, table)
+    return _table(
+        [
+            [
+                ("condition", row["condition"]),
+                ("k", str(entry["k"])),
+                ("majority", _percent(entry["majority"])),
+                ("95 % interval", _range(entry["majority_interval"])),
+                ("points over one sample", _change(entry["gain"])),
+                ("over a greedy one", _change(entry.get("gain_over_greedy", {}))),
+                ("best of k", "" if entry["best_of"] is None else _percent(entry["best_of"])),
+                ("pass@k", _percent(entry["pass"])),
+                ("generated tokens", f"{entry['unique_tokens']:.0f}"),
+                ("along the longest path", f"{entry['path_tokens']:.0f}"),
+            ]
+            for row in task["conditions"]
+            for entry in row.get("at_k", ())
+        ]
+    )
 
 
 def methods(task: Mapping[str, Any]) -> list[str]:
     """A row per method: Control, Scaling (percentage points per doubling), Performance."""
     table = []
     for row in task["methods"]:
-        wide, interval = row["scaling_spread"], row["scaling_interval"]
+        wide, interval, bias = row["scaling_spread"], row["scaling_interval"], row["performance_bias"]
+        samples = f" ({_whole_percent(row['control_of_samples'])})"
         table.append(
             [
-                row["method"],
-                str(row["runs"]),
-                "" if row["control"] is None else f"{row['control']:.0%} ({row['control_of_samples']:.0%})",
-                "" if row["scaling"] is None else f"{row['scaling']:.1f} ({row['scaling_pairs']})",
-                "none so far apart" if wide is None else f"{wide:.1f} ({row['scaling_spread_pairs']})",
-                "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
-                _percent(row["performance"]),
-                "" if row["performance_interval"] is None else _range(*row["performance_interval"]),
-                "" if row["performance_bias"] is None else f"{100 * row['performance_bias']:+.1f}",
-                _percent(row["accuracy_at_longest"]),
+                ("method", row["method"]),
+                ("runs", str(row["runs"])),
+                ("Control (of samples)", "" if row["control"] is None else _whole_percent(row["control"]) + samples),
+                (
+                    "Scaling, all pairs",
+                    "" if row["scaling"] is None else f"{row['scaling']:.1f} ({row['scaling_pairs']})",
+                ),
+                (
+                    "Scaling, ≥ ½ doubling apart",
+                    "none so far apart" if wide is None else f"{wide:.1f} ({row['scaling_spread_pairs']})",
+                ),
+                ("95 % interval", "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"),
+                ("Performance", _percent(row["performance"])),
+                ("95 % interval", _range(row["performance_interval"])),
+                ("bias of the maximum", "" if bias is None else f"{100 * bias:+.1f}"),
+                ("at the longest", _percent(row["accuracy_at_longest"])),
             ]
         )
-    head = [
-        "method",
-        "runs",
-        "Control (of samples)",
-        "Scaling, all pairs",
-        "Scaling, ≥ ½ doubling apart",
-        "95 % interval",
-        "Performance",
-        "95 % interval",
-        "bias of the maximum",
-        "at the longest",
-    ]
-    return _table(head, table)
+    return _table(table)
 
 
 def groups(task: Mapping[str, Any]) -> list[str]:
     """Accuracy by group of problems; majority beside it for conditions of many samples."""
     names = list(dict.fromkeys(name for row in task["conditions"] for name in row["groups"]))
-    table = [
-        [row["condition"], *(f"{row['groups'][name]:.0%}" if name in row["groups"] else "" for name in names)]
-        for row in task["conditions"]
-    ]
+    shares = [(row["condition"], row["groups"]) for row in task["conditions"]]
     for row in task["conditions"]:
         voted = row.get("at_k", [{}])[-1]
         if voted.get("groups"):
-            found = voted["groups"]
-            cells = [f"{found[name]['majority']:.0%}" if name in found else "" for name in names]
-            table.append([f"majority of {voted['k']}, {row['condition']}", *cells])
-    return _table(["condition", *(name or "other" for name in names)], table)
+            found = {name: group["majority"] for name, group in voted["groups"].items()}
+            shares.append((f"majority of {voted['k']}, {row['condition']}", found))
+    return _table(
+        [
+            [("condition", label), *((name or "other", _whole_percent(found.get(name))) for name in names)]
+            for label, found in shares
+        ]
+    )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+def _table(rows: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
+    """Each cell with the head of its column."""
+    lines = ["| " + " | ".join(head for head, _ in rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for _, cell in row) + " |" for row in rows]
 
 
 def _percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def _range(low: float, high: float) -> str:
-    return f"{low:.1%} to {high:.1%}"
+def _whole_percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _p_fell(change: Mapping[str, Any] | None) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from bench.evaluation import files
-from bench.evaluation.files import QuestionFile, text_field
+from bench.evaluation.files import Row
 from curate.families import FAMILIES
 from curate.families.distinct import RanDry, draw_distinct
 from curate.grading.grade import AnswerKind
@@ -100,11 +100,11 @@ def load(spec: TaskSpec) -> Task:
     }
     default, rows, known, parse = layouts[spec.name]
     path = files.locate(spec.name, spec.path, spec.revision, default)
-    file = files.read(spec.name, path, rows, known, spec.sha256)
-    found = parse(spec, file)
+    sha256, read = files.read(spec.name, path, rows, known, spec.sha256)
+    found = [parse(spec, row, sha256) for row in read]
     if len({problem.id for problem in found}) != len(found):
         raise InputError(f"task {spec.name}: {path} has two rows of one id; repair the file")
-    return Task(spec.name, tuple(_choose(spec, found)), file.sha256, private=spec.name == "gpqa_diamond")
+    return Task(spec.name, tuple(_choose(spec, found)), sha256, private=spec.name == "gpqa_diamond")
 
 
 def _choose(spec: TaskSpec, found: Sequence[Problem]) -> list[Problem]:
@@ -132,63 +132,42 @@ def _families(spec: TaskSpec) -> Task:
     return Task(spec.name, found, digest, note=drawn.note)
 
 
-def _gsm8k(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
-    found = []
-    for i, row in enumerate(file.rows, 1):
-        solution = text_field(spec.name, file.path, i, row, "answer")
-        if "####" not in solution:
-            raise InputError(f"task {spec.name}: {file.path}: row {i}: the answer has no ####")
-        reference = solution.rsplit("####", 1)[1].strip()
-        question = text_field(spec.name, file.path, i, row, "question")
-        found.append(Problem(f"gsm8k-{i}", "", question, reference, AnswerKind.NUMBER))
-    return found
+def _gsm8k(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+    solution = row.text("answer")
+    if "####" not in solution:
+        raise InputError(f"{row.place}: the answer has no ####")
+    reference = solution.rsplit("####", 1)[1].strip()
+    return Problem(f"gsm8k-{row.number}", "", row.text("question"), reference, AnswerKind.NUMBER)
 
 
-def _aqua(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
-    found = []
-    for i, row in enumerate(file.rows, 1):
-        label = text_field(spec.name, file.path, i, row, "label").upper()
-        given = row.get("options")
-        if not isinstance(given, list) or label not in LETTERS[: len(given)]:
-            raise InputError(f"task {spec.name}: {file.path}: row {i}: label {label!r} is none of its options")
-        options = tuple(text.removeprefix(f"({letter})").strip() for letter, text in zip(LETTERS, given, strict=True))
-        question = text_field(spec.name, file.path, i, row, "question")
-        found.append(Problem(f"aqua-{i}", "", question, label, AnswerKind.CHOICE, options))
-    return found
+def _aqua(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+    label, given = row.text("label").upper(), row.values.get("options")
+    if not isinstance(given, list) or label not in LETTERS[: len(given)]:
+        raise InputError(f"{row.place}: label {label!r} is none of its options")
+    options = tuple(text.removeprefix(f"({letter})").strip() for letter, text in zip(LETTERS, given, strict=True))
+    return Problem(f"aqua-{row.number}", "", row.text("question"), label, AnswerKind.CHOICE, options)
 
 
-def _aime(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
-    found = []
-    for i, row in enumerate(file.rows, 1):
-        reference = text_field(spec.name, file.path, i, row, "answer", "expected_answer")
-        if not reference.isdigit() or int(reference) > 999:
-            raise InputError(f"task {spec.name}: {file.path}: row {i}: answer {reference!r} is no integer of 0 to 999")
-        question = text_field(spec.name, file.path, i, row, "problem", "question")
-        found.append(Problem(f"{spec.name}-{i}", "", question, str(int(reference)), AnswerKind.NUMBER))
-    return found
+def _aime(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+    reference = row.text("answer", "expected_answer")
+    if not reference.isdigit() or int(reference) > 999:
+        raise InputError(f"{row.place}: answer {reference!r} is no integer of 0 to 999")
+    question = row.text("problem", "question")
+    return Problem(f"{spec.name}-{row.number}", "", question, str(int(reference)), AnswerKind.NUMBER)
 
 
-def _math500(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
-    found = []
-    for i, row in enumerate(file.rows, 1):
-        question = text_field(spec.name, file.path, i, row, "problem")
-        reference = text_field(spec.name, file.path, i, row, "answer")
-        subject = str(row.get("subject", ""))
-        found.append(Problem(str(row.get("unique_id", f"math500-{i}")), subject, question, reference, AnswerKind.LATEX))
-    return found
+def _math500(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+    name = str(row.values.get("unique_id", f"math500-{row.number}"))
+    group = str(row.values.get("subject", ""))
+    return Problem(name, group, row.text("problem"), row.text("answer"), AnswerKind.LATEX)
 
 
-def _gpqa(spec: TaskSpec, file: QuestionFile) -> list[Problem]:
+def _gpqa(spec: TaskSpec, row: Row, sha256: str) -> Problem:
     """The options of each question in an order of its own, drawn from checksum, row and `option_seed`."""
-    found = []
-    names = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-    for i, row in enumerate(file.rows, 1):
-        question = text_field(spec.name, file.path, i, row, "Question")
-        answers = [text_field(spec.name, file.path, i, row, name) for name in names]
-        order = list(range(4))
-        random.Random(f"{file.sha256}|{i}|{spec.option_seed}").shuffle(order)
-        options = tuple(answers[at] for at in order)
-        right = LETTERS[order.index(0)]
-        group = str(row.get("High-level domain", ""))
-        found.append(Problem(f"gpqa-{i}", group, question, right, AnswerKind.CHOICE, options, tuple(order)))
-    return found
+    question = row.text("Question")
+    answers = [row.text(name) for name in ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))]
+    order = list(range(4))
+    random.Random(f"{sha256}|{row.number}|{spec.option_seed}").shuffle(order)
+    options, right = tuple(answers[at] for at in order), LETTERS[order.index(0)]
+    group = str(row.values.get("High-level domain", ""))
+    return Problem(f"gpqa-{row.number}", group, question, right, AnswerKind.CHOICE, options, tuple(order))
