@@ -29,8 +29,11 @@ class Options(Output):
 def main(options: Options) -> None:
     """Compile all, whatever a cache has, print, write one line per kernel."""
     output = options.output or record.RESULTS / f"aot_sm90_triton{triton.__version__}.jsonl"
-    names = ("kernel", "registers", "stack B", "shared B", "warps/SM", "HGMMA", "HMMA", "instructions", "compiled, s")
-    table, lines = columns(*names, title=f"sm_90, Triton {triton.__version__}"), []
+    table = columns(
+        *("kernel", "registers", "stack B", "shared B", "warps/SM", "HGMMA", "HMMA", "instructions", "compiled, s"),
+        title=f"sm_90, Triton {triton.__version__}",
+    )
+    lines = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         for case in production_cases():

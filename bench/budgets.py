@@ -231,16 +231,18 @@ def run(options: Options, console: Console) -> None:
         + options.answer
         + 2 * len(BUDGET_END),
     )
-    title = f"{folder.name}: batch {options.batch}, budgets {options.budget}"
-    table = Table("prefix cache", "", "prefill tokens", "s", "equal tokens", title=title)
+    table = Table(
+        *("prefix cache", "", "prefill tokens", "s", "equal tokens"),
+        title=f"{folder.name}: batch {options.batch}, budgets {options.budget}",
+    )
     for caching in (False, True):
         with engine_of(enable_prefix_caching=caching) as engine:
             values, equal = compare(engine, options)
         for kind in ("native", "client"):
             tokens, seconds = f"{values[f'{kind}_prefill_tokens']:,.0f}", f"{values[f'{kind}_s']:.3f}"
             table.add_row("on" if caching else "off", kind, tokens, seconds, f"{equal} of {options.batch}")
-        more = f"{values['client_prefill_tokens'] / values['native_prefill_tokens']:.2f}"
-        table.add_row("", "client / native", more, f"{values['time_ratio']:.2f}", "", end_section=True)
+        ratios = values["client_prefill_tokens"] / values["native_prefill_tokens"], values["time_ratio"]
+        table.add_row("", "client / native", *(f"{ratio:.2f}" for ratio in ratios), "", end_section=True)
         machine.write(options.output, "budgets", case | {"prefix_cache": caching}, values | {"equal": equal})
     console.print(table)
     with engine_of() as engine:

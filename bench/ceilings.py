@@ -52,8 +52,8 @@ class Ceilings:
     def limits_of(self, device: torch.device) -> Device:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
-        bandwidth = self.copy if device.type == "cuda" else self.read
-        return Device(device.type, bandwidth, self.flops, self.memory, gpu=device.type == "cuda")
+        gpu = device.type == "cuda"
+        return Device(device.type, self.copy if gpu else self.read, self.flops, self.memory, gpu=gpu)
 
 
 FILE = "S1_CEILINGS"
@@ -69,8 +69,13 @@ def measure(device: torch.device) -> Ceilings:
         return Ceilings.of(found[-1].figures)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "ceilings.jsonl"
-        words = [sys.executable, "-m", "bench.ceilings", "--device", str(device), "--output", str(output)]
-        done = subprocess.run(words, cwd=record.ROOT, capture_output=True, text=True, preexec_fn=ends_with_its_parent)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.ceilings", "--device", str(device), "--output", str(output)],
+            cwd=record.ROOT,
+            capture_output=True,
+            text=True,
+            preexec_fn=ends_with_its_parent,
+        )
         if done.returncode:
             raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
         return Ceilings.of(record.read(output)[-1].figures)

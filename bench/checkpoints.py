@@ -61,8 +61,7 @@ def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
     def normal(*size: int) -> torch.Tensor:
         return (torch.randn(*size, generator=generator) * 0.02).to(torch.bfloat16)
 
-    hidden, dim = shape.hidden_size, shape.head_dim
-    queries, keys = shape.num_heads * dim, shape.num_kv_heads * dim
+    hidden, queries, keys = shape.hidden_size, shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     weights = {"model.embed_tokens.weight": normal(shape.vocab_size, hidden)}
     for i in range(shape.num_layers):
         layer = f"model.layers.{i}."
@@ -93,8 +92,8 @@ def _write_tokenizer(target: Path, size: int) -> None:
     pairs = [(left, right) for left in alphabet for right in alphabet]
     triples = [(left + right, last) for left, right in pairs[: -(-count // len(alphabet))] for last in alphabet]
     merges = (pairs + triples)[:count]
-    tokens = alphabet + [left + right for left, right in merges]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    vocab = {token: i for i, token in enumerate([*alphabet, *map("".join, merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     # the last id is config.json's EOS

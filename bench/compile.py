@@ -63,6 +63,7 @@ def engine(shape: str, options: dict[str, Any]) -> int:
     """Compile what an engine of one layer launches: prompts, mixed steps, and decode steps of all sizes. How many."""
     with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
         model = checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
+        tokenizer = Tokenizer.load(model)
         config = EngineConfig(
             model=str(model),
             device="cuda",
@@ -72,7 +73,6 @@ def engine(shape: str, options: dict[str, Any]) -> int:
             capture_at_start=True,
             **options,
         )
-        tokenizer = Tokenizer.load(model)
         core = build_core(config, model, tokenizer, Group.single(CUDA))
         preparer = Preparer(tokenizer, "s1", 4096)
         opener = tokenizer.encode("<|im_start|>think", specials=True)
@@ -104,8 +104,11 @@ def jobs(options: Options) -> dict[str, Callable[[], int]]:
         return {"gate_up, 1 tokens": partial(tuner, "gate_up", 1)}
     work: dict[str, Callable[[], int]] = {name: partial(engine, *arguments) for name, arguments in ENGINES.items()}
     if options.gemm:
-        products = [linear.name for linear in linears(SHAPES["qwen2.5-32b"], 1)]
-        work |= {f"{name}, {tokens} tokens": partial(tuner, name, tokens) for tokens in TOKENS for name in products}
+        work |= {
+            f"{linear.name}, {tokens} tokens": partial(tuner, linear.name, tokens)
+            for tokens in TOKENS
+            for linear in linears(SHAPES["qwen2.5-32b"], 1)
+        }
     return work
 
 
@@ -117,7 +120,6 @@ def _alone() -> None:
 
 
 def main(options: Options) -> None:
-    """Compile everything; a line for each job, and a record."""
     start, total = time.perf_counter(), 0
     work = jobs(options)
     with ProcessPoolExecutor(min(options.workers, len(work)), get_context("spawn"), _alone) as pool:
@@ -127,8 +129,12 @@ def main(options: Options) -> None:
             print(f"{name}: {future.result()} kernels, {time.perf_counter() - start:.0f} s", flush=True)
     seconds = time.perf_counter() - start
     print(f"{total} kernels compiled by {options.workers} processes in {seconds:.0f} s")
-    case, figures = {"workers": options.workers, "gemm": options.gemm}, {"kernels": float(total), "seconds": seconds}
-    record.Machine.read(torch.device("cpu")).write(options.output, "compile", case, figures)
+    record.Machine.read(torch.device("cpu")).write(
+        options.output,
+        "compile",
+        {"workers": options.workers, "gemm": options.gemm},
+        {"kernels": float(total), "seconds": seconds},
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from bench import record, stand_in
 from bench.checkpoints import checkpoint
 from bench.command import Cached, OnDevice, Resumed, command
 from bench.processes import ends_with_its_parent
-from bench.shapes import SHAPES, Shape
+from bench.shapes import SHAPES
 from engine import Engine, SamplingParams
 from train.attention import Documents, attend
 
@@ -42,6 +42,10 @@ times over."""
 _BEST = 32
 """Log-probabilities that are kept of each position."""
 _LENGTHS = (512, 200, 1000, 336)
+
+
+MODELS = {"tiny": SHAPES["tiny"], "32B, 2 layers": replace(SHAPES["qwen2.5-32b"], num_layers=2)}
+"""What is compared, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,6 @@ class Answer:
 
     tokens: list[list[int]]
     best: list[list[list[tuple[int, float]]]]
-
-
-def shapes() -> dict[str, Shape]:
-    """The models that are compared, by name."""
-    return {"tiny": SHAPES["tiny"], "32B, 2 layers": replace(SHAPES["qwen2.5-32b"], num_layers=2)}
 
 
 def answer(folder: Path, device: str, dtype: str) -> Answer:
@@ -95,15 +94,17 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
             for i in range(12)
         ]
         samples = [output.outputs[0] for output in engine.generate(prompts, params)]
-    best = [[[*one.top] for one in sample.logprobs or ()] for sample in samples]
-    return Answer([sample.token_ids for sample in samples], best)
+    return Answer(
+        tokens=[sample.token_ids for sample in samples],
+        best=[[[*one.top] for one in sample.logprobs or ()] for sample in samples],
+    )
 
 
 def by_definition(options: Options, model: str, dtype: str, device: str) -> Answer:
     """The same from a process of its own that runs the definitions."""
-    asked = f"{model}/{dtype}/{device}"
+    words = ["--answer", f"{model}/{dtype}/{device}", "--cache", str(options.cache)]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.correctness", "--answer", asked, "--cache", str(options.cache)],
+        [sys.executable, "-m", "bench.correctness", *words],
         capture_output=True,
         text=True,
         env=os.environ | {CHILD: "reference"},
@@ -158,8 +159,13 @@ def operator_tests(file: Path, workers: int) -> dict[str, float | None]:
     if stand_in.card() is not None:  # a part of one file, interpreted
         environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         more = ["-k", "silu"]
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *more, str(file)]
-    done = subprocess.run(words, cwd=record.ROOT, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *more, str(file)],
+        cwd=record.ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     counts: dict[str, float | None] = {
         word: float((re.findall(rf"(\d+) {word}", done.stdout) or ["0"])[-1])
         for word in ("passed", "failed", "skipped")
@@ -185,9 +191,7 @@ class Run:
         jobs: list[bool] = []
         if "tokens" in self._options.parts:
             # Two layers of the 32B shape are 5 GB, and minutes of a small processor.
-            for model, dtype in product(
-                shapes() if self._device.type == "cuda" else ("tiny",), ("float32", "bfloat16")
-            ):
+            for model, dtype in product(MODELS if self._device.type == "cuda" else ("tiny",), ("float32", "bfloat16")):
                 case = {"what": "tokens", "model": model, "dtype": dtype}
                 jobs.append(self._one(case, partial(self._tokens, model, dtype)))
         if "training" in self._options.parts:
@@ -195,10 +199,11 @@ class Run:
         if "operators" in self._options.parts and importlib.util.find_spec("pytest") is None:
             self._console.print("pytest is not installed: the operators' tests did not run")
         elif "operators" in self._options.parts:
-            files = sorted((record.ROOT / "tests" / "kernels" / "interpreter").glob("test_*.py"))
-            files = files if stand_in.card() is None else [file for file in files if file.stem == "test_row_kernels"]
+            which = "test_*.py" if stand_in.card() is None else "test_row_kernels.py"
+            files = sorted((record.ROOT / "tests" / "kernels" / "interpreter").glob(which))
             with ThreadPoolExecutor(len(files) if self._device.type == "cuda" else 1) as pool:
-                jobs += pool.map(self._file, files)
+                cases = [{"what": "operators' tests", "file": file.name} for file in files]
+                jobs += pool.map(self._one, cases, [partial(self._operators, file) for file in files])
         return all(jobs)
 
     def _one(self, case: dict[str, Any], measure: Callable[[], dict[str, float | None]]) -> bool:
@@ -213,7 +218,7 @@ class Run:
 
     def _tokens(self, model: str, dtype: str) -> dict[str, float | None]:
         tiny = model == "tiny"
-        ours = answer(checkpoint(self._options.cache, shapes()[model], weights=tiny), str(self._device), dtype)
+        ours = answer(checkpoint(self._options.cache, MODELS[model], weights=tiny), str(self._device), dtype)
         # The tiny model against float32 on the CPU, the large one, whose weights are made there, on the device itself.
         found = compare(ours, self._definitions(model, *(("float32", "cpu") if tiny else (dtype, str(self._device)))))
         exact = tiny and dtype == "float32"
@@ -223,20 +228,16 @@ class Run:
         error = training_error(self._device)
         return {"error": error, "right": float(error < (2e-2 if self._device.type == "cuda" else 1e-5))}
 
-    def _file(self, file: Path) -> bool:
-        def measure() -> dict[str, float | None]:
-            counts = operator_tests(file, self._options.workers)
-            return counts | {"right": float(counts["failed"] == 0)}
-
-        return self._one({"what": "operators' tests", "file": file.name}, measure)
+    def _operators(self, file: Path) -> dict[str, float | None]:
+        counts = operator_tests(file, self._options.workers)
+        return counts | {"right": float(counts["failed"] == 0)}
 
 
 def main(options: Options) -> None:
-    """Compare, print, append; SystemExit where something is not what the definitions say."""
     if options.answer is not None:
         model, dtype, device = options.answer.split("/")
-        folder = checkpoint(options.cache, shapes()[model], weights=model == "tiny")
-        print(json.dumps(vars(answer(folder, device, dtype))))
+        found = answer(checkpoint(options.cache, MODELS[model], weights=model == "tiny"), device, dtype)
+        print(json.dumps(vars(found)))
     elif not Run(options, Console()).all():
         raise SystemExit("bench.correctness: the device does not do what the definitions say; see above")
 

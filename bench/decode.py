@@ -121,9 +121,8 @@ class Options(Loaded, Resumed):
     @property
     def cases(self) -> list[Case]:
         """What is run, in order."""
-        if self.cells:
-            return Case.read(self.cells)
-        return [Case(batch, context) for batch in self.batch for context in self.context]
+        every = [Case(batch, context) for batch in self.batch for context in self.context]
+        return Case.read(self.cells) if self.cells else every
 
 
 @dataclass(frozen=True)
@@ -258,13 +257,12 @@ def limits_of(options: Options, model: DecoderShape, rates: Device) -> tuple[Lim
     """The limits of this engine as it is configured, and with all in `dtype`."""
     itemsize = getattr(torch, options.dtype).itemsize
     plain = Limits(model, rates, weight_bytes=itemsize, kv_bytes=itemsize, head_bytes=itemsize)
-    ours = replace(
+    return replace(
         plain,
         weight_bytes=itemsize if options.quantization == "none" else 1,
         kv_bytes=itemsize if options.kv_cache_dtype == "auto" else 1,
         head_bytes=1 if options.quantization == "int8" else itemsize,
-    )
-    return ours, plain
+    ), plain
 
 
 def together(engines: tuple[str, ...], device: torch.device) -> list[tuple[str, ...]]:
@@ -287,8 +285,7 @@ class Run:
         chosen = {"quantization": options.quantization, "kv_cache_dtype": options.kv_cache_dtype}
         self._eight_bits = {name: value for name, value in chosen.items() if value not in ("none", "auto")}
         self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
-        self._ours: dict[Case, list[float]] = {}
-        """Round medians of this engine, which the others are compared with."""
+        self._ours: dict[Case, list[float]] = {}  # this engine's round medians, which the others are compared with
 
     def all(self) -> bool:
         """Every case, in order; a table and a record for each lane as it is done. Whether all could be measured."""
@@ -324,8 +321,7 @@ class Run:
         ids = prompts(case, self._model.vocab_size - 3, self._opener)
         if self._device.type == "cpu":  # its bandwidth drifts: judged by what is measured right before
             self._ceilings = ceilings.later(self._ceilings, self._device)
-            rates = self._ceilings.limits_of(self._device)
-            self._limits, self._plain = limits_of(self._options, self._model, rates)
+            self._limits, self._plain = limits_of(self._options, self._model, self._ceilings.limits_of(self._device))
         self._report(machine, measure(case, lanes, ids, tokens, self._options.rounds), lanes)
 
     def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
@@ -361,19 +357,18 @@ class Run:
             if name == "unquantized":
                 program, own = "engine_worker.py", replace(setup, engine={})
             worker = stack.enter_context(Worker(program, own, logs / f"{name}.log", python))
-            lanes.append(Lane(worker, unquantized=name == "unquantized"))
-            if name == "engine":
-                lanes += [Lane(worker, budget) for budget in options.budget]
+            budgets = options.budget if name == "engine" else ()
+            lanes += [Lane(worker, budget, name == "unquantized") for budget in (None, *budgets)]
         return lanes
 
     def _report(self, machine: record.Machine, measured: Measured, lanes: list[Lane]) -> None:
         case, found = measured.case, self._ceilings
         limit = self._limits.step_seconds(case.batch, case.context) * 1e3
-        title = (
-            f"{self._options.name} {self._options.dtype}, {case}: limit {limit:.3g} ms "
-            f"(copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)"
+        table = columns(
+            *("", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is"),
+            title=f"{self._options.name} {self._options.dtype}, {case}: limit {limit:.3g} ms "
+            f"(copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
         )
-        table = columns("", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is", title=title)
         if lanes[0].name == OURS:
             self._ours[case] = measured.medians(lanes[0].label)
         for lane in lanes:
@@ -381,9 +376,7 @@ class Run:
             values = figures(case, step, limits, measured.keys(lane.label)) | {"spread": measured.spread(lane.label)}
             if lane.label != OURS and case in self._ours:
                 values["ratio"] = ratio(measured.medians(lane.label), self._ours[case])
-            shown = (values.get(name) for name in _FORMATS)
-            formatted = ("" if v is None else form.format(v) for v, form in zip(shown, _FORMATS.values(), strict=True))
-            table.add_row(lane.label, *formatted)
+            table.add_row(lane.label, *(form.format(values[key]) for key, form in _FORMATS.items() if key in values))
             self._write(machine, case, lane, values)
         self._console.print(table)
 

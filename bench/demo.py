@@ -77,17 +77,18 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    title = f"the eight questions and {len(problems) - 8} more"
-    shown = columns("setting", "eight questions", "all", "95 % interval", "thinking tokens", title=title)
+    shown = columns(
+        *("setting", "eight questions", "all", "95 % interval", "thinking tokens"),
+        title=f"the eight questions and {len(problems) - 8} more",
+    )
     with engine:
         for problem in problems[: arguments.live]:
             show(engine, console, problem)
         for condition in CONDITIONS:
             found, thinking = answered(engine, problems, condition)
             low, high = wilson(sum(found), len(found))
-            marks = "".join("✓" if one else "·" for one in found[:8])
-            share, interval = f"{sum(found) / len(found):.0%}", f"{low:.0%} to {high:.0%}"
-            shown.add_row(condition.label, marks, share, interval, f"{thinking:.0f}")
+            marks, share = "".join("✓" if one else "·" for one in found[:8]), f"{sum(found) / len(found):.0%}"
+            shown.add_row(condition.label, marks, share, f"{low:.0%} to {high:.0%}", f"{thinking:.0f}")
     console.print(shown)
     return 0
 

@@ -176,8 +176,7 @@ def choices_of(records: list[Record]) -> list[Choice]:
         ours, cublas = line.figures["ours_us"], line.figures["cublas_us"]
         if ours is None or cublas is None or ours >= _MARGIN * cublas:
             continue
-        same = (key[-1] for key in lines if key[:-1] == (device, product, out, inner))
-        below = max((other for other in same if other < tokens), default=0)
+        below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
         config = GemmConfig(**{field.name: int(line.figures[field.name] or 0) for field in fields(GemmConfig)})
         found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
     return found
@@ -201,8 +200,11 @@ def run(options: Options, device: torch.device, console: Console) -> None:
     asked = torch.device("cuda") if stand_in.card() is not None else device
     machine, bandwidth = record.Machine.read(asked), measure(asked).limits_of(device).bandwidth
     known = [line.case for line in options.known("gemm", asked)]
-    names = ("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration")
-    table = columns(*names, title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s", left=(0, 6))
+    table = columns(
+        *("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration"),
+        title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s",
+        left=(0, 6),
+    )
     for linear, tokens in itertools.product(linears(stand_in.shape(options.shape), options.ranks), options.tokens):
         case = {
             "name": linear.name,
@@ -230,8 +232,7 @@ def run(options: Options, device: torch.device, console: Console) -> None:
         if best is not None:
             config, ours = asdict(best[0]), best[1]
             figures |= {"ours_us": ours * 1e6, "ours_share": least / ours, **config}
-            words = " ".join(f"{name}={value}" for name, value in config.items())
-            shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", words
+            shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", " ".join(map("{}={}".format, config, config.values()))
         table.add_row(linear.name, str(tokens), f"{cublas * 1e6:.1f}", f"{least / cublas:.0%}", *shown)
         machine.write(options.output, "gemm", case, figures)
         if options.output is not None and options.table is not None:

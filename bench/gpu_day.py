@@ -125,14 +125,17 @@ class Day:
     def keep(self) -> None:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
         own, elsewhere = [self.out / name for name in FILES], self._kept / "left out"
-        files = [path for path in self.out.rglob("*") if path.is_file()]
+        files = filter(Path.is_file, self.out.rglob("*"))
         extra = sorted(files, key=lambda path: (path not in own, path))[MOST_FILES:]
         for path in extra:
             elsewhere.mkdir(exist_ok=True)
             shutil.move(path, elsewhere / "-".join(path.relative_to(self.out).parts))
         if extra:
-            what = f"{len(extra)} files too many to come back, as {extra[0].name}"
-            self.console.print(f"{what}: {MOST_FILES} can; they are in {elsewhere}", markup=False)
+            self.console.print(
+                f"{len(extra)} files too many to come back, as {extra[0].name}: {MOST_FILES} can; "
+                f"they are in {elsewhere}",
+                markup=False,
+            )
         log = self.out / LOG
         if log.exists() and log.stat().st_size > MOST_BYTES:  # its end
             log.write_bytes(log.read_bytes()[-MOST_BYTES // 2 :].partition(b"\n")[2])
@@ -336,11 +339,10 @@ def main(options: Options) -> int:
         options = replace(options, out=Path("gpu-day-rehearsal"), state=KEPT.with_name(f"{KEPT.name}-rehearsal"))
     names = [part.name for part in parts]
     unknown = sorted(set(options.only).difference(names))
-    folders = {"--resume-from": options.resume_from, "--cache": options.cache}
     check(
         *(
             folder is not None and not folder.is_dir() and f"{flag} {folder} is no folder"
-            for flag, folder in folders.items()
+            for flag, folder in (("--resume-from", options.resume_from), ("--cache", options.cache))
         ),
         not 0 < options.minutes < 1e6 and f"--minutes is {options.minutes}; give how long this call may take",
         options.state.resolve().is_relative_to(options.out.resolve())
@@ -354,8 +356,8 @@ def main(options: Options) -> int:
     if options.rehearse is not None:
         importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
     console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
-    outcomes = run(options, console, parts, card.name if options.rehearse is None else f"rehearsal of {card.name}")
-    return int(any(outcome.state in ("failed", "stuck") for outcome in outcomes))
+    which = card.name if options.rehearse is None else f"rehearsal of {card.name}"
+    return int(any(outcome.state in ("failed", "stuck") for outcome in run(options, console, parts, which)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -69,14 +70,13 @@ class TimedRunner(Runner):
 
 @dataclass(frozen=True)
 class StepCost:
-    """CPU seconds of one step. The host's own are `loop` and `output`."""
+    """CPU seconds of one step: of the `loop` (scheduler, inputs, launch, reading) and of `output` (tokens to text,
+    deltas, reports), which are the host's own; `device`: what a GPU does by itself, here by the CPU over a null model.
+    """
 
     loop: float
-    """scheduler, inputs, launch, reading"""
     output: float
-    """tokens to text, deltas, reports"""
     device: float
-    """what a GPU does by itself, here by the CPU over a null model"""
 
     @property
     def host(self) -> float:
@@ -196,26 +196,25 @@ class Options(Cached):
 
 
 def main(options: Options) -> None:
-    """All measurements, printed and appended to `options.output`."""
     torch.set_num_threads(1)
-    folder, machine = checkpoint(options.cache, SHAPES["tiny"]), record.Machine.read(torch.device("cpu"))
+    folder = checkpoint(options.cache, SHAPES["tiny"])
+    write = partial(record.Machine.read(torch.device("cpu")).write, options.output)
     pairs = growth(folder, options.tokens, options.window, options.rounds // 3 + 1)
     end, start = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
     print(
         f"one request of {options.tokens:,} tokens: {start:.1f} us per token at the start, {end:.1f} us "
         f"at the end, ratio {median_ratio(pairs):.3f}"
     )
-    case, figures = {"tokens": options.tokens}, {"start_us": start, "end_us": end, "ratio": median_ratio(pairs)}
-    machine.write(options.output, "host_growth", {"model": "null", **case}, figures)
+    figures = {"start_us": start, "end_us": end, "ratio": median_ratio(pairs)}
+    write("host_growth", {"model": "null", "tokens": options.tokens}, figures)
     pairs = budget_cost(folder, options.batch, options.batch_tokens, options.rounds)
     half, without = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
     print(
         f"{options.batch} requests: {without:.0f} us per step without budgets, {half:.0f} us with budgets "
         f"and extensions in half of them, ratio {median_ratio(pairs):.3f}"
     )
-    case = {"batch": options.batch, "tokens": options.batch_tokens}
     figures = {"without_us": without, "half_us": half, "ratio": median_ratio(pairs)}
-    machine.write(options.output, "host_budgets", {"model": "null", **case}, figures)
+    write("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens}, figures)
     for name in ("collected", "streamed"):
         cost = step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
         figures = {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6}
@@ -224,8 +223,7 @@ def main(options: Options) -> None:
             f"of it {figures['output_us']:.0f} us for text and deltas; "
             f"the null device takes {figures['device_us']:.0f} us"
         )
-        varied = {"model": "null", "batch": options.step_batch, "outputs": name}
-        machine.write(options.output, "host_step", varied, figures)
+        write("host_step", {"model": "null", "batch": options.step_batch, "outputs": name}, figures)
 
 
 if __name__ == "__main__":

@@ -187,8 +187,8 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
         ("gumbel", SamplingNeeds(noise=True, masked=True), 1.0),
         ("top-p", SamplingNeeds(noise=True, filters=True, masked=True), 0.95),
     ):
-        top = real.index_fill(1, torch.tensor([Real.TOP_P], device=device), top_p)
-        chosen = SamplingTables(top, zeros(batch, len(Whole)))
+        chosen = SamplingTables(real.clone(), zeros(batch, len(Whole)))
+        chosen.real[:, Real.TOP_P] = top_p
         yield Operation(
             f"sample {label}",
             f"{batch}x{vocab}",
@@ -290,8 +290,8 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     size = f"{batch}x{context}"
     moved, flops = (sum(cost) * shape.num_layers for cost in zip(*costs.values(), strict=True))
     yield Operation(LAYERS[0], size, forward, (moved, flops))
-    calls = max(10, 4 * _COLD_BYTES // moved)  # some tens of milliseconds
-    clocks = torch.zeros(calls, len(native_decoder.PARTS), dtype=torch.float64)
+    # some tens of milliseconds
+    clocks = torch.zeros(max(10, 4 * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
     for clock in clocks:
         forward(clock)
     moved, flops = rms_norm_cost(batch, hidden, item, False)
@@ -334,8 +334,11 @@ def main(options: Options) -> None:
     check(shape_name not in SHAPES and f"--shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
     dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
     ceilings, machine, shape = measure(asked), record.Machine.read(asked), stand_in.shape(shape_name)
-    title = f"{machine.device}, {shape_name}, {str(dtype)[6:]}"
-    table = columns("operator", "size", *_COLUMNS, title=title, left=(0, 1))
+    table = columns(
+        *("operator", "size", *_COLUMNS),
+        title=f"{machine.device}, {shape_name}, {str(dtype)[6:]}",
+        left=(0, 1),
+    )
     known = [line.case for line in options.known("kernels", asked)]
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]

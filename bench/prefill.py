@@ -28,18 +28,6 @@ class Options(Loaded):
     rounds: int = 3
 
 
-def figures(seconds: float, context: int, limits: Limits) -> dict[str, float | None]:
-    """Seconds, tok/s, TFLOP/s, and the share of the measured matrix rate."""
-    flops = limits.prefill_flops(context)
-    return {
-        "seconds": seconds,
-        "tok_s": context / seconds,
-        "TFLOPs": flops / seconds / 1e12,
-        "matmul_share": flops / seconds / limits.device.flops,
-        "limit_s": limits.prefill_seconds(context),
-    }
-
-
 def prefill_seconds(engine: Engine, context: int, rounds: int) -> float:
     """Median seconds of a request with `context` random tokens and one output token."""
     source = random.Random(context)
@@ -57,8 +45,7 @@ def main(options: Options) -> None:
     """Load once, then every context; a table, and records appended to `options.output`."""
     torch.set_num_threads(options.threads)
     console, device, name, folder = Console(), torch.device(options.device), options.name, options.folder
-    rates = ceilings.measure(device).limits_of(device)
-    model = ModelConfig.load(folder)
+    rates, model = ceilings.measure(device).limits_of(device), ModelConfig.load(folder)
     limits = Limits(model, rates, weight_bytes=model.dtype.itemsize, kv_bytes=model.dtype.itemsize)
     machine, start = record.Machine.read(device), time.perf_counter()
     with Engine(
@@ -77,10 +64,16 @@ def main(options: Options) -> None:
         table = Table("prompt", "s", "tok/s", "TFLOP/s", "of matmul", "limit, s", title=f"{name}: prefill")
         for context in options.context:
             length = stand_in.tokens(context)
-            got = figures(prefill_seconds(engine, length, options.rounds), length, limits)
+            seconds, flops = prefill_seconds(engine, length, options.rounds), limits.prefill_flops(length)
+            got = {
+                "seconds": seconds,
+                "tok_s": length / seconds,
+                "TFLOPs": flops / seconds / 1e12,
+                "matmul_share": flops / seconds / limits.device.flops,
+                "limit_s": limits.prefill_seconds(length),
+            }
             machine.write(options.output, "prefill", {"model": name, "context": context}, got)
-            formats = (".3g", ",.0f", ".3g", ".0%", ".3g")
-            table.add_row(f"{context:,}", *map(format, got.values(), formats))
+            table.add_row(f"{context:,}", *map(format, got.values(), (".3g", ",.0f", ".3g", ".0%", ".3g")))
     console.print(table)
 
 

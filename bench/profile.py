@@ -52,7 +52,7 @@ def spent(kernels: Iterable[tuple[str, float, float]]) -> tuple[list[Spent], flo
         totals[name].append(end - start)
         filled += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    found = [Spent(name, len(times), sum(times)) for name, times in totals.items()]
+    found = (Spent(name, len(times), sum(times)) for name, times in totals.items())
     return sorted(found, key=lambda one: -one.us), filled
 
 
@@ -63,10 +63,12 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
     engine.generate(ids, params)
     cuda = torch.cuda.is_available() and stand_in.card() is None
     wanted, more = (DeviceType.CUDA, [ProfilerActivity.CUDA]) if cuda else (DeviceType.CPU, [])
-    # Operators of a CPU are those of the engine's own thread.
-    settings = None if cuda else _ExperimentalConfig(profile_all_threads=True)
     with (
-        profile(activities=[ProfilerActivity.CPU, *more], experimental_config=settings) as profiler,
+        profile(
+            activities=[ProfilerActivity.CPU, *more],
+            # operators of a CPU are those of the engine's own thread
+            experimental_config=None if cuda else _ExperimentalConfig(profile_all_threads=True),
+        ) as profiler,
         engine.clocked() as times,
     ):
         marked = time.perf_counter()
@@ -95,7 +97,6 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
 
 
 def main(options: Options) -> None:
-    """Profile every cell; a table and a record for each."""
     console, cases = Console(), Case.read(options.cells)
     machine = record.Machine.read(torch.device(options.device))
     with Engine(

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +74,8 @@ class Options(Threaded):
 def write_run(options: Options, folder: Path) -> Path:
     """Shape, samples and configuration of the run, in `folder`."""
     shape = stand_in.shape(options.shape) if stand_in.card() else ALL_SHAPES[options.shape]
-    shape = replace(shape, num_layers=min(shape.num_layers, options.layers or shape.num_layers))
-    (folder / "config.json").write_text(json.dumps(config_json(shape)))
+    fewer = replace(shape, num_layers=min(shape.num_layers, options.layers or shape.num_layers))
+    (folder / "config.json").write_text(json.dumps(config_json(fewer)))
     rng = np.random.default_rng(0)
     mean = np.log(stand_in.tokens(options.mean_tokens)) - options.sigma**2 / 2
     lengths = rng.lognormal(mean, options.sigma, options.batch_size * (options.steps + 1))
@@ -104,12 +105,10 @@ def peer(options: Options, data: Dataset, folder: Path) -> Callable[[list[int]],
     Takes samples in their order, gives seconds of each optimiser step."""
     import transformers  # only --against transformers needs it
 
-    config = transformers.AutoConfig.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_config(config).float()
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder)).float()
 
     def steps(order: list[int]) -> list[float]:
-        tokens = [torch.from_numpy(data.tokens[data.offsets[i] : data.offsets[i + 1]].astype(np.int64)) for i in order]
-        samples = [{"input_ids": t, "labels": t} for t in tokens]
+        ids = [torch.from_numpy(data.tokens[data.offsets[i] : data.offsets[i + 1]].astype(np.int64)) for i in order]
         times: list[float] = []
 
         class Clock(transformers.TrainerCallback):  # type: ignore[name-defined]
@@ -135,22 +134,20 @@ def peer(options: Options, data: Dataset, folder: Path) -> Callable[[list[int]],
             gradient_checkpointing=options.checkpointing != "none",
             train_sampling_strategy="sequential",
         )
-        transformers.Trainer(
-            model, arguments, train_dataset=samples, data_collator=pad_batch, callbacks=[Clock()]
-        ).train()
+        transformers.Trainer(model, arguments, train_dataset=ids, data_collator=pad_batch, callbacks=[Clock()]).train()
         return [after - before for before, after in pairwise(times)]
 
     return steps
 
 
-def pad_batch(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = [s["input_ids"] for s in samples]
-    return {
-        "input_ids": pad(ids, batch_first=True),
-        "labels": pad([s["labels"] for s in samples], batch_first=True, padding_value=-100),
-        "attention_mask": pad([torch.ones_like(i) for i in ids], batch_first=True),
+def pad_batch(ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    values = {
+        "input_ids": (ids, 0),
+        "labels": (ids, -100),
+        "attention_mask": ([torch.ones_like(one) for one in ids], 0),
     }
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return {name: pad(one, padding_value=value) for name, (one, value) in values.items()}
 
 
 @torch.no_grad()
@@ -178,8 +175,7 @@ def compare(options: Options, folder: Path) -> None:
     """Train in `folder`, this engine and the other in turn; print and record what each took."""
     config = load_config(write_run(options, folder), options.settings)
     world, started = join_world(config), time.perf_counter()
-    large = world.device.type == "cuda" or stand_in.card() is not None
-    ours = Trainer(config, world, draw_on_device if large else initialize)
+    ours = Trainer(config, world, draw_on_device if options.device == "cuda" else initialize)
     theirs = peer(options, ours.data, folder) if options.against else None
     lengths, per_round = ours.data.lengths, ours.steps_per_epoch
     steps = range(options.rounds * per_round)

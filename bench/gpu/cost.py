@@ -36,7 +36,6 @@ SMALL_STEP = 1.5e-3
 @dataclass
 class Clock:
     seconds: float = 0.0
-    """So far."""
 
 
 class SimulatedWorker:

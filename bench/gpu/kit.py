@@ -69,10 +69,9 @@ class Options:
 
 def wheels(folder: Path, python_version: str) -> None:
     """Download what is carried, in the versions that are installed here, for the machine's Python."""
-    platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     names = [f"{name}=={metadata.version(name)}" for name in CARRIED]
     words = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-    machine = ["--implementation", "cp", "--python-version", python_version, *platforms]
+    machine = ["--implementation=cp", f"--python-version={python_version}", *map("--platform={}".format, _PLATFORMS)]
     done = subprocess.run([sys.executable, *words, *machine, "-d", str(folder), *names], capture_output=True, text=True)
     said = done.stderr.strip()[-300:]
     check(done.returncode != 0 and f"pip cannot fetch {', '.join(names)} for Python {python_version}: {said}")
@@ -81,8 +80,11 @@ def wheels(folder: Path, python_version: str) -> None:
 def fill_cache(python: str, folder: Path) -> None:
     """Compile with `python`, at the path that the cache will have there (Triton keeps absolute paths), then copy it."""
     cache = KEPT / CACHE
-    environment = os.environ | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(record.ROOT)}
-    done = subprocess.run([python, "-m", "bench.compile", "--no-gemm"], cwd=record.ROOT, env=environment)
+    done = subprocess.run(
+        [python, "-m", "bench.compile", "--no-gemm"],
+        cwd=record.ROOT,
+        env=os.environ | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(record.ROOT)},
+    )
     check(done.returncode != 0 and f"{python} could not compile; leave --python out, or give it what it lacks")
     shutil.copytree(cache, folder)
 

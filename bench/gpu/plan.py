@@ -75,14 +75,13 @@ def peer_shape(card: Device) -> str:
 
 def _decode(name: str, cells: tuple[str, ...], limit: float, how: str, *more: str, **other: object) -> Part:
     arguments = (*_32B, "--cells", *cells, "--tokens", "48", "--rounds", "2", *more)
-    brings = f"32B {how}: {', '.join(cell.replace('x', ' x ') for cell in cells)}"
+    brings = f"32B {how}: {', '.join(cells).replace('x', ' x ')}"
     return Part(name, "bench.decode", arguments, limit, brings, **other)  # type: ignore[arg-type]
 
 
 def plan(card: Device) -> tuple[Part, ...]:
     """The parts for `card`, in order. KeyError for a card that none is made for."""
     cells = CELLS[card.name]
-    tuned = {"S1_GEMM_TABLE": "{out}/" + GEMM_TABLE}
     trained = ("--device", "cuda", "--mean-tokens")
     return (
         Part(
@@ -145,7 +144,14 @@ def plan(card: Device) -> tuple[Part, ...]:
             240,
             "our product against cuBLAS, and the table that says which to take",
         ),
-        _decode("decode_tuned", cells.tuned, 180, "bf16 with that table", environment=tuned, after="gemm"),
+        _decode(
+            "decode_tuned",
+            cells.tuned,
+            180,
+            "bf16 with that table",
+            environment={"S1_GEMM_TABLE": "{out}/" + GEMM_TABLE},
+            after="gemm",
+        ),
         Part(
             "training",
             "bench.train",

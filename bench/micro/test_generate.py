@@ -21,8 +21,9 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Engine]:
-    nano = (NANO / "config.json").exists()
-    with Engine(NANO if nano else folder, device="cpu", max_num_seqs=16, max_model_len=256) as running:
+    with Engine(
+        NANO if (NANO / "config.json").exists() else folder, device="cpu", max_num_seqs=16, max_model_len=256
+    ) as running:
         yield running
 
 
@@ -30,8 +31,8 @@ def engine(folder: Path) -> Iterator[Engine]:
 @pytest.mark.parametrize("case", CASES)
 def test_generate(benchmark: BenchmarkFixture, engine: Engine, case: str, batch: int) -> None:
     """`batch` requests of exactly 64 tokens each."""
-    opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
-    prompts = [engine.tokenizer.encode(f"{i} + {i} = ") + opener for i in range(batch)]
+    encode = engine.tokenizer.encode
+    prompts = [encode(f"{i} + {i} = ") + encode("<|im_start|>think", specials=True) for i in range(batch)]
     outputs = benchmark(engine.generate, prompts, CASES[case])
     benchmark.extra_info["tok_s"] = batch * TOKENS / benchmark.stats["median"] if benchmark.stats else None
     assert [len(o.outputs[0].token_ids) for o in outputs] == [TOKENS] * batch

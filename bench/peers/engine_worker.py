@@ -75,8 +75,7 @@ def window(engine: Engine, job: dict[str, Any], params: list[dict[str, Any]], tr
         full = [one for one in times if one.decodes == len(prompts) and not one.prefill][: job["window"]]
         if len(full) == job["window"]:
             break
-    keys = statistics.mean(one.keys for one in full) if full else 0.0
-    return {"steps": [one.seconds for one in full], "keys": keys}
+    return {"steps": [one.seconds for one in full], "keys": statistics.mean([one.keys for one in full] or [0.0])}
 
 
 if __name__ == "__main__":

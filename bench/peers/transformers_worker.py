@@ -20,9 +20,10 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     dtype = getattr(torch, setup["dtype"])
     if setup["dummy"]:
-        config = transformers.AutoConfig.from_pretrained(setup["checkpoint"])
         with torch.device(setup["device"]):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = transformers.AutoModelForCausalLM.from_config(
+                transformers.AutoConfig.from_pretrained(setup["checkpoint"]), dtype=dtype
+            )
     else:
         model = transformers.AutoModelForCausalLM.from_pretrained(setup["checkpoint"], dtype=dtype)
     model = model.to(setup["device"]).eval()

@@ -16,7 +16,7 @@ from bench.correctness import NEAR, Answer, Options, compare
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory) -> Answer:
-    folder = checkpoint(tmp_path_factory.mktemp("cache"), correctness.shapes()["tiny"])
+    folder = checkpoint(tmp_path_factory.mktemp("cache"), correctness.MODELS["tiny"])
     return correctness.answer(folder, "cpu", "float32")
 
 
