@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import tyro
@@ -30,12 +31,9 @@ Graph = Mapping[str, set[str]]
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
     """Files by the names that imports know them by."""
-    found = {}
-    for package in FLOORS:
-        for file in sorted((root / package).rglob("*.py")):
-            parts = file.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
+    files = [file for package in FLOORS for file in sorted((root / package).rglob("*.py"))]
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
 
 
 def imported(tree: ast.AST, files: Mapping[str, Path]) -> Iterator[str]:
@@ -69,8 +67,7 @@ def gathered(graph: Graph) -> dict[str, set[str]]:
 
 def reached(graph: Graph, start: str) -> set[str]:
     """Everything that arrows lead to from `start`, itself only by way of a circle."""
-    seen: set[str] = set()
-    waiting = [start]
+    seen, waiting = set[str](), [start]
     while waiting:
         new = graph.get(waiting.pop(), set()) - seen
         seen |= new
@@ -114,15 +111,14 @@ def code(file: Path, name: str) -> list[list[Line]]:
     """Runs of lines that may be compared, cut where a function or class begins. Imports and docstrings are taken out,
     and what stands alone on a line because the formatter puts one argument on each."""
     text = file.read_text(encoding="utf-8")
-    out: set[int] = set()
-    cuts: set[int] = set()
+    out, cuts = set[int](), set[int]()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         ):
             out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            first = min(each.lineno for each in (node, *node.decorator_list))
             cuts |= set(range(first, node.body[0].lineno))
     runs: list[list[Line]] = [[]]
     for number, raw in enumerate(text.splitlines(), 1):
@@ -147,10 +143,8 @@ def duplicates(files: Iterable[Path], root: Path = ROOT, longest: int = LONGEST)
         for (run, a), (other, b) in ((same[0], second) for second in same[1:]):
             if a and b and run[a - 1].text == other[b - 1].text:
                 continue  # the run before this one has it
-            length = 0
-            while a + length < len(run) and b + length < len(other) and run[a + length].text == other[b + length].text:
-                length += 1
-            found.append((run[a], other[b], length))
+            alike = takewhile(lambda pair: pair[0].text == pair[1].text, zip(run[a:], other[b:], strict=False))
+            found.append((run[a], other[b], len(list(alike))))
     return sorted(found, key=lambda pair: (-pair[2], pair[0].file, pair[0].number))
 
 
@@ -159,9 +153,9 @@ def drawing(root: Path = ROOT) -> str:
     files = modules(root)
     graph = gathered(arrows(files))
     out = ["| folder | what it does |", "|---|---|"]
-    for name in sorted(graph, key=lambda name: (-FLOORS[name.split(".")[0]], name)):
-        if _is_wing(name, files):
-            out.append(f"| `{name.replace('.', '/')}/` | {first_line(files[name])} |")
+    wings = [name for name in graph if name in files and files[name].name == "__init__.py"]
+    for name in sorted(wings, key=lambda name: (-FLOORS[name.split(".")[0]], name)):
+        out.append(f"| `{name.replace('.', '/')}/` | {first_line(files[name])} |")
     for package in DRAWN:
         inside = {
             name: {other for other in others if other.startswith(package + ".")}
@@ -169,17 +163,12 @@ def drawing(root: Path = ROOT) -> str:
             if name.startswith(package + ".")
         }
         out += ["", f"Who imports whom in `{package}/`; arrows that follow from others are left out:", ""]
+        drawn = [(name, " & ".join(map(_node, sorted(others)))) for name, others in sorted(reduced(inside).items())]
         out += ["```mermaid", "graph TD"]
-        out += [f"  {_node(name)}[{_node(name)}/]" for name in sorted(inside) if _is_wing(name, files)]
-        for name, others in sorted(reduced(inside).items()):
-            if others:
-                out.append(f"  {_node(name)} --> {' & '.join(map(_node, sorted(others)))}")
+        out += [f"  {_node(name)}[{_node(name)}/]" for name in sorted(inside) if name in wings]
+        out += [f"  {_node(name)} --> {others}" for name, others in drawn if others]
         out.append("```")
     return "\n".join(out)
-
-
-def _is_wing(name: str, files: Mapping[str, Path]) -> bool:
-    return name in files and files[name].name == "__init__.py"
 
 
 def _node(name: str) -> str:

@@ -7,6 +7,7 @@ what never ran on a GPU says "not yet measured on a GPU".
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,20 +54,14 @@ class Row:
     def answers(self, line: Record, rehearsal: str | None = None) -> bool:
         """Whether `line` is a measurement of this row, on the right kind of device; with `rehearsal`, on the stand-in
         for that card."""
-        if line.versions.get("stand_in") != rehearsal:
-            return False
-        there = _is_of(line, self.card) if self.card is not None else "cores" in line.device
+        known = known_device(line.device)
+        there = "cores" in line.device if self.card is None else known is not None and known.name == self.card
         return (
             there
+            and line.versions.get("stand_in") == rehearsal
             and line.benchmark == self.benchmark
             and all(line.case.get(key) == value for key, value in self.case.items())
         )
-
-
-def _is_of(line: Record, card: str) -> bool:
-    """Whether a record is of that card, or of its stand-in."""
-    known = known_device(line.device)
-    return known is not None and known.name == card
 
 
 _PEERS = {"s1-engine, unquantized": "bf16 weights"}
@@ -105,18 +100,17 @@ def _gpu(card: Device) -> Iterator[Row]:
     """What the plan for a card measures."""
     cells, on, model = CELLS[card.name], f"{card.name}, 32B", "qwen2.5-32b"
 
-    def at(cell: str) -> tuple[int, int]:
+    def decode(on: str, cell: str, goal: str, model: str = model, **different: Any) -> Row:
         batch, context = map(int, cell.split("x"))
-        return batch, context
+        return _decode(on, model, batch, context, goal, card=card.name, **different)
 
     for cell in cells.bf16:
-        goal = "≥ 95 % of the copy bandwidth" if cell == "1x1024" else "≥ 90 %"
-        yield _decode(f"{on} bf16", model, *at(cell), goal, card=card.name)
-    yield _decode(f"{on} bf16", model, 8, 1024, "< 0.5 % slower", card=card.name, budget=64)
-    yield _decode(f"{on} bf16", model, *at(cells.tuned[0]), "≥ 95 %", card=card.name, way="tuned")
-    yield _decode(on, model, *at(cells.eight_bits[0]), "≥ 90 %", card=card.name, way="int8")
-    yield _decode(on, model, *at(cells.fp8_kv[0]), "≥ 90 %", card=card.name, way="fp8 KV")
-    yield _decode(on, model, *at(cells.eight_bits[1]), "≥ 90 %", card=card.name, way="fp8")
+        yield decode(f"{on} bf16", cell, "≥ 95 % of the copy bandwidth" if cell == "1x1024" else "≥ 90 %")
+    yield decode(f"{on} bf16", "8x1024", "< 0.5 % slower", budget=64)
+    yield decode(f"{on} bf16", cells.tuned[0], "≥ 95 %", way="tuned")
+    yield decode(on, cells.eight_bits[0], "≥ 90 %", way="int8")
+    yield decode(on, cells.fp8_kv[0], "≥ 90 %", way="fp8 KV")
+    yield decode(on, cells.eight_bits[1], "≥ 90 %", way="fp8")
     yield Row(
         f"{on} bf16",
         "prefill, 8,192 tokens",
@@ -142,8 +136,9 @@ def _gpu(card: Device) -> Iterator[Row]:
     ):
         case = {"engine": "s1-engine", "shape": shape, **more}
         yield Row(f"{card.name}, {name}", "training", "train", case, "≥ 40 % of matmul", card.name)
-    size = {"qwen2.5-32b": "32B", "qwen2.5-7b": "7B"}[peer_shape(card)]
-    yield _decode(f"{card.name}, {size} bf16", peer_shape(card), *at(cells.peers[0]), "> 1x", "transformers", card.name)
+    peer = peer_shape(card)
+    size = {"qwen2.5-32b": "32B", "qwen2.5-7b": "7B"}[peer]
+    yield decode(f"{card.name}, {size} bf16", cells.peers[0], "> 1x", peer, engine="transformers")
 
 
 ROWS: tuple[Row, ...] = (
@@ -249,15 +244,12 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
         words = f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named."
         out = [words, "", *out]
     answers = {row: newest(row, lines, rehearsal) for row in rows}
-    silent: dict[str, int] = {}
+    heard = {None, *(row.card for row, line in answers.items() if line is not None)}
     for row, line in answers.items():
-        if row.card is not None and not any(answers[other] for other in rows if other.card == row.card):
-            silent[row.card] = silent.get(row.card, 0) + 1
-            continue
-        source = "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
-        figure = cell(row, line) if line is not None else GAP if row.card is None else GAP_GPU
-        out.append(f"| {row.on} | {row.what} | {row.goal} | {figure} | {source} |")
-    for card, count in silent.items():
+        if row.card in heard:
+            source = "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
+            out.append(f"| {row.on} | {row.what} | {row.goal} | {_answer(row, line)} | {source} |")
+    for card, count in Counter(row.card for row in rows if row.card not in heard).items():
         what = f"decode, prefill, forcing, training, peers: {count} figures, see `docs/gpu_day.md`"
         out.append(f"| {card} | {what} | | {GAP_GPU} | |")
     return "\n".join(out)
@@ -267,10 +259,14 @@ def short_table(lines: Sequence[Record]) -> str:
     """Markdown: the rows of `SHORT`, without devices and goals."""
     out = ["| on | what | measured |", "|---|---|---|"]
     for row in SHORT:
-        line = newest(row, lines)
-        figure = cell(row, line) if line is not None else GAP if row.card is None else GAP_GPU
-        out.append(f"| {row.on} | {row.what} | {figure} |")
+        out.append(f"| {row.on} | {row.what} | {_answer(row, newest(row, lines))} |")
     return "\n".join(out)
+
+
+def _answer(row: Row, line: Record | None) -> str | None:
+    if line is None:
+        return GAP if row.card is None else GAP_GPU
+    return cell(row, line)
 
 
 _ENGINES = {"s1-engine": "this engine", "vllm": "vLLM", "transformers": "transformers"}
@@ -309,12 +305,13 @@ def drawn(lines: Sequence[Record]) -> Figure:
     for axes in (gpu, cpu):
         axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="tokens per second")
         ticks = _BATCHES if axes is gpu else [batch for batch in _BATCHES if batch <= axes.get_xlim()[1]]
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:,.0f}")
+        for axis, major, numbers in (
+            (axes.xaxis, FixedLocator(ticks), "{x:.0f}"),
+            (axes.yaxis, LogLocator(subs=(1, 2, 5)), "{x:,.0f}"),
+        ):
+            axis.set_major_locator(major)
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(numbers)
         axes.grid(True, axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
@@ -334,18 +331,14 @@ def _limit(axes: Any, limits: Limits, context: int, batches: Sequence[int], labe
 def _newest(lines: Iterable[Record], model: str, context: int, card: str | None) -> dict[tuple[str, int], Record]:
     """The newest decode record of each (engine, batch), in the model's own type, without budgets and stand-ins: all of
     the device of the newest one."""
-    found: dict[tuple[str, int], Record] = {}
-    device = ""
-    for line in sorted(lines, key=lambda line: line.date):
-        case = {"model": model, "context": context, "budget": None, **_WHOLE}
-        if (
-            Row("", "", "decode", case, "", card).answers(line)
-            and line.figures.get("tok_s_total")
-            and line.case["engine"] in _ENGINES
-        ):
-            found[line.case["engine"], line.case["batch"]] = line
-            device = line.device
-    return {key: line for key, line in found.items() if line.device == device}
+    row = Row("", "", "decode", {"model": model, "context": context, "budget": None, **_WHOLE}, "", card)
+    fitting = [
+        line
+        for line in sorted(lines, key=lambda line: line.date)
+        if row.answers(line) and line.figures.get("tok_s_total") and line.case["engine"] in _ENGINES
+    ]
+    found = {(line.case["engine"], line.case["batch"]): line for line in fitting}
+    return {key: line for key, line in found.items() if line.device == fitting[-1].device}
 
 
 def _points(axes: Any, found: Mapping[tuple[str, int], Record], where: str = "", color: str | None = None) -> None:
@@ -358,13 +351,12 @@ def _points(axes: Any, found: Mapping[tuple[str, int], Record], where: str = "",
 def insert(text: str, lines: Sequence[Record]) -> str:
     """`text` with what stands between markers replaced: the whole table, the short one, or both. Raises ValueError
     where there are none."""
-    found = False
+    found = 0
     for short, (begin, end) in MARKERS.items():
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if pattern.search(text):
-            found = True
-            rendered = short_table(lines) if short else table(lines)
-            text = pattern.sub(f"{begin}\n{rendered}\n{end}".replace("\\", r"\\"), text)
+        rendered = f"{begin}\n{short_table(lines) if short else table(lines)}\n{end}"
+        pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+        text, count = re.subn(pattern, rendered.replace("\\", r"\\"), text, flags=re.DOTALL)
+        found += count
     if not found:
         begin, end = MARKERS[False]
         raise ValueError(f"the file lacks the markers {begin} and {end}; add them where the table belongs")
