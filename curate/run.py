@@ -21,7 +21,7 @@ from curate.progress import Bars
 from curate.stages.executor import Local, RayData
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
-from curate.stages.stage import Context, Stage
+from curate.stages.stage import Context, Stage, seconds_of
 from engine.errors import EngineDead, InputError
 from engine.whole_file import write_whole
 
@@ -63,29 +63,16 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
             continue
         stage.key(config)  # what it reads must be there before it starts
         started = time.perf_counter()
-        output = stage.run(context)
-        manifest = stage.write(config, output)
-        seconds = time.perf_counter() - started
-        _note_time(context.folder, stage.name, seconds)
-        console.print(f"{stage.name:>13}  {_line(manifest['counts'])}  {seconds:,.1f} s", highlight=False)
+        manifest = stage.write(config, stage.run(context))
+        seconds, counts = time.perf_counter() - started, manifest["counts"]
+        times = seconds_of(context.folder) | {stage.name: round(seconds, 1)}
+        write_whole(context.folder / "seconds.json", json.dumps(times, indent=1) + "\n")
+        kept = f", {counts['kept']:,} kept" if "kept" in counts else ""
+        console.print(f"{stage.name:>13}  {counts['rows']:,} rows{kept}  {seconds:,.1f} s", highlight=False)
     if report:
         started = time.perf_counter()
         path = write_report(context)
         console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False)
-
-
-def _line(counts: dict) -> str:
-    if "kept" in counts:
-        return f"{counts['rows']:,} rows, {counts['kept']:,} kept"
-    return f"{counts['rows']:,} rows"
-
-
-def _note_time(folder: Path, stage: str, seconds: float) -> None:
-    """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
-    path = folder / "seconds.json"
-    times = json.loads(path.read_text()) if path.is_file() else {}
-    times[stage] = round(seconds, 1)
-    write_whole(path, json.dumps(times, indent=1) + "\n")
 
 
 def main() -> int:

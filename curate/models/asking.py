@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,9 +29,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def canonical(self) -> str:
         """JSON of the fields that differ from the defaults: part of a response's key."""
-        defaults = zip(self.__struct_fields__, self.__struct_defaults__, strict=True)
-        changed = {name: getattr(self, name) for name, default in defaults if getattr(self, name) != default}
-        return json.dumps(changed, sort_keys=True)
+        return json.dumps(self.changed, sort_keys=True)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from the defaults."""
+        defaults = msgspec.structs.asdict(Sampling())
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value != defaults[name]}
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,15 @@ class Failed(Exception):
 
 _FINAL = ("bad_request", "rejected")
 """Kinds that another try cannot mend."""
-_KINDS = {401: "rejected", 403: "rejected", 404: "rejected", 408: "timeout", 409: "server", 425: "server"}
+_KINDS = {
+    401: "rejected",
+    403: "rejected",
+    404: "rejected",
+    408: "timeout",
+    409: "server",
+    425: "server",
+    429: "rate_limit",
+}
 """Kinds of statuses that are not their class's."""
 
 
@@ -125,10 +133,10 @@ class Client:
             raise Failed("timeout", f"no response within {self._config.timeout_s:g} s") from None
         except openai.APIStatusError as error:
             status = error.status_code
-            kind = "rate_limit" if status == 429 else "server" if status >= 500 else "bad_request"
+            kind = _KINDS.get(status, "server" if status >= 500 else "bad_request")
             after = error.response.headers.get("retry-after", "")
             wait_s = float(after) if after.replace(".", "", 1).isdigit() else 0.0
-            raise Failed(_KINDS.get(status, kind), f"status {status}: {error.message}", wait_s) from None
+            raise Failed(kind, f"status {status}: {error.message}", wait_s) from None
         except openai.APIConnectionError as error:
             raise Failed("connection", f"{error}: {error.__cause__}") from None
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from curate.models.asking import Answer, Ask, EndpointDown, Sampling, clean, seed_of
+from curate.models.asking import Answer, Ask, EndpointDown, clean, seed_of
 from curate.models.client import Client, EndpointConfig, Failed, api_key
 from curate.models.store import Plan, Store
 
@@ -42,10 +42,8 @@ class EndpointModel:
             try:
                 loop.run_until_complete(work)
                 answers.put(None)
-            except asyncio.CancelledError:
-                answers.put(None)
             except BaseException as error:  # handed to the caller's thread, which raises it
-                answers.put(error)
+                answers.put(None if isinstance(error, asyncio.CancelledError) else error)
             finally:
                 loop.close()
 
@@ -67,13 +65,24 @@ class EndpointModel:
         self._suspects.clear()
         self._successes = 0
 
+        def keep() -> None:
+            """Store and hand on what has been kept back."""
+            ready = self._suspects[:]
+            self._suspects.clear()
+            for answer, ask, tries, seconds in ready:
+                self._store.put(answer, ask, self.name, tries, seconds)
+                answers.put(answer)
+
         async def worker() -> None:
             for key, asks in waiting:
                 started = time.monotonic()
                 answer, tries = await self._ask_one(client, key, asks[0])
-                for each, ask, count, seconds in self._settle(answer, asks[0], tries, time.monotonic() - started):
-                    self._store.put(each, ask, self.name, count, seconds)
-                    answers.put(each)
+                self._suspects.append((answer, asks[0], tries, time.monotonic() - started))
+                if answer.error not in _DOWN:
+                    self._successes += 1
+                    keep()
+                elif len(self._suspects) >= max(8, self._config.concurrency):
+                    raise self._down()
 
         try:
             async with Client(self._config) as client, asyncio.TaskGroup() as group:
@@ -83,21 +92,7 @@ class EndpointModel:
             raise group_error.exceptions[0] from None
         if self._suspects and not self._successes:
             raise self._down()
-        for answer, ask, tries, seconds in self._suspects:
-            self._store.put(answer, ask, self.name, tries, seconds)
-            answers.put(answer)
-
-    def _settle(self, answer: Answer, ask: Ask, tries: int, seconds: float) -> list[tuple[Answer, Ask, int, float]]:
-        """What may be stored now: nothing while the endpoint seems to be down, else this answer and all kept back."""
-        self._suspects.append((answer, ask, tries, seconds))
-        if answer.error in _DOWN:
-            if len(self._suspects) >= max(8, self._config.concurrency):
-                raise self._down()
-            return []
-        self._successes += 1
-        ready = self._suspects[:]
-        self._suspects.clear()
-        return ready
+        keep()
 
     def _down(self) -> EndpointDown:
         last = self._suspects[-1][0]
@@ -118,12 +113,7 @@ class EndpointModel:
 
 def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:
     """The call's arguments. Thinking fields that are not OpenAI's go into the body where they are set."""
-    sampling, defaults = ask.sampling, Sampling()
-    extra = {
-        name: getattr(sampling, name)
-        for name in Sampling.__struct_fields__
-        if "thinking" in name and getattr(sampling, name) != getattr(defaults, name)
-    }
+    sampling = ask.sampling
     return {
         "model": model,
         "messages": [dict(message) for message in ask.messages],
@@ -131,7 +121,7 @@ def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": seed_of(key),
-        **extra,
+        **{name: value for name, value in sampling.changed.items() if "thinking" in name},
     }
 
 

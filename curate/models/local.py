@@ -2,9 +2,12 @@
 
 import json
 import queue
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import msgspec
 
 from curate.models.asking import Answer, Ask, Sampling, seed_of
 from curate.models.store import Plan, Store
@@ -38,8 +41,7 @@ def identity(config: EngineConfig) -> str:
 
 def engine_params(sampling: Sampling, key: str) -> SamplingParams:
     """The engine's parameters of a call; every call has a seed of its own, so that order and batch do not matter."""
-    fields = {name: getattr(sampling, name) for name in Sampling.__struct_fields__}
-    return SamplingParams(**{**fields, "seed": seed_of(key)})
+    return SamplingParams(**{**msgspec.structs.asdict(sampling), "seed": seed_of(key)})
 
 
 class LocalModel:
@@ -73,22 +75,16 @@ class LocalModel:
             self._engine = Engine(config=self._config)
         done: queue.SimpleQueue[Handle] = queue.SimpleQueue()
         running: dict[Handle, str] = {}
-        waiting = iter(plan.todo.items())
-        exhausted = False
+        waiting = deque(plan.todo.items())
         try:
-            while running or not exhausted:
-                while not exhausted and len(running) < OPEN_PER_SLOT * self._config.max_num_seqs:
-                    following = next(waiting, None)
-                    if following is None:
-                        exhausted = True
-                        break
-                    key, asks = following
+            while running or waiting:
+                while waiting and len(running) < OPEN_PER_SLOT * self._config.max_num_seqs:
+                    key, (ask, *_) = waiting.popleft()
                     try:
-                        prompt = {"messages": [dict(message) for message in asks[0].messages]}
-                        handle = self._engine.submit(prompt, engine_params(asks[0].sampling, key))
+                        prompt = {"messages": [dict(message) for message in ask.messages]}
+                        handle = self._engine.submit(prompt, engine_params(ask.sampling, key))
                     except InputError as error:
-                        refused = Answer(asks[0].id, key, error="bad_request", detail=str(error))
-                        yield from self._keep(plan, [refused])
+                        yield from self._keep(plan, [Answer(ask.id, key, error="bad_request", detail=str(error))])
                         continue
                     running[handle] = key
                     handle.add_done_callback(done.put)
@@ -131,7 +127,6 @@ class LocalModel:
 def engine_config(model: str, values: Mapping[str, Any]) -> EngineConfig:
     """The configuration of an engine for `model`. Raises InputError naming unknown fields or wrong types."""
     known = {field.name for field in fields(EngineConfig)} - {"model"}
-    for name in values:
-        if name not in known:
-            raise InputError(f"engine: unknown field {name!r}; known: {', '.join(sorted(known))}")
+    if unknown := [name for name in values if name not in known]:
+        raise InputError(f"engine: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
     return to_struct({"model": model, **values}, EngineConfig)

@@ -102,28 +102,23 @@ class Store:
 
     def get(self, key: str) -> Answer | None:
         """The stored answer of a call (its `id` is the first asker's), or None."""
+        wanted = "key = ? AND error IS NULL" if self._retry_errors else "key = ?"
         with self._lock:
             row = self._db.execute(
-                f"SELECT ask_id, {', '.join(_COLUMNS)} FROM responses WHERE key = ?", (key,)
+                f"SELECT ask_id, {', '.join(_COLUMNS)} FROM responses WHERE {wanted}", (key,)
             ).fetchone()
-        if row is None:
-            return None
-        answer = Answer(row[0], *row[1:])
-        return None if answer.error is not None and self._retry_errors else answer
+        return None if row is None else Answer(*row)
 
     def plan(self, requests: Iterable[Ask], identity: str) -> Plan:
         """What of `requests` to the model `identity` is known, and what is to be asked."""
-        known: list[Answer] = []
-        todo: dict[str, list[Ask]] = {}
+        plan = Plan([], {})
         for request in requests:
             key = request.key(identity)
-            if key in todo:
-                todo[key].append(request)
-            elif (found := self.get(key)) is not None:
-                known.append(replace(found, id=request.id))
+            if key not in plan.todo and (found := self.get(key)) is not None:
+                plan.known.append(replace(found, id=request.id))
             else:
-                todo[key] = [request]
-        return Plan(known, todo)
+                plan.todo.setdefault(key, []).append(request)
+        return plan
 
     def put(self, answer: Answer, ask: Ask, model: str, tries: int = 1, seconds: float = 0.0) -> None:
         """Keep an answer, in place of an earlier one with its key. Committed when this returns."""
@@ -138,12 +133,8 @@ class Store:
         ]
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with self._db:  # commits, or takes it back
                 self._db.executemany(f"INSERT OR REPLACE INTO responses VALUES ({', '.join('?' * len(rows[0]))})", rows)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     def errors(self) -> list[tuple[str, str, str, str]]:
         """(model, id of the request, error, detail) of every call that ended with an error."""

@@ -90,14 +90,5 @@ def decontaminate(
         pl.format(": {}", "ngram"),
         ignore_nulls=True,
     )
-    found = pl.col("rule").is_not_null()
-    return (
-        decisions(
-            table,
-            STAGE,
-            ~found,
-            pl.when(found).then(pl.format(f"{settings.rule}:{{}}", "rule")).otherwise(pl.lit("kept")),
-            pl.when(found).then(evidence).otherwise(pl.lit("")),
-        ),
-        matches,
-    )
+    rule = pl.format(f"{settings.rule}:{{}}", "rule").fill_null("kept")
+    return decisions(table, STAGE, pl.col("rule").is_null(), rule, evidence.fill_null("")), matches

@@ -39,7 +39,8 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress
     block = np.zeros(questions.height, dtype=np.uint64)
     if settings.same_numbers:
         block = questions.select(numbers("question")).to_series().hash(seed=1).to_numpy()
-    dropped: dict[int, tuple[int, float]] = {}
+    dropped: list[tuple[str, str, float]] = []
+    ids = questions["row_id"]
     # Buckets hold kept rows only, so a crowd of copies costs one comparison each.
     buckets: dict[int, list[int]] = defaultdict(list)
     done = 0
@@ -49,18 +50,13 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress
         for other in sorted({kept for key in keys for kept in buckets[key]}):
             similarity = likeness(found.of(row), found.of(other))
             if similarity >= settings.jaccard:
-                dropped[row] = (other, similarity)
+                dropped.append((ids[row], ids[other], round(similarity, 4)))
                 break
         else:
             for key in keys:
                 buckets[key].append(row)
     advance(questions.height - done)
-    ids = questions["row_id"]
-    return pl.DataFrame(
-        [(ids[later], ids[other], round(similarity, 4)) for later, (other, similarity) in dropped.items()],
-        schema={"row_id": pl.String, "of": pl.String, "jaccard": pl.Float64},
-        orient="row",
-    )
+    return pl.DataFrame(dropped, schema={"row_id": pl.String, "of": pl.String, "jaccard": pl.Float64}, orient="row")
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -79,10 +75,8 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     size = min(len(a), len(b))
     differ = np.flatnonzero(a[:size] != b[:size])
     common = int(differ[0]) if len(differ) else size
-    whole = jaccard(a, b)
-    if common >= PASSAGE and size - common >= REST:
-        return min(whole, jaccard(a[common:], b[common:]))
-    return whole
+    passage = common >= PASSAGE and size - common >= REST
+    return min(jaccard(a, b), jaccard(a[common:], b[common:]) if passage else 1.0)
 
 
 def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> Iterator[tuple[int, list[int]]]:
@@ -109,18 +103,9 @@ def dedupe(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_pro
     table = questions.join(exact.rename({"of": "same_as"}), on="row_id", how="left", maintain_order="left").join(
         near, on="row_id", how="left", maintain_order="left"
     )
-    rule = (
-        pl.when(pl.col("same_as").is_not_null())
-        .then(pl.lit("exact_duplicate"))
-        .when(pl.col("of").is_not_null())
-        .then(pl.lit("near_duplicate"))
-        .otherwise(pl.lit("kept"))
+    same, near_to = pl.col("same_as").is_not_null(), pl.col("of").is_not_null()
+    rule = pl.when(same).then(pl.lit("exact_duplicate")).when(near_to).then(pl.lit("near_duplicate"))
+    evidence = pl.coalesce(
+        pl.format("same text as {}", "same_as"), pl.format("Jaccard {} with {}", "jaccard", "of"), pl.lit("")
     )
-    evidence = (
-        pl.when(pl.col("same_as").is_not_null())
-        .then(pl.format("same text as {}", "same_as"))
-        .when(pl.col("of").is_not_null())
-        .then(pl.format("Jaccard {} with {}", "jaccard", "of"))
-        .otherwise(pl.lit(""))
-    )
-    return decisions(table, STAGE, rule == "kept", rule, evidence)
+    return decisions(table, STAGE, ~same & ~near_to, rule.otherwise(pl.lit("kept")), evidence)

@@ -42,20 +42,15 @@ def difficulty(
         pl.len().alias("attempts"),
     )
     joined = questions.select("qid").join(per_question, on="qid", how="left", maintain_order="left")
-    rows = [_decide(q, s, u, a, ungradable == "keep") for q, s, u, a in joined.iter_rows()]
-    return pl.DataFrame(rows, schema=dict(DIFFICULTY_SCHEMA), orient="row")
-
-
-def _decide(
-    qid: str, solvers: list[str] | None, ungraded: int | None, attempts: int | None, keep_ungradable: bool
-) -> tuple[str, bool, str, str]:
-    if not attempts:
-        return qid, False, "no_attempt", "no attempt at it"
-    if solvers:
-        return qid, False, "solved", ", ".join(solvers)
-    if ungraded:
-        return qid, keep_ungradable, "ungradable", f"{ungraded} of {attempts} attempts"
-    return qid, True, "hard", f"0 of {attempts} attempts"
+    missed, solved, unsure = pl.col("attempts").is_null(), pl.col("solvers").list.len() > 0, pl.col("ungraded") > 0
+    rules = pl.when(missed).then(pl.lit("no_attempt")).when(solved).then(pl.lit("solved"))
+    evidence = pl.when(missed).then(pl.lit("no attempt at it")).when(solved).then(pl.col("solvers").list.join(", "))
+    return joined.select(
+        "qid",
+        (~missed & ~solved & (~unsure | (ungradable == "keep"))).fill_null(False).alias("keep"),
+        rules.when(unsure).then(pl.lit("ungradable")).otherwise(pl.lit("hard")).alias("rule"),
+        evidence.otherwise(pl.format("{} of {} attempts", "ungraded", "attempts")).alias("evidence"),
+    )
 
 
 def lengths(traces: pl.DataFrame, tokenizer: Path | None = None) -> pl.DataFrame:

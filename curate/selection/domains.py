@@ -75,11 +75,9 @@ def classify(
     for row in fallback(questions).iter_rows():
         answer = answers[row[0]]
         code = code_in(answer.text, titles) if answer.error is None else None
-        if code is not None:
-            rows.append((row[0], code, titles[code], "model", None, answer.text.strip()[:300]))
-            continue
         why = "the model named no class" if answer.error is None else f"{answer.error}: {answer.detail}"
-        rows.append((*row[:5], f"{why}; {row[5]}"))
+        named = code and (row[0], code, titles[code], "model", None, answer.text.strip()[:300])
+        rows.append(named or (*row[:5], f"{why}; {row[5]}"))
     return pl.DataFrame(rows, schema=dict(DOMAIN_SCHEMA), orient="row")
 
 

@@ -74,12 +74,8 @@ def scored_matches(
     """MATCH rows of rule `scored`: one a question, the strongest. `compared` is called after each of three parts."""
     tokens = [text.to_frame("text").select(words("text")).to_series() for text in (questions, evaluations)]
     parts = []
-    for part in (
-        lambda: _equal(*tokens),
-        lambda: _covering(questions, evaluations, tokens, settings),
-        lambda: _alike(questions, evaluations, tokens, settings),
-    ):
-        parts.append(part())
+    for part in (_equal, _covering, _alike):
+        parts.append(part(questions, evaluations, tokens, settings))
         compared()
     found = pl.concat(parts)
     order = {"equal": 0, "coverage": 1, "run": 2, "fuzzy": 3}
@@ -112,36 +108,24 @@ def _ngrams(text: pl.Series, n: int) -> pl.DataFrame:
     return table.with_columns(_long_enough(shingles(form.to_series(), n), n)["hash"].alias("form"))
 
 
-def _equal(documents: pl.Series, references: pl.Series) -> pl.DataFrame:
+def _equal(
+    questions: pl.Series, evaluations: pl.Series, tokens: list[pl.Series], settings: Decontaminate
+) -> pl.DataFrame:
     """The same words in the same order; at least two."""
     left, right = (
         pl.DataFrame({"words": text.list.join(" "), "count": text.list.len()})
         .with_row_index(name)
         .filter(pl.col("count") >= 2)
-        for text, name in ((documents, "document"), (references, "evaluation"))
+        for text, name in zip(tokens, ("document", "evaluation"), strict=True)
     )
-    pairs = left.join(right, on="words").select("document", "evaluation")
-    return _match(pairs, "equal", coverage=pl.lit(1.0))
+    return _match(left.join(right, on="words"), rule=pl.lit("equal"), coverage=pl.lit(1.0))
 
 
-def _match(
-    pairs: pl.DataFrame,
-    rule: str,
-    coverage: pl.Expr | None = None,
-    run: pl.Expr | None = None,
-    similarity: pl.Expr | None = None,
-    ngram: pl.Expr | None = None,
-) -> pl.DataFrame:
-    nothing = pl.lit(None)
-    return pairs.select(
-        pl.col("document").cast(pl.Int64),
-        pl.col("evaluation").cast(pl.Int64),
-        pl.lit(rule).alias("rule"),
-        (nothing if coverage is None else coverage).cast(pl.Float64).alias("coverage"),
-        (nothing if run is None else run).cast(pl.Int64).alias("run"),
-        (nothing if similarity is None else similarity).cast(pl.Float64).alias("similarity"),
-        (nothing if ngram is None else ngram).cast(pl.String).alias("ngram"),
-    )
+def _match(pairs: pl.DataFrame, **columns: pl.Expr) -> pl.DataFrame:
+    """MATCH rows of `pairs` with `columns`; those that neither has are null."""
+    pairs = pairs.with_columns(**columns)
+    missing = (pl.lit(None).alias(column) for column in MATCH if column not in pairs.columns)
+    return pairs.with_columns(*missing).select(pl.col(column).cast(kind) for column, kind in MATCH.items())
 
 
 def _covering(
@@ -199,13 +183,7 @@ def _covering(
         " ".join(tokens[0][d][at : at + min(run, 12)])
         for d, at, run in table.select("document", "at", "run").iter_rows()
     ]
-    return _match(
-        table.with_columns(pl.Series("ngram", ngrams, dtype=pl.String)),
-        "",
-        pl.col("coverage"),
-        pl.col("run"),
-        ngram=pl.col("ngram"),
-    ).with_columns(table["rule"])
+    return _match(table.with_columns(pl.Series("ngram", ngrams, dtype=pl.String)))
 
 
 def _scores(pairs: pl.DataFrame, sizes: pl.Series, n: int) -> pl.DataFrame:
@@ -226,14 +204,16 @@ def _alike(
     questions: pl.Series, evaluations: pl.Series, tokens: list[pl.Series], settings: Decontaminate
 ) -> pl.DataFrame:
     """Short evaluation questions and questions with the same numbers and nearly the same text, in any word order."""
-    sides = []
-    for texts, words_of, name in ((questions, tokens[0], "document"), (evaluations, tokens[1], "evaluation")):
-        sides.append(
-            pl.DataFrame({"text": texts, "words": words_of, "size": words_of.list.len()})
-            .with_row_index(name)
-            .with_columns(numbers("text").alias("numbers"))
-            .filter(pl.col("size").is_between(2, settings.short * (1.25 if name == "document" else 1)))
+    sides = (
+        pl.DataFrame({"text": texts, "words": words_of, "size": words_of.list.len()})
+        .with_row_index(name)
+        .with_columns(numbers("text").alias("numbers"))
+        .filter(pl.col("size").is_between(2, settings.short * longer))
+        for texts, words_of, name, longer in (
+            (questions, tokens[0], "document", 1.25),
+            (evaluations, tokens[1], "evaluation", 1),
         )
+    )
     single = [side.explode("words", empty_as_null=True).unique([side.columns[0], "words"]) for side in sides]
     share = single[0].group_by("words").len("held")
     rarest = (
@@ -255,7 +235,7 @@ def _alike(
         for scorer in (fuzz.ratio, fuzz.token_sort_ratio)
     ]
     pairs = pairs.with_columns(pl.Series("similarity", np.maximum(*scores).astype(np.float64), dtype=pl.Float64))
-    return _match(pairs.filter(pl.col("similarity") >= settings.fuzzy), "fuzzy", similarity=pl.col("similarity"))
+    return _match(pairs.filter(pl.col("similarity") >= settings.fuzzy), rule=pl.lit("fuzzy"))
 
 
 def _share(starts: list[int], n: int, size: int) -> float:

@@ -40,6 +40,10 @@ class Candidate:
     """Whether the teacher's own answer is right."""
 
 
+def _longest_first(candidate: Candidate) -> tuple[int, str]:
+    return -candidate.trace_tokens, candidate.qid
+
+
 def seed_picks(pool: list[Candidate], settings: Select) -> list[Pick]:
     """Right answers of the seed sources, and right and long ones of the long source; in the order of the pool."""
     return [
@@ -69,11 +73,9 @@ def spread(pool: list[Candidate], settings: Select, rng: np.random.Generator) ->
     picks = seed_picks(pool, settings)[: settings.count]
     taken = {pick.qid for pick in picks}
     domains: dict[str, list[Candidate]] = defaultdict(list)
-    for c in pool:
+    for c in sorted(pool, key=_longest_first):
         if c.qid not in taken or (notebook and not settings.fix_pool):
             domains[c.domain].append(c)
-    for members in domains.values():
-        members.sort(key=lambda c: (-c.trace_tokens, c.qid))
     names = sorted(domains)
     benchmark = benchmark_weights(pool, settings.weight_sources) if notebook else {}
     while len(picks) < settings.count and names:
@@ -120,30 +122,34 @@ def diverse(pool: list[Candidate], settings: Select, rng: np.random.Generator) -
 
 def uniform(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
     """Ablation `random`: any question of the pool."""
-    drawn = rng.permutation(len(pool))[: settings.count]
-    return [Pick(pool[i].qid, "random", 1 / len(pool)) for i in drawn]
+    return [Pick(pool[i].qid, "random", 1 / len(pool)) for i in rng.permutation(len(pool))[: settings.count]]
 
 
-def longest(pool: list[Candidate], settings: Select) -> list[Pick]:
+def longest(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
     """Ablation: the longest traces."""
-    order = sorted(pool, key=lambda c: (-c.trace_tokens, c.qid))
-    return [Pick(c.qid, "longest", 1.0) for c in order[: settings.count]]
+    return [Pick(c.qid, "longest", 1.0) for c in sorted(pool, key=_longest_first)[: settings.count]]
+
+
+def full(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
+    """Ablation: all of them."""
+    return [Pick(c.qid, "full", 1.0) for c in pool]
+
+
+MODES = {
+    "paper": spread,
+    "notebook": spread,
+    "diverse": diverse,
+    "random": uniform,
+    "longest": longest,
+    "full": full,
+}
 
 
 def select(pool: pl.DataFrame, settings: Select, seed: int) -> pl.DataFrame:
     """The selection [SELECTION] from `pool` [qid, source, domain, trace_tokens, correct], whatever its order."""
     candidates = [Candidate(**row) for row in pool.sort("qid").iter_rows(named=True)]
     rng = np.random.Generator(np.random.PCG64(seed))
-    if settings.mode in ("paper", "notebook"):
-        picks = spread(candidates, settings, rng)
-    elif settings.mode == "diverse":
-        picks = diverse(candidates, settings, rng)
-    elif settings.mode == "random":
-        picks = uniform(candidates, settings, rng)
-    elif settings.mode == "longest":
-        picks = longest(candidates, settings)
-    else:
-        picks = [Pick(c.qid, "full", 1.0) for c in candidates]
+    picks = MODES[settings.mode](candidates, settings, rng)
     of = {c.qid: c for c in candidates}
     rows = [
         (p.qid, settings.mode, seed, order, p.why, p.weight, of[p.qid].domain, of[p.qid].trace_tokens)

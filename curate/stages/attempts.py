@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from curate.grading.grade import AnswerKind, Grader, Item
+from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.models.asking import Answer, Ask, Model, Sampling, clean
 from curate.models.prompt import Prompt
 from curate.progress import Progress, no_progress
@@ -42,14 +42,7 @@ GRADE_SCHEMA: Mapping[str, type[pl.DataType]] = {
 GRADING_BATCH = 2000
 """Attempts graded between two calls of progress."""
 
-KINDS = {
-    "number": AnswerKind.NUMBER,
-    "latex": AnswerKind.LATEX,
-    "choice": AnswerKind.CHOICE,
-    "text": AnswerKind.TEXT,
-    "exact": AnswerKind.EXACT,
-    "family": AnswerKind.FAMILY,
-}
+KINDS = {kind: AnswerKind(kind) for kind in ("number", "latex", "choice", "text", "exact", "family")}
 """Grading by a question's `answer_type`; "code" and "none" have no rule and are ungradable."""
 
 
@@ -124,13 +117,10 @@ def grade_attempts(
         items = [_item(row, known) for row in found]
         grades = iter(grader.grade([item for item in items if isinstance(item, Item)]))
         for row, item in zip(found, items, strict=True):
-            if isinstance(item, str):
-                verdict, rule, extracted, reason = "ungradable", "ungradable", None, item
-            else:
-                grade = next(grades)
-                verdict = {True: "yes", False: "no", None: "ungradable"}[grade.correct]
-                rule, extracted, reason = grade.rule, grade.extracted, clean(grade.detail)
-            rows.append((row["key"], row["qid"], row["model"], row["sample"], verdict, rule, extracted, reason))
+            grade = Grade(None, "ungradable", None, item) if isinstance(item, str) else next(grades)
+            verdict = {True: "yes", False: "no", None: "ungradable"}[grade.correct]
+            about = (row["key"], row["qid"], row["model"], row["sample"])
+            rows.append((*about, verdict, grade.rule, grade.extracted, clean(grade.detail)))
         progress(len(found))
     return pl.DataFrame(rows, schema=dict(GRADE_SCHEMA), orient="row")
 

@@ -1,6 +1,5 @@
 """What the report says: counts, examples, costs, and for every row the stage at which it ended."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from curate.models.store import Store
 from curate.sources import PAPER
 from curate.stages.counts import counts_of
 from curate.stages.pipeline import stages
-from curate.stages.stage import Context
+from curate.stages.stage import Context, seconds_of
 
 PAPER_COUNTS = {
     "collect": "59,029",
@@ -48,13 +47,10 @@ class Findings:
 
 def ledger(decisions: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """[row_id, qid, stage, rule, evidence, selected]: for every row the stage that took it out, or the last one."""
-    parts = [table.with_columns(pl.lit(i).alias("at")) for i, table in enumerate(decisions.values())]
-    everything = pl.concat(parts)
-    ends = everything.sort("at").group_by("row_id", maintain_order=True).last()
-    last = len(parts) - 1
-    return ends.select(
-        "row_id", "qid", "stage", "rule", "evidence", ((pl.col("at") == last) & pl.col("keep")).alias("kept")
-    ).sort("row_id")
+    parts = [table.with_columns(pl.lit(i).alias("at")) for i, table in enumerate(decisions.values(), 1)]
+    ends = pl.concat(parts).group_by("row_id", maintain_order=True).last()
+    kept = (pl.col("at") == len(parts)) & pl.col("keep")
+    return ends.select("row_id", "qid", "stage", "rule", "evidence", kept.alias("kept")).sort("row_id")
 
 
 def find(context: Context) -> Findings:
@@ -65,8 +61,7 @@ def find(context: Context) -> Findings:
     decisions = {
         name: context.table(name, "decisions") for name, m in manifests.items() if "decisions.parquet" in m["outputs"]
     }
-    path = context.folder / "seconds.json"
-    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    seconds = seconds_of(context.folder)
     counts = {name: manifest["counts"] for name, manifest in manifests.items()}
     questions = context.table("collect", "questions")
     ends = ledger(decisions)
@@ -120,22 +115,22 @@ def _sources(config: Config, counts: dict[str, Any], names: list[str]) -> list[l
 def _drops(
     config: Config, decisions: dict[str, pl.DataFrame], questions: pl.DataFrame, examples: int
 ) -> list[tuple[str, str, int, list[tuple[str, str, str]]]]:
-    private = {source.label for source in config.collect.sources if source.info.private}
+    private = [source.label for source in config.collect.sources if source.info.private]
     texts = questions.select("row_id", "question", "source")
     found = []
     for stage, table in decisions.items():
         lost = table.filter(~pl.col("keep"))
         for rule, count in sorted(lost.group_by("rule").len().iter_rows(), key=lambda pair: (-pair[1], pair[0])):
             shown = lost.filter(pl.col("rule") == rule).sort("row_id").head(examples)
-            rows = []
-            for row, question, source, evidence in (
-                shown.join(texts, on="row_id", how="left", maintain_order="left")
-                .select("row_id", pl.col("question").fill_null(""), pl.col("source").fill_null(""), "evidence")
-                .iter_rows()
-            ):
-                hidden = (source or row.rpartition("/")[0]) in private
-                rows.append((row, PRIVATE if hidden else question[:SHOWN], PRIVATE if hidden else evidence[:SHOWN]))
-            found.append((stage, rule, count, rows))
+            source = pl.coalesce("source", pl.col("row_id").str.replace(r"/[^/]*$", ""))
+            told = shown.join(texts, on="row_id", how="left", maintain_order="left").select(
+                "row_id",
+                pl.when(source.is_in(private))
+                .then(pl.lit(PRIVATE))
+                .otherwise(pl.col("question", "evidence").fill_null("").str.head(SHOWN))
+                .name.keep(),
+            )
+            found.append((stage, rule, count, told.rows()))
     return found
 
 
@@ -167,25 +162,20 @@ def _verdicts(context: Context, counts: dict[str, Any]) -> list[list[Any]]:
 
 
 def _notes(counts: dict[str, Any]) -> list[list[Any]]:
-    notes: list[list[Any]] = []
-    for name in ("trace", "attempt"):
-        for reason, n in counts.get(name, {}).get("finish_reasons", {}).items():
-            notes.append([f"{name}: ended by {reason}", n])
-    for grader, n in counts.get("grade", {}).get("graders", {}).items():
-        notes.append([f"grade: decided by {grader}", n])
-    for classifier, n in counts.get("domain", {}).get("classifiers", {}).items():
-        notes.append([f"domain: labelled by {classifier}", n])
-    for what, value in counts.get("domain", {}).get("agreement", {}).items():
-        notes.append([f"domain: agreement of model and fallback, {what}", value])
-    for what in ("tokens", "trained", "thinking_tokens", "attempt_tokens"):
-        if what in counts.get("format", {}):
-            notes.append(
-                [
-                    f"format: {what} in all (s1K: 4.7M)" if what == "tokens" else f"format: {what}",
-                    counts["format"][what],
-                ]
-            )
-    return notes
+    notes: list[list[Any]] = [
+        [f"{stage}: {words} {what}", value]
+        for stage, figures, words in (
+            ("trace", "finish_reasons", "ended by"),
+            ("attempt", "finish_reasons", "ended by"),
+            ("grade", "graders", "decided by"),
+            ("domain", "classifiers", "labelled by"),
+            ("domain", "agreement", "agreement of model and fallback,"),
+        )
+        for what, value in counts.get(stage, {}).get(figures, {}).items()
+    ]
+    made = counts.get("format", {})
+    tokens = {"tokens": " in all (s1K: 4.7M)", "trained": "", "thinking_tokens": "", "attempt_tokens": ""}
+    return notes + [[f"format: {what}{about}", made[what]] for what, about in tokens.items() if what in made]
 
 
 def _domains(context: Context) -> pl.DataFrame:

@@ -5,9 +5,8 @@ missing. The functions that are mapped over rows open store and model themselves
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -30,12 +29,9 @@ DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
 
 def alive(context: Context, before: str) -> pl.DataFrame:
     """The questions that every deciding stage ahead of `before` kept, in their order."""
-    if before in DECIDING:
-        stages = DECIDING[: DECIDING.index(before)]
-    else:
-        stages = {"trace": DECIDING[:3], "attempt": DECIDING[:4], "grade": DECIDING[:4]}.get(before, DECIDING)
+    ahead = {**{stage: i for i, stage in enumerate(DECIDING)}, "trace": 3, "attempt": 4, "grade": 4}
     questions = context.table("collect", "questions")
-    for stage in stages:
+    for stage in DECIDING[: ahead.get(before)]:
         kept = context.table(stage, "decisions").filter("keep").select("row_id")
         questions = questions.join(kept, on="row_id", how="semi", maintain_order="left")
     return questions
@@ -53,41 +49,30 @@ def model_files(asked: Sequence[Asked | Domain | None]) -> list[Path]:
 
 
 def run_trace(context: Context) -> Output:
-    teacher = context.config.trace
-    assert teacher is not None
-    questions = alive(context, "trace").select("qid", "question")
-    store, retry = context.store_path, context.retry_errors
-
-    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
-        with Store(store, retry) as responses, open_model(teacher.model, responses) as model:
-            return attempt(table, model, teacher.sampling, progress=advance)
-
-    with context.bars.bar("trace", questions.height) as advance:
-        made = context.executor.map(rows, questions, ["qid"], advance)
-    made = checked(made, pl.Schema(ATTEMPT_SCHEMA), "traces")
-    return Output({"traces": made}, _asked(made))
+    assert context.config.trace is not None
+    return _attempted(context, "trace", (context.config.trace,), 1)
 
 
 def run_attempt(context: Context) -> Output:
     settings = context.config.attempt
     assert settings is not None
-    questions = alive(context, "attempt").select("qid", "question")
+    return _attempted(context, "attempt", settings.models, settings.samples)
+
+
+def _attempted(context: Context, stage: str, models: Sequence[Asked], samples: int) -> Output:
+    """Attempts of all `models`, and what their calls came to, per model."""
+    questions = alive(context, stage).select("qid", "question")
     store, retry = context.store_path, context.retry_errors
     parts = []
-    for asked in settings.models:
+    for asked in models:
 
         def rows(table: pl.DataFrame, advance: Advance, asked: Asked = asked) -> pl.DataFrame:
             with Store(store, retry) as responses, open_model(asked.model, responses) as model:
-                return attempt(table, model, asked.sampling, settings.samples, progress=advance)
+                return attempt(table, model, asked.sampling, samples, progress=advance)
 
-        with context.bars.bar("attempt", questions.height * settings.samples) as advance:
+        with context.bars.bar(stage, questions.height * samples) as advance:
             parts.append(context.executor.map(rows, questions, ["qid", "sample"], advance))
-    made = checked(pl.concat(parts), pl.Schema(ATTEMPT_SCHEMA), "attempts")
-    return Output({"attempts": made}, _asked(made))
-
-
-def _asked(made: pl.DataFrame) -> dict[str, object]:
-    """What the calls of a stage came to, per model."""
+    made = checked(pl.concat(parts), pl.Schema(ATTEMPT_SCHEMA), f"{stage}s")
     table = (
         made.group_by("model")
         .agg(
@@ -100,31 +85,25 @@ def _asked(made: pl.DataFrame) -> dict[str, object]:
         .sort("model")
     )
     reasons = made.with_columns(pl.col("finish_reason").fill_null(pl.format("error: {}", "error")))
-    return {
+    counts = {
         "rows": made.height,
         "models": {row.pop("model"): row for row in table.to_dicts()},
         "finish_reasons": counts_of(reasons, "finish_reason"),
     }
+    return Output({f"{stage}s": made}, counts)
 
 
 @contextmanager
 def _grader(config: Config, store: Path, retry: bool) -> Iterator[Grader]:
-    settings = config.grade
-    limits: dict[str, Any] = {
-        "workers": settings.workers,
-        "time_limit_s": settings.time_limit_s,
-        "memory_limit_mb": settings.memory_limit_mb,
-    }
-    if settings.judge is None:
-        with Grader(**limits) as grader:
-            yield grader
-    else:
-        with (
-            Store(store, retry) as responses,
-            open_model(settings.judge.model, responses) as model,
-            Grader(**limits, judge=Judge(model, settings.judge.sampling)) as grader,
-        ):
-            yield grader
+    settings, judge = config.grade, None
+    with ExitStack() as stack:
+        if settings.judge is not None:
+            responses = stack.enter_context(Store(store, retry))
+            model = stack.enter_context(open_model(settings.judge.model, responses))
+            judge = Judge(model, settings.judge.sampling)
+        yield stack.enter_context(
+            Grader(settings.workers, settings.time_limit_s, settings.memory_limit_mb, judge=judge)
+        )
 
 
 def run_grade(context: Context) -> Output:
@@ -168,9 +147,8 @@ def run_domain(context: Context) -> Output:
 
     def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
         if named is None:
-            made = fallback(table)
             advance(table.height)
-            return made
+            return fallback(table)
         with Store(store, retry) as responses, open_model(named, responses) as model:
             return classify(table, model, settings.sampling, progress=advance)
 

@@ -15,7 +15,7 @@ from curate.sources.procedural import family_files
 from curate.stages import model_calls as model_stages
 from curate.stages.collect import collect
 from curate.stages.counts import count_by_source, counts_of, decided
-from curate.stages.executor import Advance, Rows
+from curate.stages.executor import Advance
 from curate.stages.formatting import SAMPLE, formatted
 from curate.stages.model_calls import alive, model_files
 from curate.stages.stage import Context, Output, Stage
@@ -85,12 +85,19 @@ def stages(config: Config) -> tuple[Stage, ...]:
             (*before, "trace", "quality", "grade", "difficulty", "domain"),
             lambda c: [c.select, c.seed],
             run_select,
-            tokenizer_files,
+            lambda c: tokenizer_files(c.select.tokenizer),
         ),
     ]
     if config.format is not None:
         made.append(
-            Stage("format", 2, ("collect", "trace", "domain", "select"), lambda c: c.format, run_format, format_files)
+            Stage(
+                "format",
+                2,
+                ("collect", "trace", "domain", "select"),
+                lambda c: c.format,
+                run_format,
+                lambda c: tokenizer_files(None if c.format is None else c.format.tokenizer),
+            )
         )
     return tuple(made)
 
@@ -105,26 +112,18 @@ def eval_files(config: Config) -> list[Path]:
     return files(tuple(e.path for e in sets if e.path is not None)) + generated
 
 
-def tokenizer_files(config: Config) -> list[Path]:
-    return [] if config.select.tokenizer is None else _tokenizer(config.select.tokenizer)
-
-
-def format_files(config: Config) -> list[Path]:
-    return [] if config.format is None else _tokenizer(config.format.tokenizer)
-
-
-def _tokenizer(folder: str) -> list[Path]:
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise InputError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
+def tokenizer_files(folder: str | None) -> list[Path]:
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    return [Path(folder) / name for name in names if (Path(folder) / name).is_file()]
+    found = [] if folder is None else [path for name in names if (path := Path(folder) / name).is_file()]
+    if folder is not None and Path(folder) / names[0] not in found:
+        raise InputError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
+    return found
 
 
 def run_collect(context: Context) -> Output:
     sources = context.config.collect.sources
     expected = [source.expected() for source in sources]
-    total = sum(n for n in expected if n is not None) if None not in expected else None
-    with context.bars.bar("collect", total) as advance:
+    with context.bars.bar("collect", None if None in expected else sum(filter(None, expected))) as advance:
         questions, made = collect(sources, advance)
     counts = decided(made) | {"read": count_by_source(made)}
     return Output({"questions": checked(questions, QUESTION, "questions"), "decisions": made}, counts)
@@ -143,35 +142,27 @@ def run_decontaminate(context: Context) -> Output:
     with context.bars.bar("decontaminate", questions.height) as advance:
         evaluations = load_evaluations(settings.against)
         made, matches = decontaminate(questions, evaluations, settings, advance)
-    either = {
-        "s1": matches.filter(pl.col("rule") == "s1")["row_id"].n_unique(),
-        "scored": matches.filter(pl.col("rule") != "s1")["row_id"].n_unique(),
-    }
-    counts = decided(made) | {"evaluation_questions": evaluations.height, "hits": either}
+    by_s1 = pl.col("rule") == "s1"
+    hits = {name: matches.filter(mine)["row_id"].n_unique() for name, mine in (("s1", by_s1), ("scored", ~by_s1))}
+    counts = decided(made) | {"evaluation_questions": evaluations.height, "hits": hits}
     return Output({"decisions": checked(made, DECISION, "decisions"), "matches": matches}, counts)
 
 
 def run_quality(context: Context) -> Output:
-    table = alive(context, "quality")
+    table, settings = alive(context, "quality"), context.config.quality
     if context.config.trace is not None:
         traces = context.table("trace", "traces").select(
             "qid", "thinking", "attempt", "finish_reason", "error", "error_detail"
         )
         table = table.join(traces, on="qid", how="left", maintain_order="left")
-    with context.bars.bar("quality", table.height) as advance:
-        made = context.executor.map(_quality_rows(context.config), table, ["row_id"], advance)
-    return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
-
-
-def _quality_rows(config: Config) -> Rows:
-    settings = config.quality
 
     def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
-        made = quality(table, settings)
         advance(table.height)
-        return made
+        return quality(table, settings)
 
-    return rows
+    with context.bars.bar("quality", table.height) as advance:
+        made = context.executor.map(rows, table, ["row_id"], advance)
+    return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
 
 
 def run_select(context: Context) -> Output:
@@ -190,13 +181,8 @@ def run_select(context: Context) -> Output:
     chosen = select(pool.drop("row_id"), settings, context.config.seed)
     table = pool.join(chosen.select("qid", "order", "why"), on="qid", how="left", maintain_order="left")
     picked = pl.col("order").is_not_null()
-    made = decisions(
-        table,
-        "select",
-        picked,
-        pl.when(picked).then(pl.format("picked:{}", "why")).otherwise(pl.lit("not_picked")),
-        pl.when(picked).then(pl.format("number {}", "order")).otherwise(pl.lit("")),
-    ).sort("row_id")
+    rule = pl.format("picked:{}", "why").fill_null("not_picked")
+    made = decisions(table, "select", picked, rule, pl.format("number {}", "order").fill_null("")).sort("row_id")
     counts = decided(made) | {"mode": settings.mode, "domains": counts_of(chosen, "domain")}
     return Output({"selection": checked(chosen, SELECTION, "selection"), "decisions": made}, counts)
 

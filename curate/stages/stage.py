@@ -66,6 +66,12 @@ class Context:
         return json.loads((self.folder / stage / "manifest.json").read_text())
 
 
+def seconds_of(run: Path) -> dict[str, float]:
+    """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
+    path = run / "seconds.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage. `version` changes when its code gives other results for the same input.
@@ -112,10 +118,11 @@ class Stage:
             manifest = json.loads((folder / "manifest.json").read_text())
         except (OSError, ValueError):
             return False
-        for name, entry in manifest["outputs"].items():
-            if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]:
-                return False
-        return manifest["key"] == self.key(config)[0]
+        whole = all(
+            (folder / name).is_file() and file_hash(folder / name) == entry["sha256"]
+            for name, entry in manifest["outputs"].items()
+        )
+        return whole and manifest["key"] == self.key(config)[0]
 
     def write(self, config: Config, output: Output) -> dict[str, Any]:
         """Puts the output in place by one rename; returns the manifest."""
@@ -151,11 +158,8 @@ def _sync(folder: Path) -> None:
 
 
 def _replace(new: Path, place: Path) -> None:
-    if place.exists():
-        # A folder cannot be renamed over a full one: between the two renames it is absent, which only means rerunning.
-        old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-        os.rename(place, old / "stage")
-        os.rename(new, place)
-        shutil.rmtree(old)
-    else:
+    # A folder cannot be renamed over a full one: between the two renames it is absent, which only means rerunning.
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.old.", dir=place.parent) as old:
+        if place.exists():
+            os.rename(place, Path(old) / "stage")
         os.rename(new, place)
