@@ -71,8 +71,7 @@ class Architecture:
     @staticmethod
     def load(path: str | Path) -> Architecture:
         """Reads config.json (or the one in a directory). Raises InputError for what is not implemented here."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
+        path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         config = read_object(path)
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:

@@ -50,19 +50,15 @@ class Documents:
     @staticmethod
     def slice(lengths: list[int], begin: int, end: int) -> Documents:
         """Documents of `lengths`, packed in this order; the slice is the stream's tokens begin .. end."""
-        queries, keys, starts = [], [], []
-        for stop, length in zip(accumulate(lengths), lengths, strict=True):
-            start = stop - length
-            if stop > begin and start < end:
-                queries.append(min(stop, end) - max(start, begin))
-                keys.append(min(stop, end) - start)
-                starts.append(start)
+        spans = [(stop - length, stop) for stop, length in zip(accumulate(lengths), lengths, strict=True)]
+        spans = [(start, min(stop, end)) for start, stop in spans if stop > begin and start < end]
+        queries = [stop - max(start, begin) for start, stop in spans]
+        keys = [stop - start for start, stop in spans]
         firsts = [0, *accumulate(queries)]
         # A document cut by the slice's begin sees keys that are not its queries: it is attended alone.
         whole = [i for i in range(len(queries)) if queries[i] == keys[i]]
-        whole.sort(key=lambda i: -queries[i])
         members: list[list[int]] = []
-        for i in whole:
+        for i in sorted(whole, key=lambda i: -queries[i]):
             if members and queries[i] >= GROUP_RATIO * queries[members[-1][0]]:
                 members[-1].append(i)
             else:
@@ -72,9 +68,7 @@ class Documents:
         for group in members:
             longest = queries[group[0]]
             for i in group:
-                rows = torch.zeros(longest, dtype=torch.int64)
-                rows[: queries[i]] = torch.arange(firsts[i], firsts[i] + queries[i])
-                padded.append(rows)
+                padded.append(F.pad(torch.arange(firsts[i], firsts[i + 1]), (0, longest - queries[i])))
                 restore[firsts[i] : firsts[i + 1]] = torch.arange(at, at + queries[i])
                 holes.append(torch.arange(at + queries[i], at + longest))
                 at += longest
@@ -82,7 +76,7 @@ class Documents:
         return Documents(
             query_lengths=tuple(queries),
             key_lengths=tuple(keys),
-            key_start=starts[0],
+            key_start=spans[0][0],
             cu_queries=torch.tensor(firsts, dtype=torch.int32),
             cu_keys=torch.tensor([0, *accumulate(keys)], dtype=torch.int32),
             positions=torch.cat([torch.arange(k - q, k) for q, k in zip(queries, keys, strict=True)]),
@@ -149,15 +143,13 @@ def attend(
 ) -> torch.Tensor:
     """qkv [tokens, Hq + 2 Hk, D] (rotated) -> [tokens, Hq, D]. `group`: ranks that share one stream."""
     queries, keys = heads
-    if group is None:
-        if qkv.is_cuda:
-            q, k, v = qkv.split([queries, keys, keys], dim=1)
-            return _varlen(q, k, v, documents)
+    if group is None and not qkv.is_cuda:
         return _grouped(qkv, heads, documents)
     q, kv = qkv.split([queries, 2 * keys], dim=1)
-    # Keys of later ranks are never needed; all-gather is still one call, and even over ranks.
-    end = documents.key_start + int(sum(documents.key_lengths))
-    kv = _GatherStream.apply(kv, group)[documents.key_start : end]
+    if group is not None:
+        # Keys of later ranks are never needed; all-gather is still one call, and even over ranks.
+        end = documents.key_start + sum(documents.key_lengths)
+        kv = _GatherStream.apply(kv, group)[documents.key_start : end]
     k, v = kv.split([keys, keys], dim=1)
     if qkv.is_cuda:
         return _varlen(q, k, v, documents)
@@ -191,12 +183,11 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Docume
 def _grouped(qkv: torch.Tensor, heads: tuple[int, int], documents: Documents) -> torch.Tensor:
     queries, keys = heads
     rows = _Regroup.apply(qkv, documents.padded, documents.restore, None)
-    outputs, at = [], 0
-    for count, length in documents.groups:
-        block = rows[at : at + count * length].unflatten(0, (count, length))
-        q, k, v = block.split([queries, keys, keys], dim=2)
+    blocks = rows.split([count * length for count, length in documents.groups])
+    outputs = []
+    for block, group in zip(blocks, documents.groups, strict=True):
+        q, k, v = block.unflatten(0, group).split([queries, keys, keys], dim=2)
         outputs.append(_sdpa(q, k, v, None).flatten(0, 1))
-        at += count * length
     return _Regroup.apply(torch.cat(outputs), documents.restore, documents.padded, documents.holes)
 
 

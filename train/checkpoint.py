@@ -103,8 +103,7 @@ class Checkpoints:
                 return
             about = {"step": step, "world": self._world.size, **self._identity}
             write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
-            done = sorted(self._folder.glob(f"step-*/{MARKER}"))
-            for old in done[: -self._config.checkpoint.keep]:
+            for old in sorted(self._folder.glob(f"step-*/{MARKER}"))[: -self._config.checkpoint.keep]:
                 old.unlink()  # first: a half-deleted checkpoint must not look whole
                 shutil.rmtree(old.parent)
         except (OSError, dcp.api.CheckpointException) as error:

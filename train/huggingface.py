@@ -72,6 +72,7 @@ def load_weights(model: Decoder, folder: Path) -> None:
     dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
+@torch.no_grad()
 def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: bool = False) -> None:
     """Random weights, alike for any number of ranks: normal(0, initializer_range), norms 1, biases and LoRA's B 0."""
     for index, (name, parameter) in enumerate(model.named_parameters()):
@@ -88,10 +89,9 @@ def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: b
         else:
             whole.normal_(0.0, arch.initializer_range, generator=generator)
         whole = whole.to(device=parameter.device, dtype=parameter.dtype)
-        with torch.no_grad():
-            if isinstance(parameter, DTensor):
-                whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.copy_(whole)
+        if isinstance(parameter, DTensor):
+            whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(whole)
 
 
 def export(

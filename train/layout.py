@@ -63,8 +63,7 @@ def lay_out(lengths: list[int], groups: int, micro_limit: int) -> StepLayout:
     count = max(-(-sum(lengths[i] for i in part) // micro_limit) for part in parts) or 1
     while True:
         micro = [_spread(part, lengths, count) for part in parts]
-        heaviest = [bin_ for part in micro for bin_ in part if sum(lengths[i] for i in bin_) > micro_limit]
-        if all(len(bin_) == 1 for bin_ in heaviest):
+        if all(len(b) == 1 or sum(lengths[i] for i in b) <= micro_limit for part in micro for b in part):
             return StepLayout(tuple(tuple(tuple(b) for b in part) for part in micro), tuple(lengths))
         count += 1
 

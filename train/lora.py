@@ -32,13 +32,13 @@ class LoraLinear(nn.Linear):
 def add_lora(model: nn.Module, config: Lora, adapter_dtype: torch.dtype) -> None:
     """Freezes the model and puts an adapter on every linear layer named in `config.targets`."""
     model.requires_grad_(False)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if name in config.targets and isinstance(child, nn.Linear):
-                adapted = LoraLinear(child, config, adapter_dtype).requires_grad_(False)
-                adapted.lora_A.requires_grad_(True)
-                adapted.lora_B.requires_grad_(True)
-                setattr(parent, name, adapted)
+    children = [(parent, *named) for parent in model.modules() for named in parent.named_children()]
+    for parent, name, child in children:
+        if name in config.targets and isinstance(child, nn.Linear):
+            adapted = LoraLinear(child, config, adapter_dtype).requires_grad_(False)
+            adapted.lora_A.requires_grad_(True)
+            adapted.lora_B.requires_grad_(True)
+            setattr(parent, name, adapted)
 
 
 def adapter_bound(parameter: torch.Tensor) -> float:

@@ -80,15 +80,13 @@ class Trainer:
             )
 
     def build_model(self) -> Decoder:
-        compute = self.config.compute
+        compute, lora = self.config.compute, self.config.lora
         with torch.device("meta"):
             model = Decoder(self.arch, compute.checkpointing, compute.loss_chunk)
-        if self.config.lora is None:
-            model.to(DTYPES[compute.master_dtype])
-        else:
-            # Frozen weights need no master copy.
-            model.to(DTYPES[compute.dtype])
-            add_lora(model, self.config.lora, DTYPES[compute.master_dtype])
+        # Frozen weights need no master copy.
+        model.to(DTYPES[compute.master_dtype if lora is None else compute.dtype])
+        if lora is not None:
+            add_lora(model, lora, DTYPES[compute.master_dtype])
         shard(model, self.world, compute)
         model.to_empty(device=self.world.device)
         if self.config.model.path:
@@ -144,7 +142,7 @@ class Trainer:
         if self.world.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        tokens = int(sum(layout.lengths))
+        tokens = sum(layout.lengths)
         peak = peak_flops(self.world.device)
         flops = self.arch.training_flops(list(layout.lengths), frozen=self.config.lora is not None)
         return {
