@@ -36,7 +36,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
 def _record(line: bytes) -> dict[str, Any] | BadRow:
     raw = line[:200].decode("utf-8", "replace")
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return BadRow(f"not JSON: {' '.join(str(error).split())}", raw)
     return record if isinstance(record, dict) else BadRow(f"a row must be an object, not {type(record).__name__}", raw)

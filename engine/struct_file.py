@@ -20,13 +20,15 @@ T = TypeVar("T")
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, of which the last would silently win, and reads 1e-5 as a number."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping. Raises yaml.YAMLError naming the key and its line."""
-        keys = [key.value for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping as written, before `<<` merges others into it. Raises yaml.YAMLError naming key and line."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
+            if str(key.value) in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        return super().construct_mapping(node, deep)
+            seen.add(str(key.value))
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -47,7 +49,7 @@ def read_struct(path: str | Path, kind: type[T], overrides: Iterable[str] = ()) 
         raise InputError(f"{path}: the configuration must be a mapping, not {type(tree).__name__}")
     for override in overrides:
         name, equals, value = override.partition("=")
-        if not equals:
+        if not equals or not all(name.split(".")):
             raise InputError(f"override {override!r} must look like section.name=value")
         *parents, leaf = name.split(".")
         node = tree
@@ -73,8 +75,14 @@ def to_struct(tree: Any, kind: type[T]) -> T:
 def _parsed(text: str | bytes, name: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InputError(f"{name}: not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _explained(message: str, tree: Any, kind: type) -> str:
@@ -90,9 +98,11 @@ def _explained(message: str, tree: Any, kind: type) -> str:
         known = sorted(set(_names(inspect.type_info(kind), place)))
         near = difflib.get_close_matches(field[2], known, n=1)
         return f"unknown setting {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+    if not where or "..." in where:  # a value of a mapping, whose key msgspec does not tell
+        return f"{where}: {what}" if where else what
     for key in place:
         tree = tree[int(key) if isinstance(tree, (list, tuple)) else key]
-    return f"{where} is {shown(tree)}: {what[0].lower()}{what[1:]}" if where else what
+    return f"{where} is {shown(tree)}: {what[0].lower()}{what[1:]}"
 
 
 def _names(kind: inspect.Type, place: list[str]) -> Iterator[str]:

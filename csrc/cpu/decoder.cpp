@@ -1,5 +1,5 @@
-// All layers of a step in one call. Twin of engine.model.Decoder.forward on one rank, and bit for bit what it gives
-// operator by operator: the same parts in the same order, without leaving the team of threads in between.
+// All layers of a step in one call. Twin of engine.model.decoder.Decoder.forward on one rank, and bit for bit what it
+// gives operator by operator: the same parts in the same order, without leaving the team of threads in between.
 #include <chrono>
 
 #include "operators.h"

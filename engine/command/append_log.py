@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def read_lines(file: BinaryIO, name: str, accepts: Callable[[dict[str, Any]], bool]) -> Iterator[Line]:
-    """The whole lines of `file` from its beginning; a torn last one is left out.
+    """The whole lines of `file` from its beginning. A torn last one, without its newline or of zeros, is left out.
 
     Raises InputError, naming `name` and the line, for any other line that is no JSON object which `accepts` takes.
     """
@@ -37,8 +37,8 @@ def read_lines(file: BinaryIO, name: str, accepts: Callable[[dict[str, Any]], bo
     for number, raw in enumerate(iter(file.readline, b""), 1):
         value = _parsed(raw)
         if value is None or not accepts(value):
-            if file.read(1):
-                raise InputError(f"{name}:{number}: not a line of this file; restore it or choose another place")
+            if file.read(1) or (raw.endswith(b"\n") and raw.strip(b"\0\n")):
+                raise InputError(f"{name}:{number}: is no line of this program; restore the file, or begin another")
             return
         yield Line(number, offset, len(raw), value)
         offset += len(raw)
@@ -47,36 +47,45 @@ def read_lines(file: BinaryIO, name: str, accepts: Callable[[dict[str, Any]], bo
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(raw) if raw.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 class AppendLog:
-    """One such file, open for reading and appending. Whoever opens it reads it first: `read_lines`, then `cut`."""
+    """One such file, `file` to read it. Whoever opens it reads it first: `read_lines`, then `cut`."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where it cannot be opened."""
-        self.file: BinaryIO = path.open("a+b")
+        # Unbuffered: what could not be written is nowhere, and does not come with a later line.
+        self._end = path.open("ab", buffering=0)
+        self.file: BinaryIO = path.open("rb")
         self._synced = time.monotonic()
 
     def cut(self, size: int) -> bool:
         """Keep the first `size` bytes only; whether there were more."""
         more = self.file.seek(0, os.SEEK_END) > size
-        self.file.truncate(size)
+        self._end.truncate(size)
         return more
 
     def append(self, data: bytes) -> int:
-        """Write whole lines in one go; returns where they begin. Raises OSError where the disk is full."""
-        offset = self.file.seek(0, os.SEEK_END)
-        self.file.write(data)
-        self.file.flush()
+        """Write whole lines in one go; returns where they begin. Raises OSError where the disk is full, and then
+        nothing of them stays."""
+        offset = self._end.seek(0, os.SEEK_END)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._end.write(rest) or 0 :]
+        except OSError:
+            self._end.truncate(offset)
+            raise
         if time.monotonic() - self._synced > SYNC_S:
-            os.fsync(self.file.fileno())
+            os.fsync(self._end.fileno())
             self._synced = time.monotonic()
         return offset
 
     def close(self) -> None:
         """Ask the disk to keep everything."""
-        os.fsync(self.file.fileno())
+        os.fsync(self._end.fileno())
+        self._end.close()
         self.file.close()

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+
+from engine.errors import InputError
 
 _READ, _READS = 1 << 20, 64
 """Bytes of a piece, and how many pieces of a file are hashed: files up to 64 MiB whole, larger ones here and there."""
 
 
 def fingerprint(directory: Path) -> str:
-    """Of its JSON files, its chat template and its weights, by names, sizes and contents."""
+    """Of its JSON files, its chat template and its weights, by names, sizes and contents.
+
+    Raises InputError for one that cannot be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors"):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
+        if path.suffix not in (".json", ".jinja", ".safetensors") or path.is_dir():
+            continue
+        try:
             with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name} {size}\n".encode())
                 for at in range(0, size, max(_READ, size // _READS)):
                     file.seek(at)
                     digest.update(file.read(_READ))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}; restore it or take it away") from error
     return digest.hexdigest()[:16]

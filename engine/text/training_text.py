@@ -33,6 +33,8 @@ def training_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]])
     template does not render a turn as its generation prompt and the turn.
     """
     whole = tokenizer.render(messages, add_generation_prompt=False)
+    if messages[0]["role"] == "assistant":
+        raise InputError("the first message is the assistant's; put what it answers before it")
     turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
     if not turns:
         raise InputError("no assistant message behind another one; nothing to train on")

@@ -70,7 +70,7 @@ def one_by_one(
     cu_q: Tensor,
     decodes: int,
 ) -> Tensor:
-    """The order of engine.model.Decoder.forward."""
+    """The order of engine.model.decoder.Decoder.forward."""
     residual = None
     for at, (k_cache, v_cache) in zip(layers, kv, strict=True):
         y, residual = ops.rms_norm(x, at.input_norm, EPS, residual)

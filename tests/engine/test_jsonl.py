@@ -273,7 +273,7 @@ def test_resume_refuses_a_broken_line_in_the_middle(tmp_path):
     lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"broken\n" + encode_record(record_of(lines[0])))
-    with pytest.raises(InputError, match=r"out\.jsonl:1: not a line of this file"):
+    with pytest.raises(InputError, match=r"out\.jsonl:1: is no line of this program"):
         run_file(out, lines, [1], resume=True)
 
 
