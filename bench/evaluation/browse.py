@@ -5,6 +5,7 @@ The page loads nothing and runs no script but its own filter; every text of a da
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -31,15 +32,12 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
             decode = Tokenizer.load(resolve(grid.model)).decode
         except InputError as error:
             raise InputError(f"the tokenizer of {grid.model} is needed to mark forced tokens: {error}") from error
-    samples: dict[tuple[str, str], list[tuple[Mapping[str, Any], Graded]]] = {
-        (task.name, problem.id): [] for task in tasks.values() for problem in task.problems[:problems]
-    }
-    for row, graded in rows_with_grades(folder, grader, mode):
-        if (row["task"], row["problem"]) in samples:
-            samples[row["task"], row["problem"]].append((row, graded))
+    shown = {(task.name, problem.id) for task in tasks.values() for problem in task.problems[:problems]}
+    pairs = [pair for pair in rows_with_grades(folder, grader, mode) if (pair[0]["task"], pair[0]["problem"]) in shown]
     order = [condition.label for condition in grid.conditions()]
-    for found in samples.values():
-        found.sort(key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"]))
+    samples: dict[tuple[str, str], list[tuple[Mapping[str, Any], Graded]]] = defaultdict(list)
+    for row, graded in sorted(pairs, key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"])):
+        samples[row["task"], row["problem"]].append((row, graded))
 
     def pieces(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         if decode is not None and row["token_ids"]:

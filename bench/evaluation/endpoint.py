@@ -40,7 +40,6 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
 
     @property
     def slots(self) -> int:
-        """Requests that run at once."""
         return self._endpoint.concurrency
 
     def __exit__(self, *exc: object) -> None:
@@ -60,11 +59,9 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         return Request((*messages, {"role": "user", "content": message}), params)
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
-        """Start a request."""
         asyncio.run_coroutine_threadsafe(self._answer(request, done), self._loop)
 
     async def _end(self) -> None:
-        """Cancel what runs."""
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()

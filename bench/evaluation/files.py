@@ -50,21 +50,17 @@ def locate(task: str, given: str | None, revision: str | None, default: str | No
 
     Raises InputError naming the task where there is no file.
     """
-    if given is None:
-        if default is None:
-            raise InputError(f"task {task}: no file; give path: FILE or path: hub:OWNER/NAME/FILE")
-        path = data_folder() / default
-        if not path.is_file():
-            raise InputError(
-                f"task {task}: {path} does not exist; set S1_DATA to the folder that holds {default}, or "
-                "give path: FILE"
-            )
-        return path
-    if given.startswith("hub:"):
+    if given is not None and given.startswith("hub:"):
         return _from_hub(task, given, revision)
-    path = Path(given).expanduser()
+    if given is not None:
+        path, why = Path(given).expanduser(), f"{given} is no file; give an existing file or hub:OWNER/NAME/FILE"
+    elif default is not None:
+        path = data_folder() / default
+        why = f"{path} does not exist; set S1_DATA to the folder that holds {default}, or give path: FILE"
+    else:
+        raise InputError(f"task {task}: no file; give path: FILE or path: hub:OWNER/NAME/FILE")
     if not path.is_file():
-        raise InputError(f"task {task}: {given} is no file; give an existing file or hub:OWNER/NAME/FILE")
+        raise InputError(f"task {task}: {why}")
     return path
 
 
@@ -72,9 +68,8 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
     parts = given.removeprefix("hub:").split("/", 2)
     if len(parts) != 3 or not all(parts):
         raise InputError(f"task {task}: path {given!r} is not hub:OWNER/NAME/FILE")
-    repository, name = "/".join(parts[:2]), parts[2]
     try:
-        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset", revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         why = str(error).strip().splitlines()[0]
         raise InputError(

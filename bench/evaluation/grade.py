@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bench.evaluation import tasks
 from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
-from bench.evaluation.log import Key, key_of, read_rows, read_run
+from bench.evaluation.log import Key, key_of, read_run, sample_rows
 from bench.evaluation.prompts import question_text
 from bench.evaluation.tasks import Problem, Task
 from curate.families import NOT_FOUND
@@ -59,8 +59,7 @@ def grade(
     Raises InputError where the run, its data or a row's problem is missing or another than when it was run.
     """
     problems = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
-    rows = [row for row in read_rows(folder) if not row["condition"].startswith("trace ")]
-    rows.sort(key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
+    rows = sorted(sample_rows(folder), key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
     if grader == "s1-grader":
         verdicts = [_as_s1(row, _problem(problems, row)) for row in rows]
     else:
@@ -166,9 +165,7 @@ def _problem(problems: Mapping[tuple[str, str], Problem], row: Mapping[str, Any]
 def rows_with_grades(folder: Path, grader: GraderName, mode: Mode) -> Iterator[tuple[dict[str, Any], Graded]]:
     """Every row of the log that is a condition's sample, with its verdict. Raises InputError where one has none."""
     grades = read_grades(grades_file(folder, grader, mode))
-    for row in read_rows(folder):
-        if row["condition"].startswith("trace "):
-            continue
+    for row in sample_rows(folder):
         key = key_of(row)
         if key not in grades:
             raise InputError(

@@ -7,7 +7,7 @@ nothing of threads; `bench.evaluation.run` keeps many of them going.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.evaluation import reuse
@@ -17,7 +17,7 @@ from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
 from bench.evaluation.prompts import PromptName, user_message
 from bench.evaluation.reuse import Cut, End, Family
-from bench.evaluation.samples import Backend, Request, Sample, as_values, from_values, prompt_hash, sample_seed
+from bench.evaluation.samples import Backend, Request, Sample, from_values, prompt_hash, sample_seed
 from bench.evaluation.tasks import Problem, Task
 
 Job = Generator[Sequence[Request], Sequence[Sample], int]
@@ -93,9 +93,7 @@ def rejected(setting: Setting, place: Place, condition: Condition) -> Job:
         generated += sample.completion_tokens
         if sample.left_thinking:
             break
-    row = _row(setting, place, condition.label, request, sample, "rejection", generated)
-    row[1]["tries"] = draw + 1
-    setting.log.write([row])
+    setting.log.write([_row(setting, place, condition.label, request, sample, "rejection", generated, tries=draw + 1)])
     return 1
 
 
@@ -117,9 +115,11 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
     if trace.error is not None or trace.stop_reason not in reuse.ENDS:
         # Nothing can be read off a trace that ended by accident: each condition by itself, as without reuse.
         alone = [replace(start, params=_seeded(setting, place, c.params)) for c in family.conditions]
-        for condition, request, sample in zip(family.conditions, alone, (yield alone), strict=True):
-            paid = sample.completion_tokens
-            rows.append(_row(setting, place, condition.label, request, sample, "independent", paid))
+        samples = yield alone
+        rows += [
+            _row(setting, place, condition.label, request, sample, "independent", sample.completion_tokens)
+            for condition, request, sample in zip(family.conditions, alone, samples, strict=True)
+        ]
         return _write(setting, place, family, rows)
     extension = len(backend.prepare(start).plan.extension)
     forks: dict[Any, list[_Member]] = {}
@@ -159,7 +159,7 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
 def _write(setting: Setting, place: Place, family: Family, rows: Sequence[tuple[Key, dict[str, Any]]]) -> int:
     """Write what is not in the log yet; returns how many samples of conditions that is."""
     trace = place.key(family.label)
-    wanted = {place.key(c.label) for c in family.conditions if place.index < c.samples} | {trace}
+    wanted = {trace, *(place.key(c.label) for c in family.conditions if place.index < c.samples)}
     new = [row for row in rows if row[0] in wanted and row[0] not in setting.log]
     setting.log.write(new)
     return sum(key != trace for key, _ in new)
@@ -185,9 +185,10 @@ def _row(
     source: str,
     generated: int,
     cut: Cut | None = None,
+    tries: int = 1,
 ) -> tuple[Key, dict[str, Any]]:
     """A log row. `generated`: tokens that were generated for it and stand in no other row."""
-    problem, values = place.problem, {**as_values(sample), "choice": None}
+    problem, values = place.problem, {**asdict(sample), "choice": None}
     if place.task.private:
         # Token ids and text would tell the question; the letter is all that grading needs.
         found = extract(sample.answer, "", problem.kind, "answer", problem.options)
@@ -200,7 +201,7 @@ def _row(
         "source": source,
         "cut": None if cut is None else {"at": cut.at, "end": cut.end.value},
         "generated": generated,
-        "tries": 1,
+        "tries": tries,
         "left_thinking": sample.left_thinking,
         **values,
     }

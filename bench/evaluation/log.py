@@ -60,7 +60,7 @@ class Log(AbstractContextManager["Log"]):
         try:
             fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lines.file.close()
+            self._lines.close()
             raise InputError(
                 f"{folder}: another process is writing this run; wait for it, or choose another folder"
             ) from error
@@ -68,7 +68,7 @@ class Log(AbstractContextManager["Log"]):
             self._check_identity(json.loads(json.dumps(identity)), about)
             self._offsets = self._scan()
         except InputError:
-            self._lines.file.close()
+            self._lines.close()
             raise
 
     def __contains__(self, key: Key) -> bool:
@@ -155,6 +155,11 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         with path.open("rb") as file:
             yield from (line.value for line in read_lines(file, str(path), _is_row))
+
+
+def sample_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Those rows of a folder that are a condition's sample, and no trace."""
+    return (row for row in read_rows(folder) if not row["condition"].startswith("trace "))
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

@@ -55,9 +55,7 @@ def control(points: Sequence[Point]) -> float:
 def scaling(points: Sequence[Point], least_doublings: float = 0.0) -> Scaling:
     """Mean slope over all pairs of runs at least `least_doublings` apart: 100 x accuracy over log2 of tokens."""
     slopes = []
-    for a, b in combinations(points, 2):
-        if min(a.tokens, b.tokens) <= 0:
-            continue
+    for a, b in combinations((point for point in points if point.tokens > 0), 2):
         apart = math.log2(b.tokens / a.tokens)
         if apart != 0 and abs(apart) >= least_doublings:
             slopes.append(100 * (b.accuracy - a.accuracy) / apart)
@@ -102,11 +100,10 @@ def spread(accuracy: np.ndarray, tokens: np.ndarray, draws: int = 2000, seed: in
         chosen = random.integers(0, problems, problems)
         y, x = accuracy[:, chosen].mean(axis=1), np.maximum(tokens[:, chosen].mean(axis=1), 1e-9)
         best[draw] = y.max()
-        if pairs:
-            apart = np.log2(x)
-            # a pair that falls together in a draw has no slope there; half a doubling apart, that is a rare draw
-            found = [100 * (y[b] - y[a]) / (apart[b] - apart[a]) for a, b in pairs if apart[b] != apart[a]]
-            slopes[draw] = sum(found) / len(found) if found else 0.0
+        apart = np.log2(x)
+        # a pair that falls together in a draw has no slope there; half a doubling apart, that is a rare draw
+        found = [100 * (y[b] - y[a]) / (apart[b] - apart[a]) for a, b in pairs if apart[b] != apart[a]]
+        slopes[draw] = sum(found) / len(found) if found else 0.0
     low, high = np.quantile(best, [0.025, 0.975])
     interval = tuple(float(q) for q in np.quantile(slopes, [0.025, 0.975])) if pairs else None
     bias = float(best.mean() - accuracy.mean(axis=1).max())

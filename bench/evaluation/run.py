@@ -95,11 +95,13 @@ def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
 
 def wanted(loaded: Sequence[Task], conditions: Sequence[Condition]) -> Iterator[Key]:
     """The keys of all samples of a grid."""
-    for task in loaded:
-        for condition in conditions:
-            for problem in task.problems:
-                for index in range(condition.samples):
-                    yield Key(task.name, problem.id, condition.label, index)
+    return (
+        Key(task.name, problem.id, condition.label, index)
+        for task in loaded
+        for condition in conditions
+        for problem in task.problems
+        for index in range(condition.samples)
+    )
 
 
 def drive(work: Iterator[Job], backend: Backend) -> Iterator[int]:
@@ -163,11 +165,10 @@ class _Open:
 
 def check_endpoint(grid: Grid) -> None:
     """Raises InputError where the grid asks an endpoint for what only the engine in this process can do."""
-    if grid.endpoint is None or grid.endpoint.thinking_fields:
-        return
-    for condition in grid.conditions():
-        if not condition.label.startswith("no "):
-            raise InputError(
-                f"condition {condition.label!r} forces thinking, and endpoint.thinking_fields is false; "
-                "use method none, or a server that takes these fields"
-            )
+    plain = grid.endpoint is not None and not grid.endpoint.thinking_fields
+    forced = next((c.label for c in grid.conditions() if not c.label.startswith("no ")), None)
+    if plain and forced is not None:
+        raise InputError(
+            f"condition {forced!r} forces thinking, and endpoint.thinking_fields is false; "
+            "use method none, or a server that takes these fields"
+        )

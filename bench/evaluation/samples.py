@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine import SamplingParams
@@ -78,12 +78,7 @@ def sample_seed(run_seed: int, task: str, problem: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def as_values(sample: Sample) -> dict[str, Any]:
-    """The sample as JSON values."""
-    return asdict(sample)
-
-
 def from_values(values: Mapping[str, Any]) -> Sample:
-    """The sample that `as_values` wrote."""
+    """The sample whose fields are among these JSON values."""
     fields = {name: values[name] for name in Sample.__dataclass_fields__}
     return Sample(**{**fields, "token_ids": tuple(fields["token_ids"]), "forced": tuple(fields["forced"])})

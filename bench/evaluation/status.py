@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.evaluation.grade import load_grid, load_tasks
-from bench.evaluation.log import read_rows
+from bench.evaluation.log import sample_rows
 
 _RECENT = 200
 """Rows that the rate is taken from: the last ones, so that a pause before them does not count."""
@@ -21,11 +21,10 @@ def text(folder: Path) -> str:
     grid, tasks = load_grid(folder), load_tasks(folder)
     done: Counter[tuple[str, str]] = Counter()
     errors, times = 0, []
-    for row in read_rows(folder):
-        if not row["condition"].startswith("trace "):
-            done[row["task"], row["condition"]] += 1
-            errors += row["error"] is not None
-            times.append(row["at"])
+    for row in sample_rows(folder):
+        done[row["task"], row["condition"]] += 1
+        errors += row["error"] is not None
+        times.append(row["at"])
     wanted = {(t.name, c.label): len(t.problems) * c.samples for t in tasks.values() for c in grid.conditions()}
     lines = [f"{task:14} {label:40} {done[task, label]:7,} of {count:,}" for (task, label), count in wanted.items()]
     in_all, wanted_in_all = sum(done.values()), sum(wanted.values())

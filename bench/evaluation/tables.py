@@ -23,13 +23,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"## {task['task']}, {task['problems']:,} problems", ""]
         if task["note"]:
             lines += [f"Note: {task['note']}.", ""]
-        lines += [*conditions(task), ""]
-        if any(row.get("at_k") for row in task["conditions"]):
-            lines += [*together(task), ""]
-        if task["methods"]:
-            lines += [*methods(task), ""]
-        if any(row["groups"] for row in task["conditions"]):
-            lines += [*groups(task), ""]
+        for part in filter(None, (conditions(task), together(task), methods(task), groups(task))):
+            lines += [*part, ""]
         tokens = task["tokens"]
         if tokens["independent"] != tokens["generated"]:
             lines += [
@@ -159,12 +154,15 @@ def groups(task: Mapping[str, Any]) -> list[str]:
         [
             [("condition", label), *((name or "other", _whole_percent(found.get(name))) for name in names)]
             for label, found in shares
+            if names
         ]
     )
 
 
 def _table(rows: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
-    """Each cell with the head of its column."""
+    """Each cell with the head of its column; no rows make no table."""
+    if not rows:
+        return []
     lines = ["| " + " | ".join(head for head, _ in rows[0]) + " |", "|" + "---|" * len(rows[0])]
     return lines + ["| " + " | ".join(cell.replace("|", "\\|") for _, cell in row) + " |" for row in rows]
 

@@ -109,9 +109,7 @@ def load(spec: TaskSpec) -> Task:
 
 def _choose(spec: TaskSpec, found: Sequence[Problem]) -> list[Problem]:
     """`count` problems by a hash of seed and id, in the file's order: a larger count holds the smaller one's."""
-    if spec.count is None:
-        return list(found)
-    if spec.count > len(found):
+    if spec.count is not None and spec.count > len(found):
         raise InputError(f"task {spec.name}: count is {spec.count} and there are {len(found)} problems; lower it")
     ranked = sorted(found, key=lambda p: hashlib.sha256(f"{spec.seed}|{p.id}".encode()).digest())
     chosen = {problem.id for problem in ranked[: spec.count]}

@@ -130,7 +130,7 @@ def test_what_is_no_log_of_this_run_is_refused(tmp_path):
     for broken, message in (
         (whole + whole.splitlines(keepends=True)[0], ":5: .*stands there twice"),
         (whole + json.dumps({**row, "sample": 9, "config": "other"}).encode() + b"\n", "is of another run, other"),
-        (b"no row\n" + whole, ":1: not a line"),
+        (b"no row\n" + whole, ":1: is no line"),
     ):
         log.write_bytes(broken)
         with pytest.raises(InputError, match=message):
