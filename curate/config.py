@@ -178,11 +178,6 @@ def load_config(path: str | Path) -> Config:
     Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
     """
     config = read_struct(path, Config)
-    _check(config, str(path))
-    return config
-
-
-def _check(config: Config, path: str) -> None:
     if (config.attempt is not None and config.trace is None) or (config.format is not None and config.attempt is None):
         raise InputError(f"{path}: attempt needs trace, and format needs both; give them, or stop earlier")
     asked = [config.trace, config.grade.judge, *(config.attempt.models if config.attempt else ())]
@@ -201,3 +196,4 @@ def _check(config: Config, path: str) -> None:
             f"{path}: dedupe.permutations is {config.dedupe.permutations}, which {config.dedupe.bands} bands do not "
             "divide; change either"
         )
+    return config

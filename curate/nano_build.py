@@ -66,7 +66,7 @@ def train(recipe: str, run: Path, seed: int, *settings: str) -> dict[str, float]
     """Runs `python -m train.sft` in its own process; returns the last step's loss, and tokens and steps in all."""
     command = [sys.executable, "-m", "train.sft", str(RECIPES / recipe), f"run={run}", f"seed={seed}", *settings]
     subprocess.run(command, check=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     steps = [line for line in lines if "loss" in line]
     tail = steps[-max(1, len(steps) // 10) :]
     return {"steps": steps[-1]["step"], "loss": round(sum(s["loss"] for s in tail) / len(tail), 4)}
@@ -76,8 +76,7 @@ def build(arguments: Arguments) -> dict[str, object]:
     """The whole build; returns what build.json holds."""
     started, work, seed = time.perf_counter(), arguments.work, arguments.seed
     shutil.rmtree(work, ignore_errors=True)
-    base = work / "base"
-    tokenizer = write_base(base, seed)
+    tokenizer = write_base(work / "base", seed)
     write_jsonl(work / "pretrain.jsonl", pretraining_records(tokenizer, arguments.problems, seed))
     write_jsonl(work / "sft.jsonl", sft_records(arguments.sft, seed))
     prepared = time.perf_counter()
@@ -85,7 +84,7 @@ def build(arguments: Arguments) -> dict[str, object]:
         "s1_nano_pretrain.yaml",
         work / "pretrain",
         seed,
-        f"model.init={base / 'config.json'}",
+        f"model.init={work / 'base' / 'config.json'}",
         f"data.train=[{work / 'pretrain.jsonl'}]",
     )
     sft = train(

@@ -36,13 +36,8 @@ class Bars:
     def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A function to call with the number of rows done since its last call; `total` None: not known."""
         if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description:>13}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-            )
+            name = TextColumn("{task.description:>13}")
+            columns = (name, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
             with Display(*columns, console=self._console, transient=True) as display:
                 task = display.add_task(what, total=total)
                 yield lambda rows: display.advance(task, rows)

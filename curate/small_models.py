@@ -8,7 +8,6 @@ writes <out>/small-a and <out>/small-b. They are made to be weak: what both fail
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +51,14 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
     started = time.perf_counter()
     work = out / "work" / size.name
     shutil.rmtree(work, ignore_errors=True)
-    base = work / "base"
-    tokenizer = write_base(base, size.seed, size.shape)
+    tokenizer = write_base(work / "base", size.seed, size.shape)
     with Bars(Console(stderr=True)).bar(f"{size.name} corpus", size.problems) as advance:
-        records = pretraining_records(tokenizer, size.problems, size.seed)
-        write_jsonl(work / "pretrain.jsonl", _told(records, advance))
+        write_jsonl(work / "pretrain.jsonl", pretraining_records(tokenizer, size.problems, size.seed), advance)
     figures = train(
         RECIPE,
         work / "run",
         size.seed,
-        f"model.init={base / 'config.json'}",
+        f"model.init={work / 'base' / 'config.json'}",
         f"data.train=[{work / 'pretrain.jsonl'}]",
         *settings,
     )
@@ -73,18 +70,11 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
     return report
 
 
-def _told(records: Iterator[dict], advance: Callable[[int], None]) -> Iterator[dict]:
-    for record in records:
-        yield record
-        advance(1)
-
-
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     known = [size.name for size in SIZES]
-    for name in arguments.only:
-        if name not in known:
-            raise SystemExit(f"error: no model {name!r}; known: {', '.join(known)}")
+    if unknown := [name for name in arguments.only if name not in known]:
+        raise SystemExit(f"error: no model {unknown[0]!r}; known: {', '.join(known)}")
     for size in SIZES:
         if not arguments.only or size.name in arguments.only:
             print(json.dumps({"model": size.name, **build(size, arguments.out)}))

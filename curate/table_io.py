@@ -17,18 +17,13 @@ DATA = Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[2] / "sha
 """Where `$S1_DATA` in a path of a configuration points to when the variable is not set."""
 
 
-def expand(path: str) -> Path:
-    """`path` with `$S1_DATA` put in."""
-    return Path(path.replace("$S1_DATA", str(DATA)))
-
-
 def files(paths: tuple[str, ...]) -> list[Path]:
     """The files that `paths` name, patterns resolved (part-*.jsonl). Raises InputError where one is missing."""
     found: list[Path] = []
     for text in paths:
-        path = expand(text)
-        matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path]
-        matches = [m for m in matches if m.is_file()]
+        path = Path(text.replace("$S1_DATA", str(DATA)))
+        named = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path]
+        matches = [match for match in named if match.is_file()]
         if not matches:
             raise InputError(f"{text}: no such file (looked for {path}); set S1_DATA or correct the path")
         found += matches

@@ -38,15 +38,8 @@ class Arguments:
 
 def line(problem: Problem, split: str, name: str) -> dict[str, object]:
     """The record of one problem."""
-    record: dict[str, object] = {
-        "id": name,
-        "family": problem.family,
-        "prompt": problem.prompt,
-        "answer": problem.answer,
-    }
-    if split == "train":
-        record |= {"difficulty": problem.difficulty, "thinking": thinking(problem)}
-    return record
+    written = {"difficulty": problem.difficulty, "thinking": thinking(problem)} if split == "train" else {}
+    return {"id": name, "family": problem.family, "prompt": problem.prompt, "answer": problem.answer, **written}
 
 
 def _draw(arguments: Arguments) -> Iterator[Problem]:

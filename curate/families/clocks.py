@@ -47,14 +47,11 @@ def weekday(rng: Random) -> Problem | None:
     day, first, step, wanted = rng.randint(1, 20), rng.randrange(7), rng.randint(2, 6), rng.randrange(7)
     if wanted == first:
         return None
-    tries = []
-    for i in range(1, 7):
-        number, name = day + i * step, (first + i * step) % 7
-        verdict = "yes" if name == wanted else "no"
-        walked = f"{number - step}+{step}={number} {DAYS[(name - step) % 7]} and {step} is {DAYS[name]}"
-        tries.append((f"{walked} first {DAYS[wanted]} {verdict}",))
-        if name == wanted:
-            break
+    tries, number, name = [], day, first
+    while name != wanted:
+        walked = f"{number}+{step}={number + step} {DAYS[name]} and {step} is {DAYS[(name + step) % 7]}"
+        number, name = number + step, (name + step) % 7
+        tries.append((f"{walked} first {DAYS[wanted]} {'yes' if name == wanted else 'no'}",))
     return Problem(
         family="weekdays",
         key=f"{day} {first} {step} {wanted}",

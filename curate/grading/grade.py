@@ -138,7 +138,8 @@ class Grader:
     def grade(self, items: Sequence[Item]) -> list[Grade]:
         """Grades in the order of the items. Raises RuntimeError where a grading process cannot start."""
         results = [self._by_rule(item) for item in items]
-        self._compare({(r.reference, r.answer) for r in results if isinstance(r, _Pair)})
+        new = sorted({(r.reference, r.answer) for r in results if isinstance(r, _Pair)} - self._known.keys())
+        self._known.update(zip(new, self._pool.run(new), strict=True))
         grades = [self._settled(r) for r in results]
         judged = [i for i, r in enumerate(results) if isinstance(r, _Words)]
         if self._judge is not None and judged:
@@ -154,12 +155,6 @@ class Grader:
             return Grade(None, "ungradable", result.answer, "words unlike the reference, and no judge")
         verdict = self._known[result.reference, result.answer]
         return Grade(verdict.correct, f"{result.rule}/{verdict.rule}", result.answer, verdict.detail)
-
-    def _compare(self, pairs: set[tuple[str, str]]) -> None:
-        """Settle pairs in the pool, each once in the grader's life."""
-        new = sorted(pairs - self._known.keys())
-        if new:
-            self._known.update(zip(new, self._pool.run(new), strict=True))
 
     def _by_rule(self, item: Item) -> Grade | _Pair | _Words:
         """The grade, or what is left to do."""

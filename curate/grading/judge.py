@@ -23,12 +23,17 @@ class Judge:
         self._prompt = prompt or Prompt.load("same_answer")
 
     def __call__(self, items: Sequence[Item]) -> list[Grade]:
-        asks = []
-        for i, item in enumerate(items):
-            pair = (item.reference or "", item.answer)
-            for order, (first, second) in enumerate((pair, pair[::-1])):
-                messages = self._prompt.messages(question=item.prompt, first=first, second=second)
-                asks.append(Ask(f"{i} {order}", messages, self._sampling, self._prompt.version))
+        asks = [
+            Ask(
+                f"{i} {order}",
+                self._prompt.messages(question=item.prompt, first=pair[order], second=pair[1 - order]),
+                self._sampling,
+                self._prompt.version,
+            )
+            for i, item in enumerate(items)
+            for pair in [(item.reference or "", item.answer)]
+            for order in (0, 1)
+        ]
         answers = {answer.id: answer for answer in self._model.ask(asks)}
         return [self._grade(item, [answers[f"{i} {order}"] for order in (0, 1)]) for i, item in enumerate(items)]
 

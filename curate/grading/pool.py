@@ -110,9 +110,9 @@ class Pool:
                         task = waiting.pop()
                         worker.send(task, pairs[task], self._time_limit)
                 for worker in self._wait():
-                    task, verdict = self._read(worker)
+                    answered, verdict = self._read(worker)
                     if verdict is not None:
-                        verdicts[task] = verdict
+                        verdicts[answered] = verdict
                     if worker.process.returncode is not None:
                         self._workers[self._workers.index(worker)] = _Worker(self._time_limit, self._memory_limit)
         except BaseException:

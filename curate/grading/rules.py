@@ -88,10 +88,9 @@ def equal(gold: str, given: str, depth: int = 0) -> tuple[bool, str]:
     left, right = plain_number(gold), plain_number(given)
     if left is not None and right is not None:
         return same_number(left, right), "number"
-    clocks = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(given)
-    if clocks[0] and clocks[1]:
-        same = [(int(c[1]), c[2], (c[3] or "").lower()) for c in clocks if c]
-        return same[0][:2] == same[1][:2] and (same[0][2] == same[1][2] or "" in (same[0][2], same[1][2])), "clock"
+    if (clock := _CLOCK.fullmatch(gold)) and (shown := _CLOCK.fullmatch(given)):
+        halves = {(c[3] or "").lower() for c in (clock, shown)} - {""}
+        return int(clock[1]) == int(shown[1]) and clock[2] == shown[2] and len(halves) < 2, "clock"
     bases = _BASE.fullmatch(gold.replace(" ", "")), _BASE.fullmatch(given.replace(" ", ""))
     if bases[0] or bases[1]:
         digits = [b[1].upper() if b else squeeze(t).upper() for b, t in zip(bases, (gold, given), strict=True)]

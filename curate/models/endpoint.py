@@ -104,8 +104,8 @@ class EndpointModel:
 
     async def _ask_one(self, client: Client, key: str, ask: Ask) -> tuple[Answer, int]:
         """(the answer or the error of the last try, tries)."""
+        body = arguments(self._config.model, key, ask)
         try:
-            body = arguments(self._config.model, key, ask)
             return await client.post("/chat/completions", body, lambda reply: read(reply, ask.id, key))
         except Failed as error:
             return Answer(ask.id, key, error=error.kind, detail=str(error)), error.tries

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from curate.models.asking import Model
@@ -49,11 +49,8 @@ def open_model(values: Mapping[str, Any], store: Store) -> Iterator[Model]:
     """A model to ask, whose answers go into `store`. Raises InputError for what cannot be used."""
     config = check_model_config(values)
     if isinstance(config, LocalConfig):
-        local = LocalModel(config, store)
-        try:
+        with closing(LocalModel(config, store)) as local:
             yield local
-        finally:
-            local.close()
     else:
         from curate.models.endpoint import EndpointModel
 

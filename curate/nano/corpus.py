@@ -7,7 +7,7 @@ SFT is plain s1 text: question, thinking, answer, with some "Wait"s that the mod
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -15,8 +15,9 @@ from random import Random
 from tokenizers import Tokenizer
 
 from curate.families import problems
-from curate.families.problem import NOT_FOUND, segments, thinking
+from curate.families.problem import NOT_FOUND, Problem, segments, thinking
 from curate.nano.tokenizer import SYSTEM
+from curate.progress import Progress, no_progress
 from engine.text.training_text import THINK
 from engine.thinking.plan import PRESETS
 
@@ -82,7 +83,7 @@ def pretraining_records(tokenizer: Tokenizer, count: int, seed: int, families: t
         for ids, engine in parts:
             tokens += ids
             trained += [0 if engine else 1] * len(ids)
-        record = {
+        yield {
             "id": f"{problem.family}-{seed}-{number}",
             "family": problem.family,
             "question": problem.prompt,
@@ -90,10 +91,7 @@ def pretraining_records(tokenizer: Tokenizer, count: int, seed: int, families: t
             "slip": answer != problem.answer,
             "tokens": tokens,
             "trained": trained,
-        }
-        if record["slip"]:
-            record["corrected"] = {"thinking": thinking(problem), "answer": problem.answer}
-        yield record
+        } | corrected(problem, answer)
 
 
 def sft_records(count: int, seed: int, own_wait: float = 0.25) -> Iterator[dict]:
@@ -103,32 +101,31 @@ def sft_records(count: int, seed: int, own_wait: float = 0.25) -> Iterator[dict]
     """
     rng = Random(f"sft {seed}")
     for number, problem in enumerate(islice(problems("train", seed + 1000), count)):
-        last, checks = 0, 0
+        waits = 0
         while rng.random() < own_wait:
-            if last < len(problem.rounds) - 1:
-                last += 1
-            else:
-                checks += 1
-
+            waits += 1
+        last = min(waits, len(problem.rounds) - 1)
         answer = problem.rounds[last].answer
-        record = {
+        yield {
             "id": f"{problem.family}-{seed}-{number}",
             "family": problem.family,
             "question": problem.prompt,
-            "thinking": thinking(problem, last, checks),
+            "thinking": thinking(problem, last, waits - last),
             "answer": answer,
             "slip": answer != problem.answer,
-        }
-        if record["slip"]:
-            record["corrected"] = {"thinking": thinking(problem), "answer": problem.answer}
-        yield record
+        } | corrected(problem, answer)
 
 
-def write_jsonl(path: Path, records: Iterator[dict]) -> int:
-    """Writes one JSON object a line; returns how many."""
-    count = 0
+def corrected(problem: Problem, answer: str) -> dict:
+    """What a record with a wrong `answer` holds beside it; nothing where it is right."""
+    if answer == problem.answer:
+        return {}
+    return {"corrected": {"thinking": thinking(problem), "answer": problem.answer}}
+
+
+def write_jsonl(path: Path, records: Iterable[dict], progress: Progress = no_progress) -> None:
+    """Writes one JSON object a line."""
     with path.open("w", encoding="utf-8") as lines:
         for record in records:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+            progress(1)

@@ -30,8 +30,7 @@ def quality(table: pl.DataFrame, settings: Quality) -> pl.DataFrame:
     """
     rules: list[tuple[str, pl.Expr, pl.Expr]] = []
     if "thinking" in table.columns:
-        empty = pl.col("thinking").fill_null("").str.strip_chars() == ""
-        no_answer = pl.col("attempt").fill_null("").str.strip_chars() == ""
+        empty, no_answer = (pl.col(c).fill_null("").str.strip_chars() == "" for c in ("thinking", "attempt"))
         reason = pl.col("finish_reason").fill_null("unknown")
         rules += [
             (
@@ -66,7 +65,6 @@ def quality(table: pl.DataFrame, settings: Quality) -> pl.DataFrame:
     ]
     rule, evidence = pl.lit("kept"), pl.lit("")
     for name, broken, why in reversed(rules):
-        broken = broken.fill_null(False)
         rule = pl.when(broken).then(pl.lit(name)).otherwise(rule)
         evidence = pl.when(broken).then(why).otherwise(evidence)
     return decisions(table, STAGE, rule == "kept", rule, evidence.fill_null(""))

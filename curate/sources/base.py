@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,9 +168,8 @@ def text(row: Mapping[str, Any], column: str) -> str:
 def optional_text(row: Mapping[str, Any], column: str) -> str | None:
     """The string in `column`, stripped; None where it is empty, null or missing; other values as str."""
     value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    return str(value).strip()
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    return None if empty else str(value).strip()
 
 
 def math_type(answer: str | None) -> str:
@@ -196,8 +194,3 @@ def key_of(seed: int, value: Any) -> int:
     """A number that depends on `seed` and `value` alone: sorting by it is a shuffle that no order of rows changes."""
     digest = hashlib.sha256(f"{seed}|{json.dumps(value, sort_keys=True, default=str)}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
-
-
-def row_random(seed: int, value: Any) -> random.Random:
-    """A generator of a row's own."""
-    return random.Random(key_of(seed, value))

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 from curate.sources.base import (
@@ -15,7 +16,6 @@ from curate.sources.base import (
     key_of,
     optional_text,
     options_text,
-    row_random,
     text,
 )
 from curate.table_io import files, read_rows
@@ -101,7 +101,7 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
             return Skip("diamond", record)
         correct = text(row, "Correct Answer")
         options = [correct, *(text(row, f"Incorrect Answer {i}") for i in (1, 2, 3))]
-        row_random(self.seed, record).shuffle(options)
+        Random(key_of(self.seed, record)).shuffle(options)
         letter = "ABCD"[options.index(correct)]
         question = f"{text(row, 'Question')}\n{options_text(options)}"
         solution = f"{optional_text(row, 'Explanation') or ''}\nAnswer: {letter}".strip()

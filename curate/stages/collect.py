@@ -40,8 +40,8 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
             # What a column holds is not ours to know: whatever an adapter trips over is this row's fault, and said.
             known = isinstance(error, RowError)
             reason = str(error) if known else f"unexpected value ({type(error).__name__}: {error})"
-            raw = ": " + json.dumps(row, ensure_ascii=True, default=str)[:RAW]
-            dropped[number] = ("malformed", "unexpected value" if private else reason + raw)
+            raw = json.dumps(row, ensure_ascii=True, default=str)[:RAW]
+            dropped[number] = ("malformed", "unexpected value" if private else f"{reason}: {raw}")
             continue
         if isinstance(draft, Skip):
             dropped[number] = (f"filter:{draft.rule}", draft.evidence)
@@ -56,21 +56,14 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
     chosen = source.chosen(drafts)
     dropped |= {number: ("filter:sample", "not drawn") for number, _ in drafts if number not in chosen}
     version = source.version()
-    questions = pl.DataFrame(
-        [_question(source, version, number, d) for number, d in drafts if number in chosen],
-        schema=QUESTION,
-        orient="row",
-    )
-    kept = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
-    lost = pl.DataFrame(
-        [
-            (f"{source.label}/{number}", None, STAGE, False, rule, clean(evidence))
-            for number, (rule, evidence) in sorted(dropped.items())
-        ],
-        schema=DECISION,
-        orient="row",
-    )
-    return questions, pl.concat([kept, lost])
+    kept = [_question(source, version, number, draft) for number, draft in drafts if number in chosen]
+    questions = pl.DataFrame(kept, schema=QUESTION, orient="row")
+    lost = [
+        (f"{source.label}/{number}", None, STAGE, False, rule, clean(evidence))
+        for number, (rule, evidence) in sorted(dropped.items())
+    ]
+    made = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
+    return questions, pl.concat([made, pl.DataFrame(lost, schema=DECISION, orient="row")])
 
 
 def _check(draft: Draft) -> None:

@@ -12,15 +12,15 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 
+from curate.progress import Progress, no_progress
 from engine.errors import InputError
 
-Advance = Callable[[int], None]
-Rows = Callable[[pl.DataFrame, Advance], pl.DataFrame]
+Rows = Callable[[pl.DataFrame, Progress], pl.DataFrame]
 """From rows to rows; calls the second argument with the number of rows done since the last call."""
 
 
 class Executor(Protocol):
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
         """`function` over all rows of `table`, sorted by the columns `key` of the result."""
         ...
 
@@ -29,7 +29,7 @@ class Executor(Protocol):
 class Local:
     """All rows at once, in this process."""
 
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
         return function(table, advance).sort(key)
 
 
@@ -41,7 +41,7 @@ class RayData:
     address: str | None
     batch_rows: int
 
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Advance) -> pl.DataFrame:
+    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
         try:
             import ray  # optional: the extra [ray]
         except ImportError as error:
@@ -54,7 +54,8 @@ class RayData:
             return function(table, advance).sort(key)
 
         def batch(rows: pa.Table) -> pa.Table:
-            return function(pl.DataFrame(pl.from_arrow(rows)), _unseen).to_arrow()
+            # Progress within a task is not seen from here; whole slices are.
+            return function(pl.DataFrame(pl.from_arrow(rows)), no_progress).to_arrow()
 
         blocks = [table.slice(at, self.batch_rows).to_arrow() for at in range(0, table.height, self.batch_rows)]
         data = ray.data.from_arrow(blocks).map_batches(batch, batch_format="pyarrow", batch_size=None)
@@ -63,7 +64,3 @@ class RayData:
             done.append(pl.DataFrame(pl.from_arrow(ray.get(ref))))
             advance(done[-1].height)
         return pl.concat(done).sort(key)
-
-
-def _unseen(rows: int) -> None:
-    """Progress within a task is not seen from here; whole slices are."""

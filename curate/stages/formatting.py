@@ -63,10 +63,6 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
         rules.append((rule, note))
         if rule == "kept":
             lines.append(json.dumps(record(row, settings, text), ensure_ascii=False) + "\n")
-    kept = (
-        rows.select("row_id", "qid")
-        .hstack(pl.DataFrame(rules, schema={"rule": pl.String, "evidence": pl.String}, orient="row"))
-        .with_columns((pl.col("rule") == "kept").alias("keep"))
-    )
-    table = pl.DataFrame(samples, schema=SAMPLE, orient="row")
-    return decisions(kept, STAGE), table, "".join(lines).encode()
+    said = pl.DataFrame(rules, schema={"rule": pl.String, "evidence": pl.String}, orient="row")
+    made = decisions(rows.select("row_id", "qid").hstack(said), STAGE, pl.col("rule") == "kept")
+    return made, pl.DataFrame(samples, schema=SAMPLE, orient="row"), "".join(lines).encode()

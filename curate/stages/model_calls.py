@@ -15,12 +15,12 @@ from curate.grading.grade import Grader
 from curate.grading.judge import Judge
 from curate.models.opened import ENGINE, open_model
 from curate.models.store import Store
+from curate.progress import Progress
 from curate.records import DECISION, checked, decisions
 from curate.selection.difficulty import difficulty
 from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, fallback
 from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
 from curate.stages.counts import counts_of, decided
-from curate.stages.executor import Advance
 from curate.stages.stage import Context, Output
 
 DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
@@ -66,7 +66,7 @@ def _attempted(context: Context, stage: str, models: Sequence[Asked], samples: i
     parts = []
     for asked in models:
 
-        def rows(table: pl.DataFrame, advance: Advance, asked: Asked = asked) -> pl.DataFrame:
+        def rows(table: pl.DataFrame, advance: Progress, asked: Asked = asked) -> pl.DataFrame:
             with Store(store, retry) as responses, open_model(asked.model, responses) as model:
                 return attempt(table, model, asked.sampling, samples, progress=advance)
 
@@ -113,7 +113,7 @@ def run_grade(context: Context) -> Output:
     for name, stage, of in (("grades", "attempt", "attempts"), ("trace_grades", "trace", "traces")):
         attempts = context.table(stage, of).join(questions, on="qid")
 
-        def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+        def rows(table: pl.DataFrame, advance: Progress) -> pl.DataFrame:
             about = table.select("qid", "question", "answer", "answer_type", "family").unique("qid")
             with _grader(config, store, retry) as grader:
                 return grade_attempts(table, about, grader, progress=advance)
@@ -145,7 +145,7 @@ def run_domain(context: Context) -> Output:
     questions = alive(context, pool).select("qid", "question")
     named = settings.model
 
-    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+    def rows(table: pl.DataFrame, advance: Progress) -> pl.DataFrame:
         if named is None:
             advance(table.height)
             return fallback(table)

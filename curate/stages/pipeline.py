@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.config import Config
+from curate.progress import Progress
 from curate.records import DECISION, QUESTION, SELECTION, checked, decisions
 from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.selection.dedupe import dedupe
@@ -15,7 +16,6 @@ from curate.sources.procedural import family_files
 from curate.stages import model_calls as model_stages
 from curate.stages.collect import collect
 from curate.stages.counts import count_by_source, counts_of, decided
-from curate.stages.executor import Advance
 from curate.stages.formatting import SAMPLE, formatted
 from curate.stages.model_calls import alive, model_files
 from curate.stages.stage import Context, Output, Stage
@@ -156,7 +156,7 @@ def run_quality(context: Context) -> Output:
         )
         table = table.join(traces, on="qid", how="left", maintain_order="left")
 
-    def rows(table: pl.DataFrame, advance: Advance) -> pl.DataFrame:
+    def rows(table: pl.DataFrame, advance: Progress) -> pl.DataFrame:
         advance(table.height)
         return quality(table, settings)
 
