@@ -31,7 +31,7 @@ Write = Callable[[Mapping[str, Any]], object]
 def _to_jsonl(path: Path, resume_step: int) -> Iterator[Write]:
     """One JSON object per line. Opened at step n, it drops what a dead run wrote beyond it, a torn last line too."""
     with closing(AppendLog(path)) as log:
-        lines = read_lines(log.file, str(path), lambda value: "step" in value) if resume_step else ()
+        lines = read_lines(log.file, str(path), lambda value: isinstance(value.get("step"), int)) if resume_step else ()
         log.cut(max((x.offset + x.size for x in lines if x.value["step"] <= resume_step), default=0))
         yield lambda record: log.append(json.dumps(record).encode() + b"\n")
 

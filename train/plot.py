@@ -24,7 +24,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise TrainingError(f"{run}: no metrics.jsonl; give a run folder of train.sft")
     with file.open("rb") as lines:  # a run that is still going may be in the middle of its last line
-        records = [line.value for line in read_lines(lines, str(file), lambda value: "step" in value)]
+        records = [
+            line.value for line in read_lines(lines, str(file), lambda value: isinstance(value.get("step"), int))
+        ]
     if not records:
         raise TrainingError(f"{file}: no step is finished yet")
     return records
