@@ -64,7 +64,7 @@ def test_a_bad_grid_is_refused_by_name(values, message):
         ("- 1", "must be a mapping"),
         ("{", "not YAML"),
         (None, "cannot read the configuration"),
-        ("seed: 1\ntasks: []\nseed: 2", "line 1: 'seed' is given twice"),
+        ("seed: 1\ntasks: []\nseed: 2", "line 3: 'seed' is given twice"),
         ("methods: [{method: budget, budgets: [1], budgets: [2]}]", "line 1: 'budgets' is given twice"),
     ],
 )

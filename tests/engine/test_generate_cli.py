@@ -572,7 +572,7 @@ def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path)
                 handle.abort()
             handle.add_done_callback(partial(_finish, finished, line))
             handle.result(timeout=60)
-    _write_finished(finished, results, "m")
+    _write_finished(finished, results, Origin("m", {}))
     results.close(order=False)
     assert [r["index"] for r in read_lines(tmp_path / "out.jsonl")] == [0, 2]
 
