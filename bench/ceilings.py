@@ -128,6 +128,7 @@ def _fp8_matmul(device: torch.device, size: int) -> float | None:
 
 
 def main(options: Threaded) -> None:
+    """Measure, print, append."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     found = measure_here(device)

@@ -20,12 +20,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
+    """Where the results go."""
+
     output: Path | None = None
     """A file of JSON lines to append the results to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Output):
+    """A run that can go on with an earlier one."""
+
     resume: bool = False
     """Leave out what `output` has already."""
 
@@ -39,22 +43,30 @@ class Resumed(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Cached(Output):
+    """Checkpoints are kept."""
+
     cache: Path = Path(tempfile.gettempdir()) / "s1-engine-bench"
     """Where random checkpoints are kept from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnDevice(Output):
+    """Where it runs."""
+
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threaded(OnDevice):
+    """How many threads of a CPU it takes."""
+
     threads: int = torch.get_num_threads()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shaped(Cached, OnDevice):
+    """A random model of a known shape."""
+
     shape: Literal["tiny", "40m", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"] = "40m"
     dummy: bool = False
     """Make the random weights on the device instead of writing and reading a checkpoint."""
@@ -67,6 +79,8 @@ class Shaped(Cached, OnDevice):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Shaped, Threaded):
+    """A model: a checkpoint, or random weights of a shape."""
+
     model: str | None = None
     """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
 
@@ -77,6 +91,7 @@ class Loaded(Shaped, Threaded):
 
     @property
     def folder(self) -> Path:
+        """The checkpoint; without `model`, that of the shape."""
         return Path(self.model) if self.model else super().folder
 
 

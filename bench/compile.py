@@ -54,6 +54,8 @@ _WARM = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
+    """What to compile, and with how many processes."""
+
     gemm: bool = True
     """The tuner's candidates too."""
     workers: int = os.cpu_count() or 1
@@ -120,6 +122,7 @@ def _alone() -> None:
 
 
 def main(options: Options) -> None:
+    """Compile everything; a line for each job, and a record."""
     start, total = time.perf_counter(), 0
     work = jobs(options)
     with ProcessPoolExecutor(min(options.workers, len(work)), get_context("spawn"), _alone) as pool:

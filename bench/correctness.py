@@ -234,6 +234,7 @@ class Run:
 
 
 def main(options: Options) -> None:
+    """Compare, print, append; SystemExit where something is not what the definitions say."""
     if options.answer is not None:
         model, dtype, device = options.answer.split("/")
         found = answer(checkpoint(options.cache, MODELS[model], weights=model == "tiny"), device, dtype)

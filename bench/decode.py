@@ -160,6 +160,7 @@ class Lane:
                 self.worker.run(ids, length)
 
     def run(self, case: Case, ids: list[list[int]], tokens: int) -> Timed:
+        """One round."""
         if self.worker.name == "engine":
             return self._window(case, ids, tokens)
         return Timed((self._difference(ids, tokens),), keys=case.batch * (case.length + SHORT + tokens // 2))
@@ -399,6 +400,7 @@ class Run:
 
 
 def main(options: Options) -> None:
+    """Run every case; options that do not go together end it with a line that names them."""
     if not Run(options, Console()).all():
         raise SystemExit("bench.decode: not every case could be measured; the lines above say why")
 

@@ -249,6 +249,7 @@ def write_table(output: Path, table: Path) -> str:
 
 
 def main(options: Options) -> None:
+    """Measure where asked; write the table where asked."""
     check(
         options.shape not in SHAPES and f"--shape is {options.shape!r}; give one of {', '.join(SHAPES)}",
         (options.output is None and (options.table is not None or options.resume or not options.measure))

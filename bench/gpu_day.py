@@ -101,6 +101,7 @@ class Day:
         self.done = set(self._done.get(card, ()))
 
     def lines(self) -> list[bytes]:
+        """Results so far."""
         return _lines(self.results)
 
     def mend(self, before: list[bytes]) -> None:

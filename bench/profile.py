@@ -30,6 +30,8 @@ _MARK = "where the engine's clock meets the profiler's"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Shaped):
+    """What to look at: each cell is BATCHxCONTEXT."""
+
     cells: tuple[str, ...] = ("1x1024",)
     """Each is BATCHxCONTEXT."""
     steps: int = 10
@@ -97,6 +99,7 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
 
 
 def main(options: Options) -> None:
+    """Profile every cell; a table and a record for each."""
     console, cases = Console(), Case.read(options.cells)
     machine = record.Machine.read(torch.device(options.device))
     with Engine(

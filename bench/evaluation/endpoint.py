@@ -40,6 +40,7 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
 
     @property
     def slots(self) -> int:
+        """Requests that run at once."""
         return self._endpoint.concurrency
 
     def __exit__(self, *exc: object) -> None:
@@ -59,6 +60,7 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         return Request((*messages, {"role": "user", "content": message}), params)
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
+        """Start a request on a thread of the pool."""
         asyncio.run_coroutine_threadsafe(self._answer(request, done), self._loop)
 
     async def _end(self) -> None:

@@ -18,6 +18,7 @@ class EngineBackend:
 
     @property
     def slots(self) -> int:
+        """Sequences that the engine runs at once."""
         return self.engine.config.max_num_seqs
 
     def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:

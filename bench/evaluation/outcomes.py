@@ -54,6 +54,7 @@ class Cell:
 
     @property
     def outcomes(self) -> list[Outcome]:
+        """Every sample."""
         return [outcome for outcomes in self.samples for outcome in outcomes]
 
     @property
@@ -84,6 +85,7 @@ class Cell:
 
     @property
     def mean_thinking(self) -> float:
+        """Average thinking tokens."""
         return mean(self.thinking)
 
     @property

@@ -35,6 +35,8 @@ SMALL_STEP = 1.5e-3
 
 @dataclass
 class Clock:
+    """Seconds so far."""
+
     seconds: float = 0.0
 
 
@@ -91,6 +93,7 @@ def ceilings_seconds(options: Threaded, card: Device) -> float:
 
 
 def correctness_seconds(options: correctness.Options, card: Device) -> float:
+    """`bench.correctness`."""
     parts = {
         "tokens": 4 * 10 + 3 * (START + 20),  # four engines; definitions: a dozen torch calls for each of ours
         "training": 5.0,

@@ -57,6 +57,8 @@ _MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """What to put together."""
+
     out: Path = Path(".gpu-kit")
     """The folder; it is made anew."""
     earlier: Path | None = None
