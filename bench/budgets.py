@@ -9,8 +9,6 @@ A second table has the same batch natively, budget by budget: time to the first 
 overshoot, which is zero. `--budget 500 1000 2000 4000 8000 16000` are the paper's, mixed in one batch.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 import time

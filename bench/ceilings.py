@@ -1,7 +1,5 @@
 """`python -m bench.ceilings`: what the machine can do; every benchmark measures it in the run that it judges by it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -9,8 +9,6 @@ The first two run what is missing, grade it, and write report.md, report.json, f
 the others do one of these again, without a model. docs/evaluation.md tells the rest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -5,8 +5,6 @@ Every import is an arrow, wherever it stands, type-only ones too. `tests/test_ho
 arrow points up, none lead in a circle, and nothing stands in two places.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import defaultdict

@@ -4,8 +4,6 @@ A view of `kernels.limits`: ms per step and tokens per second of the whole batch
 whose sequences do not fit in memory are marked; then the KV pool, and the step with memory full.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """One result: what ran, on what, and the figures. A line of JSON per result; every table is a view of such lines."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -4,8 +4,6 @@ Each row is a question; its figure is that of the newest record that answers it.
 what never ran on a GPU says "not yet measured on a GPU".
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

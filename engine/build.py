@@ -1,7 +1,5 @@
 """From a configuration and a checkpoint directory to a loaded core: every rank calls `build_core` alike."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

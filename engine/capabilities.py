@@ -3,8 +3,6 @@
 `python -m engine.doctor` prints all of it, the engine's start what matters: the pool, the limit, and every slow path.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import dataclass

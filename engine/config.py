@@ -1,7 +1,5 @@
 """Frozen configuration of the engine; derived values are properties."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ host decides from a token (a stop string, an abort) takes effect one step late, 
 Every rank applies the same commands before the same step and so does the same work; only rank 0 looks at the tokens.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Takes the engine's own flags and answers for exactly that configuration; loads no weights.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -4,8 +4,6 @@ One thread runs the loop; callers hand it requests through a queue and wait. On 
 serves rank 0 until that closes, then leaves the process: the same script runs on every rank under torchrun.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import threading
@@ -181,7 +179,7 @@ class Engine:
         self._thread.join()
         self._group.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *exc: object) -> None:

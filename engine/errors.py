@@ -1,7 +1,5 @@
 """The errors a caller can meet. Each message is one line: the thing, its value, the way out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

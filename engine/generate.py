@@ -7,8 +7,6 @@ All input is checked before the model is loaded. Exit codes: 0 done, 1 the engin
 (one line on standard error, nothing written), 130 interrupted (what had finished is in the output file).
 """
 
-from __future__ import annotations
-
 import io
 import os
 import queue

@@ -1,7 +1,5 @@
 """A submitted request as its caller holds it."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import traceback
@@ -57,7 +55,7 @@ class Handle:
         """Whether `result` would return at once."""
         return self._done.is_set()
 
-    def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
+    def add_done_callback(self, callback: Callable[["Handle"], None]) -> None:
         """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already.
         What it raises on the engine's thread is printed there, and harms no request."""
         with self._lock:

@@ -3,8 +3,6 @@
 Needs the tokenizer and the limits, not the weights, so a whole input file can be checked before a model is loaded.
 """
 
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Iterable, Mapping

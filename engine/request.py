@@ -1,7 +1,5 @@
 """What travels between a caller and the engine: prompts, sampling parameters, outputs and deltas."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -210,7 +208,7 @@ class SamplingParams:
         return self.temperature < 1e-5
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], base: SamplingParams | None = None) -> SamplingParams:
+    def from_dict(cls, values: Mapping[str, Any], base: "SamplingParams | None" = None) -> "SamplingParams":
         """`base` (or the defaults) overridden by `values`; unknown names are refused with the known ones."""
         known = {f.name for f in fields(cls)}
         for name in values:

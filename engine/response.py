@@ -4,8 +4,6 @@ A token costs the loop a few appends. Text is made of them right away where some
 may come up, otherwise for a run of tokens at once.
 """
 
-from __future__ import annotations
-
 import time
 from bisect import bisect_left
 from collections.abc import Callable

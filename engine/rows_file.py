@@ -1,7 +1,5 @@
 """Records of JSONL and Parquet files. A line that cannot be read is a row that says so; what then is the caller's."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Configuration files: YAML made into a checked structure; what cannot be used is named with its file and setting."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Files that are whole at every moment, whatever ends the process or the machine."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

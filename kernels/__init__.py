@@ -10,8 +10,6 @@ is in `kernels.limits`. `kernels/native` is the library of C++ twins. The pick:
 - `S1_KERNELS=reference`: the torch definitions everywhere.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch

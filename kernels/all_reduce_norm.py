@@ -6,8 +6,6 @@ parts are written, and stay as they are until all ranks have read them (`engine.
 GPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +26,7 @@ class Parts:
     """[ranks] int64, on the device that reads them"""
 
     @classmethod
-    def of(cls, buffers: Sequence[torch.Tensor]) -> Parts:
+    def of(cls, buffers: Sequence[torch.Tensor]) -> "Parts":
         """With the table of addresses on the device of the buffers, which must begin at multiples of 16 bytes."""
         addresses = torch.tensor([b.data_ptr() for b in buffers], dtype=torch.int64, device=buffers[0].device)
         return cls(tuple(buffers), addresses)

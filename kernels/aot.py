@@ -4,8 +4,6 @@
 `python -m bench.aot` writes the table of all production cases.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

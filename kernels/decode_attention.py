@@ -9,8 +9,6 @@ programs leaves partial sums; the last program to arrive adds them up in program
 on timing.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch

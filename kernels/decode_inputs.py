@@ -1,7 +1,5 @@
 """What a decode step reads of the tables of running sequences: each row's last token, where it stands and its pages."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

@@ -10,8 +10,6 @@ captured, so is every copy in either direction, and asking the driver to wait.
 before it, they read and write.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -89,7 +87,7 @@ class Pointer:
 class Graph:
     """A captured step: `trace` is what was captured. `replay` counts, and calls `replayed`."""
 
-    def __init__(self, dry: DryRun) -> None:
+    def __init__(self, dry: "DryRun") -> None:
         self._dry, self.trace = dry, Trace()
 
     def replay(self) -> None:
@@ -144,7 +142,7 @@ class DryRun:
         self._trace: Trace | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> DryRun:
+    def __enter__(self) -> "DryRun":
         self._stack.callback(_clear_caches)
         _clear_caches()
         for patch in (_guard(), *self._cuda(), *self._triton()):
@@ -161,7 +159,7 @@ class DryRun:
         self._answers += values
 
     @contextmanager
-    def tracing(self) -> Iterator[Trace]:
+    def tracing(self) -> Iterator["Trace"]:
         """Inside it, what is done on the device is entered in the trace."""
         before, self._trace = self._trace, Trace()
         try:
@@ -337,7 +335,7 @@ class Trace:
     def _storage(tensor: torch.Tensor) -> int:
         return tensor.untyped_storage()._cdata
 
-    def difference(self, other: Trace) -> str | None:
+    def difference(self, other: "Trace") -> str | None:
         """The first entry that differs, in words; None: both are the same."""
         for at, (ours, theirs) in enumerate(zip(self.entries, other.entries, strict=False)):
             if ours != theirs:

@@ -1,7 +1,5 @@
 """Vocabulary-parallel token embedding: each rank holds a range of rows and gives zeros for the others' ids."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -5,8 +5,6 @@
 measured on a GPU.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

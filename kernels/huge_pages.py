@@ -6,8 +6,6 @@ small tensors that stay are cut from chunks. A chunk goes back when all that was
 than its neighbours has a mapping of its own.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 

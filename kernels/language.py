@@ -16,8 +16,6 @@ A plain launch waits for the whole kernel in front of it, and the three calls do
 dependent launches as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

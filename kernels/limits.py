@@ -5,8 +5,6 @@ A decode step must read every matrix once and every visible key and value once, 
 Gaps between kernels, activations and the embedding row are left out: they are what an engine has to fight.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

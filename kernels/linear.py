@@ -6,8 +6,6 @@ float8 there is widened once, when it is packed: its rounding is that of the GPU
 quantisation.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """What the attention operators and the append share about the paged KV cache [num_pages, Hk, page_size, D]."""
 
-from __future__ import annotations
-
 import torch
 
 from kernels import INTERPRET, huge_pages

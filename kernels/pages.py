@@ -1,7 +1,5 @@
 """Copies of whole KV pages, for a fork whose last page is shared and about to be written."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -5,8 +5,6 @@ a prompt and a whole prompt are one case. FlashAttention-2's recurrence (arXiv 2
 skip the mask.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

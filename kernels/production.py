@@ -4,8 +4,6 @@ GPU compile besides.
 Shapes come as meta tensors through the same `*_config` functions that the launchers use.
 """
 
-from __future__ import annotations
-
 import torch
 
 from kernels.all_reduce_norm import _all_reduce_norm_kernel, all_reduce_norm_config

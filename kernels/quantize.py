@@ -9,8 +9,6 @@ norm sqrt(H) under its gain g (RMSNorm), so |k_j| <= |b_j| + sqrt(H) |W_j * g| b
 data is needed, and a floating-point format loses no precision where the bound is far from typical values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +37,7 @@ class QuantizedMatrix:
     @classmethod
     def empty(
         cls, rows: int, cols: int, codes: torch.dtype, dtype: torch.dtype, device: torch.device
-    ) -> QuantizedMatrix:
+    ) -> "QuantizedMatrix":
         """Uninitialised."""
         return cls(
             huge_pages.empty((rows, cols), codes, device, brief=True),
@@ -48,7 +46,7 @@ class QuantizedMatrix:
         )
 
     @classmethod
-    def of(cls, weight: Tensor, codes: torch.dtype) -> QuantizedMatrix:
+    def of(cls, weight: Tensor, codes: torch.dtype) -> "QuantizedMatrix":
         """`weight` [M, K] in 8 bits, for activations of its dtype."""
         matrix = cls.empty(weight.shape[0], weight.shape[1], codes, weight.dtype, weight.device)
         matrix.fill(weight)
@@ -58,7 +56,7 @@ class QuantizedMatrix:
     def shape(self) -> torch.Size:
         return self.codes.shape
 
-    def split(self, sizes: Sequence[int]) -> list[QuantizedMatrix]:
+    def split(self, sizes: Sequence[int]) -> list["QuantizedMatrix"]:
         """Views of consecutive rows."""
         parts = zip(self.codes.split(list(sizes)), self.scale.split(list(sizes)), strict=True)
         return [QuantizedMatrix(codes, scale, self.dtype) for codes, scale in parts]

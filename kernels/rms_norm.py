@@ -1,7 +1,5 @@
 """RMSNorm with the residual add in front of it: h = x + residual; y = h / sqrt(mean(h^2) + eps) * weight."""
 
-from __future__ import annotations
-
 import torch
 
 from kernels import use_triton

@@ -3,8 +3,6 @@
 Hugging Face's rotate-half convention (Qwen2): with a head x = (x1 | x2), out = (x1 cos - x2 sin | x2 cos + x1 sin).
 """
 
-from __future__ import annotations
-
 import torch
 
 from kernels import use_triton

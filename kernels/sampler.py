@@ -10,8 +10,6 @@ count, top-p by probability mass. Ties at the threshold stay in. Order: penaltie
 top-p on what top-k left, min-p.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

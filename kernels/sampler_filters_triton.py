@@ -5,8 +5,6 @@ they hold enough tokens and mass, and gathers everything if they do not. Thresho
 three pivots per pass: the same set as the bisection of `kernels.sampler.filter_logits` leaves.
 """
 
-from __future__ import annotations
-
 import kernels.sampling_tables as m
 from kernels.language import jit, tl
 

@@ -5,8 +5,6 @@ maximum and its softmax weight, for the free draw and for the masked one. `_draw
 where the row has top-k, top-p or min-p, draws among the candidates that they leave.
 """
 
-from __future__ import annotations
-
 import torch
 
 import kernels.sampling_tables as m

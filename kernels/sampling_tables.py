@@ -1,7 +1,5 @@
 """What the sampler reads: per-slot parameters, what a step needs, and the draws it gives."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

@@ -1,7 +1,5 @@
 """The gated activation of the MLP: silu(gate) * up."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -16,8 +16,6 @@ Not yet measured on a GPU: cuBLAS runs wherever `kernels.gemm_choices` has no ro
 8 bits.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -23,8 +23,6 @@ The first row that matches decides (`engine/thinking/reference_machine.py` is th
 The columns and tables are in `kernels.thinking_tables`.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import torch

@@ -3,8 +3,6 @@
 State lives in slots, one per running sequence, never in batch rows. All tensors are int32 unless they say otherwise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

@@ -4,8 +4,6 @@ A lane per row of the batch, so rows in different phases, with different budgets
 pass. The code follows `kernels.thinking.thinking_step_reference` line by line; there the table is explained.
 """
 
-from __future__ import annotations
-
 import torch
 
 import kernels.thinking_tables as m

@@ -1,7 +1,5 @@
 """What differs between the versions of torch that this project runs with (2.11 to 2.13), all of it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """A weight of a dense product: as it was loaded, and as the C++ twin reads it."""
 
-from __future__ import annotations
-
 import ctypes
 from dataclasses import dataclass
 
@@ -37,7 +35,7 @@ class LinearWeight:
     """of the activations, where `weight` holds codes"""
 
     @classmethod
-    def of(cls, matrix: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> LinearWeight:
+    def of(cls, matrix: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> "LinearWeight":
         """A weight as it was loaded."""
         if isinstance(matrix, QuantizedMatrix):
             return cls(matrix.codes, bias, scale=matrix.scale, dtype=matrix.dtype)

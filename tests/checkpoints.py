@@ -1,7 +1,5 @@
 """Random Qwen2 checkpoints in the Hugging Face layout, complete with a tokenizer, for tests and benchmarks."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

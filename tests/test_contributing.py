@@ -1,7 +1,5 @@
 """What CONTRIBUTING.md says is not forgotten: names that the code knows stand in the documents and in the suites."""
 
-from __future__ import annotations
-
 import ast
 import re
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """The house as docs/house.md draws it: arrows one way, no circle, nothing in two places, typed, one version."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 

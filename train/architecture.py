@@ -1,7 +1,5 @@
 """The shape of a Qwen2-, Qwen3- or Llama-like decoder, and its arithmetic: parameters, FLOPs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +67,7 @@ class Architecture:
         return (4.0 if frozen else 6.0) * self.matmul_parameters * sum(lengths) + self.attention_flops(lengths)
 
     @staticmethod
-    def load(path: str | Path) -> Architecture:
+    def load(path: str | Path) -> "Architecture":
         """Reads config.json (or the one in a directory). Raises InputError for what is not implemented here."""
         path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         config = read_object(path)

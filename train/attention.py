@@ -5,8 +5,6 @@ attention over groups of documents of similar length. Padding a group at the end
 keys are seen by padded queries only, and their outputs are not taken.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import accumulate
@@ -48,7 +46,7 @@ class Documents:
     groups: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def slice(lengths: list[int], begin: int, end: int) -> Documents:
+    def slice(lengths: list[int], begin: int, end: int) -> "Documents":
         """Documents of `lengths`, packed in this order; the slice is the stream's tokens begin .. end."""
         spans = [(stop - length, stop) for stop, length in zip(accumulate(lengths), lengths, strict=True)]
         spans = [(start, min(stop, end)) for start, stop in spans if stop > begin and start < end]
@@ -91,7 +89,7 @@ class Documents:
         """Query tokens of the first document when it began on an earlier rank, else 0."""
         return self.query_lengths[0] if self.query_lengths[0] != self.key_lengths[0] else 0
 
-    def to(self, device: torch.device) -> Documents:
+    def to(self, device: torch.device) -> "Documents":
         tensors: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }

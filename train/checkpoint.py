@@ -5,8 +5,6 @@ it, and `complete.json`, written last. A folder without it does not exist for `l
 the layout are functions of the step, so weights, optimiser state and the step are all there is to save.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

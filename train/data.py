@@ -1,7 +1,5 @@
 """Samples: read once, held as flat arrays; the order of an epoch is a pure function of (seed, epoch)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

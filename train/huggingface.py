@@ -1,8 +1,6 @@
 """Hugging Face directories in and out, through PyTorch's own safetensors reader and writer: each rank reads and writes
 its own shards, no rank ever holds the whole model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -5,8 +5,6 @@ A sample is never split over micro-batches, cut, padded or dropped; inside a con
 micro-batch is cut evenly, wherever the cut falls.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +80,7 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
 

@@ -1,7 +1,5 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on linear layers; files in PEFT's format."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

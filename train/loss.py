@@ -1,7 +1,5 @@
 """Head and cross entropy in chunks of rows: the whole logits [tokens, vocabulary] never exist."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint

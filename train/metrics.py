@@ -1,7 +1,5 @@
 """What a run reports: metrics.jsonl always, a progress line on a terminal, TensorBoard and wandb when asked for."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -3,8 +3,6 @@
 Written for training: [tokens, H] in, weighted loss out. The engine has its own model for inference.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """AdamW, its schedule as a function of the step, and the global gradient norm."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Ranks: one process group, FSDP2 over all of them, context-parallel groups of neighbours inside."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Prints tokens, steps, imbalance, GB per GPU, FLOPs and minutes on named GPUs.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The curves of runs, drawn by `python -m train.plot RUN [RUN ...]`: loss, gradient norm, learning rate, speed."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """RMSNorm and rotary embedding with hand-written gradients: fewer passes over memory than what autograd records."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The trainer: `python -m train.sft CONFIG.yaml [a.b=c ...]`, or the same under torchrun."""
 
-from __future__ import annotations
-
 import gc
 import math
 import os

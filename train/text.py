@@ -4,8 +4,6 @@ Source of s1's columns: the s1 release's tokenisation script and section 3 of th
 decided from what each token covers, never by searching for token patterns (which fails wherever tokens merge).
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -4,8 +4,6 @@ Nothing in it depends on when or in which order samples finished, so a run that 
 bytes as one that was not.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence

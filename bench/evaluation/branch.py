@@ -5,8 +5,6 @@ once (the engine's prefix cache) and nothing is tokenized twice. Strategies (bes
 `bench.evaluation.search`) are loops over this interface.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -41,7 +39,7 @@ class Step:
 class Scorer(Protocol):
     """Scores branches; higher is better. The result does not depend on their order."""
 
-    def score(self, branches: Sequence[Branch]) -> list[float]: ...
+    def score(self, branches: Sequence["Branch"]) -> list[float]: ...
 
 
 class Branch:
@@ -88,7 +86,7 @@ class Branch:
         self.finished = eos or not partial
         return Step(tuple(output.token_ids), output.cumulative_logprob or 0.0, self.finished)
 
-    def fork(self, count: int, at: int | None = None) -> list[Branch]:
+    def fork(self, count: int, at: int | None = None) -> list["Branch"]:
         """`count` branches that go on from here, or from the first `at` tokens of the path, each with its own seed.
 
         Log-probabilities are only known for whole steps, so a fork inside the path starts them anew.

@@ -3,8 +3,6 @@
 The page loads nothing and runs no script but its own filter; every text of a data set or a model is escaped.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby

@@ -1,7 +1,5 @@
 """Two runs of the same conditions against each other, paired by problem: models, prompts, engines."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bench.evaluation import outcomes

@@ -1,7 +1,5 @@
 """Samples from an OpenAI-compatible server, over its chat completions."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading

@@ -1,7 +1,5 @@
 """Samples from the engine in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import cast
 

@@ -3,8 +3,6 @@
 No estimate depends on the order of the samples, so none favours the first ones.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

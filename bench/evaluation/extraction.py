@@ -5,8 +5,6 @@ The phases are the engine's (answer, then reasoning), never found by searching t
 stands, and in the end the last number or letter of a longer text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

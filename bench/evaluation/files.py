@@ -1,7 +1,5 @@
 """Question files: found by path or on the hub, counted and checksummed before a row of them is used."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

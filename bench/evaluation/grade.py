@@ -1,7 +1,5 @@
 """Grading as a pass of its own: rows of a run in, `grades*.jsonl` out. Nothing is generated again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an evaluation runs: a frozen, typed grid of tasks and methods, from a YAML file or from flags."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The original harness's keyword arguments (`--gen_kwargs` of s1's evaluation), read as parameters of this engine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A job is one problem and sample index under one condition, or under all conditio
 nothing of threads; `bench.evaluation.run` keeps many of them going.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ samples that had not finished. Opening the folder again goes on where it ended: 
 made with anything else (grid, model, problems) is refused by name.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -4,8 +4,6 @@ A condition is one point of a curve: sampling parameters, how many samples, and 
 against. The engine does the forcing; nothing here edits text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal

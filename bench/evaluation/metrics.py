@@ -4,8 +4,6 @@ Scaling is printed there as a slope over tokens. Its table is reproduced with th
 accuracy in percent: percentage points per doubling of thinking.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

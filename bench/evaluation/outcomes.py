@@ -1,7 +1,5 @@
 """Rows and grades of a run as numbers per task and condition: what statistics, tables and figures are made from."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

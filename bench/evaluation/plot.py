@@ -1,7 +1,5 @@
 """Figures from a report: PNG, SVG and the plotted data as JSON, per task. The same report gives the same files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How a question is asked: named templates, and the instruction that conditional control appends."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from bench.evaluation.tasks import LETTERS, Problem

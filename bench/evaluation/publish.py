@@ -1,7 +1,5 @@
 """What of a run goes elsewhere: benchmark records, samples in the clear, tables inside a document."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ the cut is found in it, and the engine continues from prompt + prefix under that
 at the cut again and decides there itself, so the fork commits what an independent run would have committed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum

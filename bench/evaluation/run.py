@@ -1,7 +1,5 @@
 """Running a grid: jobs kept going on a backend, rows into the log as samples finish, and on again after a kill."""
 
-from __future__ import annotations
-
 import queue
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What is asked of a model and what comes back, whoever runs it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Strategies over branches: sample N and choose. Tree searches (REBASE, beam, DVTS) are further loops of this kind."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """How far a run is, from its log alone: also while another process writes it."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from pathlib import Path

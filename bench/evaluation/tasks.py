@@ -1,7 +1,5 @@
 """Tasks: the problems of an evaluation, each with what decides that an answer to it is right."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ is continued greedily to exactly n tokens; answer: {"seconds", "tokens": in all}
 This project's engine also answers {"prompts", "window": steps, "ahead": steps}: see `bench.peers.engine_worker`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -3,8 +3,6 @@
 `openai` takes a second to import, so it is imported where a configuration names an endpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 ENGINE = "engine:"
 
 
-def check_model_config(values: Mapping[str, Any]) -> EndpointConfig | LocalConfig:
+def check_model_config(values: Mapping[str, Any]) -> "EndpointConfig | LocalConfig":
     """The configuration of a model, from what a YAML file holds.
 
     Args:

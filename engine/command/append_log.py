@@ -4,8 +4,6 @@ A line is written in one go and handed to the operating system at once, so a kil
 written; the disk is asked to keep it every few seconds and at the end. What a kill can leave is a torn last line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

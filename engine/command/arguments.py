@@ -1,7 +1,5 @@
 """The command line of `python -m engine.generate`: every field of SamplingParams and EngineConfig is a flag."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,7 +1,5 @@
 """Lines in and out of `python -m engine.generate`: one JSON object per line, every mistake named by file and line."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -118,7 +116,7 @@ class Origin:
     engine: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model: str, config: EngineConfig) -> Origin:
+    def of(cls, model: str, config: EngineConfig) -> "Origin":
         """`model` is what lines call it."""
         usual = EngineConfig().decisive
         return cls(model, {name: value for name, value in config.decisive.items() if value != usual[name]})

@@ -5,8 +5,6 @@ finished; the disk is asked to keep it every few seconds and at the end. Orderin
 first and renames it over it, so the file is whole at every moment.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

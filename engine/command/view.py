@@ -1,7 +1,5 @@
 """What a person sees: thinking dim, the answer bright, what the engine wrote marked, and one line of statistics."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

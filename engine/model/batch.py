@@ -1,7 +1,5 @@
 """The tensors of one step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

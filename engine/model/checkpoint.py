@@ -1,7 +1,5 @@
 """The safetensors files of a Hugging Face directory: where each tensor is, and its shape."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What `config.json` says about a Qwen2 decoder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +36,7 @@ class ModelConfig:
     dtype: torch.dtype
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: str = "auto") -> ModelConfig:
+    def load(cls, directory: str | Path, dtype: str = "auto") -> "ModelConfig":
         """Reads `directory`/config.json; `dtype` other than `auto` replaces the checkpoint's.
 
         Raises InputError naming the file and the field where it is missing, malformed or not supported.
@@ -47,7 +45,7 @@ class ModelConfig:
         return cls.parse(read_object(path), str(path), dtype)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> ModelConfig:
+    def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
         _refuse_unsupported(values, source)
         heads = _size(values, "num_attention_heads", source)

@@ -1,7 +1,5 @@
 """The Qwen2 decoder over a paged KV cache (arXiv 2412.15115)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +88,7 @@ class Decoder:
         load_format: str = "auto",
         seed: int = 0,
         precision: Precision | None = None,
-    ) -> Decoder:
+    ) -> "Decoder":
         """Every rank calls it. Where any of them cannot load, all raise the same InputError."""
         error, weights, precision = None, None, precision or Precision()
         try:

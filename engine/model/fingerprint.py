@@ -1,7 +1,5 @@
 """What a checkpoint is, in 16 hex digits: equal for two folders that answer alike."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

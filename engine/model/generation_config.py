@@ -1,7 +1,5 @@
 """Sampling defaults of a checkpoint: what generation_config.json says, where the caller asked for it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from engine.errors import InputError

@@ -1,7 +1,5 @@
 """Rotary position embedding: the parameters a checkpoint asks for and the cos/sin table they give."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class Rope:
     truncate: bool = True
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], source: str) -> Rope:
+    def parse(cls, values: Mapping[str, Any], source: str) -> "Rope":
         """From `config.json` as transformers 4 writes it (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
 
         `source` names the file in errors. Raises InputError for a kind or a parameter that is not known.

@@ -1,7 +1,5 @@
 """What one rank of a tensor-parallel group holds of a model; `weights.py` cuts the tensors by it while loading."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from engine.errors import InputError
@@ -28,7 +26,7 @@ class Shard:
     """Rows that exist in the checkpoint."""
 
     @classmethod
-    def of(cls, config: ModelConfig, rank: int = 0, size: int = 1) -> Shard:
+    def of(cls, config: ModelConfig, rank: int = 0, size: int = 1) -> "Shard":
         """Raises InputError, with the numbers, where the model cannot be split `size` ways."""
         heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.intermediate_size
         if heads % size or (kv_heads % size and size % kv_heads) or width % size:

@@ -1,7 +1,5 @@
 """A rank's weights: their tensors, and filling them from a checkpoint or with random numbers."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -86,7 +84,7 @@ class Weights:
     @classmethod
     def allocate(
         cls, config: ModelConfig, shard: Shard, device: torch.device, codes: torch.dtype | None = None
-    ) -> Weights:
+    ) -> "Weights":
         """Uninitialised tensors in `config.dtype`, but for the vocabulary's padding rows, which are zero. `codes`
         (int8, float8_e4m3fn): the type of the layers' matrices and, for int8, the head's; embedding, norms and biases
         keep their own."""

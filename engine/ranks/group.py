@@ -1,7 +1,5 @@
 """Tensor parallelism: one process per device, and how they talk."""
 
-from __future__ import annotations
-
 import os
 import time
 from datetime import timedelta
@@ -67,7 +65,7 @@ class Group:
         self._control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
 
     @classmethod
-    def single(cls, device: torch.device) -> Group:
+    def single(cls, device: torch.device) -> "Group":
         """The group of one."""
         return cls(0, 1, device)
 

@@ -6,8 +6,6 @@ memory (torch.distributed._symmetric_memory, alpha), as is the kernel of the pla
 and norm is ours (kernels/all_reduce_norm.py). Off by default, and not yet measured on a GPU.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch
@@ -79,7 +77,7 @@ class OneShotAllReduceNorm:
             self._turns.append(parts)
 
     @classmethod
-    def make(cls, dtype: torch.dtype, device: torch.device) -> OneShotAllReduceNorm:
+    def make(cls, dtype: torch.dtype, device: torch.device) -> "OneShotAllReduceNorm":
         """Collective. Raises InputError as `OneShotAllReduce` does."""
         return cls(*_shared(2 * MOST_BYTES // dtype.itemsize, dtype, device))
 

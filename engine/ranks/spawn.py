@@ -1,7 +1,5 @@
 """Starting the other ranks of a group on this machine, and noticing when one dies."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

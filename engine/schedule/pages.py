@@ -9,8 +9,6 @@ equal keys mean equal prefixes by induction; the dictionary compares the tokens 
 serve another prompt's keys and values.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Every rank runs this on the same commands and the same tokens, so every rank dec
 arrival, never of addresses or clocks.
 """
 
-from __future__ import annotations
-
 import heapq
 import time
 from collections import deque

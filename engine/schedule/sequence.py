@@ -1,7 +1,5 @@
 """One sample of a request, as the scheduler sees it."""
 
-from __future__ import annotations
-
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
@@ -75,7 +73,7 @@ class Sequence:
     """Monotonic seconds at the first admission; for reports only."""
     saved_state: Any = None
     """The machine's state row (a device tensor) while the sequence is preempted."""
-    siblings: list[Sequence] = field(default_factory=list)
+    siblings: list["Sequence"] = field(default_factory=list)
     """Other samples of the request, which fork when this one's prompt is computed."""
     key: tuple[int, int] = field(init=False)
     """(request id, sample index)"""

@@ -1,7 +1,5 @@
 """What each step took, for whoever asks: the engine's own clock."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

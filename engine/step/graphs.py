@@ -8,8 +8,6 @@ wrong on the CPU as well, where tests see it.
 The CUDA part is not yet measured on a GPU.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

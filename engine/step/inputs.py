@@ -1,7 +1,5 @@
 """What the host tells the device about a decode step: who decodes, and which pages are new."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

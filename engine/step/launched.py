@@ -1,7 +1,5 @@
 """A step in flight, and the host memory that its result comes back in."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +31,7 @@ class Launched:
         rows: list[Sequence],
         result: StepResult | None = None,
         event: torch.cuda.Event | None = None,
-        buffer: ResultBuffer | None = None,
+        buffer: "ResultBuffer | None" = None,
     ) -> None:
         """`result` is on the host already, or will be once `event` has happened."""
         self.rows = rows

@@ -7,8 +7,6 @@ its `history` row on the device, and its position from the machine's state. A st
 docs/captured_step.md has the drawing.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The device tables that running sequences live in, one slot each: block table, history, machine and sampling state."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ is a special token of the template and everything else is ordinary text, whateve
 template compares, splits or searches with are left alone: `'</think>' in message.content` still works.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

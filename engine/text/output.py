@@ -5,8 +5,6 @@ may hold text back, each for a bounded length: a character whose bytes are not c
 begin a delimiter, and text that may turn out to begin a stop string. Cost per token does not depend on length.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Text in and out: the checkpoint's byte-level BPE tokenizer, its chat template, and streaming UTF-8."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re
@@ -70,7 +68,7 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer:
+    def load(cls, directory: str | Path) -> "Tokenizer":
         """Read tokenizer.json and, where present, tokenizer_config.json, chat_template.jinja, config.json and
         generation_config.json of a checkpoint directory. Raises InputError naming the file that is missing or broken.
         """

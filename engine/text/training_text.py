@@ -5,8 +5,6 @@ anybody else spells is ordinary text, in training as in inference: the ids up to
 `Tokenizer.render` gives the engine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from engine.errors import InputError

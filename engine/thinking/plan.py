@@ -4,8 +4,6 @@ A plan has strings as token ids and limits as numbers, contradictions already re
 carries it out, and `reference_machine.py` in plain Python.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -3,8 +3,6 @@
 To be read, and for tests, which hold the two against each other token by token. What runs is `kernels/thinking.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

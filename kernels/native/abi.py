@@ -5,8 +5,6 @@
 The header carries a hash of itself, which the library answers: one that was built from another interface is refused.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import re

@@ -5,8 +5,6 @@ it saves is the way between them: on a 40M model a step has 57 operators, each a
 wakes the other threads.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@
 follow `torch.get_num_threads()`; no result depends on their number.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import os

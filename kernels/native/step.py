@@ -1,7 +1,5 @@
 """The C++ twins of the sampler and the thinking machine (`csrc/cpu/sampler.cpp`, `thinking.cpp`), a call each."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from weakref import WeakKeyDictionary

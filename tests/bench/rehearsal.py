@@ -4,8 +4,6 @@ Arguments: the card, "some" or "whole", the folder of the results, the machine's
 outcomes of the first call, those of the second.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What a machine can do: measured here, or for a GPU by a process that leaves nothing on the card."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

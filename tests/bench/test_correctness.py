@@ -1,7 +1,5 @@
 """What is held against the definitions on a device, and what passes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path

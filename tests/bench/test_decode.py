@@ -1,7 +1,5 @@
 """The decode benchmark: its arithmetic by hand, and one whole run against transformers on a tiny model."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

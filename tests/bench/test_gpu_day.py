@@ -3,8 +3,6 @@
 The parts here are small programs that misbehave; `test_rehearsal` runs the real ones.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The plans of a GPU day: what they ask of a machine, what they should take, and what they hand on."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

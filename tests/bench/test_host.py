@@ -1,7 +1,5 @@
 """The host benchmark: its arithmetic, and a null model that drives the real loop."""
 
-from __future__ import annotations
-
 import cProfile
 import gc
 import sys

@@ -1,7 +1,5 @@
 """The operators' benchmark: all layers in one call beside their parts, on a tiny model."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

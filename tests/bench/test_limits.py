@@ -1,7 +1,5 @@
 """kernels/limits.py against values worked out by hand for Qwen2.5-32B, 7B and 0.5B."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What a profile counts: the kernels of steps in which all decode, and nothing of the prompts."""
 
-from __future__ import annotations
-
 import pytest
 
 from bench import profile

@@ -1,7 +1,5 @@
 """Result lines: written whole, read back, refused where torn; and the table made from them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

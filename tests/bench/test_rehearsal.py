@@ -1,7 +1,5 @@
 """The plans of a GPU day, run on this processor: from the command to the table, past parts that misbehave."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """How times are taken on a GPU, without one: what is queued around the call."""
 
-from __future__ import annotations
-
 import torch
 
 from bench.timing import repeat

@@ -1,7 +1,5 @@
 """Random requests for the hypothesis tests: formats, parameters and prompts over one small alphabet."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Engines on scripted checkpoints, shared by every test that asks for the same script and configuration."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ with transformers' logits: every unforced token must be the (masked) argmax at i
 where the table puts it, and the thought must end when and why the table says.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """A scripted engine, its vocabulary and the oracle side by side."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence

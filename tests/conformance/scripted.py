@@ -5,8 +5,6 @@ to the one-hot vector and the head holds one column of logits per current token.
 driven through a written sequence this way, black box, together with its tokenizer, templates and EOS ids.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ It is written from the table of section 3, one token at a time, with whole lists
 counters. It shares nothing with the engine but the parameter names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf

@@ -6,8 +6,6 @@ stop ids. It holds where none of the deviations that the specification states bi
 begins with an end.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

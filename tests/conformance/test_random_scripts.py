@@ -1,7 +1,5 @@
 """Random transition tables, random requests in random company: the engine against the oracle, token by token."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

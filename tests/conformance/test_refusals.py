@@ -1,7 +1,5 @@
 """Section 2: what is refused when the request is made, naming the field, and what is not."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Rules 5-9: the budget, the newline, the cut and the grace window."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.conformance.lab import ANSWERS, ENDLESS, STORY, path

@@ -1,7 +1,5 @@
 """Rule 34: what a running request can be told, at any moment and in any state."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

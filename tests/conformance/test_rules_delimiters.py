@@ -1,7 +1,5 @@
 """Rules 1-4, the prompt (section 1) and every format."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Rules 10-14: the minimum, the extensions and the loop guard."""
 
-from __future__ import annotations
-
 import pytest
 
 from engine import InputError

@@ -1,7 +1,5 @@
 """Rules 15-18: what never stops a forced token, where stops apply, lengths, and the answer's minimum."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.conformance.lab import ANSWERS, ENDLESS, STORY, path

@@ -1,7 +1,5 @@
 """Rules 30-33: text, reasoning and answer; streams; the report; forced positions."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 

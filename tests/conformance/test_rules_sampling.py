@@ -1,7 +1,5 @@
 """Rules 19-22: every sampling path, the noise, log-probabilities and samples of one request."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

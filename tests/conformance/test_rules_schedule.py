@@ -1,7 +1,5 @@
 """Rules 23-28: scheduler, device and cache. `test_teacher_forcing.py` repeats them on real attention."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """The ten rows of section 3, one test each, and the order in which they are tried."""
 
-from __future__ import annotations
-
 from tests.conformance.lab import ENDLESS, STORY
 from tests.conformance.scripted import END_OF_TEXT, IM_END, IM_START
 

@@ -1,7 +1,5 @@
 """Rules 1, 5, 11, 19, 22, 23, 25, 27, 28 and 35 on real attention: transformers judges every committed token."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """The engine's own Python machine against the independent reading, on contexts that remember their whole history."""
 
-from __future__ import annotations
-
 import random
 
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The operators of the native library at each instruction set that this processor runs."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """An engine's core on a card that is not there: scheduler and tables are real, what a step draws is made up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any

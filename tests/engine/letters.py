@@ -1,7 +1,5 @@
 """A vocabulary of letters, for tests of what happens to token ids."""
 
-from __future__ import annotations
-
 VOCAB, EOS, NEWLINE = 24, (1, 2), 3
 ENDS_LINE = [token in (NEWLINE, 4) for token in range(VOCAB)]
 

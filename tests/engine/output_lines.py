@@ -1,7 +1,5 @@
 """Output lines without an engine: a finished request made up, and the record of it."""
 
-from __future__ import annotations
-
 from engine.command.jsonl import InputLine, Origin, output_record
 from engine.request import Completion, RequestOutput, ThinkingReport, Timing, Usage
 

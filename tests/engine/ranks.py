@@ -1,7 +1,5 @@
 """What the ranks of the tensor-parallel tests run. Apart from the tests: a rank's process imports only this."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

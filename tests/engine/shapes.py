@@ -1,7 +1,5 @@
 """Shapes of random checkpoints: every kind of attention, head and position that the decoder knows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -1,7 +1,5 @@
 """Drives a decoder step by step by hand: pages, metadata and mixed batches without the engine loop."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -3,8 +3,6 @@
 The parts where the bookkeeping of a step matters most run always, the rest of the suite with `make test-full`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

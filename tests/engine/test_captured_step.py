@@ -3,8 +3,6 @@
 Capture is replaced by plain calls through the same code; tokens must be those of the plain, synchronous loop.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path

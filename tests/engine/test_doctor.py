@@ -1,7 +1,5 @@
 """`python -m engine.doctor` and the engine's first lines: what fits is what the engine makes, slow paths are named."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

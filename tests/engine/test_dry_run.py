@@ -1,7 +1,5 @@
 """The CUDA path without a GPU: the whole step on fake tensors, launches held against their contracts, no host reads."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole engine: tokens of transformers under every schedule, pressure on the pool, handles, errors."""
 
-from __future__ import annotations
-
 import random
 import threading
 from dataclasses import replace

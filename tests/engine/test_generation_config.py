@@ -1,7 +1,5 @@
 """`generation_config.json` gives sampling defaults where the caller asks for them, and only there."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The device's thinking machine and greedy draws, as torch definition and in C++, against the plain-Python machine."""
 
-from __future__ import annotations
-
 import random
 from array import array
 

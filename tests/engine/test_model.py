@@ -1,7 +1,5 @@
 """The decoder against transformers, step by step, without the engine loop."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

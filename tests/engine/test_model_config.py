@@ -1,7 +1,5 @@
 """config.json of either major version of transformers, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """The sum with residual and norm through shared buffers: ranks are threads here, buffers plain tensors, the barrier a
 thread's. On a node torch's symmetric memory is in their place (not yet run on one)."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The page pool and the scheduler: accounting after every step, prefix hits by content, nothing left behind."""
 
-from __future__ import annotations
-
 import random
 from array import array
 

@@ -1,7 +1,5 @@
 """Two real processes over Gloo: equal results, and no rank outlives another."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

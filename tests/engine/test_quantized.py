@@ -3,8 +3,6 @@
 Random weights are the hard case: no direction is learnt, so every error shows in the logits.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

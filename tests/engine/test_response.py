@@ -1,7 +1,5 @@
 """Response: whatever is read when, deltas add up to the output, which does not depend on who reads."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The engine's own clock: every step once, in order, with what it did; idle time is nobody's."""
 
-from __future__ import annotations
-
 import time
 from itertools import pairwise
 from pathlib import Path

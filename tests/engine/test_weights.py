@@ -1,7 +1,5 @@
 """Reading checkpoints: what is loaded, what is refused and with which words, and how much memory it takes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

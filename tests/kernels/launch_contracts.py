@@ -5,8 +5,6 @@ stand for whatever size comes first. Tensors are contiguous unless the text begi
 apart, and `needs` says by which argument the kernel is told.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

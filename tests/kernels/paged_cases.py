@@ -1,7 +1,5 @@
 """Random paged caches and tolerances for the attention tests."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

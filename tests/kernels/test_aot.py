@@ -1,7 +1,5 @@
 """Every kernel compiled ahead of time for sm_90 in production configurations, and its machine code read."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The torch definitions against float64 loops and transformers, and the public operators against the definitions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Runs `tests/kernels/interpreter` in a process of its own: Triton picks its interpreter when a kernel is defined."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Eight bits: error bounds of the codes, products with codes by every path, and a float8 cache that cannot overflow."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Calls that differ between versions of torch, bound to the signatures that those versions have."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest

@@ -1,7 +1,5 @@
 """What is imported is what pyproject.toml asks for: in the core install, or in the extra of who needs it."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

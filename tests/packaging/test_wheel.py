@@ -1,7 +1,5 @@
 """A wheel that is built here, installed outside the checkout and run there: what it needs travels with it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Small models, data and runs for the trainer's tests."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

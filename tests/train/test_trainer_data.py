@@ -1,7 +1,5 @@
 """Order, text format, layout and the plan's arithmetic; refusal of bad input."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from itertools import groupby

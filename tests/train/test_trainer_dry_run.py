@@ -1,7 +1,5 @@
 """The trainer's step on a card that is not there: packed attention by torch's CUDA kernel, one read by the host."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LoRA: T14."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a run reports, and the pictures of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

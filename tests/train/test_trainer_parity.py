@@ -1,7 +1,5 @@
 """The model and its training against transformers on the same documents, in float32."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

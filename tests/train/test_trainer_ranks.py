@@ -1,7 +1,5 @@
 """Two Gloo ranks against one process: gradients, resuming on another world size, a poisoned rank, LoRA."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

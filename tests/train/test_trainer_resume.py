@@ -1,7 +1,5 @@
 """Interruptions: kill -9 at a step and inside a save, SIGTERM, a full disk, a foreign checkpoint. Real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

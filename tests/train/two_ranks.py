@@ -3,8 +3,6 @@
 Results go to FOLDER/results.json; the pytest process has put the configuration and its own gradients there.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

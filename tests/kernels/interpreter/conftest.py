@@ -4,8 +4,6 @@
 reads when a kernel is defined. Where a CUDA device is, they run for real instead.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

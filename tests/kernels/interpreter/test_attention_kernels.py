@@ -1,7 +1,5 @@
 """Paged attention kernels against their definitions over shapes that hurt."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

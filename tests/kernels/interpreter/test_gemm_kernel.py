@@ -1,7 +1,5 @@
 """The small-M product with its prologue and epilogues against float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

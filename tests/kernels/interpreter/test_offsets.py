@@ -3,8 +3,6 @@
 The buffers are reserved address space, of which the tests touch a few pages.
 """
 
-from __future__ import annotations
-
 import mmap
 
 import pytest

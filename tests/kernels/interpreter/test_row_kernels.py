@@ -1,7 +1,5 @@
 """RMSNorm, the same behind a sum over ranks, SiLU * mul, embedding, RoPE + append: kernels against definitions."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

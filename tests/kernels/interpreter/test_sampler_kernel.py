@@ -1,7 +1,5 @@
 """The sampling kernels against the definition: equal draws, row by row."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

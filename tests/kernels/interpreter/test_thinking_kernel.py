@@ -1,7 +1,5 @@
 """The machine kernel against its definition over random transitions from random states."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

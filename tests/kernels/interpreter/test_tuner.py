@@ -1,7 +1,5 @@
 """The tuner of the products: it times, checks and records every candidate; the table says what the records say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
