@@ -23,8 +23,6 @@ The first row that matches decides (`engine/thinking/reference_machine.py` is th
 The columns and tables are in `kernels.thinking_tables`.
 """
 
-from enum import IntEnum
-
 import torch
 from torch import Tensor
 
@@ -71,27 +69,23 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     finished commit nothing and keep their record, so a step launched before the host saw the finish is harmless.
     Source: budget_forcing specification, section 3.
     """
-    state, params = tables.state[slots], tables.params[slots]
-    s = dict(zip(State, state.unbind(1), strict=True))
-    p = dict(zip(Param, params.unbind(1), strict=True))
+    s = dict(zip(State, tables.state[slots].unbind(1), strict=True))
+    p = dict(zip(Param, tables.params[slots].unbind(1), strict=True))
     strings = tables.strings[slots]
     draw, masked = draw.to(torch.int32), masked.to(torch.int32)
     zero = torch.zeros_like(draw)
 
-    def text(which: IntEnum | Tensor, position: Tensor) -> Tensor:
+    def text(which: int | Tensor, position: Tensor) -> Tensor:
         """Token at `position` of a forced string, per row."""
         rows = torch.arange(len(draw), device=draw.device)
-        index = torch.full_like(rows, int(which)) if isinstance(which, IntEnum) else which.long()
-        return strings[rows, index, position.long().clamp(0, strings.shape[2] - 1)]
+        return strings[rows, which, position.long().clamp(0, strings.shape[2] - 1)]
 
-    running = s[State.FINISH] == Finish.RUNNING
     think = s[State.PHASE] == Phase.THINK
     count, length, thinking = s[State.COMMITTED], s[State.LENGTH], s[State.THINKING]
 
     # What was drawn, and how much of `end` already stands at the end of the text (several-token triggers only).
-    is_eos = (draw[:, None] == tables.eos_ids).any(1)
     trigger, lead, half = _match_triggers(tables, slots, s, strings, draw)
-    ends = is_eos & (p[Param.IGNORE_EOS] == 0)
+    ends = (draw[:, None] == tables.eos_ids).any(1) & (p[Param.IGNORE_EOS] == 0)
     trigger_drawn = trigger | (ends & (p[Param.EOS_STOPS] == 0))
     lead = torch.where(trigger, lead, half)
 
@@ -105,7 +99,7 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     closes = torch.where(truncate, room >= p[Param.END_LEN] - lead, room >= 0)  # truncate reserves nothing
 
     # The table: each row takes what the rows before it left.
-    left = running
+    left = s[State.FINISH] == Finish.RUNNING
 
     def take(condition: Tensor) -> Tensor:
         nonlocal left
@@ -135,91 +129,112 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     ending = r6 | completes
 
     # What is committed.
-    forced_text = (s[State.FORCED] - 1).clamp(min=0)
-    forced_pos = s[State.FORCED_POS]
-    token = torch.where(r2 | r4 | r8 | r10, draw, torch.full_like(draw, -1))
-    token = torch.where(r1, text(forced_text, forced_pos), token)
-    token = torch.where(r3 | bare, masked, token)
-    token = torch.where(r5, text(Text.EXTENSION, zero), token)
-    token = torch.where(ending, text(Text.END, lead), token)
-    token = torch.where(newline, p[Param.NEWLINE_ID], token)
-    token = torch.where(r9, text(Text.BUDGET_END, zero), token)
+    token = _choose(
+        zero - 1,
+        (r2 | r4 | r8 | r10, draw),
+        (r1, text((s[State.FORCED] - 1).clamp(min=0).long(), s[State.FORCED_POS])),
+        (r3 | bare, masked),
+        (r5, text(Text.EXTENSION, zero)),
+        (ending, text(Text.END, lead)),
+        (newline, p[Param.NEWLINE_ID]),
+        (r9, text(Text.BUDGET_END, zero)),
+    )
     commits = token >= 0
     forced = r1 | r5 | completes | (r6 & (token != draw)) | newline | r9
 
     # The forced string under way after this token.
-    which = torch.where(r1, s[State.FORCED], zero)
-    which = torch.where(r5, torch.full_like(which, Text.EXTENSION + 1), which)
-    which = torch.where(ending, torch.full_like(which, Text.END + 1), which)
-    which = torch.where(newline | r9, torch.full_like(which, Text.BUDGET_END + 1), which)
-    position = torch.where(r1, forced_pos + 1, zero)
-    position = torch.where(ending, lead + 1, position)
-    position = torch.where(r5 | r9, torch.ones_like(position), position)
+    written = _choose(  # what this token is part of
+        zero,
+        (r1, s[State.FORCED]),
+        (r5, Text.EXTENSION + 1),
+        (ending, Text.END + 1),
+        (newline | r9, Text.BUDGET_END + 1),
+    )
+    position = _choose(zero, (r1, s[State.FORCED_POS] + 1), (ending, lead + 1), (r5 | r9, 1))
     lengths = torch.stack([zero, p[Param.EXTENSION_LEN], p[Param.END_LEN], p[Param.BUDGET_END_LEN]], 1)
-    ended = (which > 0) & (position >= lengths.gather(1, which.long()[:, None])[:, 0])
-    extended = ended & (which == Text.EXTENSION + 1)
+    ended = (written > 0) & (position >= lengths.gather(1, written.long()[:, None])[:, 0])
+    extended = ended & (written == Text.EXTENSION + 1)
     closed = ended & ~extended
-    written = which  # what this token is part of
-    which = torch.where(ended, zero, which)
+    which = torch.where(ended, zero, written)
 
     # What the token is: the machine's phase decides, never the text.
     at = position - 1 - p[Param.BUDGET_END_AT]  # -1 and below: before `end`; the newline counts as a delimiter
-    kind_closing = torch.where(at >= p[Param.END_LEN], zero + ANSWER, zero + DELIMITER)
-    kind_closing = torch.where((at < 0) & (position > 0), zero + REASONING, kind_closing)
-    kind = torch.where(think, zero + REASONING, torch.where(s[State.PHASE] == Phase.ANSWER, zero + ANSWER, zero))
-    kind = torch.where(written == Text.END + 1, zero + DELIMITER, kind)
-    kind = torch.where(written == Text.BUDGET_END + 1, kind_closing, kind)
-
+    in_budget_end = written == Text.BUDGET_END + 1
     # The opener, where the model wrote it itself and there is still room to close.
     opens = r2 & (s[State.PHASE] == Phase.PLAIN) & (p[Param.OPENER_LEN] > 0) & (room - 1 >= p[Param.RESERVE])
     opens = opens & _ends_with_opener(tables, slots, s, p, strings, draw)
-    kind = torch.where(opens, zero + OPENER, kind)
+    kind = _choose(
+        zero,
+        (s[State.PHASE] == Phase.ANSWER, ANSWER),
+        (think, REASONING),
+        ((written == Text.END + 1) | in_budget_end, DELIMITER),
+        (in_budget_end & (at >= p[Param.END_LEN]), ANSWER),
+        (in_budget_end & (at < 0) & (position > 0), REASONING),
+        (opens, OPENER),
+    )
 
     # New state.
     count, length = count + commits.int(), length + commits.int()
     adds = r3 | r5 | bare | r8 | r10 | (r1 & (written == Text.EXTENSION + 1))
     thinking = thinking + adds.int() - torch.where(ending, lead, zero)
-    reason = s[State.STOP_REASON]
-    asked_reason = torch.where(s[State.END_REQUESTED] > 0, zero + Stop.CLIENT, zero + Stop.LOOP)
-    short = p[Param.MAX_TOKENS] - s[State.COMMITTED] <= p[Param.RESERVE]
-    limit_reason = torch.where(short, zero + Stop.MAX_TOKENS, torch.where(over_room, zero + Stop.CONTEXT, asked_reason))
-    limit_reason = torch.where(over_budget, zero + Stop.BUDGET, limit_reason)
-    limit_reason = torch.where(s[State.END_REQUESTED] > 0, zero + Stop.CLIENT, limit_reason)
-    reason = torch.where(r6, torch.where(trigger, zero + Stop.NATURAL, zero + Stop.EOS), reason)
-    reason = torch.where(completes | newline | r9, limit_reason, reason)
-    reason = torch.where(r4, zero + Stop.EOS, reason)
-    phase = torch.where(opens, zero + Phase.THINK, s[State.PHASE])
-    phase = torch.where(ending | newline | r9, zero + Phase.CLOSING, phase)
-    phase = torch.where(closed, zero + Phase.ANSWER, phase)
-
+    phase = _choose(
+        s[State.PHASE],
+        (opens, Phase.THINK),
+        (ending | newline | r9, Phase.CLOSING),
+        (closed, Phase.ANSWER),
+    )
     stops = (draw[:, None] == tables.stop_ids[slots]).any(1) & (s[State.COMMITTED] >= p[Param.MIN_TOKENS])
-    finish = s[State.FINISH]
     full = commits & (count >= torch.minimum(p[Param.MAX_TOKENS], p[Param.MAX_CONTEXT]))
-    finish = torch.where(full | r7, zero + Finish.LENGTH, finish)
-    finish = torch.where(r2 & (ends | stops) | r4, zero + Finish.STOP, finish)
-    finish = torch.where(failed, zero + Finish.ERROR, finish)
-    reason = torch.where(r7 | (full & ~r4 & (phase == Phase.THINK)), zero + Stop.TRUNCATED, reason)
+    finish = _choose(
+        s[State.FINISH],
+        (full | r7, Finish.LENGTH),
+        (r2 & (ends | stops) | r4, Finish.STOP),
+        (failed, Finish.ERROR),
+    )
+    limit_reason = _choose(
+        zero + Stop.LOOP,
+        (over_room, Stop.CONTEXT),
+        (p[Param.MAX_TOKENS] - s[State.COMMITTED] <= p[Param.RESERVE], Stop.MAX_TOKENS),
+        (over_budget, Stop.BUDGET),
+        (s[State.END_REQUESTED] > 0, Stop.CLIENT),
+    )
+    reason = _choose(
+        s[State.STOP_REASON],
+        (r4 | r6, Stop.EOS),
+        (r6 & trigger, Stop.NATURAL),
+        (completes | newline | r9, limit_reason),
+        (r7 | (full & ~r4 & (phase == Phase.THINK)), Stop.TRUNCATED),
+    )
 
-    loops = _loop_run(tables, slots, s, p, token, (phase == Phase.THINK) & commits & ~opens)
-    sampled_in_think = r3 | r8 | r10 | bare
-    s[State.PHASE], s[State.FINISH], s[State.STOP_REASON] = phase, finish, reason
-    s[State.LENGTH], s[State.COMMITTED], s[State.THINKING] = length, count, thinking
-    extends = r5 | bare
-    s[State.EXTENSIONS_LEFT] = s[State.EXTENSIONS_LEFT] - extends.int()
-    s[State.EXTENSIONS_USED] = s[State.EXTENSIONS_USED] + extends.int()
-    s[State.FORCED], s[State.FORCED_POS] = which, torch.where(which > 0, position, zero)
-    s[State.MASK_NEXT] = torch.where(sampled_in_think, zero, s[State.MASK_NEXT] | extended.int())
-    newline_now = tables.ends_line[token.clamp(min=0).long()].int()
-    s[State.NEWLINE] = torch.where(commits, newline_now, s[State.NEWLINE])
-    s[State.MATCH_FROM] = torch.where(opens, length, s[State.MATCH_FROM])
-    s[State.CLOSED] = s[State.CLOSED] | closed.int()
-    s[State.ANSWERED] = s[State.ANSWERED] + (r2 & (s[State.CLOSED] > 0)).int()
-    s[State.LOOP_RUN] = loops
-
-    spill = tables.history.shape[1] - 1
-    tables.history[slots, torch.where(commits, length - 1, zero + spill).long()] = token
+    extends = (r5 | bare).int()
+    s |= {
+        State.PHASE: phase,
+        State.FINISH: finish,
+        State.STOP_REASON: reason,
+        State.LENGTH: length,
+        State.COMMITTED: count,
+        State.THINKING: thinking,
+        State.EXTENSIONS_LEFT: s[State.EXTENSIONS_LEFT] - extends,
+        State.EXTENSIONS_USED: s[State.EXTENSIONS_USED] + extends,
+        State.FORCED: which,
+        State.FORCED_POS: torch.where(which > 0, position, zero),
+        State.MASK_NEXT: torch.where(r3 | r8 | r10 | bare, zero, s[State.MASK_NEXT] | extended.int()),
+        State.NEWLINE: torch.where(commits, tables.ends_line[token.clamp(min=0).long()].int(), s[State.NEWLINE]),
+        State.MATCH_FROM: torch.where(opens, length, s[State.MATCH_FROM]),
+        State.CLOSED: s[State.CLOSED] | closed.int(),
+        State.ANSWERED: s[State.ANSWERED] + (r2 & (s[State.CLOSED] > 0)).int(),
+        State.LOOP_RUN: _loop_run(tables, slots, s, p, token, (phase == Phase.THINK) & commits & ~opens),
+    }
+    tables.history[slots, torch.where(commits, length - 1, tables.history.shape[1] - 1).long()] = token
     tables.state[slots] = torch.stack([s[c] for c in State], 1)
     return torch.stack([token, kind, forced.int(), finish, reason, thinking, s[State.EXTENSIONS_USED]], 1)
+
+
+def _choose(value: Tensor, *cases: tuple[Tensor, Tensor | int]) -> Tensor:
+    """`value` [B], or in each row that of the last case whose condition [B] holds there."""
+    for condition, instead in cases:
+        value = torch.where(condition, instead, value)
+    return value
 
 
 def _match_triggers(
@@ -235,13 +250,11 @@ def _match_triggers(
     half = torch.zeros_like(draw)
     if tables.max_lead == 0:
         return hit.any(1), half, half
-    stands = [torch.ones_like(hit[:, 0])]  # stands[k]: the text ends with end[:k]
-    for k in range(1, tables.max_lead + 1):
-        stands.append(_text_ends_with(tables, slots, s, strings[:, Text.END, :k]))
-    table = torch.stack(stands, 1)
-    hit = hit & table.gather(1, lead.long())
-    for k in range(1, tables.max_lead + 1):
-        half = torch.where(table[:, k] & (lead >= k).any(1), torch.full_like(half, k), half)
+    sizes = range(1, tables.max_lead + 1)
+    parts = [_text_ends_with(tables, slots, s, strings[:, Text.END, :k]) for k in sizes]
+    stands = torch.stack([torch.ones_like(hit[:, 0]), *parts], 1)  # stands[:, k]: the text ends with end[:k]
+    hit = hit & stands.gather(1, lead.long())
+    half = _choose(half, *((stands[:, k] & (lead >= k).any(1), k) for k in sizes))
     return hit.any(1), torch.where(hit, lead, torch.zeros_like(lead)).amax(1), half
 
 
