@@ -2,12 +2,20 @@
 
 from curate.sources.base import Draft, Info, RowError, Skip, Source
 from curate.sources.language import AGIEval, Crossword
-from curate.sources.mathematics import AIME, GSM8K, Math, NuminaMath, OlympiadBench, OmniMath, TheoremQA
-from curate.sources.original import S1Prob, S1Teasers
+from curate.sources.mathematics import (
+    AIME,
+    GSM8K,
+    Math,
+    NuminaMath,
+    OlympiadBench,
+    OmniMath,
+    S1Prob,
+    S1Teasers,
+    TheoremQA,
+)
 from curate.sources.probability import Probability
 from curate.sources.procedural import Procedural
-from curate.sources.programming import USACO, LiveCodeBench
-from curate.sources.science import GPQA, JEEBench, OlympicArena, SciEval
+from curate.sources.science import GPQA, USACO, JEEBench, LiveCodeBench, OlympicArena, SciEval
 from curate.sources.teasers import Teasers
 
 PAPER = (

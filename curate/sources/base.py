@@ -115,8 +115,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """About how many rows `read` will give, for progress; None where only reading tells (the hub)."""
         if self.hub:
             return self.limit
-        counts = [sum(map(row_count, files(self.paths))), self.limit]
-        return min(count for count in counts if count is not None)
+        rows = sum(map(row_count, files(self.paths)))
+        return rows if self.limit is None else min(rows, self.limit)
 
     def refuse_files(self) -> None:
         """For sources that are generated: raises InputError where a setting is given that means nothing there."""
@@ -166,10 +166,18 @@ def text(row: Mapping[str, Any], column: str) -> str:
 
 
 def optional_text(row: Mapping[str, Any], column: str) -> str | None:
-    """The string in `column`, stripped; None where it is empty, null or missing; other values as str."""
+    """The string in `column`, stripped; None where it is empty, null or missing; the parts of a list joined by commas,
+    other values as str."""
     value = row.get(column)
-    empty = value is None or (isinstance(value, str) and not value.strip())
-    return None if empty else str(value).strip()
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value))
+    return None if value is None else str(value).strip() or None
+
+
+def texts_in(paths: tuple[str, ...], column: str) -> Iterator[str]:
+    """The text in `column` of every row of `paths` that can be read. Raises RowError where a row has none."""
+    rows = (row for path in files(paths) for _, row in read_rows(path))
+    return (text(row, column) for row in rows if not isinstance(row, BadRow))
 
 
 def math_type(answer: str | None) -> str:

@@ -1,4 +1,6 @@
-"""Mathematics: NuminaMATH, MATH, Omni-MATH, OlympiadBench, AIME, TheoremQA and, beside s1's sixteen, GSM8K."""
+"""Mathematics: NuminaMATH, MATH, Omni-MATH, OlympiadBench, AIME, TheoremQA; beside s1's sixteen, GSM8K; and the two
+sets that s1 brought itself, s1-prob (examination problems in probability) and s1-teasers (quantitative interview
+puzzles). `curate.sources.probability` and `curate.sources.teasers` make sets of the same kind."""
 
 import re
 from collections.abc import Mapping
@@ -8,9 +10,8 @@ from typing import Any, ClassVar
 
 from curate.grading.answer_text import last_box
 from curate.normalise import canonical
-from curate.sources.base import Draft, Info, RowError, Skip, Source, optional_text, text
-from curate.table_io import files, read_rows
-from engine.rows_file import BadRow
+from curate.sources.base import Draft, Info, RowError, Skip, Source, optional_text, text, texts_in
+from curate.table_io import files
 
 
 class NuminaMath(Source, frozen=True, kw_only=True, tag="NuminaMATH", dict=True):
@@ -27,8 +28,7 @@ class NuminaMath(Source, frozen=True, kw_only=True, tag="NuminaMATH", dict=True)
 
     @cached_property
     def listed(self) -> frozenset[str]:
-        rows = (row for path in files(self.also) for _, row in read_rows(path))
-        return frozenset(canonical(text(row, "problem")) for row in rows if not isinstance(row, BadRow))
+        return frozenset(map(canonical, texts_in(self.also, "problem")))
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         problem, subset = text(row, "problem"), text(row, "source")
@@ -44,8 +44,12 @@ class Math(Source, frozen=True, kw_only=True, tag="MATH"):
     info: ClassVar[Info] = Info("MATH", "simplescaling/openaimath", "MIT", ("problem", "solution", "answer"), 11_999)
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        meta = {key: row.get(key) for key in ("subject", "level", "unique_id")}
-        return Draft(text(row, "problem"), text(row, "solution"), optional_text(row, "answer"), meta=meta)
+        return Draft(
+            text(row, "problem"),
+            text(row, "solution"),
+            optional_text(row, "answer"),
+            meta={key: row.get(key) for key in ("subject", "level", "unique_id")},
+        )
 
 
 class OmniMath(Source, frozen=True, kw_only=True, tag="OmniMath"):
@@ -54,8 +58,12 @@ class OmniMath(Source, frozen=True, kw_only=True, tag="OmniMath"):
     )
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        meta = {key: row.get(key) for key in ("domain", "difficulty", "source")}
-        return Draft(text(row, "problem"), text(row, "solution"), optional_text(row, "answer"), meta=meta)
+        return Draft(
+            text(row, "problem"),
+            text(row, "solution"),
+            optional_text(row, "answer"),
+            meta={key: row.get(key) for key in ("domain", "difficulty", "source")},
+        )
 
 
 class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
@@ -82,10 +90,13 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
         solutions, answers = row["solution"] or [], row["final_answer"] or []
         if not isinstance(solutions, (list, tuple)) or not solutions:
             raise RowError("column 'solution' holds no solution; a list of texts is needed")
-        answer = "; ".join(str(a).strip().strip("$") for a in answers) or None
-        meta = {key: row.get(key) for key in ("subject", "subfield", "question_type", "answer_type", "unit")}
-        cot_type = "science" if "Physics" in str(row.get("subject")) else "math"
-        return Draft(question, str(solutions[0]), answer, cot_type=cot_type, meta=meta)
+        return Draft(
+            question,
+            str(solutions[0]),
+            "; ".join(str(answer).strip().strip("$") for answer in answers) or None,
+            cot_type="science" if "Physics" in str(row.get("subject")) else "math",
+            meta={key: row.get(key) for key in ("subject", "subfield", "question_type", "answer_type", "unit")},
+        )
 
 
 class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
@@ -123,10 +134,10 @@ class TheoremQA(Source, frozen=True, kw_only=True, tag="TheoremQA"):
         if row.get("Picture") not in (None, "", "NONE", "None"):
             return Skip("picture", "the question refers to a picture")
         answer, kind = optional_text(row, "Answer"), str(row["Answer_type"])
+        if answer and kind == "option":
+            answer = answer.strip("()").upper()
         types = {"integer": "number", "float": "number", "bool": "text", "option": "choice"}
         answer_type = types.get(kind, "latex") if answer else "none"
-        if answer and answer_type == "choice":
-            answer = answer.strip("()").upper()
         return Draft(text(row, "Question"), answer, answer, answer_type, meta={"answer_type": kind})
 
 
@@ -142,3 +153,30 @@ class GSM8K(Source, frozen=True, kw_only=True, tag="GSM8K"):
         return Draft(
             text(row, "question"), re.sub(r"<<[^>]*>>", "", solution).strip(), answer.strip().replace(",", ""), "number"
         )
+
+
+class S1Prob(Source, frozen=True, kw_only=True, tag="s1-prob"):
+    """Proofs and calculations with written solutions; a solution that ends in no box is graded by a judge only."""
+
+    info: ClassVar[Info] = Info("s1-prob", "simplescaling/s1-prob", "Apache-2.0", ("question", "solution"), 182)
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        solution = text(row, "solution")
+        return Draft(text(row, "question"), solution, last_box(solution))
+
+
+class S1Teasers(Source, frozen=True, kw_only=True, tag="s1-teasers"):
+    """Puzzles marked "Hard"."""
+
+    info: ClassVar[Info] = Info(
+        "s1-teasers",
+        "simplescaling/s1-teasers",
+        "Apache-2.0",
+        ("question", "solution"),
+        23,
+        only={"difficulty": (None, "Hard", "hard")},
+    )
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        solution = text(row, "solution")
+        return Draft(text(row, "question"), solution, optional_text(row, "answer") or last_box(solution) or solution)

@@ -63,8 +63,13 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The rows; special ones are spread among the others by the seed."""
         self.refuse_files()
-        special = {"copy": self.copies, "near copy": self.near_copies, "leak": self.leaks}
-        special |= {"damaged": self.damaged, "unanswered": self.unanswered}
+        special = {
+            "copy": self.copies,
+            "near copy": self.near_copies,
+            "leak": self.leaks,
+            "damaged": self.damaged,
+            "unanswered": self.unanswered,
+        }
         if self.rows < (seeded := sum(special.values())):
             raise InputError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
         unknown = [name for name in self.families if name not in FAMILIES]
@@ -101,9 +106,12 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
                     "rows, or more families, a wider part or a lower least_waits"
                 )
             problem = FAMILIES[rng.choices(names, weights)[0]].make(rng)
-            if problem is None or problem.split != "train" or problem.difficulty < self.least_waits:
-                continue
-            if problem.prompt in seen:
+            if (
+                problem is None
+                or problem.split != "train"
+                or problem.difficulty < self.least_waits
+                or problem.prompt in seen
+            ):
                 continue
             plain = self.style == "plain" or rng.random() < self.plain_share
             if plain and not self.part[0] <= key_of(0, problem.prompt) / 2**64 < self.part[1]:
@@ -126,8 +134,13 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
             options = [str(v) for v in rng.sample([v for v in range(max(0, value - 9), value + 10) if v != value], 3)]
             options.insert(rng.randrange(4), problem.answer)
             letter = "ABCD"[options.index(problem.answer)]
-            solution = f"{thinking(problem)}\nAnswer: {letter}"
-            return Draft(f"{question}\n{options_text(options)}", solution, letter, "choice", meta=meta)
+            return Draft(
+                f"{question}\n{options_text(options)}",
+                f"{thinking(problem)}\nAnswer: {letter}",
+                letter,
+                "choice",
+                meta=meta,
+            )
         if problem.family in PLAIN_CHECK:
             return replace(plain, question=question, meta=meta)
         # What is no number (a time, names in order) has one right spelling, as the families' own checkers have it.
@@ -147,9 +160,14 @@ def heldout(seed: int, count: int) -> tuple[Problem, ...]:
 
 
 def _plain(problem: Problem) -> Draft:
-    solution = f"{thinking(problem)}\nAnswer: {problem.answer}"
-    meta = {"family": problem.family, "waits": problem.difficulty}
-    return Draft(problem.prompt, solution, problem.answer, "family", "math", problem.family, meta)
+    return Draft(
+        problem.prompt,
+        f"{thinking(problem)}\nAnswer: {problem.answer}",
+        problem.answer,
+        "family",
+        family=problem.family,
+        meta={"family": problem.family, "waits": problem.difficulty},
+    )
 
 
 def _changed(draft: Draft, seeded: str, rng: Random) -> Draft:

@@ -1,8 +1,9 @@
-"""The sciences: OlympicArena, JEEBench, GPQA and SciEval."""
+"""The sciences: OlympicArena, JEEBench, GPQA, SciEval; and programming: USACO and LiveCodeBench, neither of which has a
+solution in text, so no attempt at them can be graded here."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -17,9 +18,9 @@ from curate.sources.base import (
     optional_text,
     options_text,
     text,
+    texts_in,
 )
-from curate.table_io import files, read_rows
-from engine.rows_file import BadRow
+from curate.table_io import files
 
 SUBJECTS = ("Astronomy", "Biology", "CS", "Chemistry", "Geography", "Math", "Physics")
 
@@ -40,10 +41,7 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         if row.get("figure_exists"):
             return Skip("modality", str(row["modality"]))
-        answer, kind = row.get("answer"), str(row.get("answer_type") or "")
-        if isinstance(answer, (list, tuple)):
-            answer = ", ".join(map(str, answer))
-        answer = optional_text({"answer": answer}, "answer")
+        answer, kind = optional_text(row, "answer"), str(row.get("answer_type") or "")
         types = {"SC": "choice", "MC": "choice", "CODE": "code", "TF": "text", "OT": "text"}
         subject = str(row["subject"])
         return Draft(
@@ -63,9 +61,14 @@ class JEEBench(Source, frozen=True, kw_only=True, tag="JEEBench"):
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         gold, kind, subject = optional_text(row, "gold"), str(row["type"]), str(row["subject"])
-        answer_type = "choice" if gold and kind.startswith("MCQ") else ""
-        cot_type = "math" if subject == "math" else "science"
-        return Draft(text(row, "question"), gold, gold, answer_type, cot_type, meta={"subject": subject, "type": kind})
+        return Draft(
+            text(row, "question"),
+            gold,
+            gold,
+            "choice" if gold and kind.startswith("MCQ") else "",
+            "math" if subject == "math" else "science",
+            meta={"subject": subject, "type": kind},
+        )
 
 
 class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
@@ -92,8 +95,7 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
 
     @cached_property
     def held(self) -> frozenset[str]:
-        rows = (row for path in files(self.diamond) for _, row in read_rows(path))
-        return frozenset(text(row, "Record ID") for row in rows if not isinstance(row, BadRow))
+        return frozenset(texts_in(self.diamond, "Record ID"))
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         record = text(row, "Record ID")
@@ -103,10 +105,14 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
         options = [correct, *(text(row, f"Incorrect Answer {i}") for i in (1, 2, 3))]
         Random(key_of(self.seed, record)).shuffle(options)
         letter = "ABCD"[options.index(correct)]
-        question = f"{text(row, 'Question')}\n{options_text(options)}"
-        solution = f"{optional_text(row, 'Explanation') or ''}\nAnswer: {letter}".strip()
-        meta = {"id": record, "subdomain": row.get("Subdomain")}
-        return Draft(question, solution, letter, "choice", "science", meta=meta)
+        return Draft(
+            f"{text(row, 'Question')}\n{options_text(options)}",
+            f"{optional_text(row, 'Explanation') or ''}\nAnswer: {letter}".strip(),
+            letter,
+            "choice",
+            "science",
+            meta={"id": record, "subdomain": row.get("Subdomain")},
+        )
 
 
 class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
@@ -124,10 +130,7 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
     seed: int = 42
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        answer = row["answer"]
-        if isinstance(answer, (list, tuple)):
-            answer = answer[0] if len(answer) == 1 else ", ".join(map(str, answer)) or None
-        answer = optional_text({"answer": answer}, "answer")
+        answer = optional_text(row, "answer")
         if answer is None:
             return Skip("no_answer", "the split keeps its answers back")
         if row.get("type") not in (None, "multiple-choice", "filling", "judge"):
@@ -138,14 +141,44 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
 
     def chosen(self, drafts: Sequence[tuple[int, Draft]]) -> set[int]:
         """Groups of (task, topic) in turn, within a group in seeded order."""
-        groups: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-        for number, draft in drafts:
-            groups[str(draft.meta["task"]), str(draft.meta["topic"])].append(
-                (key_of(self.seed, draft.question), number)
-            )
-        turns = sorted(
-            (place, group, number)
-            for group, members in groups.items()
-            for place, (_, number) in enumerate(sorted(members))
+        keyed = sorted(
+            (str(draft.meta["task"]), str(draft.meta["topic"]), key_of(self.seed, draft.question), number)
+            for number, draft in drafts
         )
+        groups = groupby(keyed, key=lambda row: row[:2])
+        turns = sorted((place, group, row[-1]) for group, rows in groups for place, row in enumerate(rows))
         return {number for _, _, number in turns[: self.sample]}
+
+
+class USACO(Source, frozen=True, kw_only=True, tag="USACO"):
+    info: ClassVar[Info] = Info(
+        "USACO", "codegenning/usacobench_formatted", "unknown", ("question",), 519, ((None, "test"),)
+    )
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        return Draft(text(row, "question"), cot_type="coding")
+
+
+class LiveCodeBench(Source, frozen=True, kw_only=True, tag="LiveCodeBench"):
+    """Releases v1 to v3 of code_generation_lite (test.jsonl, test2.jsonl, test3.jsonl), difficulty "hard" only.
+
+    The hub's copy loads by a script, which is never run here: give the files by `path`.
+    """
+
+    info: ClassVar[Info] = Info(
+        "LiveCodeBench",
+        "livecodebench/code_generation_lite",
+        "CC",
+        ("question_content", "difficulty"),
+        151,
+        (("release_v3", "test"),),
+        only={"difficulty": ("hard",)},
+    )
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        parts = (text(row, "question_content"), optional_text(row, "starter_code"))
+        return Draft(
+            "\n\n".join(filter(None, parts)),
+            cot_type="coding",
+            meta={"id": row.get("question_id"), "platform": row.get("platform")},
+        )

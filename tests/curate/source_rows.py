@@ -1,6 +1,6 @@
 """Three or so made-up rows for each of s1's sixteen sources, in the columns of the real data sets."""
 
-from curate.sources import language, mathematics, original, programming, science
+from curate.sources import language, mathematics, science
 
 ROWS = {
     mathematics.NuminaMath: [
@@ -173,7 +173,7 @@ ROWS = {
         {"Question": "Is it convex?", "Answer": "True", "Answer_type": "bool", "Picture": None},
         {"Question": "See the graph.", "Answer": "2", "Answer_type": "integer", "Picture": "graph.png"},
     ],
-    programming.USACO: [{"question": "Farmer John has n cows. Print n.", "problem_id": "1_bronze_cows"}],
+    science.USACO: [{"question": "Farmer John has n cows. Print n.", "problem_id": "1_bronze_cows"}],
     science.JEEBench: [
         {
             "subject": "phy",
@@ -236,11 +236,11 @@ ROWS = {
             "ability": "Base Knowledge",
         },
     ],
-    original.S1Prob: [
+    mathematics.S1Prob: [
         {"question": "Compute $P(X=1)$ for a fair coin.", "solution": "It is $\\boxed{\\frac12}$."},
         {"question": "Prove the strong law.", "solution": "Etemadi."},
     ],
-    programming.LiveCodeBench: [
+    science.LiveCodeBench: [
         {
             "question_title": "Sum",
             "question_content": "Print the sum.",
@@ -260,7 +260,7 @@ ROWS = {
             "contest_date": "2023-05-01",
         },
     ],
-    original.S1Teasers: [
+    mathematics.S1Teasers: [
         {"question": "How many balls?", "solution": "Three are enough.", "answer": "3", "difficulty": "Hard"},
         {"question": "How many hats?", "solution": "1", "difficulty": "Easy"},
     ],

@@ -8,7 +8,7 @@ import pytest
 from source_rows import ROWS
 
 from curate.normalise import canonical, question_id
-from curate.sources import PAPER, language, mathematics, programming, science
+from curate.sources import PAPER, language, mathematics, science
 from curate.sources.base import Skip
 from curate.stages.collect import collect_source
 from curate.table_io import DATA
@@ -53,7 +53,7 @@ def test_every_row_of_the_real_layout_has_a_decision(cls, tmp_path):
         (mathematics.AIME, 1, {"filter:year"}),
         (mathematics.TheoremQA, 2, {"filter:picture"}),
         (science.SciEval, 2, {"filter:no_answer"}),
-        (programming.LiveCodeBench, 1, {"filter:difficulty"}),
+        (science.LiveCodeBench, 1, {"filter:difficulty"}),
     ],
     ids=lambda value: value.info.name if isinstance(value, type) else "",
 )
