@@ -4,6 +4,9 @@ GPU compile besides.
 Shapes come as meta tensors through the same `*_config` functions that the launchers use.
 """
 
+from dataclasses import replace
+from itertools import product
+
 import torch
 
 from kernels.all_reduce_norm import _all_reduce_norm_kernel, all_reduce_norm_config
@@ -25,92 +28,107 @@ def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
+def _scales(stored: str) -> dict[str, str]:
+    """Arguments that a cache of this type has besides."""
+    return {} if stored == "*bf16" else {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"}
+
+
 def _row_kernels() -> list[Case]:
     bf16, i64 = "*bf16", "*i64"
     norm = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16, "eps": "fp32"}
-    cases = []
-    for hidden in (896, 5120):
-        constants = {"HIDDEN": hidden, "LETS_NEXT_START": False, **rms_norm_config(hidden)}
-        cases.append(Case(f"rms_norm {hidden}", _rms_norm_kernel, norm, {**constants, "HAS_RESIDUAL": False}))
-        added = {**norm, "residual_ptr": bf16}
-        constants["HAS_RESIDUAL"] = True
-        cases.append(Case(f"rms_norm+add {hidden}", _rms_norm_kernel, added, constants))
-        early = {**constants, "LETS_NEXT_START": True}
-        cases.append(Case(f"rms_norm+add {hidden} early", _rms_norm_kernel, added, early))
+    norms = [
+        Case(
+            name.format(hidden),
+            _rms_norm_kernel,
+            {**norm, "residual_ptr": bf16} if added else norm,
+            {"HIDDEN": hidden, "HAS_RESIDUAL": added, "LETS_NEXT_START": early, **rms_norm_config(hidden)},
+        )
+        for hidden in (896, 5120)
+        for name, added, early in (
+            ("rms_norm {}", False, False),
+            ("rms_norm+add {}", True, False),
+            ("rms_norm+add {} early", True, True),
+        )
+    ]
     reduced = {"addresses_ptr": i64, "residual_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16}
-    for ranks in (2, 8):
-        constants = {"RANKS": ranks, "HIDDEN": 5120, **all_reduce_norm_config(5120)}
-        arguments = {**reduced, "eps": "fp32"}
-        cases.append(Case(f"all_reduce_norm 5120 x {ranks}", _all_reduce_norm_kernel, arguments, constants))
-    silu = {"FEATURES": 27648, **silu_mul_config()}
-    cases.append(Case("silu_mul 27648", _silu_mul_kernel, {"x_ptr": bf16, "y_ptr": bf16}, silu))
-    embed = {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"}
-    shape = {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()}
-    cases.append(Case("embedding 152064x5120", _embedding_kernel, embed, shape))
-    rope = {
-        "qkv_ptr": bf16,
-        "cos_sin_ptr": "*fp32",
-        "positions_ptr": i64,
-        "slots_ptr": i64,
-        "q_ptr": bf16,
-    }
-    for cache in (bf16, "*fp8e4nv"):
-        arguments = {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache}
-        scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if cache != bf16 else {}
-        constants = {"NUM_Q": 40, "NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
-        constants["QUANTISED"] = bool(scales)
-        cases.append(Case(f"rope_append {cache[1:]}", _rope_append_kernel, {**arguments, **scales}, constants))
-    return cases
+    reductions = [
+        Case(
+            f"all_reduce_norm 5120 x {ranks}",
+            _all_reduce_norm_kernel,
+            {**reduced, "eps": "fp32"},
+            {"RANKS": ranks, "HIDDEN": 5120, **all_reduce_norm_config(5120)},
+        )
+        for ranks in (2, 8)
+    ]
+    silu = Case(
+        "silu_mul 27648",
+        _silu_mul_kernel,
+        {"x_ptr": bf16, "y_ptr": bf16},
+        {"FEATURES": 27648, **silu_mul_config()},
+    )
+    embed = Case(
+        "embedding 152064x5120",
+        _embedding_kernel,
+        {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"},
+        {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()},
+    )
+    rope = {"qkv_ptr": bf16, "cos_sin_ptr": "*fp32", "positions_ptr": i64, "slots_ptr": i64, "q_ptr": bf16}
+    heads = {"NUM_Q": 40, "NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
+    appends = [
+        Case(
+            f"rope_append {cache[1:]}",
+            _rope_append_kernel,
+            {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)},
+            {**heads, "QUANTISED": cache != bf16},
+        )
+        for cache in (bf16, "*fp8e4nv")
+    ]
+    return [*norms, *reductions, silu, embed, *appends]
 
 
 def _attention_kernels() -> list[Case]:
     cases = []
-    shapes = (  # name, query heads, KV heads, head_dim, batch
+    shapes = (  # model, query heads, KV heads, head_dim, batch
         ("32B", 40, 8, 128, 1),
         ("32B", 40, 8, 128, 64),
         ("32B TP8", 5, 1, 128, 256),
         ("0.5B", 14, 2, 64, 64),
     )
-    for name, num_q, num_kv, head_dim, batch in shapes:
+    work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
+    for (model, num_q, num_kv, head_dim, batch), stored in product(shapes, ("*bf16", "*fp8e4nv")):
         q, cache = _meta(batch, num_q, head_dim), _meta(2, num_kv, PAGE, head_dim)
-        for stored in ("*bf16", "*fp8e4nv"):
-            scales = {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"} if stored != "*bf16" else {}
-            common = {
-                "q_ptr": "*bf16",
-                "k_cache_ptr": stored,
-                "v_cache_ptr": stored,
-                "tables_ptr": "*i32",
-                "lens_ptr": "*i32",
-                "out_ptr": "*bf16",
-                "scale_log2": "fp32",
-                "table_stride": "i32",
-                **scales,
-            }
-            work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
-            label = f"{name} batch {batch} {stored[1:]}"
-            config = {**decode_attention_config(q, cache), "QUANTISED": bool(scales), "LETS_NEXT_START": False}
-            rows = int(config["BLOCK_M"])
-            cases.append(Case(f"decode {label}", _decode_attention_kernel, {**common, **work}, config, rows))
-            if batch == 1:
-                config = {**config, "LETS_NEXT_START": True}
-                cases.append(Case(f"decode {label} early", _decode_attention_kernel, {**common, **work}, config, rows))
-            if batch == 64:
-                config = {**prefill_attention_config(q, cache), "QUANTISED": bool(scales)}
-                rows = int(config["BLOCK_M"])
-                arguments = {**common, "cu_q_ptr": "*i32"}
-                cases.append(Case(f"prefill {label}", _prefill_attention_kernel, arguments, config, rows))
+        common = {
+            "q_ptr": "*bf16",
+            "k_cache_ptr": stored,
+            "v_cache_ptr": stored,
+            "tables_ptr": "*i32",
+            "lens_ptr": "*i32",
+            "out_ptr": "*bf16",
+            "scale_log2": "fp32",
+            "table_stride": "i32",
+            **_scales(stored),
+        }
+        label, quantised = f"{model} batch {batch} {stored[1:]}", stored != "*bf16"
+        decode = decode_attention_config(q, cache)
+        for early in (False, True) if batch == 1 else (False,):
+            name = f"decode {label} early" if early else f"decode {label}"
+            constants = {**decode, "QUANTISED": quantised, "LETS_NEXT_START": early}
+            rows = int(decode["BLOCK_M"])
+            cases.append(Case(name, _decode_attention_kernel, {**common, **work}, constants, rows))
+        if batch == 64:
+            prefill = prefill_attention_config(q, cache)
+            constants, rows = {**prefill, "QUANTISED": quantised}, int(prefill["BLOCK_M"])
+            arguments = {**common, "cu_q_ptr": "*i32"}
+            cases.append(Case(f"prefill {label}", _prefill_attention_kernel, arguments, constants, rows))
     return cases
 
 
 def _step_kernels() -> list[Case]:
-    tables = {
+    tile_only = {"bias_ptr": "*fp32", "counts_ptr": "*i32", "in_prompt_ptr": "*i1", "params_ptr": "*i32"}
+    shared = {
         "real_ptr": "*fp32",
         "whole_ptr": "*i32",
-        "bias_ptr": "*fp32",
-        "counts_ptr": "*i32",
-        "in_prompt_ptr": "*i1",
         "state_ptr": "*i32",
-        "params_ptr": "*i32",
         "trigger_last_ptr": "*i32",
         "eos_ids_ptr": "*i32",
         "slots_ptr": "*i64",
@@ -120,7 +138,6 @@ def _step_kernels() -> list[Case]:
         "logits_ptr": "*fp32",
         "vocab": "i32",
         "logits_stride": "i32",
-        "table_stride": "i32",
     }
     row = {
         "values_ptr": "*fp32",
@@ -132,19 +149,27 @@ def _step_kernels() -> list[Case]:
         "tiles": "i32",
         "work_stride": "i32",
     }
-    tile_only = ("bias_ptr", "counts_ptr", "in_prompt_ptr", "params_ptr", "table_stride")
-    draws = {**{name: kind for name, kind in tables.items() if name not in tile_only}, **row}
+    tile = sample_config()
     cases = []
     for label, noise, filters in (("greedy", False, False), ("gumbel", True, False), ("filtered", True, True)):
         flags = {"NOISE": noise, "FILTERS": filters, "MASKED": 1, "TRIGGERS": 2, "EOS_IDS": 2}
-        extra = {"PENALTIES": filters, "BIAS": filters}
-        cases.append(Case(f"sample {label}: tiles", _tile_kernel, tables, {**flags, **extra, **sample_config()}))
-        tile = sample_config()["BLOCK"]
-        constants = {**flags, "TILE": tile, **draw_config(38, filters)}
-        cases.append(Case(f"sample {label}: draw", _draw_kernel, draws, constants))
-    machine = {name: "*i32" for name in _thinking_step_kernel.arg_names if name.endswith("_ptr")}
-    machine |= {"slots_ptr": "*i64", "draw_ptr": "*i64", "masked_ptr": "*i64", "bad_ptr": "*i1", "ends_line_ptr": "*i1"}
-    machine |= {"batch": "i32", "string_len": "i32", "history_stride": "i32"}
+        tiles = {**flags, "PENALTIES": filters, "BIAS": filters, **tile}
+        draw = {**flags, "TILE": tile["BLOCK"], **draw_config(38, filters)}
+        cases += [
+            Case(f"sample {label}: tiles", _tile_kernel, {**shared, **tile_only, "table_stride": "i32"}, tiles),
+            Case(f"sample {label}: draw", _draw_kernel, {**shared, **row}, draw),
+        ]
+    machine = {
+        **{name: "*i32" for name in _thinking_step_kernel.arg_names if name.endswith("_ptr")},
+        "slots_ptr": "*i64",
+        "draw_ptr": "*i64",
+        "masked_ptr": "*i64",
+        "bad_ptr": "*i1",
+        "ends_line_ptr": "*i1",
+        "batch": "i32",
+        "string_len": "i32",
+        "history_stride": "i32",
+    }
     sizes = {"TRIGGERS": 2, "STOPS": 4, "EOS_IDS": 2, **thinking_step_config()}
     for label, lead, opener, loops in (("s1", 0, 0, False), ("all", 2, 3, True)):
         constants = {**sizes, "MAX_LEAD": lead, "MAX_OPENER": opener, "LOOPS": loops}
@@ -154,43 +179,33 @@ def _step_kernels() -> list[Case]:
 
 def _gemm_kernels() -> list[Case]:
     bf16, flags = "*bf16", ("NORM", "BIAS", "RESIDUAL", "GATED", "MAXIMA", "QUANTISED")
-    quantised = {"int8": "*i8", "fp8": "*fp8e4nv"}
-    pointers = {"NORM": "norm_ptr", "BIAS": "bias_ptr", "RESIDUAL": "residual_ptr", "MAXIMA": "maxima_ptr"}
-    products = (  # name, M, K, what is folded in, split_k
-        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1),
-        ("o", 5120, 5120, ("RESIDUAL",), 3),
-        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1),
-        ("down", 5120, 27648, ("RESIDUAL",), 4),
-        ("head", 152064, 5120, ("MAXIMA",), 1),
+    common = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32"}
+    norm, bias, residual = {"norm_ptr": bf16}, {"bias_ptr": bf16}, {"residual_ptr": bf16}
+    maxima, parts = {"y_ptr": "*fp32", "maxima_ptr": "*fp32"}, {"partial_ptr": "*fp32", "tickets_ptr": "*i32"}
+    products = (  # name, M, K, what is folded in, split_k, arguments besides
+        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1, {**norm, **bias}),
+        ("o", 5120, 5120, ("RESIDUAL",), 3, {**residual, **parts}),
+        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1, norm),
+        ("down", 5120, 27648, ("RESIDUAL",), 4, {**residual, **parts}),
+        ("head", 152064, 5120, ("MAXIMA",), 1, maxima),
     )
+    coded = {"gate_up": {}, "down": residual}  # as `kernels.linear` launches weights of 8 bits
     cases = []
-    for name, out, width, folded, split in products:
-        arguments = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32"}
-        arguments |= {pointers[f]: bf16 for f in folded if f in pointers}
-        if "MAXIMA" in folded:
-            arguments |= {"y_ptr": "*fp32", "maxima_ptr": "*fp32"}
-        if split > 1:
-            arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"}
-        for tokens in (16, 64):
-            constants = small_gemm_config(GemmConfig(split_k=split), tokens, torch.bfloat16)
-            shape = {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
-            cases.append(Case(f"gemm {name} {tokens}", _small_gemm_kernel, arguments, {**shape, **constants}, 64))
-            dependent = small_gemm_config(GemmConfig(split_k=split, prefetch=4), tokens, torch.bfloat16)
-            early = f"gemm {name} {tokens} dependent"
-            cases.append(Case(early, _small_gemm_kernel, arguments, {**shape, **dependent}, 64))
-            for label, codes in quantised.items() if name in ("gate_up", "down") else ():
-                plain = small_gemm_config(GemmConfig(), tokens, torch.bfloat16)  # as `kernels.linear` launches it
-                given = {
-                    "x_ptr": bf16,
-                    "y_ptr": bf16,
-                    "tokens": "i32",
-                    "eps": "fp32",
-                    "weight_ptr": codes,
-                    "scale_ptr": "*fp32",
-                }
-                given |= {"residual_ptr": bf16} if "RESIDUAL" in folded else {}
-                held = {**shape, **plain, "NORM": False, "QUANTISED": True}
-                cases.append(Case(f"gemm {name} {tokens} {label}", _small_gemm_kernel, given, held, 64))
+    for (name, out, width, folded, split, besides), tokens in product(products, (16, 64)):
+        label, shape = f"gemm {name} {tokens}", {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
+        plain, ours, dependent = (
+            small_gemm_config(config, tokens, torch.bfloat16)
+            for config in (GemmConfig(), GemmConfig(split_k=split), GemmConfig(split_k=split, prefetch=4))
+        )
+        arguments = {**common, **besides}
+        cases += [
+            Case(label, _small_gemm_kernel, arguments, {**shape, **ours}, 64),
+            Case(f"{label} dependent", _small_gemm_kernel, arguments, {**shape, **dependent}, 64),
+        ]
+        constants = {**shape, **plain, "NORM": False, "QUANTISED": True}
+        for suffix, codes in (("int8", "*i8"), ("fp8", "*fp8e4nv")) if name in coded else ():
+            arguments = {**common, **coded[name], "weight_ptr": codes, "scale_ptr": "*fp32"}
+            cases.append(Case(f"{label} {suffix}", _small_gemm_kernel, arguments, constants, 64))
     return cases
 
 
@@ -216,6 +231,6 @@ def checking_cases() -> list[Case]:
         arguments = {key: kind.replace("bf16", "fp32") for key, kind in like.arguments.items()}
         constants = {**like.constants, **config}
         cases.append(Case(f"{name.removesuffix(' bf16')} float32", like.kernel, arguments, constants))
-    like = known["thinking_step all"]
-    wide = {**like.constants, **thinking_step_config(1024)}
-    return [*cases, Case("thinking_step 1024 rows", like.kernel, like.arguments, wide)]
+    machine = known["thinking_step all"]
+    wide = {**machine.constants, **thinking_step_config(1024)}
+    return [*cases, replace(machine, name="thinking_step 1024 rows", constants=wide)]
