@@ -4,24 +4,21 @@ Nothing in it depends on when or in which order samples finished, so a run that 
 bytes as one that was not.
 """
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from statistics import fmean as mean
+from typing import Any
 
 import numpy as np
 
 from bench.evaluation import metrics
 from bench.evaluation.estimators import best_of_k, expected_max, first_k_majority, majority_at_k, pass_at_k
-from bench.evaluation.metrics import Point
-from bench.evaluation.outcomes import Cell, Outcome, Results, mean, series_of
+from bench.evaluation.outcomes import Cell, Outcome, Results, series_of
 from bench.statistics import bootstrap, discordant, permutation_test, sampling_interval, sign_test, wilson
-
-_DIGITS = 6
-
-T = TypeVar("T")
 
 
 def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
@@ -30,8 +27,12 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
     for name in dict.fromkeys(cell.task for cell in results.cells):
         cells = [cell for cell in results.cells if cell.task == name]
         series = series_of(cells)
-        curves = (curve for label, curve in series.items() if label != "budget forcing")
-        before = {cell.condition.label: other for curve in curves for other, cell in pairwise(curve)}
+        before = {
+            cell.condition.label: other
+            for label, curve in series.items()
+            if label != "budget forcing"
+            for other, cell in pairwise(curve)
+        }
         tokens = results.tokens[name]
         tasks.append(
             {
@@ -44,7 +45,8 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
             }
         )
     head = {"model": results.model, "grader": grader, "mode": mode, "missing_samples": results.missing}
-    return _rounded({**head, "tasks": tasks})
+    # Six digits behind the point: what comes after them is the order of additions.
+    return json.loads(json.dumps({**head, "tasks": tasks}), parse_float=lambda digits: round(float(digits), 6))
 
 
 def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -70,18 +72,21 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
         "completion_tokens": mean([o.completion for o in outcomes]),
         "control": cell.control,
         "overshoot": cell.overshoot,
-        **cell.counts(),
+        "forced_ends": sum(o.stop_reason in ("budget", "max_tokens", "context") for o in outcomes),
+        "no_answer": sum(o.graded.extracted is None for o in outcomes),
+        "no_vote": sum(o.graded.vote is None for o in outcomes),
+        "ungraded": sum(o.graded.correct is None for o in outcomes),
+        "errors": sum(o.graded.rule == "error" for o in outcomes),
+        "never_left_thinking": sum(not o.left_thinking for o in outcomes),
         "groups": {group: mean(found) for group, found in _by_group(cell.groups, means).items()},
         "change": None if before is None else change(before, cell),
         "rules": dict(sorted(Counter(o.graded.rule for o in outcomes).items())),
     }
     if asked.tries:
-        values["tries"] = mean([o.tries for o in outcomes])
-        values["generated_tokens"] = mean([o.generated for o in outcomes])
+        values |= {"tries": mean(o.tries for o in outcomes), "generated_tokens": mean(o.generated for o in outcomes)}
     if cell.size > 1:
-        greedy = _greedy(cell, cells)
-        powers = {2**i for i in range(cell.size.bit_length())}
-        values["at_k"] = [at_k(cell, k, greedy) for k in sorted({*powers, cell.size})]
+        greedy, sizes = _greedy(cell, cells), {cell.size, *(2**i for i in range(cell.size.bit_length()))}
+        values["at_k"] = [at_k(cell, k, greedy) for k in sorted(sizes)]
     return values
 
 
@@ -113,14 +118,14 @@ def at_k(cell: Cell, k: int, greedy: Mapping[str, float] | None) -> dict[str, An
     votes = [[o.graded.vote for o in s] for s in whole]
     ones = [mean(right) for right in rights]
     voted = [majority_at_k(vote, right, k) for vote, right in zip(votes, rights, strict=True)]
-    first = [first_k_majority(vote, right, k) for vote, right in zip(votes, rights, strict=True)]
-    values = {
+    more = None if greedy is None else [v - greedy[p] for p, v in zip(problems, voted, strict=True)]
+    return {
         "k": k,
         "pass": mean([pass_at_k(sum(right), cell.size, k) for right in rights]),
         "majority": mean(voted),
         "majority_interval": _interval(voted),
         "best_of": _best(whole, k),
-        "first_k_majority": mean(first),
+        "first_k_majority": mean(first_k_majority(vote, right, k) for vote, right in zip(votes, rights, strict=True)),
         "unique_tokens": k * mean([mean([o.completion for o in s]) for s in whole]),
         "path_tokens": mean([expected_max([o.completion for o in s], k) for s in whole]),
         "gain": _paired([v - one for v, one in zip(voted, ones, strict=True)]),
@@ -128,33 +133,32 @@ def at_k(cell: Cell, k: int, greedy: Mapping[str, float] | None) -> dict[str, An
             group: {"one": mean([one for one, _ in found]), "majority": mean([v for _, v in found])}
             for group, found in _by_group(groups, zip(ones, voted, strict=True)).items()
         },
+        **({} if more is None else {"gain_over_greedy": _paired(more)}),
     }
-    if greedy is not None:
-        values["gain_over_greedy"] = _paired([v - greedy[p] for p, v in zip(problems, voted, strict=True)])
-    return values
 
 
 def _greedy(cell: Cell, cells: Sequence[Cell]) -> dict[str, float] | None:
     """Shares right of one greedy sample at the same budget, where the grid has that."""
     asked = replace(cell.condition.params, temperature=0.0, logprobs=None)
     same = [other for other in cells if other.condition.params == asked and len(other.problems) == len(cell.problems)]
-    if not same or cell.condition.params.temperature == 0:
-        return None
-    return dict(zip(same[0].problems, same[0].means, strict=True))
+    return (
+        dict(zip(same[0].problems, same[0].means, strict=True)) if same and cell.condition.params.temperature else None
+    )
 
 
 def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
     """Control, Scaling and Performance of one curve."""
     points = [
-        Point(cell.mean_thinking, cell.accuracy, cell.condition.limit, cell.condition.asks_more) for cell in cells
+        metrics.Point(cell.mean_thinking, cell.accuracy, cell.condition.limit, cell.condition.asks_more)
+        for cell in cells
     ]
     shared = set.intersection(*(set(cell.problems) for cell in cells))
     limited = [cell for cell in cells if cell.control is not None]
     every, wide = metrics.scaling(points), metrics.scaling(points, metrics.SPREAD_DOUBLINGS)
     best = max(cells, key=lambda cell: cell.accuracy)
-    flat = all(_alike(cell.means) for cell in cells)  # resampling says nothing where no problem differs
     spread = metrics.spread(_on(shared, cells, "means"), _on(shared, cells, "thinking")) if shared else None
-    telling = None if flat else spread
+    # Resampling says nothing where no problem differs.
+    telling = None if all(_alike(cell.means) for cell in cells) else spread
     return {
         "method": label,
         "runs": len(cells),
@@ -196,9 +200,9 @@ def _best(samples: Sequence[Sequence[Outcome]], k: int) -> float | None:
     return mean([best_of_k(found, [o.right for o in s], k) for found, s in zip(scores, samples, strict=True)])
 
 
-def _by_group(groups: Iterable[str], values: Iterable[T]) -> dict[str, list[T]]:
+def _by_group(groups: Iterable[str], values: Iterable[Any]) -> dict[str, list[Any]]:
     """The values of each group; none where there is one group only."""
-    found: dict[str, list[T]] = defaultdict(list)
+    found = defaultdict(list)
     for group, value in zip(groups, values, strict=True):
         found[group].append(value)
     return found if len(found) > 1 else {}
@@ -207,12 +211,3 @@ def _by_group(groups: Iterable[str], values: Iterable[T]) -> dict[str, list[T]]:
 def _paired(differences: Sequence[float]) -> dict[str, float]:
     low, high = bootstrap(differences)
     return {"difference": mean(differences), "low": low, "high": high}
-
-
-def _rounded(value: Any) -> Any:
-    """Six digits behind the point: what comes after them is the order of additions."""
-    if isinstance(value, float):
-        return round(value, _DIGITS)
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -8,18 +8,24 @@ once (the engine's prefix cache) and nothing is tokenized twice. Strategies (bes
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
 
 from engine import Engine, EngineDead, InputError, SamplingParams
 
+_PLAIN = {
+    it.name: getattr(SamplingParams(thinking_format="none"), it.name)
+    for it in fields(SamplingParams)
+    if "thinking" in it.name or it.name.startswith(("loop_", "min_answer", "answer_reserve"))
+}
+"""What makes a step plain text: no thinking field acts on it."""
 
+
+@dataclass
 class Ledger:
     """Tokens of one search. `generated` counts what was drawn or forced once, however many branches share it."""
 
-    def __init__(self) -> None:
-        self.generated = 0
-        self._lock = threading.Lock()
+    generated: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, tokens: int) -> None:
         """Count tokens, from any thread."""
@@ -34,12 +40,6 @@ class Step:
     token_ids: tuple[int, ...]
     logprob: float
     finished: bool
-
-
-class Scorer(Protocol):
-    """Scores branches; higher is better. The result does not depend on their order."""
-
-    def score(self, branches: Sequence["Branch"]) -> list[float]: ...
 
 
 class Branch:
@@ -66,19 +66,16 @@ class Branch:
         A step with `stop` or `max_tokens` is plain text: no thinking field acts on it. The stop's tokens stay in the
         path. Raises InputError for a branch that is closed or has ended.
         """
-        self._refuse_if_over()
+        self._refuse(self.finished)
         params = replace(self._params, logprobs=0)
         partial = bool(stop) or max_tokens is not None
         if partial:
-            plain = SamplingParams(thinking_format="none")
-            fields = {name: getattr(plain, name) for name in _THINKING}
-            params = replace(params, stop=tuple(stop), max_tokens=max_tokens or params.max_tokens, **fields)
+            params = replace(params, stop=tuple(stop), max_tokens=max_tokens or params.max_tokens, **_PLAIN)
         output = self._engine.generate([[*self._prompt, *self.token_ids]], params)[0].outputs[0]
         if output.error is not None:
             raise EngineDead(f"a step failed: {output.error}")
-        at = len(self.token_ids)
+        self.forced += tuple(len(self.token_ids) + position for position in output.forced)
         self.token_ids += tuple(output.token_ids)
-        self.forced += tuple(at + position for position in output.forced)
         self.logprob += output.cumulative_logprob or 0.0
         self.drawn += len(output.token_ids) - len(output.forced)
         self.ledger.add(len(output.token_ids))
@@ -91,7 +88,7 @@ class Branch:
 
         Log-probabilities are only known for whole steps, so a fork inside the path starts them anew.
         """
-        self._refuse_if_closed()
+        self._refuse(ended=False)
         if count < 1 or (at is not None and not 0 <= at <= len(self.token_ids)):
             raise InputError(f"fork of {count} at {at}; give at least 1, at 0 to {len(self.token_ids)} tokens")
         children = []
@@ -106,10 +103,10 @@ class Branch:
 
     def force(self, ids: Sequence[int]) -> None:
         """Write `ids` behind the path, such as the end of thinking: every pruned branch can be made to answer."""
-        self._refuse_if_over()
-        at = len(self.token_ids)
+        self._refuse(self.finished)
+        before = len(self.token_ids)
         self.token_ids += tuple(ids)
-        self.forced += tuple(range(at, at + len(ids)))
+        self.forced += tuple(range(before, len(self.token_ids)))
         self.ledger.add(len(ids))
 
     def close(self) -> None:
@@ -134,18 +131,8 @@ class Branch:
         digest = hashlib.sha256(f"{self._params.seed}|{len(self.token_ids)}|{self._forks}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse(self, ended: bool) -> None:
         if self.closed:
             raise InputError("the branch is closed; fork before you close it")
-
-    def _refuse_if_over(self) -> None:
-        self._refuse_if_closed()
-        if self.finished:
+        if ended:
             raise InputError("the branch has ended; fork it at an earlier token")
-
-
-_THINKING = tuple(
-    field.name
-    for field in fields(SamplingParams)
-    if "thinking" in field.name or field.name.startswith(("loop_", "min_answer", "answer_reserve"))
-)

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean as mean
 
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
@@ -13,16 +14,10 @@ from bench.evaluation.tasks import Task
 from engine import InputError
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """One sample: its verdict and its tokens. `generated` are tokens that stand in no other row."""
 
-    problem: str
-    sample: int
     graded: Graded
     thinking: int
     completion: int
@@ -90,9 +85,7 @@ class Cell:
     def overshoot(self) -> int:
         """Thinking tokens past the limit, of the worst sample; 0 where every sample kept to it."""
         limit = self.condition.limit
-        if limit is None or self.condition.asks_more:
-            return 0
-        return max(0, *(o.thinking - limit for o in self.outcomes))
+        return 0 if limit is None or self.condition.asks_more else max(0, *(o.thinking - limit for o in self.outcomes))
 
     @property
     def control(self) -> float | None:
@@ -101,18 +94,6 @@ class Cell:
         if limit is None:
             return None
         return mean([o.thinking > limit if more else o.thinking <= limit for o in self.outcomes])
-
-    def counts(self) -> dict[str, int]:
-        """How often each thing happened that a reader should know of."""
-        outcomes = self.outcomes
-        return {
-            "forced_ends": sum(o.stop_reason in ("budget", "max_tokens", "context") for o in outcomes),
-            "no_answer": sum(o.graded.extracted is None for o in outcomes),
-            "no_vote": sum(o.graded.vote is None for o in outcomes),
-            "ungraded": sum(o.graded.correct is None for o in outcomes),
-            "errors": sum(o.graded.rule == "error" for o in outcomes),
-            "never_left_thinking": sum(not o.left_thinking for o in outcomes),
-        }
 
 
 @dataclass(frozen=True)
@@ -146,9 +127,7 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
     conditions = grid.conditions()
     found: dict[tuple[str, str], dict[str, dict[int, Outcome]]] = defaultdict(lambda: defaultdict(dict))
     for row, graded in rows_with_grades(folder, grader, mode):
-        outcome = Outcome(
-            row["problem"],
-            row["sample"],
+        found[row["task"], row["condition"]][row["problem"]][row["sample"]] = Outcome(
             graded,
             row["thinking_tokens"],
             row["completion_tokens"],
@@ -158,7 +137,6 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
             row["stop_reason"],
             row["mean_logprob"],
         )
-        found[row["task"], row["condition"]][row["problem"]][row["sample"]] = outcome
     cells = tuple(
         _cell(task, condition, found[task.name, condition.label])
         for task in tasks.values()
@@ -176,8 +154,8 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
                 "check that thinking_format is the model's"
             )
     total = sum(len(task.problems) for task in tasks.values()) * sum(c.samples for c in conditions)
-    left = total - sum(len(cell.outcomes) for cell in cells)
-    return Results(model, cells, _tokens(folder), left, {task.name: task.note for task in tasks.values()})
+    missing = total - sum(len(cell.outcomes) for cell in cells)
+    return Results(model, cells, _tokens(folder), missing, {task.name: task.note for task in tasks.values()})
 
 
 def _cell(task: Task, condition: Condition, found: dict[str, dict[int, Outcome]]) -> Cell:

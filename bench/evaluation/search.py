@@ -9,20 +9,17 @@ from bench.evaluation.branch import Branch
 
 
 @dataclass(frozen=True)
-class MeanLogprob:
-    """The scorer that needs no reward model: the mean log-probability of what was drawn."""
-
-    def score(self, branches: Sequence[Branch]) -> list[float]:
-        return [branch.logprob / branch.drawn if branch.drawn else 0.0 for branch in branches]
-
-
-@dataclass(frozen=True)
 class Chosen:
     """What a search answers, and what it cost in tokens: generated once, and along the longest path."""
 
     answer: str | None
     unique_tokens: int
     path_tokens: int
+
+
+def mean_logprob(branches: Sequence[Branch]) -> list[float]:
+    """Scores that need no reward model, higher is better: the mean log-probability of what was drawn."""
+    return [branch.logprob / branch.drawn if branch.drawn else 0.0 for branch in branches]
 
 
 def sample(root: Branch, count: int, workers: int = 16) -> list[Branch]:

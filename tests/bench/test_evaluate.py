@@ -250,10 +250,7 @@ def test_intervals_keep_their_width_where_every_problem_came_out_alike():
 
     def cell(limit):
         params = SamplingParams(thinking_token_budget=limit)
-        rows = [
-            [outcomes.Outcome(str(p), i, graded, limit, 9, 9, 1, True, "budget", None) for i in range(4)]
-            for p in range(10)
-        ]
+        rows = [[outcomes.Outcome(graded, limit, 9, 9, 1, True, "budget", None) for _ in range(4)] for _ in range(10)]
         names = tuple(map(str, range(10)))
         condition = methods.Condition(f"budget {limit}", "budget", params, limit, samples=4)
         return outcomes.Cell("gsm8k", condition, names, ("",) * 10, tuple(map(tuple, rows)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.evaluation.branch import Branch
-from bench.evaluation.search import MeanLogprob, best_of, decided, majority, sample
+from bench.evaluation.search import best_of, decided, majority, mean_logprob, sample
 from curate.grading.answer_text import extract
 from engine import Engine, InputError, SamplingParams
 
@@ -91,7 +91,7 @@ def test_strategies_choose_and_count(engine, prompt):
     votes = [said(leaf.text) for leaf in leaves]
     chosen = majority(root, leaves, said)
     assert chosen.answer in votes and votes.count(chosen.answer) == Counter(votes).most_common(1)[0][1]
-    scores = MeanLogprob().score(leaves)
+    scores = mean_logprob(leaves)
     best = best_of(root, leaves, scores, said)
     assert best.answer == votes[scores.index(max(scores))] and all(score <= 0 for score in scores)
     assert best_of(root, leaves, [0.0] * 8, said).answer == votes[0]  # equal scores: the first
