@@ -1,12 +1,11 @@
 """What travels between a caller and the engine: prompts, sampling parameters, outputs and deltas."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, is_number, is_whole, refuse, shown
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text (rendered by the chat template), token ids (taken as they are), or {"messages": [...]}."""
@@ -108,99 +107,78 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if value is None and name in ("max_tokens", "logprobs", "thinking_token_budget"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _INT32_MAX:
+            if not is_whole(value, least, _INT32_MAX) and (value is not None or name not in _MAY_BE_NONE):
                 raise InputError(f"{name} is {shown(value)}; give a whole number of at least {least}")
-        if self.n > MAX_SAMPLES:
-            raise InputError(f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several")
         for name, (low, high) in _REAL.items():
             value = getattr(self, name)
-            if (
-                not isinstance(value, (int, float))
-                or isinstance(value, bool)
-                or not math.isfinite(value)
-                or not low <= value <= high
-            ):
+            if not is_number(value, low, high):
                 raise InputError(f"{name} is {shown(value)}; give a finite number from {low:g} to {high:g}")
-        if self.seed is not None and (
-            not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63
-        ):
-            raise InputError(f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1")
-        if self.top_p == 0 or self.repetition_penalty == 0:
-            name = "top_p" if self.top_p == 0 else "repetition_penalty"
-            raise InputError(f"{name} is 0; give a number above 0")
-        if not isinstance(self.ignore_eos, bool):
-            raise InputError(f"ignore_eos is {shown(self.ignore_eos)}; give true or false")
-        if not isinstance(self.thinking_format, (str, Mapping, type(None))):
-            raise InputError(f"thinking_format is {shown(self.thinking_format)}; give a name or an object")
-        self._check_lists()
-        self._check_logit_bias()
-        for name, allowed in (
-            ("thinking_budget_action", ("force_end", "truncate")),
-            ("thinking_eos_policy", ("end", "stop")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {shown(getattr(self, name))}; give one of {', '.join(allowed)}")
-        for name in ("thinking_extension_str", "thinking_end_str"):
+        for name, kind, noun in _LISTS:
             value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name == "thinking_end_str"):
-                raise InputError(f"{name} is {shown(value)}; give a string")
-        if self.thinking_token_budget is not None and self.min_thinking_tokens > self.thinking_token_budget:
-            raise InputError(
-                f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget "
-                f"{self.thinking_token_budget}; lower it or raise the budget"
-            )
-        if (self.loop_ngram > 0) != (self.loop_count > 0):
-            raise InputError("loop_ngram and loop_count belong together; give both or neither")
-        if self.loop_count == 1:
-            raise InputError("loop_count is 1, and any text repeats once; give at least 2")
-
-    def _check_lists(self) -> None:
-        for name in ("stop", "stop_token_ids", "allowed_token_ids", "banned_token_ids"):
-            value = getattr(self, name)
-            if value is None and name == "allowed_token_ids":
+            if value is None and name in _MAY_BE_NONE:
                 continue
-            if isinstance(value, str) and name == "stop":
+            if isinstance(value, str) and kind is str:
                 value = (value,)
-            want = str if name == "stop" else int
             if not isinstance(value, (list, tuple)) or any(
-                not isinstance(v, want) or isinstance(v, bool) for v in value
+                not isinstance(v, kind) or isinstance(v, bool) for v in value
             ):
-                raise InputError(
-                    f"{name} is {shown(value)}; give a list of {'strings' if want is str else 'token ids'}"
-                )
+                raise InputError(f"{name} is {shown(value)}; give a list of {noun}")
             object.__setattr__(self, name, tuple(value))
-        if self.allowed_token_ids == ():
-            raise InputError("allowed_token_ids is empty; leave it out to allow every token")
-        if self.allowed_token_ids is not None and set(self.allowed_token_ids) <= set(self.banned_token_ids):
-            raise InputError("allowed_token_ids are all in banned_token_ids too; allow a token that is not banned")
-        for text in self.stop:
-            lone = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
-            if lone is not None:
-                raise InputError(f"stop holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
-        if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
-            raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
-
-    def _check_logit_bias(self) -> None:
-        """Keys become ints, also those that JSON had to write as strings."""
-        bias = self.logit_bias
-        if bias is None:
-            return
-        if not isinstance(bias, Mapping) or len(bias) > MAX_LOGIT_BIAS:
-            raise InputError(f"logit_bias must map at most {MAX_LOGIT_BIAS} token ids to numbers")
-        clean: dict[int, float] = {}
-        for key, value in bias.items():
-            # Not all that str.isdigit() takes is a number (superscripts), nor does int() take any length.
-            digits = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10
-            if not (isinstance(key, int) or digits) or isinstance(key, bool):
-                raise InputError(f"logit_bias has key {shown(key)}; keys are token ids")
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not -100 <= value <= 100:
-                raise InputError(f"logit_bias[{key}] is {shown(value)}; give a number from -100 to 100")
-            if int(key) in clean:
-                raise InputError(f"logit_bias has token {int(key)} twice; give it once")
-            clean[int(key)] = float(value)
-        object.__setattr__(self, "logit_bias", clean)
+        allowed, budget = self.allowed_token_ids, self.thinking_token_budget
+        surrogates = [f"U+{ord(char):04X}" for char in "".join(self.stop) if "\ud800" <= char <= "\udfff"]
+        sizes = [len(text.encode("utf-8", "surrogatepass")) for text in self.stop]
+        refuse(
+            (self.n > MAX_SAMPLES, f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several"),
+            (
+                self.seed is not None and not is_whole(self.seed, 0, 2**63 - 1),
+                f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1",
+            ),
+            (self.top_p == 0, "top_p is 0; give a number above 0"),
+            (self.repetition_penalty == 0, "repetition_penalty is 0; give a number above 0"),
+            (not isinstance(self.ignore_eos, bool), f"ignore_eos is {shown(self.ignore_eos)}; give true or false"),
+            (
+                not isinstance(self.thinking_format, (str, Mapping, type(None))),
+                f"thinking_format is {shown(self.thinking_format)}; give a name or an object",
+            ),
+            (allowed == (), "allowed_token_ids is empty; leave it out to allow every token"),
+            (
+                allowed is not None and set(allowed) <= set(self.banned_token_ids),
+                "allowed_token_ids are all in banned_token_ids too; allow a token that is not banned",
+            ),
+            (surrogates, f"stop holds the lone surrogate {', '.join(surrogates)}; give valid Unicode text"),
+            (
+                len(sizes) > MAX_STOP_STRINGS or any(not 0 < size <= MAX_STOP_BYTES for size in sizes),
+                f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes",
+            ),
+            (
+                self.thinking_budget_action not in ("force_end", "truncate"),
+                f"thinking_budget_action is {shown(self.thinking_budget_action)}; give one of force_end, truncate",
+            ),
+            (
+                self.thinking_eos_policy not in ("end", "stop"),
+                f"thinking_eos_policy is {shown(self.thinking_eos_policy)}; give one of end, stop",
+            ),
+            (
+                not isinstance(self.thinking_extension_str, str),
+                f"thinking_extension_str is {shown(self.thinking_extension_str)}; give a string",
+            ),
+            (
+                not isinstance(self.thinking_end_str, (str, type(None))),
+                f"thinking_end_str is {shown(self.thinking_end_str)}; give a string",
+            ),
+            (
+                budget is not None and self.min_thinking_tokens > budget,
+                f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget {budget}; lower it or "
+                "raise the budget",
+            ),
+            (
+                (self.loop_ngram > 0) != (self.loop_count > 0),
+                "loop_ngram and loop_count belong together; give both or neither",
+            ),
+            (self.loop_count == 1, "loop_count is 1, and any text repeats once; give at least 2"),
+        )
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", _clean_bias(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
@@ -210,12 +188,29 @@ class SamplingParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: "SamplingParams | None" = None) -> "SamplingParams":
         """`base` (or the defaults) overridden by `values`; unknown names are refused with the known ones."""
-        known = {f.name for f in fields(cls)}
+        known = sorted(f.name for f in fields(cls))
         for name in values:
             if name not in known:
-                raise InputError(f"unknown parameter {shown(name)}; known: {', '.join(sorted(known))}")
-        merged = {f.name: getattr(base, f.name) for f in fields(cls)} if base is not None else {}
-        return cls(**{**merged, **values})
+                raise InputError(f"unknown parameter {shown(name)}; known: {', '.join(known)}")
+        return cls(**values) if base is None else replace(base, **values)
+
+
+def _clean_bias(bias: Mapping[Any, Any]) -> dict[int, float]:
+    """Keys become ints, also those that JSON had to write as strings."""
+    if not isinstance(bias, Mapping) or len(bias) > MAX_LOGIT_BIAS:
+        raise InputError(f"logit_bias must map at most {MAX_LOGIT_BIAS} token ids to numbers")
+    clean: dict[int, float] = {}
+    for key, value in bias.items():
+        # Not all that str.isdigit() takes is a number (superscripts), nor does int() take any length.
+        digits = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10
+        if not digits and not is_whole(key):
+            raise InputError(f"logit_bias has key {shown(key)}; keys are token ids")
+        refuse(
+            (not is_number(value, -100, 100), f"logit_bias[{key}] is {shown(value)}; give a number from -100 to 100"),
+            (int(key) in clean, f"logit_bias has token {int(key)} twice; give it once"),
+        )
+        clean[int(key)] = float(value)
+    return clean
 
 
 _WHOLE = {
@@ -244,6 +239,16 @@ _REAL = {
     "frequency_penalty": (-100.0, 100.0),
 }
 """Real fields and their range."""
+
+_LISTS = (
+    ("stop", str, "strings"),
+    ("stop_token_ids", int, "token ids"),
+    ("allowed_token_ids", int, "token ids"),
+    ("banned_token_ids", int, "token ids"),
+)
+"""List fields, what they hold, and what that is called."""
+
+_MAY_BE_NONE = ("max_tokens", "logprobs", "thinking_token_budget", "allowed_token_ids")
 
 
 @dataclass(frozen=True)

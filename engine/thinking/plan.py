@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, refuse, shown
 from engine.request import SamplingParams
 from kernels.thinking import UNLIMITED, Param, Phase
 
@@ -92,15 +92,17 @@ def resolve_format(spec: str | Mapping[str, Any], tokenizer: Encoder) -> Thinkin
             f"thinking format {name}: budget_end {strings.budget_end!r} does not begin with end {strings.end!r}"
         )
     for text, ids in zip(strings.triggers, triggers, strict=True):
-        if ids[:-1] != end[: len(ids) - 1]:
-            raise InputError(
+        refuse(
+            (
+                ids[:-1] != end[: len(ids) - 1],
                 f"thinking format {name}: trigger {text!r} has several tokens and all but the last are no prefix of "
-                f"end {strings.end!r}"
-            )
-    rest = budget_end[len(end) :]
-    for text, ids in zip(strings.triggers, triggers, strict=True):
-        if _find(rest, ids) is not None:
-            raise InputError(f"thinking format {name}: budget_end {strings.budget_end!r} holds trigger {text!r}")
+                f"end {strings.end!r}",
+            ),
+            (
+                _find(budget_end[len(end) :], ids) is not None,
+                f"thinking format {name}: budget_end {strings.budget_end!r} holds trigger {text!r}",
+            ),
+        )
     return ThinkingFormat(opener, end, budget_end, triggers)
 
 
@@ -117,11 +119,12 @@ def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
         spec = parsed
     names = {f.name for f in fields(FormatStrings)}
     if set(spec) != names:
-        given = shown(sorted(map(str, spec)))
-        raise InputError(f"thinking_format has the fields {given}; give exactly {sorted(names)}")
+        raise InputError(
+            f"thinking_format has the fields {shown(sorted(map(str, spec)))}; give exactly {sorted(names)}"
+        )
     triggers = spec["triggers"]
-    strings = [spec["opener"], spec["end"], spec["budget_end"]]
-    strings += triggers if isinstance(triggers, (list, tuple)) else [None]
+    listed = triggers if isinstance(triggers, (list, tuple)) else [None]
+    strings = [spec["opener"], spec["end"], spec["budget_end"], *listed]
     if any(not isinstance(s, str) or not s for s in strings) or not triggers:
         raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of them, none empty")
     return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers))
@@ -174,28 +177,14 @@ class ThinkingPlan:
 
     @property
     def numbers(self) -> list[int]:
-        """The request's row of `MachineTables.params`: for each Param the attribute of that name."""
-        return [int(getattr(self, column.name.lower())) for column in Param]
-
-    @property
-    def extension_len(self) -> int:
-        """Tokens of the extension."""
-        return len(self.extension)
-
-    @property
-    def end_len(self) -> int:
-        """Tokens of the format's end."""
-        return len(self.format.end)
-
-    @property
-    def budget_end_len(self) -> int:
-        """Tokens of what a budget forces."""
-        return len(self.budget_end)
-
-    @property
-    def opener_len(self) -> int:
-        """Tokens of the opener; 0 where the format does not think."""
-        return len(self.format.opener)
+        """The request's row of `MachineTables.params`: for each Param the attribute of that name, or a length."""
+        lengths = {
+            Param.EXTENSION_LEN: len(self.extension),
+            Param.END_LEN: len(self.format.end),
+            Param.BUDGET_END_LEN: len(self.budget_end),
+            Param.OPENER_LEN: len(self.format.opener),
+        }
+        return [lengths[c] if c in lengths else int(getattr(self, c.name.lower())) for c in Param]
 
     @property
     def loop_run(self) -> int:
@@ -215,37 +204,43 @@ def make_plan(
 
     `context` is min(max_model_len, tokens the page pool holds). Raises InputError naming the field.
     """
-    if not prompt:
-        raise InputError("the prompt has no tokens; give at least one")
-    if len(prompt) >= context:
-        raise InputError(
-            f"the prompt has {len(prompt)} tokens and the context holds {context}; shorten the prompt or "
-            "raise max_model_len or kv_cache_tokens"
-        )
-    if not format.thinks:
-        _refuse_thinking_fields(params)
     newline = tokenizer.encode("\n")
-    if format.thinks and len(newline) != 1:
-        raise InputError(
-            "this tokenizer has no single token for a newline, which a forced end needs; use thinking_format none"
-        )
-    several = format.max_lead > 0
-    if several and params.thinking_extensions:
-        raise InputError("thinking_extensions cannot be used with a trigger of several tokens; use one-token triggers")
+    refuse(
+        (not prompt, "the prompt has no tokens; give at least one"),
+        (
+            len(prompt) >= context,
+            f"the prompt has {len(prompt)} tokens and the context holds {context}; shorten the prompt or "
+            "raise max_model_len or kv_cache_tokens",
+        ),
+        (
+            format.thinks and len(newline) != 1,
+            "this tokenizer has no single token for a newline, which a forced end needs; use thinking_format none",
+        ),
+        (
+            format.max_lead > 0 and params.thinking_extensions,
+            "thinking_extensions cannot be used with a trigger of several tokens; use one-token triggers",
+        ),
+    )
+    if not format.thinks:
+        for name in _THINKING_FIELDS:
+            if getattr(params, name) != getattr(SamplingParams, name):
+                raise InputError(
+                    f"{name} is set and the thinking format is none; leave it out or choose a thinking_format"
+                )
     extension = tuple(tokenizer.encode(params.thinking_extension_str, specials=True))
-    budget_end, at = format.budget_end, 0
-    if params.thinking_end_str is not None:
-        budget_end = tuple(tokenizer.encode(params.thinking_end_str, specials=True))
-        found = _find(budget_end, format.end)
-        if found is None:
-            raise InputError(f"thinking_end_str {params.thinking_end_str!r} does not contain the format's end")
-        at = found
+    end_str = params.thinking_end_str
+    budget_end = format.budget_end if end_str is None else tuple(tokenizer.encode(end_str, specials=True))
+    at = _find(budget_end, format.end) if format.thinks else 0
+    if at is None:
+        raise InputError(f"thinking_end_str {end_str!r} does not contain the format's end")
     if format.thinks:
-        beyond = budget_end[:at], budget_end[at + len(format.end) :]
-        for field, pieces in (("thinking_extension_str", (extension,)), ("thinking_end_str", beyond)):
-            for trigger in (*format.triggers, *((e,) for e in eos_ids)):
-                if any(_find(piece, trigger) is not None for piece in pieces):
-                    raise InputError(f"{field} {getattr(params, field)!r} holds a trigger of the thinking format")
+        for name, piece in (
+            ("thinking_extension_str", extension),
+            ("thinking_end_str", budget_end[:at]),
+            ("thinking_end_str", budget_end[at + len(format.end) :]),
+        ):
+            if any(_find(piece, trigger) is not None for trigger in (*format.triggers, *((e,) for e in eos_ids))):
+                raise InputError(f"{name} {getattr(params, name)!r} holds a trigger of the thinking format")
         if params.allowed_token_ids is not None and (params.min_thinking_tokens or params.thinking_extensions):
             ends = {*(t[-1] for t in format.triggers), *eos_ids, *params.banned_token_ids}
             if set(params.allowed_token_ids) <= ends:
@@ -259,19 +254,19 @@ def make_plan(
     phase, thinking, closing_at, match_from = _scan_prompt(format, prompt, eos_ids)
     max_tokens = UNLIMITED if params.max_tokens is None else params.max_tokens
     if phase in (Phase.THINK, Phase.CLOSING):
-        forced = reserve or len(format.end) - closing_at
-        if phase is Phase.THINK and truncate:
-            forced = 1
-        if forced > max_tokens:
-            raise InputError(
+        forced = 1 if phase is Phase.THINK and truncate else reserve or len(format.end) - closing_at
+        refuse(
+            (
+                forced > max_tokens,
                 f"max_tokens is {max_tokens} and closing the thinking takes {forced} "
-                "(a newline, the forced end and answer_reserve_tokens); raise max_tokens"
-            )
-        if len(prompt) + forced > context:
-            raise InputError(
+                "(a newline, the forced end and answer_reserve_tokens); raise max_tokens",
+            ),
+            (
+                len(prompt) + forced > context,
                 f"the prompt's {len(prompt)} tokens and {forced} to close the thinking "
-                f"(a newline, the forced end and answer_reserve_tokens) exceed the context of {context}"
-            )
+                f"(a newline, the forced end and answer_reserve_tokens) exceed the context of {context}",
+            ),
+        )
     return ThinkingPlan(
         format=format,
         prompt_len=len(prompt),
@@ -328,10 +323,8 @@ def _scan_prompt(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequenc
 
 def _find(text: Sequence[int], pattern: Sequence[int]) -> int | None:
     """First position of `pattern` in `text`; None for an empty pattern or no match."""
-    for at in range(len(text) - len(pattern) + 1 if pattern else 0):
-        if tuple(text[at : at + len(pattern)]) == tuple(pattern):
-            return at
-    return None
+    places = range(len(text) - len(pattern) + 1 if pattern else 0)
+    return next((at for at in places if tuple(text[at : at + len(pattern)]) == tuple(pattern)), None)
 
 
 _THINKING_FIELDS = (
@@ -348,10 +341,3 @@ _THINKING_FIELDS = (
     "loop_ngram",
     "loop_count",
 )
-
-
-def _refuse_thinking_fields(params: SamplingParams) -> None:
-    defaults = SamplingParams()
-    for name in _THINKING_FIELDS:
-        if getattr(params, name) != getattr(defaults, name):
-            raise InputError(f"{name} is set and the thinking format is none; leave it out or choose a thinking_format")
