@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,11 +26,11 @@ from rich.console import Console
 from bench import ceilings, record, stand_in
 from bench.command import Loaded, Resumed, check, columns, command
 from bench.peers.worker import Setup, Worker, WorkerFailed
-from bench.timing import Times
+from bench.timing import Times, median_ratio
 from engine.config import EngineConfig
-from engine.errors import InputError
 from engine.model.config import ModelConfig
 from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import PRESETS
 from kernels.gemm_choices import TABLE, table_in_use
 from kernels.limits import DecoderShape, Device, Limits
 
@@ -62,8 +63,7 @@ class Case:
     def read(cls, cells: Sequence[str]) -> list[Self]:
         """From BATCHxCONTEXT each. Raises InputError naming one that is not, or where there is none."""
         wrong = [f"has {cell!r}" for cell in cells if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", cell)]
-        if wrong or not cells:
-            raise InputError(f"--cells {[*wrong, 'is empty'][0]}; give BATCHxCONTEXT, like 8x1024")
+        check(*(f"--cells {what}; give BATCHxCONTEXT, like 8x1024" for what in (wrong if cells else ["is empty"])))
         return [cls(*map(int, cell.split("x"))) for cell in cells]
 
     @property
@@ -105,13 +105,12 @@ class Options(Loaded, Resumed):
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
 
     def __post_init__(self) -> None:
-        counts = (*self.batch, *self.context, self.tokens, self.rounds, self.threads)
         check(
             ("vllm" in self.against and self.peer_python is None)
             and "--against vllm needs --peer-python, the interpreter of an environment with vLLM",
             ("unquantized" in self.against and (self.quantization, self.kv_cache_dtype) == ("none", "auto"))
             and "--against unquantized needs --quantization or --kv-cache-dtype",
-            (min(counts) < 1 or min((*self.budget, 0)) < 0)
+            (min(*self.batch, *self.context, self.tokens, self.rounds, self.threads) < 1 or min((0, *self.budget)) < 0)
             and "batch, context, tokens, rounds and threads start at 1, budgets at 0",
             (self.resume and self.output is None) and "--resume needs --output, the file whose results are kept",
         )
@@ -121,8 +120,9 @@ class Options(Loaded, Resumed):
     @property
     def cases(self) -> list[Case]:
         """What is run, in order."""
-        every = [Case(batch, context) for batch in self.batch for context in self.context]
-        return Case.read(self.cells) if self.cells else every
+        if self.cells:
+            return Case.read(self.cells)
+        return [Case(batch, context) for batch in self.batch for context in self.context]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,10 @@ class Timed:
 
     steps: tuple[float, ...]
     keys: float
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.steps)
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,11 @@ class Lane:
             "thinking_format": "s1",
             "thinking_token_budget": self.budget,
             "thinking_extensions": 2,
-            "thinking_end_str": "<|im_start|>answer",
+            "thinking_end_str": PRESETS["s1"].end,
             "answer_reserve_tokens": 0,
         }
-        off = {"thinking_format": "none"}
-        params = [on if self.budget is not None and i % 2 == 0 else off for i in range(len(ids))]
+        forced = range(0, len(ids), 2) if self.budget is not None else ()
+        params = [on if i in forced else {"thinking_format": "none"} for i in range(len(ids))]
         seconds, keys = self.worker.window(ids, steps, case.ahead, params=params)
         return Timed(tuple(seconds), keys)
 
@@ -187,34 +191,6 @@ class Lane:
         return step_seconds(short, long, tokens)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The rounds of a case by lane; all lanes have as many."""
-
-    case: Case
-    rounds: Mapping[str, Sequence[Timed]]
-
-    def medians(self, label: str) -> list[float]:
-        """Seconds per step of each round."""
-        return [statistics.median(one.steps) for one in self.rounds[label]]
-
-    def median(self, label: str) -> float:
-        return statistics.median(self.medians(label))
-
-    def keys(self, label: str) -> float:
-        """Keys that a step of the lane saw, on average."""
-        return statistics.mean(one.keys for one in self.rounds[label])
-
-    def spread(self, label: str) -> float:
-        """(90th - 10th percentile) / median over all steps of all rounds."""
-        return Times(tuple(seconds for one in self.rounds[label] for seconds in one.steps)).spread
-
-
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times as fast as `theirs` `ours` are: the median over the rounds, of which both have as many."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-
-
 def step_seconds(short: float, long: float, tokens: int) -> float:
     """Seconds per step from a short run and one that is longer by `tokens` steps. Raises ValueError where noise won."""
     if long <= short:
@@ -224,34 +200,40 @@ def step_seconds(short: float, long: float, tokens: int) -> float:
 
 def prompts(case: Case, vocab: int, opener: list[int], seed: int = 0) -> list[list[int]]:
     """`batch` lists of `length` random ids, the last of which are the opener."""
-    source = random.Random(seed)
-    length = max(1, case.length - len(opener))
-    return [[source.randrange(vocab) for _ in range(length)] + opener for _ in range(case.batch)]
+    source, own = random.Random(seed), range(max(1, case.length - len(opener)))
+    return [[source.randrange(vocab) for _ in own] + opener for _ in range(case.batch)]
 
 
-def measure(case: Case, lanes: Sequence[Lane], ids: list[list[int]], tokens: int, rounds: int) -> Measured:
-    """Time every lane `rounds` times, in an order that turns, after a warm-up."""
+def measure(
+    case: Case, lanes: Sequence[Lane], ids: list[list[int]], tokens: int, rounds: int
+) -> dict[str, list[Timed]]:
+    """Time every lane `rounds` times, in an order that turns, after a warm-up: its rounds by its label."""
     timed: dict[str, list[Timed]] = {lane.label: [] for lane in lanes}
     for lane in lanes:
         lane.warm(case, ids, tokens)
     for turn in range(rounds):
         for lane in lanes if turn % 2 == 0 else reversed(lanes):
             timed[lane.label].append(lane.run(case, ids, tokens))
-    return Measured(case, timed)
+    return timed
 
 
-def figures(case: Case, step: float, limits: Limits, keys: float) -> dict[str, float | None]:
-    """ms per step, tok/s per user and in all, GB/s, and the share of the measured bandwidth that this is, for a step
-    whose rows see `keys` keys together."""
+def figures(case: Case, rounds: Sequence[Timed], limits: Limits, ours: Sequence[float] = ()) -> dict[str, float | None]:
+    """Of a lane's rounds: ms per step, tok/s per user and in all, GB/s, the share of the measured bandwidth that this
+    is, and the spread over all steps; how many times as fast `ours` are, seconds per step of as many rounds."""
+    step, keys = statistics.median(one.median for one in rounds), statistics.mean(one.keys for one in rounds)
     needed = limits.streamed_bytes + keys * limits.kv_bytes_per_token
-    return {
+    found: dict[str, float | None] = {
         "step_ms": step * 1e3,
         "tok_s_user": 1 / step,
         "tok_s_total": case.batch / step,
         "GBps": needed / step / 1e9,
         "bandwidth_share": needed / step / limits.device.bandwidth,
         "limit_ms": limits.step_seconds(case.batch, round(keys / case.batch)) * 1e3,
+        "spread": Times(tuple(chain.from_iterable(one.steps for one in rounds))).spread,
     }
+    if ours:
+        found["ratio"] = median_ratio([(one.median, own) for one, own in zip(rounds, ours, strict=True)])
+    return found
 
 
 def limits_of(options: Options, model: DecoderShape, rates: Device) -> tuple[Limits, Limits]:
@@ -285,7 +267,7 @@ class Run:
         self._known = options.known("decode", self._device)
         chosen = {"quantization": options.quantization, "kv_cache_dtype": options.kv_cache_dtype}
         self._eight_bits = {name: value for name, value in chosen.items() if value not in ("none", "auto")}
-        self._opener = Tokenizer.load(self._folder).encode("<|im_start|>think", specials=True)
+        self._opener = Tokenizer.load(self._folder).encode(PRESETS["s1"].opener, specials=True)
         self._ours: dict[Case, list[float]] = {}  # this engine's round medians, which the others are compared with
 
     def all(self) -> bool:
@@ -313,8 +295,7 @@ class Run:
         return good
 
     def _case(self, case: Case, lanes: list[Lane], machine: record.Machine) -> None:
-        tokens = self._options.tokens
-        if self._limits.resident_sequences(case.most_tokens(tokens)) < case.batch:
+        if self._limits.resident_sequences(case.most_tokens(self._options.tokens)) < case.batch:
             self._console.print(f"{case}: does not fit in memory")
             for lane in lanes:
                 self._write(machine, case, lane, {"step_ms": None})
@@ -323,14 +304,29 @@ class Run:
         if self._device.type == "cpu":  # its bandwidth drifts: judged by what is measured right before
             self._ceilings = ceilings.later(self._ceilings, self._device)
             self._limits, self._plain = limits_of(self._options, self._model, self._ceilings.limits_of(self._device))
-        self._report(machine, measure(case, lanes, ids, tokens, self._options.rounds), lanes)
+        timed = measure(case, lanes, ids, self._options.tokens, self._options.rounds)
+        table = columns(
+            *("", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is"),
+            title=f"{self._options.name} {self._options.dtype}, {case}: "
+            f"limit {self._limits.step_seconds(case.batch, case.context) * 1e3:.3g} ms "
+            f"(copy {self._ceilings.copy / 1e9:.1f}, read {self._ceilings.read / 1e9:.1f} GB/s)",
+        )
+        for lane in lanes:
+            rounds, limits = timed[lane.label], self._limits if lane.name == OURS else self._plain
+            values = figures(case, rounds, limits, self._ours.get(case, ()))
+            if lane.label == OURS:
+                self._ours[case] = [one.median for one in rounds]
+            table.add_row(lane.label, *(form.format(values[key]) for key, form in _FORMATS.items() if key in values))
+            self._write(machine, case, lane, values)
+        self._console.print(table)
 
     def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
-        found = []
-        for name in names:
-            for budget in (None, *(self._options.budget if name == "engine" else ())):
-                varied = self._varied(case, {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), budget)
-                found.append([line.figures for line in self._known if line.case == varied])
+        wanted = [
+            self._varied(case, {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), budget)
+            for name in names
+            for budget in self._budgets(name)
+        ]
+        found = [[line.figures for line in self._known if line.case == varied] for varied in wanted]
         if not all(found):
             return False
         self._console.print(f"{case}: in the output already")
@@ -354,36 +350,18 @@ class Run:
         lanes = []
         for name in names:
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
-            program, own = f"{name}_worker.py", setup
-            if name == "unquantized":
-                program, own = "engine_worker.py", replace(setup, engine={})
-            worker = stack.enter_context(Worker(program, own, logs / f"{name}.log", python))
-            budgets = options.budget if name == "engine" else ()
-            lanes += [Lane(worker, budget, name == "unquantized") for budget in (None, *budgets)]
+            plain = name == "unquantized"
+            program, own = ("engine", replace(setup, engine={})) if plain else (name, setup)
+            worker = stack.enter_context(Worker(f"{program}_worker.py", own, logs / f"{name}.log", python))
+            lanes += [Lane(worker, budget, plain) for budget in self._budgets(name)]
         return lanes
-
-    def _report(self, machine: record.Machine, measured: Measured, lanes: list[Lane]) -> None:
-        case, found = measured.case, self._ceilings
-        limit = self._limits.step_seconds(case.batch, case.context) * 1e3
-        table = columns(
-            *("", "ms/step", "spread", "tok/s/user", "tok/s", "GB/s", "of bandwidth", "ours is"),
-            title=f"{self._options.name} {self._options.dtype}, {case}: limit {limit:.3g} ms "
-            f"(copy {found.copy / 1e9:.1f}, read {found.read / 1e9:.1f} GB/s)",
-        )
-        if lanes[0].name == OURS:
-            self._ours[case] = measured.medians(lanes[0].label)
-        for lane in lanes:
-            step, limits = measured.median(lane.label), self._limits if lane.name == OURS else self._plain
-            values = figures(case, step, limits, measured.keys(lane.label)) | {"spread": measured.spread(lane.label)}
-            if lane.label != OURS and case in self._ours:
-                values["ratio"] = ratio(measured.medians(lane.label), self._ours[case])
-            table.add_row(lane.label, *(form.format(values[key]) for key, form in _FORMATS.items() if key in values))
-            self._write(machine, case, lane, values)
-        self._console.print(table)
 
     def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}
         machine.write(self._options.output, "decode", self._varied(case, lane.name, lane.budget), {**values, **rates})
+
+    def _budgets(self, name: str) -> tuple[int | None, ...]:
+        return (None, *self._options.budget) if name == "engine" else (None,)
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
         table = table_in_use()

@@ -4,20 +4,18 @@ The thinking of two questions is shown live under every setting, forced tokens m
 answered in batches and the accuracies put into a small table. About two minutes on two CPU cores.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import tyro
 from rich.console import Console
 
-from bench.command import columns
+from bench.command import columns, command
 from bench.evaluation.methods import Budget, Condition, Defaults, Extensions
 from bench.evaluation.tasks import Problem, TaskSpec, load
 from bench.statistics import wilson
 from curate.families import check
-from engine import Engine, InputError
+from engine import Engine
 from engine.command.view import StreamView
 
 DEFAULTS = Defaults(temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None)
@@ -28,7 +26,9 @@ CONDITIONS = (
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Options:
+    """Which model answers, and which questions."""
+
     model: str = "models/s1-nano"
     """Checkpoint directory or hub id."""
     seed: int = 7
@@ -67,22 +67,17 @@ def answered(engine: Engine, problems: Sequence[Problem], condition: Condition) 
     return found, sum(sample.thinking.tokens for sample in samples) / len(samples)
 
 
-def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
+def main(options: Options) -> None:
+    """Show some of the questions, answer all, and print the table."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     console = Console(highlight=False)
-    problems = load(TaskSpec(name="s1_nano", count=max(arguments.count, 8), seed=arguments.seed)).problems
-    try:
-        engine = Engine(arguments.model, device=arguments.device)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    problems = load(TaskSpec(name="s1_nano", count=max(options.count, 8), seed=options.seed)).problems
     shown = columns(
         *("setting", "eight questions", "all", "95 % interval", "thinking tokens"),
         title=f"the eight questions and {len(problems) - 8} more",
     )
-    with engine:
-        for problem in problems[: arguments.live]:
+    with Engine(options.model, device=options.device) as engine:
+        for problem in problems[: options.live]:
             show(engine, console, problem)
         for condition in CONDITIONS:
             found, thinking = answered(engine, problems, condition)
@@ -90,8 +85,7 @@ def main() -> int:
             marks, share = "".join("✓" if one else "·" for one in found[:8]), f"{sum(found) / len(found):.0%}"
             shown.add_row(condition.label, marks, share, f"{low:.0%} to {high:.0%}", f"{thinking:.0f}")
     console.print(shown)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(Options, main)

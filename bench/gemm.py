@@ -60,6 +60,8 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Resumed):
+    """Which products of which model to time, and the table that the winners go to."""
+
     shape: str = "qwen2.5-32b"
     """A name of `bench.shapes.SHAPES`."""
     ranks: int = 1
@@ -139,8 +141,7 @@ class Race:
         )
         if not right:
             return None
-        dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
-        if dependent and not rehearsed:
+        if not rehearsed and (self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)):
             first = min(right, key=right.__getitem__)
             right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in (2, 8))
         return min(right.items(), key=itemgetter(1))
@@ -189,8 +190,11 @@ def _timed(line: Record) -> tuple[str, str, int, int]:
 def merge(found: list[Choice], records: list[Record], table: Path) -> None:
     """Put `found` into the table in place of all rows of the shapes that `records` timed."""
     timed = {_timed(line) for line in records}
-    rows = read_choices(table) if table.exists() else ()
-    kept = [row for row in rows if (row.device, row.product.value, row.out_features, row.in_features) not in timed]
+    kept = [
+        row
+        for row in (read_choices(table) if table.exists() else ())
+        if (row.device, row.product.value, row.out_features, row.in_features) not in timed
+    ]
     write_choices(kept + found, table)
 
 

@@ -12,7 +12,6 @@ with a tiny model in place of each; `--plan` prints it with the minutes that it 
 to do with an hour.
 """
 
-import importlib
 import json
 import os
 import runpy
@@ -21,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,6 +52,8 @@ _TAIL = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """What to run, for how long, and where its results are."""
+
     only: tuple[str, ...] = ()
     """Names of parts to run; without them all, in order."""
     again: bool = False
@@ -89,25 +91,31 @@ class Day:
     """The folder of the results, its copy, and the parts that are done on a card."""
 
     def __init__(self, options: Options, console: Console, card: str) -> None:
-        self.options, self.console, self._card = options, console, card
+        """Lay out what earlier calls left: lines and finished parts of all; of the other files the machine's own, which
+        are never older than what was brought."""
+        self.console, self._card = console, card
         self.out, self._kept = options.out.resolve(), options.state.resolve()
         self.results = self.out / RESULTS
         self.out.mkdir(parents=True, exist_ok=True)
         self._kept.mkdir(parents=True, exist_ok=True)
         if options.cache is not None and not (self._kept / CACHE).exists():
             shutil.copytree(options.cache, self._kept / CACHE)
-        self._done: dict[str, list[str]] = {}
-        self._gather()
-        self.done = set(self._done.get(card, ()))
-
-    def lines(self) -> list[bytes]:
-        """Results so far."""
-        return _lines(self.results)
+        folders = [folder for folder in (options.resume_from, self._kept, self.out) if folder is not None]
+        self._write(list(dict.fromkeys(line for folder in folders for line in lines_of(folder / RESULTS))))
+        for name in (LOG, STATE, GEMM_TABLE):
+            found = [folder / name for folder in folders if (folder / name).exists()]
+            if found and found[-1] != self.out / name:
+                shutil.copy2(found[-1], self.out / name)
+        self._done: dict[str, set[str]] = defaultdict(set)
+        for folder in folders:
+            for other, names in self._done_in(folder / STATE).items():
+                self._done[other] |= names
+        self.done = self._done[card]
 
     def mend(self, before: list[bytes]) -> None:
         """Cut off half a line, which a part that was killed may leave: the next begins a line of its own. Whatever a
         part does, the lines that were there `before` it stay."""
-        here = self.lines()
+        here = lines_of(self.results)
         self._write(
             here if here[: len(before)] == before else [*before, *(line for line in here if line not in before)]
         )
@@ -120,14 +128,14 @@ class Day:
 
     def count(self, done: set[str]) -> None:
         """So many parts are done for good."""
-        self.done, self._done[self._card] = done, sorted(done)
-        write_whole(self.out / STATE, json.dumps({"done": self._done}))
+        self.done = self._done[self._card] = done
+        write_whole(self.out / STATE, json.dumps({"done": {card: sorted(parts) for card, parts in self._done.items()}}))
 
     def keep(self) -> None:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
         own, elsewhere = [self.out / name for name in FILES], self._kept / "left out"
-        files = filter(Path.is_file, self.out.rglob("*"))
-        extra = sorted(files, key=lambda path: (path not in own, path))[MOST_FILES:]
+        files = sorted(filter(Path.is_file, self.out.rglob("*")), key=lambda path: (path not in own, path))
+        extra = files[MOST_FILES:]
         for path in extra:
             elsewhere.mkdir(exist_ok=True)
             shutil.move(path, elsewhere / "-".join(path.relative_to(self.out).parts))
@@ -148,32 +156,17 @@ class Day:
         if (self.out / name).exists():
             write_whole(self._kept / name, (self.out / name).read_bytes())
 
-    def _gather(self) -> None:
-        """Lay out what earlier calls left: lines and finished parts of all; of the other files the machine's own, which
-        are never older than what was brought."""
-        folders = [folder for folder in (self.options.resume_from, self._kept, self.out) if folder is not None]
-        lines: dict[bytes, None] = {}
-        for folder in folders:
-            lines |= dict.fromkeys(_lines(folder / RESULTS))
-            for card, names in self._done_in(folder / STATE).items():
-                self._done[card] = sorted({*names, *self._done.get(card, ())})
-        self._write(list(lines))
-        for name in (LOG, STATE, GEMM_TABLE):
-            found = [folder / name for folder in folders if (folder / name).exists()]
-            if found and found[-1] != self.out / name:
-                shutil.copy2(found[-1], self.out / name)
-
-    def _done_in(self, state: Path) -> dict[str, list[str]]:
+    def _done_in(self, state: Path) -> dict[str, set[str]]:
         """Names of the parts that are done, by card."""
         try:
             done = json.loads(state.read_text())["done"] if state.exists() else {}
-            return {str(card): [str(name) for name in names] for card, names in done.items()}
+            return {str(card): {str(name) for name in names} for card, names in done.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             self.console.print(f"{state} cannot be read: nothing counts as done by it", markup=False)
             return {}
 
 
-def _lines(file: Path) -> list[bytes]:
+def lines_of(file: Path) -> list[bytes]:
     """The whole lines of a file of results; what is no JSON, as half a line, is left out."""
     found = []
     for line in file.read_bytes().split(b"\n") if file.is_file() else ():
@@ -194,12 +187,10 @@ def command_of(part: Part, options: Options, day: Day) -> tuple[list[str], dict[
         **part.environment,
     }
     if options.rehearse is not None:
-        environment |= {stand_in.VARIABLE: options.rehearse, "OMP_NUM_THREADS": "2"}
-        if part.module == "bench.gemm":
-            environment["TRITON_INTERPRET"] = "1"
-    out = str(day.out)
-    return [word.replace("{out}", out) for word in arguments], {
-        name: value.replace("{out}", out) for name, value in environment.items()
+        interpreted = {"TRITON_INTERPRET": "1"} if part.module == "bench.gemm" else {}
+        environment |= {stand_in.VARIABLE: options.rehearse, "OMP_NUM_THREADS": "2", **interpreted}
+    return [word.replace("{out}", str(day.out)) for word in arguments], {
+        name: value.replace("{out}", str(day.out)) for name, value in environment.items()
     }
 
 
@@ -208,12 +199,11 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
     if part.name in day.done:
         return Outcome(part.name, "done before")
     day.console.print(f"[bold]{part.name}[/bold], at most {limit:.0f} s")
-    before, start = day.lines(), time.monotonic()
+    before, start = lines_of(day.results), time.monotonic()
     with (day.out / LOG).open("a+b") as log:
         log.write(f"\n=== {part.name} ===\n".encode())
         log.flush()
-        begin = log.tell()
-        spared = set(descendants(os.getpid()))
+        begin, spared = log.tell(), set(descendants(os.getpid()))
         process = _start(*command_of(part, options, day), log.fileno())
         code, size = None, -1
         try:
@@ -226,7 +216,9 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
             day.mend(before)
         log.seek(max(begin, log.seek(0, os.SEEK_END) - _TAIL))
         text = log.read().decode(errors="replace").strip()
-    ended = partial(Outcome, part.name, seconds=time.monotonic() - start, lines=len(day.lines()) - len(before))
+    ended = partial(
+        Outcome, part.name, seconds=time.monotonic() - start, lines=len(lines_of(day.results)) - len(before)
+    )
     if stuck:
         return ended("stuck", why=f"processes {stuck} cannot be killed, and hold the card")
     if code == 0:
@@ -317,7 +309,7 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
     for outcome in outcomes:
         table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), escape(outcome.why))
     console.print(table)
-    console.print(f"{len(day.lines())} results in {day.out}")
+    console.print(f"{len(lines_of(day.results))} results in {day.out}")
     return outcomes
 
 
@@ -331,9 +323,9 @@ def main(options: Options) -> int:
             "give --rehearse H100 to run one on the CPU, or --plan H100 to see it"
         )
     parts = PLANS[card.name]
+    if options.plan is not None or options.rehearse is not None:
+        from bench.gpu import cost  # imports every benchmark: in a rehearsal once for all parts
     if options.plan is not None:
-        from bench.gpu import cost  # imports every benchmark
-
         print(cost.table(parts, card))
         return 0
     if options.rehearse is not None and (options.out, options.state) == (Options.out, Options.state):
@@ -354,8 +346,6 @@ def main(options: Options) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {options.out} cannot be a folder of results: {error}") from None
-    if options.rehearse is not None:
-        importlib.import_module("bench.gpu.cost")  # what every part imports, once for all
     console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
     which = card.name if options.rehearse is None else f"rehearsal of {card.name}"
     return int(any(outcome.state in ("failed", "stuck") for outcome in run(options, console, parts, which)))

@@ -29,9 +29,8 @@ Graph = Mapping[str, set[str]]
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
     """Files by the names that imports know them by."""
-    files = [file for package in FLOORS for file in sorted((root / package).rglob("*.py"))]
-    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
-    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
+    files = (file for package in FLOORS for file in sorted((root / package).rglob("*.py")))
+    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 def imported(tree: ast.AST, files: Mapping[str, Path]) -> Iterator[str]:
@@ -150,22 +149,24 @@ def drawing(root: Path = ROOT) -> str:
     """Markdown: a table of wings with a line of each, and their arrows as Mermaid graphs."""
     files = modules(root)
     graph = gathered(arrows(files))
-    out = ["| folder | what it does |", "|---|---|"]
     wings = [name for name in graph if name in files and files[name].name == "__init__.py"]
-    for name in sorted(wings, key=lambda name: (-FLOORS[name.split(".")[0]], name)):
-        out.append(f"| `{name.replace('.', '/')}/` | {first_line(files[name])} |")
+    wings.sort(key=lambda name: (-FLOORS[name.split(".")[0]], name))
+    out = ["| folder | what it does |", "|---|---|"]
+    out += [f"| `{name.replace('.', '/')}/` | {first_line(files[name])} |" for name in wings]
     for package in DRAWN:
         inside = {
             name: {other for other in others if other.startswith(package + ".")}
             for name, others in graph.items()
             if name.startswith(package + ".")
         }
-        out += ["", f"Who imports whom in `{package}/`; arrows that follow from others are left out:", ""]
         drawn = [(name, " & ".join(map(_node, sorted(others)))) for name, others in sorted(reduced(inside).items())]
-        out += ["```mermaid", "graph TD"]
-        out += [f"  {_node(name)}[{_node(name)}/]" for name in sorted(inside) if name in wings]
-        out += [f"  {_node(name)} --> {others}" for name, others in drawn if others]
-        out.append("```")
+        out += [
+            *("", f"Who imports whom in `{package}/`; arrows that follow from others are left out:", ""),
+            *("```mermaid", "graph TD"),
+            *(f"  {_node(name)}[{_node(name)}/]" for name in sorted(inside) if name in wings),
+            *(f"  {_node(name)} --> {others}" for name, others in drawn if others),
+            "```",
+        ]
     return "\n".join(out)
 
 

@@ -35,7 +35,6 @@ from kernels.embedding import embedding, embedding_cost
 from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
 from kernels.native import decoder as native_decoder
 from kernels.native import library as native
-from kernels.native.decoder import Layer, NativeDecoder
 from kernels.paged import new_pages
 from kernels.rms_norm import rms_norm, rms_norm_cost
 from kernels.rope_append import rope_append, rope_append_cost
@@ -105,42 +104,47 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
     def random(*sizes: int) -> torch.Tensor:
         return torch.randn(*sizes, device=device, dtype=dtype) / sizes[-1] ** 0.5
 
-    x, residual, gain = random(batch, hidden), random(batch, hidden), random(hidden)
-    yield Operation(
-        "rms_norm+add",
-        f"{batch}x{hidden}",
-        lambda: rms_norm(x, gain, 1e-6, residual),
-        rms_norm_cost(batch, hidden, item),
-        lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
-    )
-
     def gated(y: torch.Tensor) -> torch.Tensor:
         return F.silu(y[:, :features]) * y[:, features:]
 
-    gate_up = random(batch, 2 * features)
-    yield Operation(
-        "silu_mul",
-        f"{batch}x{features}",
-        lambda: silu_mul(gate_up),
-        silu_mul_cost(batch, features, item),
-        lambda: gated(gate_up),
+    x, residual, gain, gate_up = (
+        random(batch, hidden),
+        random(batch, hidden),
+        random(hidden),
+        random(batch, 2 * features),
     )
     table, ids = random(shape.vocab_size, hidden), torch.arange(batch, device=device) * 97 % shape.vocab_size
-    yield Operation(
-        "embedding",
-        f"{batch}x{hidden}",
-        lambda: embedding(ids, table),
-        embedding_cost(batch, hidden, item),
-        lambda: F.embedding(ids, table),
-    )
     k_cache, v_cache = (random(batch + 1, shape.num_kv_heads, _PAGE, shape.head_dim) for _ in range(2))
     qkv, slots = random(batch, width), torch.arange(1, batch + 1, device=device) * _PAGE
     cos_sin, positions = torch.randn(64, shape.head_dim, device=device), torch.arange(batch, device=device) % 64
-    yield Operation(
-        "rope_append",
-        f"{batch}x{width}",
-        lambda: rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
-        rope_append_cost(batch, heads, shape.head_dim, item, item),
+    yield from (
+        Operation(
+            "rms_norm+add",
+            f"{batch}x{hidden}",
+            lambda: rms_norm(x, gain, 1e-6, residual),
+            rms_norm_cost(batch, hidden, item),
+            lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
+        ),
+        Operation(
+            "silu_mul",
+            f"{batch}x{features}",
+            lambda: silu_mul(gate_up),
+            silu_mul_cost(batch, features, item),
+            lambda: gated(gate_up),
+        ),
+        Operation(
+            "embedding",
+            f"{batch}x{hidden}",
+            lambda: embedding(ids, table),
+            embedding_cost(batch, hidden, item),
+            lambda: F.embedding(ids, table),
+        ),
+        Operation(
+            "rope_append",
+            f"{batch}x{width}",
+            lambda: rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
+            rope_append_cost(batch, heads, shape.head_dim, item, item),
+        ),
     )
     logits = torch.empty(batch, shape.vocab_size)
     for name, out, inner, ours, theirs in (
@@ -257,8 +261,6 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     }
     pages = -(-context // _PAGE)
     page = (batch * pages + 1, shape.num_kv_heads, _PAGE, shape.head_dim)
-    if device.type != "cpu" or not native_decoder.LOADED:
-        return
     needed = shape.num_layers * (sum(out * inner for out, inner in sizes.values()) + 2 * prod(page)) * item
     if needed > 2**32:
         print(f"layers {batch}x{context}: {needed / 2**30:.1f} GiB of weights and cache, left out")
@@ -268,17 +270,21 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     slots = tables[:, -1].long() * _PAGE + (context - 1) % _PAGE
     lens, cu_q = torch.full((batch,), context, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
 
-    def decoder() -> NativeDecoder:
+    def decoder() -> native_decoder.NativeDecoder:
         ones = torch.ones(hidden, dtype=dtype)
-        own = []
-        for _ in range(shape.num_layers):
-            packed = {
-                name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
-                for name, (out, inner) in sizes.items()
-            }
-            own.append(Layer(input_norm=ones, mlp_norm=ones, **packed))
+        own = [
+            native_decoder.Layer(
+                input_norm=ones,
+                mlp_norm=ones,
+                **{
+                    name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+                    for name, (out, inner) in sizes.items()
+                },
+            )
+            for _ in range(shape.num_layers)
+        ]
         kv, cos_sin = [new_pages(page, dtype, device) for _ in own], torch.randn(context, shape.head_dim)
-        return NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
+        return native_decoder.NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
 
     x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([decoder() for _ in range(copies(needed, device))])
     costs = {name: linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()}
@@ -301,34 +307,30 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
         yield Operation(name, size, statistics.median(seconds) / shape.num_layers, costs[part])
 
 
-def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float | None]:
+def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float]:
     """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
     `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
 
-    def timed(call: Callable[[], object] | float) -> float:
-        if isinstance(call, float):
-            return call
+    def timed(call: Callable[[], object]) -> float:
         return repeat(call, device, min_seconds=0.1 if stand_in.card() is None else 0.0).median
 
-    (moved, flops), limits, seconds = operation.cost, ceilings.limits_of(device), timed(operation.call)
-    found: dict[str, float | None] = {
+    (moved, flops), limits = operation.cost, ceilings.limits_of(device)
+    seconds = operation.call if isinstance(operation.call, float) else timed(operation.call)
+    beside = {"reads_us": operation.reads, "torch_us": operation.torch if against else None}
+    return {
         "us": seconds * 1e6,
         "GBps": moved / seconds / 1e9,
         "TFLOPps": flops / seconds / 1e12,
         "share": max(moved / limits.bandwidth, flops / limits.flops) / seconds,
+        **{name: timed(call) * 1e6 for name, call in beside.items() if call is not None},
     }
-    for name, call in {"reads_us": operation.reads, "torch_us": operation.torch if against else None}.items():
-        if call is not None:
-            found[name] = timed(call) * 1e6
-    return found
 
 
 def main(options: Options) -> None:
     """Measure the ceilings, then every operator; print the table, append the records."""
     torch.set_num_threads(options.threads)
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() or stand_in.card() is not None else "cpu"
+    here = "cuda" if torch.cuda.is_available() or stand_in.card() is not None else "cpu"
+    name = here if options.device == "auto" else options.device
     asked, device = torch.device(name), stand_in.device(name)
     shape_name = options.shape or ("qwen2.5-32b" if name == "cuda" else "qwen2.5-0.5b")
     check(shape_name not in SHAPES and f"--shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
@@ -343,7 +345,7 @@ def main(options: Options) -> None:
     for batch in options.batch:
         sources = [rows(shape, batch, device, dtype)]
         sources += [attention(shape, batch, context, device, dtype) for context in options.context]
-        if name == "cpu" and any(options.only in operator for operator in LAYERS):
+        if name == "cpu" and native_decoder.LOADED and any(options.only in operator for operator in LAYERS):
             sources += [layers(shape, batch, n, device, dtype) for n in dict.fromkeys((128, *options.context))]
         for operation in chain.from_iterable(sources):
             wanted = options.only in operation.name
@@ -353,8 +355,8 @@ def main(options: Options) -> None:
             if not wanted or case in known:
                 continue
             found = figures(operation, ceilings, device, "torch" in options.against)
-            shown = (found.get(key) for key in _COLUMNS.values())
-            table.add_row(operation.name, operation.size, *("" if value is None else f"{value:.3g}" for value in shown))
+            shown = (f"{found[key]:.3g}" if key in found else "" for key in _COLUMNS.values())
+            table.add_row(operation.name, operation.size, *shown)
             machine.write(options.output, "kernels", case, found | {"read_GBps": ceilings.read / 1e9})
     Console().print(table)
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from bench import ceilings
+from bench.command import command
 from bench.shapes import SHAPES
-from engine.errors import InputError
 from engine.model.config import ModelConfig
 from kernels.limits import H100, H200, DecoderShape, Device, Limits
 
@@ -36,10 +35,6 @@ class Options:
     """Bits of a weight; 4 counts a 16-bit scale and zero per 64 weights."""
     kv_bits: Literal[16, 8] = 16
 
-    @property
-    def weight_bytes(self) -> float:
-        return {16: 2, 8: 1, 4: 0.5625}[self.weight_bits]
-
 
 def measured_device() -> Device:
     """This machine, judged by what it does now."""
@@ -49,17 +44,23 @@ def measured_device() -> Device:
 
 def step_table(limits: list[Limits], batches: tuple[int, ...], contexts: tuple[int, ...]) -> Table:
     """ms per step / tokens per second, a row for each tensor-parallel size and batch."""
-    table = Table("TP", "batch", *(f"context {context:,}" for context in contexts), title=_title(limits[0]))
+    first, device = limits[0], limits[0].device
+    title = (
+        f"{device.name}: {device.bandwidth / 1e9:,.4g} GB/s, {device.flops / 1e12:,.3g} TFLOP/s; "
+        f"{first.streamed_bytes / 1e9:.2f} GB of weights per step, "
+        f"{first.kv_bytes_per_token / 1024:.4g} KiB of KV per token"
+    )
+    table = Table("TP", "batch", *(f"context {context:,}" for context in contexts), title=title)
     for at in limits:
         for batch in batches:
-            cells = []
-            for context in contexts:
-                seconds = at.step_seconds(batch, context)
-                fits = at.resident_sequences(context) >= batch
-                mark = "" if fits else "  does not fit"
-                cells.append(f"{seconds * 1e3:.3g} ms / {batch / seconds:,.0f} tok/s{mark}")
-            table.add_row(str(at.tensor_parallel_size), str(batch), *cells)
+            table.add_row(str(at.tensor_parallel_size), str(batch), *(_cell(at, batch, each) for each in contexts))
     return table
+
+
+def _cell(limits: Limits, batch: int, context: int) -> str:
+    seconds = limits.step_seconds(batch, context)
+    mark = "" if limits.resident_sequences(context) >= batch else "  does not fit"
+    return f"{seconds * 1e3:.3g} ms / {batch / seconds:,.0f} tok/s{mark}"
 
 
 def pool_table(limits: list[Limits], context: int) -> Table:
@@ -79,32 +80,16 @@ def pool_table(limits: list[Limits], context: int) -> Table:
     return table
 
 
-def _title(limits: Limits) -> str:
-    device = limits.device
-    return (
-        f"{device.name}: {device.bandwidth / 1e9:,.4g} GB/s, {device.flops / 1e12:,.3g} TFLOP/s; "
-        f"{limits.streamed_bytes / 1e9:.2f} GB of weights per step, "
-        f"{limits.kv_bytes_per_token / 1024:.4g} KiB of KV per token"
-    )
-
-
 def main(options: Options) -> None:
     """Print both tables."""
-    shape: DecoderShape = SHAPES[options.shape]
-    if options.model is not None:
-        try:
-            shape = ModelConfig.load(options.model)
-        except InputError as error:
-            raise SystemExit(f"bench.limits: {error}") from None
+    shape: DecoderShape = SHAPES[options.shape] if options.model is None else ModelConfig.load(options.model)
     device = {"h200": H200, "h100": H100}.get(options.device) or measured_device()
-    limits = [
-        Limits(shape, device, ranks, options.weight_bytes, options.kv_bits / 8)
-        for ranks in options.tensor_parallel_size
-    ]
+    weight_bytes = {16: 2, 8: 1, 4: 0.5625}[options.weight_bits]
+    limits = [Limits(shape, device, ranks, weight_bytes, options.kv_bits / 8) for ranks in options.tensor_parallel_size]
     console = Console()
     console.print(step_table(limits, options.batch, options.context))
     console.print(pool_table(limits, 4352))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m bench.limits", description=__doc__))
+    command(Options, main)

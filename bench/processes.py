@@ -23,14 +23,12 @@ def adopt_orphans() -> None:
 def descendants(root: int) -> list[int]:
     """Processes that run below `root`, by /proc; those that have ended are not counted."""
     parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    parents[int(entry.name)] = int(parent)
-    found: list[int] = []
-    level = {root}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            state, parent = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(entry)] = int(parent)
+    found, level = list[int](), {root}
     while level:
         level = {pid for pid, parent in parents.items() if parent in level}
         found += level

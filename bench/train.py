@@ -52,6 +52,8 @@ ALL_SHAPES = SHAPES | {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Threaded):
+    """What is trained, on samples of which lengths, how, and beside what."""
+
     shape: Literal["nano", "tiny", "40m", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"] = "nano"
     layers: int | None = None
     """Fewer layers than the shape has, to measure a big model's layer on one GPU."""
@@ -78,10 +80,9 @@ def write_run(options: Options, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config_json(fewer)))
     rng = np.random.default_rng(0)
     mean = np.log(stand_in.tokens(options.mean_tokens)) - options.sigma**2 / 2
-    lengths = rng.lognormal(mean, options.sigma, options.batch_size * (options.steps + 1))
-    with (folder / "data.jsonl").open("w") as file:
-        for length in np.maximum(lengths.round().astype(int), 2):
-            file.write(json.dumps({"tokens": rng.integers(0, shape.vocab_size, length).tolist()}) + "\n")
+    lengths = rng.lognormal(mean, options.sigma, options.batch_size * (options.steps + 1)).round().astype(int)
+    samples = [{"tokens": rng.integers(0, shape.vocab_size, max(2, length)).tolist()} for length in lengths]
+    (folder / "data.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     settings = {
         "run": str(folder / "run"),
         "model": {"init": str(folder / "config.json")},
@@ -141,13 +142,8 @@ def peer(options: Options, data: Dataset, folder: Path) -> Callable[[list[int]],
 
 
 def pad_batch(ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    values = {
-        "input_ids": (ids, 0),
-        "labels": (ids, -100),
-        "attention_mask": ([torch.ones_like(one) for one in ids], 0),
-    }
-    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    return {name: pad(one, padding_value=value) for name, (one, value) in values.items()}
+    pad, ones = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True), [torch.ones_like(one) for one in ids]
+    return {"input_ids": pad(ids), "labels": pad(ids, padding_value=-100), "attention_mask": pad(ones)}
 
 
 @torch.no_grad()
@@ -165,6 +161,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def main(options: Options) -> None:
+    """Compare in a folder that is gone at the end."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         compare(options, Path(name))
@@ -199,12 +196,10 @@ def compare(options: Options, folder: Path) -> None:
         f"{ours.arch.parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of {mean:.0f} tokens "
         f"(longest of a step / mean: {padded:.2f}), {options.threads} threads, matmul {peak / 1e9:,.0f} GFLOP/s"
     )
-    own: dict[str, float] = {"first_step_s": first}
+    own = {"first_step_s": first} | ({"times_transformers": statistics.median(ratios)} if ratios else {})
     if world.device.type == "cuda":
         plan = plan_memory(config, ours.arch, world.size, plan_steps(config, lengths, world.size).largest_slice)
         own |= {"memory_GB": torch.cuda.max_memory_allocated() / 1e9, "planned_GB": plan.total}
-    if ratios:
-        own["times_transformers"] = statistics.median(ratios)
     for engine, times in seconds.items():
         step = statistics.median(times)
         figures = {

@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bench.processes import ends_with_its_parent
 
@@ -43,7 +43,7 @@ class WorkerFailed(RuntimeError):
     """The worker ended, or did not answer in time. The message has the last lines it wrote."""
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """A running worker. `python` is the interpreter that has the engine: `program` alone decides which engine it is.
 
     Its processes are stopped while nothing is asked of them: engines poll and spin between requests (vLLM's worker
@@ -86,9 +86,6 @@ class Worker:
                 f"not in {steps}; they do not fit in memory together"
             )
         return answer["steps"], float(answer["keys"])
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         """End the worker; kill it where it does not end by itself within 20 seconds."""

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from bench import decode, record
 from bench.checkpoints import checkpoint
-from bench.decode import Case, Lane, Measured, Options, Timed, figures, prompts, ratio, step_seconds
+from bench.decode import Case, Lane, Options, Timed, figures, prompts, step_seconds
 from bench.peers import engine_worker
 from bench.peers.worker import Setup, Worker, WorkerFailed
 from bench.shapes import SHAPES
 from engine import Engine, InputError, SamplingParams
-from kernels.limits import Device, Limits
+from kernels.limits import H100, Device, Limits
 
 
 def test_a_step_is_the_difference_of_two_runs():
@@ -33,7 +33,7 @@ def test_figures_by_hand():
     limits = Limits(SHAPES["tiny"], Device("cpu", 1e9, 1e12, 1e10))
     weights = 2 * (2 * (8192 + 4096 + 36864) + 65536 + 2 * (2 * 64 + 128) + 64)
     needed = weights + 4 * 118 * (2 * 2 * 2 * 16 * 2)
-    values = figures(Case(batch=4, context=100), 0.01, limits, keys=4 * 118)
+    values = figures(Case(batch=4, context=100), [Timed((0.01,), keys=4 * 118)], limits)
     assert values["step_ms"] == 10 and values["tok_s_user"] == 100 and values["tok_s_total"] == 400
     assert values["GBps"] == pytest.approx(needed / 0.01 / 1e9)
     assert values["bandwidth_share"] == pytest.approx(needed / 1e7)
@@ -41,10 +41,11 @@ def test_figures_by_hand():
 
 
 def test_ratio_is_the_median_of_paired_rounds():
-    rounds = {"ours": [Timed((1.0, 1.0, 9.0), 3), Timed((2.0,), 5)], "peer": [Timed((2.0,), 4), Timed((6.0,), 4)]}
-    measured = Measured(Case(1, 1), rounds)
-    assert measured.medians("ours") == [1.0, 2.0] and measured.median("ours") == 1.5 and measured.keys("ours") == 4
-    assert ratio(measured.medians("peer"), measured.medians("ours")) == 2.5
+    rounds, limits = [Timed((1.0, 1.0, 9.0), 3), Timed((2.0,), 5)], Limits(SHAPES["tiny"], H100)
+    ours, medians = figures(Case(1, 1), rounds, limits), [one.median for one in rounds]
+    assert medians == [1.0, 2.0] and ours["step_ms"] == 1500 and "ratio" not in ours
+    assert ours["GBps"] == (limits.streamed_bytes + 4 * limits.kv_bytes_per_token) / 1.5 / 1e9, "keys of both rounds"
+    assert figures(Case(1, 1), [Timed((2.0,), 4), Timed((6.0,), 4)], limits, medians)["ratio"] == 2.5
 
 
 def test_a_cell_costs_one_prefill(tmp_path):
