@@ -16,8 +16,6 @@ from curate.table_io import files, read_rows
 from engine.errors import InputError
 from engine.rows_file import BadRow
 
-STAGE = "decontaminate"
-
 MATCHES = pl.Schema(
     {
         "row_id": pl.String,
@@ -36,20 +34,19 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
     """[evaluation, question, private] of all sets. Raises InputError for a row without the set's field."""
     rows = []
     for evaluation in sets:
-        number = 0
         if (evaluation.path is None) == (evaluation.heldout is None):
             raise InputError(f"evaluation set {evaluation.name}: give either path or heldout")
-        for problem in heldout(evaluation.seed, evaluation.heldout or 0):
-            number += 1
-            rows.append((f"{evaluation.name}/{number}", problem.prompt, evaluation.private))
+        texts = [problem.prompt for problem in heldout(evaluation.seed, evaluation.heldout or 0)]
         for path in files((evaluation.path,) if evaluation.path else ()):
             for _, row in read_rows(path):
-                number += 1
                 question = None if isinstance(row, BadRow) else row.get(evaluation.field)
                 if not isinstance(question, str):
                     reason = row.reason if isinstance(row, BadRow) else f"no text in field {evaluation.field!r}"
-                    raise InputError(f"{path}:{number}: {reason}; an evaluation set must be whole to filter against")
-                rows.append((f"{evaluation.name}/{number}", question, evaluation.private))
+                    raise InputError(
+                        f"{path}:{len(texts) + 1}: {reason}; an evaluation set must be whole to filter against"
+                    )
+                texts.append(question)
+        rows += [(f"{evaluation.name}/{i}", text, evaluation.private) for i, text in enumerate(texts, start=1)]
     return pl.DataFrame(
         rows, schema={"evaluation": pl.String, "question": pl.String, "private": pl.Boolean}, orient="row"
     )
@@ -91,4 +88,4 @@ def decontaminate(
         ignore_nulls=True,
     )
     rule = pl.format(f"{settings.rule}:{{}}", "rule").fill_null("kept")
-    return decisions(table, STAGE, pl.col("rule").is_null(), rule, evidence.fill_null("")), matches
+    return decisions(table, "decontaminate", pl.col("rule").is_null(), rule, evidence.fill_null("")), matches

@@ -5,7 +5,6 @@ word shingles finds candidates; what decides is the similarity of the shingle se
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -17,16 +16,8 @@ from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.selection.shingles import mixed, shingles
 
-STAGE = "dedupe"
-
 PASSAGE, REST = 40, 10
 """Shingles of a common beginning that may be a passage, and of what must be left for it to be one."""
-
-
-def exact_duplicates(questions: pl.DataFrame) -> pl.DataFrame:
-    """Rows [row_id, of] whose canonical text an earlier row of `questions` has."""
-    first = questions.group_by("qid", maintain_order=True).agg(pl.col("row_id").first().alias("of"))
-    return questions.join(first, on="qid").filter(pl.col("row_id") != pl.col("of")).select("row_id", "of")
 
 
 def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
@@ -36,17 +27,19 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress
         found.hashes, found.offsets.astype(np.uint64), settings.permutations, 42
     )
     signatures = np.asarray(matrix.to_rows(), dtype=np.uint32).reshape(questions.height, settings.permutations)
-    block = np.zeros(questions.height, dtype=np.uint64)
-    if settings.same_numbers:
-        block = questions.select(numbers("question")).to_series().hash(seed=1).to_numpy()
+    block = (
+        questions.select(numbers("question")).to_series().hash(seed=1).to_numpy()
+        if settings.same_numbers
+        else np.zeros(questions.height, dtype=np.uint64)
+    )
+    shared = _shared_buckets(signatures, block, settings.bands)
+    advance(questions.height - len(shared))
     dropped: list[tuple[str, str, float]] = []
     ids = questions["row_id"]
     # Buckets hold kept rows only, so a crowd of copies costs one comparison each.
     buckets: dict[int, list[int]] = defaultdict(list)
-    done = 0
-    for row, keys in _shared_buckets(signatures, block, settings.bands):
-        advance(row - done)
-        done = row
+    for row, keys in shared:
+        advance(1)
         for other in sorted({kept for key in keys for kept in buckets[key]}):
             similarity = likeness(found.of(row), found.of(other))
             if similarity >= settings.jaccard:
@@ -55,7 +48,6 @@ def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress
         else:
             for key in keys:
                 buckets[key].append(row)
-    advance(questions.height - done)
     return pl.DataFrame(dropped, schema={"row_id": pl.String, "of": pl.String, "jaccard": pl.Float64}, orient="row")
 
 
@@ -79,7 +71,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     return min(jaccard(a, b), jaccard(a[common:], b[common:]) if passage else 1.0)
 
 
-def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> Iterator[tuple[int, list[int]]]:
+def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> list[tuple[int, list[int]]]:
     """(row, its buckets) in the order of rows: buckets are a band's values and the row's block, and those that hold
     one row only are left out."""
     rows = signatures.shape[1] // bands
@@ -91,21 +83,19 @@ def _shared_buckets(signatures: np.ndarray, block: np.ndarray, bands: int) -> It
         _, bucket, counts = np.unique(key, return_inverse=True, return_counts=True)
         for row in np.flatnonzero(counts[bucket] > 1):
             shared[int(row)].append(int(key[row]))
-    return iter(sorted(shared.items()))
+    return sorted(shared.items())
 
 
 def dedupe(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
     """Decisions [DECISION] for all rows of `questions` (row_id, qid, question; in order of priority)."""
-    exact = exact_duplicates(questions)
-    advance(exact.height)
-    rest = questions.join(exact, on="row_id", how="anti", maintain_order="left")
-    near = near_duplicates(rest, settings, advance)
-    table = questions.join(exact.rename({"of": "same_as"}), on="row_id", how="left", maintain_order="left").join(
-        near, on="row_id", how="left", maintain_order="left"
-    )
+    first = pl.col("row_id").first().over("qid")
+    table = questions.with_columns(pl.when(first != pl.col("row_id")).then(first).alias("same_as"))
+    rest = table.filter(pl.col("same_as").is_null())
+    advance(questions.height - rest.height)
+    table = table.join(near_duplicates(rest, settings, advance), on="row_id", how="left", maintain_order="left")
     same, near_to = pl.col("same_as").is_not_null(), pl.col("of").is_not_null()
     rule = pl.when(same).then(pl.lit("exact_duplicate")).when(near_to).then(pl.lit("near_duplicate"))
     evidence = pl.coalesce(
         pl.format("same text as {}", "same_as"), pl.format("Jaccard {} with {}", "jaccard", "of"), pl.lit("")
     )
-    return decisions(table, STAGE, ~same & ~near_to, rule.otherwise(pl.lit("kept")), evidence)
+    return decisions(table, "dedupe", ~same & ~near_to, rule.otherwise(pl.lit("kept")), evidence)

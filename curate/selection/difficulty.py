@@ -41,11 +41,10 @@ def difficulty(
         (pl.col("verdict") == "ungradable").sum().alias("ungraded"),
         pl.len().alias("attempts"),
     )
-    joined = questions.select("qid").join(per_question, on="qid", how="left", maintain_order="left")
     missed, solved, unsure = pl.col("attempts").is_null(), pl.col("solvers").list.len() > 0, pl.col("ungraded") > 0
     rules = pl.when(missed).then(pl.lit("no_attempt")).when(solved).then(pl.lit("solved"))
     evidence = pl.when(missed).then(pl.lit("no attempt at it")).when(solved).then(pl.col("solvers").list.join(", "))
-    return joined.select(
+    return questions.join(per_question, on="qid", how="left", maintain_order="left").select(
         "qid",
         (~missed & ~solved & (~unsure | (ungradable == "keep"))).fill_null(False).alias("keep"),
         rules.when(unsure).then(pl.lit("ungradable")).otherwise(pl.lit("hard")).alias("rule"),

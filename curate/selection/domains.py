@@ -3,10 +3,9 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -24,9 +23,6 @@ DOMAIN_SCHEMA: Mapping[str, type[pl.DataType]] = {
     "detail": pl.String,
 }
 """A label: `source` is model or fallback; `score` the cosine of a fallback label, null for a model's."""
-
-NO_MATCH = "00"
-"""The class of a question that shares no word with any description (score 0)."""
 
 
 @dataclass(frozen=True)
@@ -149,60 +145,34 @@ TITLE_WEIGHT = 3
 """A word of the title counts as this many of the description."""
 
 
-@dataclass(frozen=True)
-class Tfidf:
-    """Unit vectors of the classes over their own words.
-
-    Attributes:
-        columns: word to column.
-        idf: inverse document frequency, [words].
-        classes: [subjects, words], rows of length 1.
-    """
-
-    columns: Mapping[str, int]
-    idf: np.ndarray
-    classes: np.ndarray
-
-    @classmethod
-    def fit(cls, known: Sequence[Subject]) -> Self:
-        """Term frequency 1 + log(count), idf log((1 + n) / (1 + df)) + 1."""
-        counts = [Counter(words(s.title) * TITLE_WEIGHT + words(s.about)) for s in known]
-        columns = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
-        frequency = Counter(word for count in counts for word in count)
-        idf = np.array([math.log((1 + len(known)) / (1 + frequency[word])) + 1 for word in columns])
-        matrix = np.zeros((len(known), len(columns)))
-        for row, count in enumerate(counts):
-            for word, times in count.items():
-                matrix[row, columns[word]] = (1 + math.log(times)) * idf[columns[word]]
-        return cls(columns, idf, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
-
-    def nearest(self, text: str) -> tuple[int, float, list[str]]:
-        """(row of the nearest class, cosine, the words of it that the text has); row -1 where no word is known."""
-        count = Counter(word for word in words(text) if word in self.columns)
-        if not count:
-            return -1, 0.0, []
-        at = np.array([self.columns[word] for word in count])
-        weights = np.array([1 + math.log(times) for times in count.values()]) * self.idf[at]
-        scores = self.classes[:, at] @ (weights / np.linalg.norm(weights))
-        best = int(scores.argmax())  # the first of equals: by code
-        return best, float(scores[best]), [w for w, i in zip(count, at, strict=True) if self.classes[best, i] > 0]
+def _unit(count: Counter[str], idf: Mapping[str, float]) -> dict[str, float]:
+    """The words of `count` that `idf` knows, weighed by (1 + log count) * idf, as a vector of length 1."""
+    weights = {word: (1 + math.log(times)) * idf[word] for word, times in count.items() if word in idf}
+    length = math.hypot(*weights.values())
+    return {word: weight / length for word, weight in weights.items()}
 
 
 def fallback(questions: pl.DataFrame) -> pl.DataFrame:
-    """A row of `DOMAIN_SCHEMA` per question, in their order, source `fallback`: the class whose words are nearest.
+    """A row of `DOMAIN_SCHEMA` per question, in their order, source `fallback`: the class whose words are nearest, by
+    TF-IDF with idf log((1 + n) / (1 + df)) + 1.
 
     Args:
         questions: columns qid, question.
     """
     known = subjects()
-    titles = {subject.code: subject.title for subject in known}
-    model = Tfidf.fit(known)
+    counts = [Counter(words(subject.title) * TITLE_WEIGHT + words(subject.about)) for subject in known]
+    frequency = Counter(word for count in counts for word in count)
+    idf = {word: math.log((1 + len(known)) / (1 + times)) + 1 for word, times in frequency.items()}
+    classes = [_unit(count, idf) for count in counts]
+    columns = {word: np.array([weights.get(word, 0.0) for weights in classes]) for word in idf}
     rows = []
     for qid, question in questions.select("qid", "question").iter_rows():
-        best, score, shared = model.nearest(question)
-        code = known[best].code if best >= 0 else NO_MATCH
-        detail = f"shared words: {', '.join(shared)}" if shared else "no word in common with any class"
-        rows.append((qid, code, titles[code], "fallback", round(score, 6), detail))
+        weights = _unit(Counter(words(question)), idf)
+        scores = sum((columns[word] * weight for word, weight in weights.items()), start=np.zeros(len(known)))
+        best = int(scores.argmax())  # the first of equals: by code, so the class 00 where no word is known
+        shared = ", ".join(word for word in weights if word in classes[best])
+        detail = f"shared words: {shared}" if shared else "no word in common with any class"
+        rows.append((qid, known[best].code, known[best].title, "fallback", round(float(scores[best]), 6), detail))
     return pl.DataFrame(rows, schema=dict(DOMAIN_SCHEMA), orient="row")
 
 

@@ -12,7 +12,7 @@ Two rules, and the evidence of both:
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import polars as pl
@@ -77,10 +77,10 @@ def scored_matches(
     for part in (_equal, _covering, _alike):
         parts.append(part(questions, evaluations, tokens, settings))
         compared()
-    found = pl.concat(parts)
     order = {"equal": 0, "coverage": 1, "run": 2, "fuzzy": 3}
     return (
-        found.sort(
+        pl.concat(parts)
+        .sort(
             "document",
             pl.col("rule").replace_strict(order, return_dtype=pl.Int64),
             -pl.col("coverage").fill_null(0),
@@ -140,9 +140,9 @@ def _covering(
         .unique()
         .group_by("form")
         .len("held")
+        # Else so many documents have it that even with all allowed copies among them enough unrelated ones are left.
+        .filter(pl.col("held") < settings.common + COPIES)
     )
-    # So many documents have it that even with all allowed copies among them enough unrelated ones are left.
-    held = held.filter(pl.col("held") < settings.common + COPIES)
     pairs = (
         mine.join(theirs.select("hash").unique(), on="hash", how="semi")
         .join(held, on="form")
@@ -215,10 +215,9 @@ def _alike(
         )
     )
     single = [side.explode("words", empty_as_null=True).unique([side.columns[0], "words"]) for side in sides]
-    share = single[0].group_by("words").len("held")
     rarest = (
         single[1]
-        .join(share, on="words")
+        .join(single[0].group_by("words").len("held"), on="words")
         .sort("evaluation", "held", "words")
         .group_by("evaluation", maintain_order=True)
         .head(RAREST)
@@ -240,17 +239,10 @@ def _alike(
 
 def _share(starts: list[int], n: int, size: int) -> float:
     """Share of `size` words that lie inside n-grams at `starts` (sorted)."""
-    covered, end = 0, 0
-    for start in starts:
-        covered += start + n - max(start, end)
-        end = start + n
-    return covered / size
+    return (n + sum(min(after - before, n) for before, after in pairwise(starts))) / size
 
 
 def _longest(starts: list[int], n: int) -> int:
     """Words of the longest run of n-grams at neighbouring `starts` (sorted)."""
-    best = length = 1
-    for before, after in pairwise(starts):
-        length = length + 1 if after == before + 1 else 1
-        best = max(best, length)
-    return best + n - 1
+    runs = groupby(enumerate(starts), key=lambda pair: pair[1] - pair[0])
+    return max(len(list(run)) for _, run in runs) + n - 1

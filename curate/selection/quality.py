@@ -8,8 +8,6 @@ import polars as pl
 from curate.config import Quality
 from curate.records import decisions
 
-STAGE = "quality"
-
 IMAGE = r"!\[Image\]"
 PAGE = {"s1": r"p[1-9]\d{0,2}\.", "word": r"\bp[1-9]\d{0,2}\."}
 BOLD_NUMBER = r"\*\*[^\n]*\d"
@@ -67,4 +65,4 @@ def quality(table: pl.DataFrame, settings: Quality) -> pl.DataFrame:
     for name, broken, why in reversed(rules):
         rule = pl.when(broken).then(pl.lit(name)).otherwise(rule)
         evidence = pl.when(broken).then(why).otherwise(evidence)
-    return decisions(table, STAGE, rule == "kept", rule, evidence.fill_null(""))
+    return decisions(table, "quality", rule == "kept", rule, evidence.fill_null(""))

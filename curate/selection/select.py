@@ -120,28 +120,21 @@ def diverse(pool: list[Candidate], settings: Select, rng: np.random.Generator) -
     return picks
 
 
-def uniform(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
-    """Ablation `random`: any question of the pool."""
-    return [Pick(pool[i].qid, "random", 1 / len(pool)) for i in rng.permutation(len(pool))[: settings.count]]
-
-
-def longest(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
-    """Ablation: the longest traces."""
-    return [Pick(c.qid, "longest", 1.0) for c in sorted(pool, key=_longest_first)[: settings.count]]
-
-
-def full(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
-    """Ablation: all of them."""
-    return [Pick(c.qid, "full", 1.0) for c in pool]
+def plain(pool: list[Candidate], settings: Select, rng: np.random.Generator) -> list[Pick]:
+    """Ablations whose draws do not depend on each other: any questions of the pool, the longest traces, all of it."""
+    if settings.mode == "random":
+        return [Pick(pool[i].qid, "random", 1 / len(pool)) for i in rng.permutation(len(pool))[: settings.count]]
+    chosen = sorted(pool, key=_longest_first)[: settings.count] if settings.mode == "longest" else pool
+    return [Pick(c.qid, settings.mode, 1.0) for c in chosen]
 
 
 MODES = {
     "paper": spread,
     "notebook": spread,
     "diverse": diverse,
-    "random": uniform,
-    "longest": longest,
-    "full": full,
+    "random": plain,
+    "longest": plain,
+    "full": plain,
 }
 
 
