@@ -22,7 +22,7 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
     """`concurrency` requests at once, in a loop on a thread of its own. Use it as a context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self.slots = endpoint, endpoint.concurrency
         config = EndpointConfig(
             model=endpoint.model,
             base_url=endpoint.url,
@@ -35,11 +35,6 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
         self._thread.start()
-
-    @property
-    def slots(self) -> int:
-        """Requests that run at once."""
-        return self._endpoint.concurrency
 
     def __exit__(self, *exc: object) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -115,7 +110,6 @@ def _sample(reply: Mapping[str, Any]) -> tuple[Sample, bool]:
     """
     choice, usage = reply["choices"][0], reply.get("usage") or {}
     message = choice["message"]
-    details = usage.get("completion_tokens_details") or {}
     said = choice.get("thinking") or message.get("thinking")
     thinking = said if isinstance(said, Mapping) else {}
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
@@ -124,7 +118,7 @@ def _sample(reply: Mapping[str, Any]) -> tuple[Sample, bool]:
     if stop_reason is None and reasoning:
         stop_reason = "natural" if answer else "truncated"
     values = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
-    tokens = thinking.get("tokens", details.get("reasoning_tokens"))
+    tokens = thinking.get("tokens", (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
     sample = Sample(
         token_ids=tuple(choice.get("token_ids") or ()),
         forced=tuple(choice.get("forced") or ()),

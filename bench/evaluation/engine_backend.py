@@ -12,12 +12,7 @@ class EngineBackend:
     """Requests go to `engine` as token ids; it batches what is open."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    @property
-    def slots(self) -> int:
-        """Sequences that the engine runs at once."""
-        return self.engine.config.max_num_seqs
+        self.engine, self.slots = engine, engine.config.max_num_seqs
 
     def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
         """Chat template and opener as token ids. Raises InputError where the request cannot run."""

@@ -56,15 +56,22 @@ def grade(
 
     Raises InputError where the run, its data or a row's problem is missing or another than when it was run.
     """
-    problems = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
+    known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
     rows = sorted(sample_rows(folder), key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
+    unknown = [row for row in rows if (row["task"], row["problem"]) not in known]
+    if unknown:
+        at = unknown[0]
+        raise InputError(f"the log has problem {at['problem']!r} of task {at['task']}, which its data does not have")
+    problems = [known[row["task"], row["problem"]] for row in rows]
     if grader == "s1-grader":
-        verdicts = [_as_s1(row, _problem(problems, row)) for row in rows]
+        verdicts = list(map(_as_s1, rows, problems))
     else:
         with Grader(workers=workers, judge=judge) as by_rule:
-            verdicts = _by_rule(rows, [_problem(problems, row) for row in rows], mode, by_rule)
-    head = {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name}
-    lines = [head, *({**key_of(row)._asdict(), **vars(it)} for row, it in zip(rows, verdicts, strict=True))]
+            verdicts = _by_rule(rows, problems, mode, by_rule)
+    lines = [
+        {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name},
+        *({**key_of(row)._asdict(), **vars(verdict)} for row, verdict in zip(rows, verdicts, strict=True)),
+    ]
     file = grades_file(folder, grader, mode)
     write_whole(file, "".join(json.dumps(line) + "\n" for line in lines))
     return file
@@ -101,7 +108,12 @@ def load_grid(folder: Path) -> Grid:
 
 
 def _by_rule(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader) -> list[Graded]:
-    found = [_extracted(row, problem, mode) for row, problem in zip(rows, problems, strict=True)]
+    found = [
+        extract(row["answer"], row["reasoning"], problem.kind, mode, problem.options)
+        if row["choice"] is None
+        else Extraction(**row["choice"])
+        for row, problem in zip(rows, problems, strict=True)
+    ]
     items = [
         Item(extraction.text or "", problem.reference, problem.kind, question_text(problem), problem.family)
         for extraction, problem in zip(found, problems, strict=True)
@@ -134,12 +146,6 @@ def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
     return str(number.value) if number is not None else squeeze(answer)[:200]
 
 
-def _extracted(row: Mapping[str, Any], problem: Problem, mode: Mode) -> Extraction:
-    if row["choice"] is not None:
-        return Extraction(row["choice"]["text"], row["choice"]["rule"])
-    return extract(row["answer"], row["reasoning"], problem.kind, mode, problem.options)
-
-
 def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
     """Integers as integers, choices as letters, the rest as strings, where the original asked its judge."""
     if row["choice"] is not None:
@@ -151,13 +157,6 @@ def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
     both = given.isascii() and given.isdigit() and reference.isdigit()
     correct = int(given) == int(reference) if both else given == reference
     return Graded(correct, found.rule + ("/integer" if both else "/string"), found.text, given or None)
-
-
-def _problem(problems: Mapping[tuple[str, str], Problem], row: Mapping[str, Any]) -> Problem:
-    problem = problems.get((row["task"], row["problem"]))
-    if problem is None:
-        raise InputError(f"the log has problem {row['problem']!r} of task {row['task']}, which its data does not have")
-    return problem
 
 
 def rows_with_grades(folder: Path, grader: GraderName, mode: Mode) -> Iterator[tuple[dict[str, Any], Graded]]:

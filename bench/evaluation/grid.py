@@ -99,10 +99,5 @@ def load(path: Path) -> Grid:
 
 
 def from_values(values: Mapping[str, Any]) -> Grid:
-    """A grid from plain values. Raises InputError naming the field."""
+    """A grid from plain values, such as msgspec's `to_builtins` of one. Raises InputError naming the field."""
     return to_struct(values, Grid)
-
-
-def values_of(grid: Grid) -> dict[str, Any]:
-    """The grid as plain JSON values; `from_values` of them is the grid."""
-    return msgspec.to_builtins(grid)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from engine import InputError, SamplingParams
 from engine.thinking.plan import PRESETS
+
+T = TypeVar("T", int, float)
 
 REJECTION_TRIES = 1024
 """The original draws without an end; its hardest published limit took 655 rounds."""
@@ -58,15 +60,15 @@ def parse(text: str) -> HarnessArguments:
     """
     given = _pairs(text)
     fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": _number(given, "max_gen_toks", 32768)}
-    for name in list(given):
+    for name in given:
         base = name.removesuffix("_thinking")
-        if base != name and base in _SAMPLING and float(given[name]) != float(given.get(base, "0")):
+        if base != name and base in _SAMPLING and _number(given, name, 0.0) != _number(given, base, 0.0):
             raise InputError(
                 f"{name}={given[name]} differs from {base}={given.get(base, '0')}: thinking and answer "
                 f"are sampled alike here; give {base}={given[name]} too, or leave it out"
             )
     for name in filter(given.__contains__, _SAMPLING):
-        fields[name] = _number(given, name, 0) if name in ("top_k", "seed") else _real(given, name)
+        fields[name] = _number(given, name, 0 if name in ("top_k", "seed") else 0.0)
     known = {"max_gen_toks", *_SAMPLING, *(f"{name}_thinking" for name in _SAMPLING), *_THINKING}
     unknown = sorted(set(given) - known)
     if unknown:
@@ -89,9 +91,13 @@ def parse(text: str) -> HarnessArguments:
             raise InputError("rejection_sample needs a temperature above 0: greedy draws are all alike")
         fields["thinking_budget_action"] = "truncate"
     format = _format(given)
-    opener = STEP_OPENER if format is not None and format["opener"] == TURN + STEP_OPENER else None
-    tries = REJECTION_TRIES if rejecting else 0
-    return HarnessArguments(fields, format, fields["max_tokens"] if limit is None else limit, tries, opener)
+    return HarnessArguments(
+        fields,
+        format,
+        limit=fields["max_tokens"] if limit is None else limit,
+        tries=REJECTION_TRIES if rejecting else 0,
+        opener=STEP_OPENER if format is not None and format["opener"] == TURN + STEP_OPENER else None,
+    )
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -108,11 +114,9 @@ def _pairs(text: str) -> dict[str, str]:
 def _format(given: Mapping[str, str]) -> Mapping[str, Any] | None:
     """None where all strings are s1's own. The opener of step-conditional models is found after the template's turn."""
     s1 = PRESETS["s1"]
-    opener = given.get("thinking_start", s1.opener).removesuffix("\\n").rstrip("\n")
-    end = given.get("thinking_end", s1.end)
-    triggers = [given.get("until_thinking", s1.triggers[0])]
-    if "until_thinking_2" in given:
-        triggers.append(given["until_thinking_2"])
+    words = {"thinking_start": s1.opener, "thinking_end": s1.end, "until_thinking": s1.triggers[0], **given}
+    opener, end = words["thinking_start"].removesuffix("\\n").rstrip("\n"), words["thinking_end"]
+    triggers = [words[name] for name in ("until_thinking", "until_thinking_2") if name in words]
     if (opener, end, tuple(triggers)) == (s1.opener, s1.end, s1.triggers):
         return None
     if opener == STEP_OPENER:
@@ -121,17 +125,10 @@ def _format(given: Mapping[str, str]) -> Mapping[str, Any] | None:
     return {"opener": opener, "end": end, "budget_end": budget_end, "triggers": triggers}
 
 
-def _number(given: Mapping[str, str], name: str, default: int) -> int:
-    value = given.get(name)
-    if value is None:
-        return default
-    if not value.lstrip("-").isdigit():
-        raise InputError(f"harness argument {name}={value} is no whole number")
-    return int(value)
-
-
-def _real(given: Mapping[str, str], name: str) -> float:
+def _number(given: Mapping[str, str], name: str, default: T) -> T:
+    """The argument as a number of the default's type."""
     try:
-        return float(given[name])
+        return type(default)(given.get(name, default))
     except ValueError as error:
-        raise InputError(f"harness argument {name}={given[name]} is no number") from error
+        what = "whole number" if isinstance(default, int) else "number"
+        raise InputError(f"harness argument {name}={given[name]} is no {what}") from error

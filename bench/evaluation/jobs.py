@@ -71,27 +71,21 @@ def jobs(
                         yield shared(setting, place, family)
                 for condition in conditions:
                     if index < condition.samples and place.key(condition.label) not in setting.log:
-                        yield (rejected if condition.tries else single)(setting, place, condition)
+                        yield single(setting, place, condition)
 
 
 def single(setting: Setting, place: Place, condition: Condition) -> Job:
-    """One sample by itself."""
-    request = _request(setting, place, condition, condition.params)
-    (sample,) = yield [request]
-    setting.log.write([_row(setting, place, condition.label, request, sample, "independent", sample.completion_tokens)])
-    return 1
-
-
-def rejected(setting: Setting, place: Place, condition: Condition) -> Job:
-    """Draws until one thinks within the limit; the row is that draw, or the last one, and counts them all."""
+    """One sample by itself. Under rejection, draws until one thinks within the limit: the row is that draw, or the
+    last one, and counts them all."""
     generated = 0
-    for draw in range(condition.tries):
+    for draw in range(condition.tries or 1):
         request = _request(setting, place, condition, condition.params, draw)
         (sample,) = yield [request]
         generated += sample.completion_tokens
         if sample.left_thinking:
             break
-    setting.log.write([_row(setting, place, condition.label, request, sample, "rejection", generated, tries=draw + 1)])
+    source = "rejection" if condition.tries else "independent"
+    setting.log.write([_row(place, condition.label, request, sample, source, generated, tries=draw + 1)])
     return 1
 
 
@@ -106,16 +100,15 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
         trace = from_values(setting.log.row(place.key(family.label)))
     else:
         (trace,) = yield [start]
-        rows = [_row(setting, place, family.label, start, trace, "trace", trace.completion_tokens)]
+        rows.append(_row(place, family.label, start, trace, "trace", trace.completion_tokens))
         if not private:  # a private trace cannot be read back, so it is written with what came of it
             setting.log.write(rows)
-            rows = []
     if trace.error is not None or trace.stop_reason not in reuse.ENDS:
         # Nothing can be read off a trace that ended by accident: each condition by itself, as without reuse.
         alone = [replace(start, params=_seeded(setting, place, c.params)) for c in family.conditions]
         samples = yield alone
         rows += [
-            _row(setting, place, condition.label, request, sample, "independent", sample.completion_tokens)
+            _row(place, condition.label, request, sample, "independent", sample.completion_tokens)
             for condition, request, sample in zip(family.conditions, alone, samples, strict=True)
         ]
         return _write(setting, place, family, rows)
@@ -128,29 +121,25 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
         if request.params == start.params and cut.at == trace.thinking_tokens:
             cut = replace(cut, end=End.WHOLE)  # cut by its own budget, the trace is this condition's whole response
         reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is End.LIMIT else ()
-        forks.setdefault((cut.at, cut.end, reason), []).append(_Member(condition, request, cut))
-    asked: list[tuple[list[_Member], Request | None]] = []
-    for members in forks.values():
-        longest = max(members, key=lambda member: member.request.params.max_tokens or 0)
-        needs = longest.cut.end is not End.WHOLE
-        asked.append((members, reuse.fork(start, trace, longest.cut, longest.request.params) if needs else None))
-    answers = iter((yield [request for _, request in asked if request is not None]))
-    short: list[_Member] = []
-    for members, fork in asked:
-        rest = None if fork is None else next(answers)
-        paid = 0 if rest is None else rest.completion_tokens
-        for member in members:
-            sample = trace if rest is None else reuse.join(trace, member.cut, rest, backend.engine.tokenizer)
-            if sample.completion_tokens > (member.request.params.max_tokens or 0):
-                short.append(member)  # its room ends before this answer does
-                continue
-            rows.append(_row(setting, place, member.condition.label, member.request, sample, "trace", paid, member.cut))
-            paid = 0  # what members share is counted once
-    if short:
-        again = yield [reuse.fork(start, trace, cut, request.params) for _, request, cut in short]
-        for (condition, request, cut), rest in zip(short, again, strict=True):
-            sample = reuse.join(trace, cut, rest, backend.engine.tokenizer)
-            rows.append(_row(setting, place, condition.label, request, sample, "trace", rest.completion_tokens, cut))
+        if cut.end is End.WHOLE and trace.completion_tokens <= (request.params.max_tokens or 0):
+            rows.append(_row(place, condition.label, request, trace, "trace", 0, cut))
+        else:
+            forks.setdefault((cut.at, cut.end, reason), []).append(_Member(condition, request, cut))
+    groups = list(forks.values())
+    while groups:
+        longest = [max(members, key=lambda member: member.request.params.max_tokens or 0) for members in groups]
+        answers = yield [reuse.fork(start, trace, cut, request.params) for _, request, cut in longest]
+        short: list[list[_Member]] = []
+        for members, rest in zip(groups, answers, strict=True):
+            paid = rest.completion_tokens
+            for member in members:
+                sample = reuse.join(trace, member.cut, rest, backend.engine.tokenizer)
+                if sample.completion_tokens > (member.request.params.max_tokens or 0):
+                    short.append([member])  # its room ends before this answer does: once more, by itself
+                    continue
+                rows.append(_row(place, member.condition.label, member.request, sample, "trace", paid, member.cut))
+                paid = 0  # what members share is counted once
+        groups = short
     return _write(setting, place, family, rows)
 
 
@@ -175,7 +164,6 @@ def _seeded(setting: Setting, place: Place, params: Any, draw: int = 0) -> Any:
 
 
 def _row(
-    setting: Setting,
     place: Place,
     condition: str,
     request: Request,
@@ -189,8 +177,7 @@ def _row(
     problem, values = place.problem, {**asdict(sample), "choice": None}
     if place.task.private:
         # Token ids and text would tell the question; the letter is all that grading needs.
-        found = extract(sample.answer, "", problem.kind, "answer", problem.options)
-        choice = {"text": found.text, "rule": found.rule}
+        choice = vars(extract(sample.answer, "", problem.kind, "answer", problem.options))
         values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": "", "choice": choice}
     return place.key(condition), {
         "seed": request.params.seed,

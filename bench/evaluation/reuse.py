@@ -57,8 +57,7 @@ def families(conditions: Sequence[Condition]) -> tuple[list[Family], list[Condit
     cannot be seen in the trace), or has a trigger of several tokens (a custom format).
     """
     shareable = [c for c in conditions if _shareable(c)]
-    extending = [c for c in shareable if c.params.thinking_extensions]
-    first = {_base(c): c.params.thinking_extension_str for c in reversed(extending)}
+    first = {_base(c): c.params.thinking_extension_str for c in reversed(shareable) if c.params.thinking_extensions}
     groups: dict[Any, list[Condition]] = {}
     for c in shareable:
         string = c.params.thinking_extension_str if c.params.thinking_extensions else first.get(_base(c), "")
@@ -136,11 +135,13 @@ def cut_of(trace: Sample, plan: ThinkingPlan, size: int) -> Cut:
 
 def fork(start: Request, trace: Sample, cut: Cut, params: SamplingParams) -> Request:
     """The request that continues the trace from a cut as `params` would have."""
-    left = params.thinking_extensions - cut.extensions
     assert params.max_tokens is not None
-    continued = replace(params, thinking_extensions=left, max_tokens=params.max_tokens - cut.at)
     prompt = cast(tuple[int, ...], start.prompt)  # messages cannot be continued, and have no family
-    return Request((*prompt, *trace.token_ids[: cut.at]), continued)
+    left = params.thinking_extensions - cut.extensions
+    return Request(
+        (*prompt, *trace.token_ids[: cut.at]),
+        replace(params, thinking_extensions=left, max_tokens=params.max_tokens - cut.at),
+    )
 
 
 def join(trace: Sample, cut: Cut, rest: Sample, tokenizer: Tokenizer) -> Sample:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from bench.evaluation import reuse, tasks
 from bench.evaluation.engine_backend import EngineBackend
-from bench.evaluation.grid import Grid, values_of
+from bench.evaluation.grid import Grid
 from bench.evaluation.jobs import Job, Setting, jobs
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
@@ -38,14 +39,7 @@ def run(grid: Grid, folder: Path) -> None:
         print(f"note: task {task.name}: {task.note}", file=sys.stderr)
     conditions = grid.conditions()
     families, alone = sharing(grid)
-    machine = Machine.read(torch.device("cpu"))
-    about = {
-        "name": grid.name,
-        "command": machine.command,
-        "commit": machine.commit,
-        "device": machine.device,
-        "versions": dict(machine.versions),
-    }
+    about = {"name": grid.name, **vars(Machine.read(torch.device("cpu")))}
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -84,7 +78,7 @@ def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
     """Everything that decides what a run's tokens are, as JSON values."""
     here = grid.endpoint is None
     return {
-        "grid": {name: value for name, value in values_of(grid).items() if name != "name"},
+        "grid": {name: value for name, value in msgspec.to_builtins(grid).items() if name != "name"},
         "engine": engine_config(grid.model, grid.engine).decisive if here else None,
         "model": fingerprint(resolve(grid.model)) if here else None,
         "tasks": {task.name: task.sha256 for task in loaded},
@@ -149,8 +143,6 @@ class _Open:
         """Give the job its samples and submit what it asks for next; returns how many requests that is."""
         try:
             self.requests = self.job.send(samples)  # type: ignore[arg-type]
-            while not self.requests:
-                self.requests = self.job.send(())
         except StopIteration as end:
             self.written = end.value
             return 0

@@ -51,18 +51,14 @@ class Sample:
 class Backend(Protocol):
     """Where samples come from: the engine in this process, or a server."""
 
-    @property
-    def slots(self) -> int:
-        """Requests that run at once."""
-        ...
+    slots: int
+    """Requests that run at once."""
 
     def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
         """The request for a user message; `opener` takes the place of the thinking format's. Raises InputError."""
-        ...
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
         """Start a request; `done` gets its sample, or why there is none, on whatever thread."""
-        ...
 
 
 def prompt_hash(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.evaluation import grid
@@ -16,7 +17,7 @@ ONE = {"tasks": [{"name": "s1_nano"}], "methods": [{"method": "auto"}]}
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_committed_grids_load(file):
     loaded = grid.load(file)
-    assert loaded.conditions() and grid.from_values(grid.values_of(loaded)) == loaded
+    assert loaded.conditions() and grid.from_values(msgspec.to_builtins(loaded)) == loaded
 
 
 @pytest.mark.parametrize(
