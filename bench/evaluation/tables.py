@@ -1,45 +1,36 @@
 """A report as Markdown."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=False,  # Markdown
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Every task's tables: conditions, samples taken together, methods, families."""
-    lines = [f"# {report['model']}: accuracy against thinking tokens", ""]
-    if report["grader"] == "s1-grader":
-        lines += [
-            'Graded as the original did (`s1-grader`: first "Answer:", A for a missing letter, no judge). '
-            "These figures are for comparison with its published columns only.",
-            "",
-        ]
-    elif report["mode"] != "answer":
-        lines += [f"Answers taken out in the mode `{report['mode']}`.", ""]
-    if report["missing_samples"]:
-        lines += [f"**Incomplete: {report['missing_samples']:,} samples of the grid are missing.**", ""]
-    for task in report["tasks"]:
-        lines += [f"## {task['task']}, {task['problems']:,} problems", ""]
-        if task["note"]:
-            lines += [f"Note: {task['note']}.", ""]
-        for part in filter(None, (conditions(task), together(task), methods(task), groups(task))):
-            lines += [*part, ""]
-        tokens = task["tokens"]
-        if tokens["independent"] != tokens["generated"]:
-            lines += [
-                f"Generated: {tokens['generated']:,} tokens, where each condition by itself would have generated "
-                f"{tokens['independent']:,}, {tokens['ratio']:.2f} times as many.",
-                "",
-            ]
-    return "\n".join(lines).rstrip() + "\n"
+    parts = (conditions, together, methods, groups)
+    return _PAGES.get_template("report.md.jinja").render(report, parts=parts).strip() + "\n"
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The few columns that a README needs: accuracy, interval, tokens, Control, the paired test; below, what of the
     tables is one line."""
-    lines: list[str] = []
-    for task in report["tasks"]:
-        lines += [f"{report['model']} on {task['problems']:,} problems of {task['task']}:", ""]
-        rows = [
+    return _PAGES.get_template("summary.md.jinja").render(report, in_short=in_short).strip() + "\n"
+
+
+def in_short(task: Mapping[str, Any]) -> list[str]:
+    """A row per condition: those columns."""
+    return _table(
+        [
             [
                 ("", row["condition"]),
                 ("accuracy", _percent(row["accuracy"])),
@@ -50,16 +41,7 @@ def summary(report: Mapping[str, Any]) -> str:
             ]
             for row in task["conditions"]
         ]
-        lines += [*_table(rows), ""]
-        for row in task["methods"]:
-            if row["scaling_interval"] is not None:
-                low, high = row["scaling_interval"]
-                slope = f"{row['scaling_spread']:.1f} points per doubling ({low:.1f} to {high:.1f})"
-                lines.append(f"- {row['method']}: Scaling {slope}, Performance {_percent(row['performance'])}")
-        if task["note"]:
-            lines.append(f"- {task['note'][0].upper()}{task['note'][1:]}")
-        lines.append("")
-    return "\n".join(lines).strip() + "\n"
+    )
 
 
 def conditions(task: Mapping[str, Any]) -> list[str]:
