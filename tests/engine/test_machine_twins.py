@@ -37,7 +37,7 @@ def random_case(chance: random.Random) -> tuple[SamplingParams, ThinkingFormat, 
     loop = chance.choice([(0, 0), (0, 0), (1, 2), (2, 2)])
     return (
         SamplingParams(
-            max_tokens=chance.choice([None, *range(12, 40)]),
+            max_tokens=chance.choice([*[None] * 6, *range(12, 40)]),  # None: the context ends it
             min_tokens=chance.choice([0, 0, 5]),
             ignore_eos=chance.random() < 0.2,
             stop_token_ids=tuple(chance.sample(range(12, VOCAB), chance.randrange(3))),
