@@ -1,12 +1,11 @@
 """A submitted request as its caller holds it."""
 
 import queue
-import threading
-import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 from engine.core import Command, End, Tell
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, is_whole
 from engine.request import Delta, RequestOutput
 from engine.response import Response
 from engine.schedule.sequence import Control, Prepared
@@ -22,20 +21,14 @@ class Handle:
         self.response = Response(str(number), number, prepared, tokenizer, self._put)
         self._number, self._plan, self._tell = number, prepared.plan, tell
         self._deltas: queue.SimpleQueue[Delta | EngineDead] = queue.SimpleQueue()
-        self._done = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[Handle], None]] = []
-        self._output: RequestOutput | None = None
-        self._error: EngineDead | None = None
+        self._output: Future[RequestOutput] = Future()
 
     def result(self, timeout: float | None = None) -> RequestOutput:
         """The finished request. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
-        if not self._done.wait(timeout):
-            raise TimeoutError(f"the request has not finished within {timeout} s")
-        if self._error is not None:
-            raise self._error
-        assert self._output is not None
-        return self._output
+        try:
+            return self._output.result(timeout)
+        except TimeoutError:
+            raise TimeoutError(f"the request has not finished within {timeout} s") from None
 
     def __iter__(self) -> Iterator[Delta]:
         """Deltas as they come, each for one reader; the last one, which brings the output, for all."""
@@ -53,16 +46,12 @@ class Handle:
     @property
     def done(self) -> bool:
         """Whether `result` would return at once."""
-        return self._done.is_set()
+        return self._output.done()
 
     def add_done_callback(self, callback: Callable[["Handle"], None]) -> None:
         """Call `callback(self)` once the request has ended: on the engine's thread, or at once where it has already.
-        What it raises on the engine's thread is printed there, and harms no request."""
-        with self._lock:
-            if not self.done:
-                self._callbacks.append(callback)
-                return
-        callback(self)
+        What it raises is logged, and harms no request."""
+        self._output.add_done_callback(lambda _: callback(self))
 
     def abort(self) -> None:
         """End the request; its output has what was written, finish_reason `abort`."""
@@ -80,29 +69,17 @@ class Handle:
 
     def set_budget(self, budget: int | None) -> None:
         """Move the hard maximum of T, below what is written already too; None lifts it."""
-        whole = isinstance(budget, int) and not isinstance(budget, bool)
-        if budget is not None and not (whole and 0 <= budget <= UNLIMITED):
+        if budget is not None and not is_whole(budget, 0, UNLIMITED):
             raise InputError(f"the budget is {budget!r}; give a whole number from 0 to {UNLIMITED}, or None")
         self._tell(Tell(self._number, Control.SET_BUDGET, UNLIMITED if budget is None else budget))
 
     def fail(self, error: EngineDead) -> None:
         """The engine ended before the request did."""
-        self._error = error
         self._deltas.put(error)
-        self._end()
+        if not self.done:
+            self._output.set_exception(error)
 
     def _put(self, delta: Delta) -> None:
         self._deltas.put(delta)
         if delta.output is not None:
-            self._output = delta.output
-            self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            self._done.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                traceback.print_exc()
+            self._output.set_result(delta.output)

@@ -8,7 +8,7 @@ template compares, splits or searches with are left alone: `'</think>' in messag
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from typing import Any
@@ -18,7 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from engine.errors import InputError
+from engine.errors import InputError, refuse, shown
 
 _FIRST_MARK, _MARKS = 0xD800, 0x800
 """The lone surrogates: 2,048 code points that valid text does not hold."""
@@ -51,8 +51,7 @@ class ChatTemplate:
         self._names: dict[str, str] = {}
         """Mark of each special token's text that the template writes."""
         self._specials = specials
-        longest_first = sorted(specials, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if specials else None
+        self._pattern = any_of(specials)
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
@@ -92,7 +91,7 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template is a program: any exception in it means that it cannot render this
             raise InputError(f"the chat template cannot render these messages: {self._shown(error)}") from error
-        pieces = [self._ids.get(piece, piece) for piece in _split_marks(text)]
+        pieces = [self._ids.get(piece, piece) for piece in re.split("([\ud800-\udfff])", text) if piece]
         self._refuse_composed([piece for piece in pieces if isinstance(piece, str)], messages)
         return pieces
 
@@ -101,19 +100,16 @@ class ChatTemplate:
         for node in tree.iter_child_nodes():
             if isinstance(node, nodes.TemplateData):
                 node.data = self._marked(node.data)
-            elif isinstance(node, nodes.Const):
-                if isinstance(node.value, str):
-                    node.value = self._marked(node.value)
+            elif isinstance(node, nodes.Const) and isinstance(node.value, str):
+                node.value = self._marked(node.value)
             elif isinstance(node, (nodes.Compare, nodes.Test)):
                 continue  # asks about text, writes none
-            elif isinstance(node, nodes.Filter):
-                if node.node is not None:
-                    self._mark(nodes.List([node.node]), environment)
-            elif isinstance(node, nodes.Getitem) or (
+            elif isinstance(node, (nodes.Filter, nodes.Getitem)) or (
                 isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr)
             ):
-                # The arguments of a method (split, replace, ...) search in text.
-                self._mark(nodes.List([node.node]), environment)
+                # The arguments of a filter or a method (split, replace, ...) search in text.
+                if node.node is not None:
+                    self._mark(nodes.List([node.node]), environment)
             else:
                 if isinstance(node, nodes.For):
                     tick = nodes.Call(nodes.Name("_tick", "load"), [], [], None, None)
@@ -122,8 +118,6 @@ class ChatTemplate:
                 self._mark(node, environment)
 
     def _marked(self, text: str) -> str:
-        if self._pattern is None:
-            return text
         return self._pattern.sub(lambda match: self._mark_of(match.group()), text)
 
     def _mark_of(self, special: str) -> str:
@@ -138,9 +132,8 @@ class ChatTemplate:
     def _refuse_composed(self, texts: Sequence[str], messages: Sequence[Mapping[str, Any]]) -> None:
         """Text that spells a special token must have it from a message. One that was put together, as `'<|' + role +
         '|>'` is, would be a special token to transformers and ordinary text here, so it is refused."""
-        spelled = {match.group() for text in texts for match in (self._pattern.finditer(text) if self._pattern else ())}
-        for special in sorted(spelled):
-            if not any(special in text for text in _strings(messages)):
+        for special in sorted({special for text in texts for special in self._pattern.findall(text)}):
+            if not any(special in text for _, text in _strings(messages, "messages")):
                 raise InputError(
                     f"the chat template puts {special!r} together from pieces; write it out in the "
                     "template as one string"
@@ -160,47 +153,40 @@ def check_messages(messages: Any) -> None:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise InputError(f"messages[{i}] is {type(message).__name__}; give an object with role and content")
-        if not isinstance(message.get("role"), str):
-            raise InputError(f'messages[{i}].role is {message.get("role")!r}; give a string such as "user"')
-        content = message.get("content")
-        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-            raise InputError(f"messages[{i}].content is {type(content).__name__}; give a string")
-        _check_text(message, f"messages[{i}]")
+        role, content = message.get("role"), message.get("content")
+        refuse(
+            (not isinstance(role, str), f'messages[{i}].role is {shown(role)}; give a string such as "user"'),
+            (
+                not isinstance(content, str) and not (content is None and message.get("tool_calls")),
+                f"messages[{i}].content is {type(content).__name__}; give a string",
+            ),
+        )
+        # No tokenizer can encode lone surrogates, and they are the template's marks.
+        for where, text in _strings(message, f"messages[{i}]"):
+            bad = re.search("[\ud800-\udfff]", text)
+            if bad:
+                raise InputError(
+                    f"{where} holds the lone surrogate U+{ord(bad.group()):04X} at character {bad.start()}; "
+                    "give valid Unicode text"
+                )
 
 
-def _check_text(value: Any, where: str) -> None:
-    """Refuse lone surrogates anywhere inside: no tokenizer can encode them, and they are the template's marks."""
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches the longest of `texts` that stands at a place; where there are none, nothing."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+
+def _strings(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """(place, text) of every string inside messages, keys included."""
     if isinstance(value, str):
-        bad = re.search("[\ud800-\udfff]", value)
-        if bad:
-            raise InputError(
-                f"{where} holds the lone surrogate U+{ord(bad.group()):04X} at character {bad.start()}; "
-                "give valid Unicode text"
-            )
+        yield where, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            _check_text(key, f"a key of {where}")
-            _check_text(item, f"{where}.{key}")
+            yield from _strings(key, f"a key of {where}")
+            yield from _strings(item, f"{where}.{key}")
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            _check_text(item, f"{where}[{i}]")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string inside messages, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)
-
-
-def _split_marks(text: str) -> list[str]:
-    return [piece for piece in re.split("([\ud800-\udfff])", text) if piece]
+            yield from _strings(item, f"{where}[{i}]")
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,8 +21,6 @@ _BOUNDARY = {TokenKind.PLAIN: TokenKind.OPENER, TokenKind.REASONING: TokenKind.D
 _STOPPABLE = (TokenKind.PLAIN, TokenKind.ANSWER)
 """Where stop strings are looked for."""
 
-_NOTHING: frozenset[int] = frozenset()
-
 
 class Piece(NamedTuple):
     """Text of one kind that can be shown; `forced` where the engine wrote it."""
@@ -35,38 +33,25 @@ class Piece(NamedTuple):
 
 
 class StopMatcher:
-    """Finds the first of several strings in text that comes in pieces: Knuth-Morris-Pratt, one state per string."""
+    """Finds the first of several strings in text that comes in pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._failure = [_failure_table(stop) for stop in self._stops]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was read: a match does not reach back over this point."""
-        self._state = [0] * len(self._stops)
-
-    @property
-    def held(self) -> int:
-        """Length of the longest suffix of the text that begins one of the strings."""
-        return max(self._state, default=0)
+        self._beginnings = {stop[:size] for stop in stops for size in range(1, len(stop))}
+        self._longest = max(map(len, self._beginnings), default=0)
+        self.tail = ""
+        """The longest suffix of the text that begins one of the strings. Cleared, a match does not reach back."""
 
     def push(self, text: str) -> tuple[int, str] | None:
         """Read `text`. (characters of it up to the match's end, the string) once one has occurred: the one that ends
         first, of several the longest."""
-        for at, char in enumerate(text, 1):
-            found = ""
-            for i, stop in enumerate(self._stops):
-                state = self._state[i]
-                while state and stop[state] != char:
-                    state = self._failure[i][state - 1]
-                state += stop[state] == char
-                if state == len(stop):
-                    found = max(found, stop, key=len)
-                    state = self._failure[i][state - 1]
-                self._state[i] = state
-            if found:
-                return at, found
+        whole = self.tail + text
+        found = [(whole.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in whole]
+        if found:
+            end, _, stop = min(found)
+            return end - len(self.tail), stop
+        suffixes = (whole[-size:] for size in range(min(len(whole), self._longest), 0, -1))
+        self.tail = next((suffix for suffix in suffixes if suffix in self._beginnings), "")
         return None
 
 
@@ -93,8 +78,7 @@ class OutputStream:
         self._hidden = frozenset() if ignore_eos else frozenset(eos_ids)
         form = thinking_format if thinking_format is not None else ThinkingFormat()
         openers = (form.opener,) if form.thinks else ()
-        triggers = form.triggers
-        self._delimiters = {TokenKind.PLAIN: openers, TokenKind.REASONING: triggers}
+        self._delimiters = {TokenKind.PLAIN: openers, TokenKind.REASONING: form.triggers}
         """Token ids of the delimiters that may interrupt a kind."""
         self._ends = (form.end,) if form.thinks else ()
         self._starts = {
@@ -102,29 +86,23 @@ class OutputStream:
             for kind, patterns in self._delimiters.items()
         }
         """Tokens worth a closer look: those that can be part of a delimiter's proper prefix."""
-        self._longest = longest = max((len(p) for p in (*openers, *triggers, *self._ends)), default=1)
+        self._longest = longest = max((len(p) for p in (*openers, *form.triggers, *self._ends)), default=1)
         self._recent: deque[int] = deque(prompt_ids[-longest:], maxlen=longest)
         """The last tokens, prompt included: a delimiter may begin in the prompt."""
         self._held: deque[tuple[int, bool]] = deque()
         """(token id, forced) of tokens that may begin a delimiter."""
         self._decoder = IncrementalDecoder()
         self._matcher = StopMatcher(stop) if stop else None
-        self._pending = ""
-        """Text that may begin a stop string."""
-        self._kind = TokenKind.PLAIN
-        self._plain = self._matcher is None
-        """Whether text of this kind goes out as it comes: no stop string is looked for in it, or has ended it."""
-        self._special = self._hidden | self._starts.get(self._kind, _NOTHING)
-        """Tokens that may not go out at once: hidden ones, and those near a delimiter of this kind."""
         self._count, self._min_tokens = 0, min_tokens
         self._opened = False
         self._texts: list[str] = []
-        self._runs = [(0, self._kind)]
+        self._runs: list[tuple[int, TokenKind]] = []
         """where in `_texts` each run of one kind begins"""
         self._new: list[Piece] = []
         """what the call under way has made certain"""
         self.stop_hit: str | None = None
         """The stop string that ended the text."""
+        self._begin_kind(TokenKind.PLAIN)
 
     def push_ordinary(self, token_id: int, kind: int) -> str | None:
         """The short way for almost every token: its text, "" where that is half a character. None, and nothing is read,
@@ -248,23 +226,18 @@ class OutputStream:
             self._flush_pending()
             self._emit(text, forced)
             return
-        found = self._matcher.push(text)
-        if found is not None:
+        pending, found = self._matcher.tail, self._matcher.push(text)
+        if found is None:
+            shown = (pending + text).removesuffix(self._matcher.tail)
+        else:
             end, self.stop_hit = found
-            text = (self._pending + text[:end])[: -len(self.stop_hit)]
-            self._pending = ""
-            self._emit(text, False)
-            return
-        text = self._pending + text
-        cut = len(text) - self._matcher.held
-        self._pending = text[cut:]
-        self._emit(text[:cut], False)
+            shown = (pending + text[:end]).removesuffix(self.stop_hit)
+        self._emit(shown, False)
 
     def _flush_pending(self) -> None:
         if self._matcher is not None:
-            text, self._pending = self._pending, ""
-            self._matcher.reset()
-            self._emit(text, False)
+            self._emit(self._matcher.tail, False)
+            self._matcher.tail = ""
 
     def _end_kind(self) -> None:
         """Nothing of this kind follows: half a character and half a stop string are text after all."""
@@ -276,8 +249,10 @@ class OutputStream:
     def _begin_kind(self, kind: TokenKind) -> None:
         self._kind = kind
         self._runs.append((len(self._texts), kind))
-        self._special = self._hidden | self._starts.get(kind, _NOTHING)
+        self._special = self._hidden | self._starts.get(kind, frozenset())
+        """Tokens that may not go out at once: hidden ones, and those near a delimiter of this kind."""
         self._plain = self._matcher is None or (kind not in _STOPPABLE and self.stop_hit is None)
+        """Whether text of this kind goes out as it comes: no stop string is looked for in it, or has ended it."""
 
     def _emit(self, text: str, forced: bool) -> None:
         if text:
@@ -287,14 +262,3 @@ class OutputStream:
     def _take_new(self) -> list[Piece]:
         new, self._new = self._new, []
         return new
-
-
-def _failure_table(pattern: str) -> list[int]:
-    """For each prefix of `pattern`, the length of its longest proper suffix that is also a prefix."""
-    table, state = [0] * len(pattern), 0
-    for i in range(1, len(pattern)):
-        while state and pattern[state] != pattern[i]:
-            state = table[state - 1]
-        state += pattern[state] == pattern[i]
-        table[i] = state
-    return table

@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer as _Encoder
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, is_whole, shown
 from engine.json_file import read_object
-from engine.text.chat_template import ChatTemplate
+from engine.text.chat_template import ChatTemplate, any_of
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -51,8 +51,7 @@ class Tokenizer:
             self._encoder = _Encoder.from_str(json.dumps({**tokenizer_json, "added_tokens": []}))
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"the tokenizer cannot be built: {' '.join(str(error).split())}") from error
-        longest_first = sorted(self._specials, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if added else None
+        self._pattern = re.compile(f"({any_of(self._specials).pattern})")
         self.size: int = max(self._encoder.get_vocab_size(), 1 + max(self._added, default=-1))
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
         self._known: dict[int, bytes] = {}
@@ -96,10 +95,9 @@ class Tokenizer:
 
     def encode(self, text: str, specials: bool = False) -> list[int]:
         """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens."""
-        if specials and self._pattern is not None:
-            pieces = self._pattern.split(text)
-            return self._encode_pieces(self._specials.get(piece, piece) for piece in pieces if piece)
-        return self._encode_plain(text)
+        if not specials:
+            return self._encode_plain(text)
+        return self._encode_pieces(self._specials.get(piece, piece) for piece in self._pattern.split(text) if piece)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, specials shown; bytes that are not UTF-8 become U+FFFD."""
@@ -221,9 +219,9 @@ class IncrementalDecoder:
 
 
 def _is_byte_level(decoder: Any) -> bool:
-    if not isinstance(decoder, Mapping):
-        return False
-    return decoder.get("type") == "ByteLevel" or any(map(_is_byte_level, decoder.get("decoders", ())))
+    return isinstance(decoder, Mapping) and (
+        decoder.get("type") == "ByteLevel" or any(map(_is_byte_level, decoder.get("decoders", ())))
+    )
 
 
 def _token_text(value: Any) -> str | None:
@@ -253,8 +251,7 @@ def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
 def _added_tokens(tokenizer_json: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     added = tokenizer_json.get("added_tokens") or []
     for token in added if isinstance(added, list) else [added]:
-        known = isinstance(token, Mapping) and type(token.get("id")) is int and isinstance(token.get("content"), str)
-        if not known:
+        if not (isinstance(token, Mapping) and is_whole(token.get("id")) and isinstance(token.get("content"), str)):
             raise InputError(f"tokenizer.json has the added token {shown(token)}; each has an id and a content")
     return added
 

@@ -263,8 +263,10 @@ def test_stop_matcher_equals_searching_the_whole(stops, chunks):
             found = (read + hit[0], hit[1])
             break
         read += len(chunk)
-        held = matcher.held
-        assert held == max(k for s in stops for k in range(len(s)) if k <= read and whole[:read].endswith(s[:k]))
+        assert whole[:read].endswith(matcher.tail)
+        assert len(matcher.tail) == max(
+            k for s in stops for k in range(len(s)) if k <= read and whole[:read].endswith(s[:k])
+        )
     ends = [(end, -len(s), s) for s in stops for end in range(len(s), len(whole) + 1) if whole[:end].endswith(s)]
     want = min(ends, default=None)
     assert found == (None if want is None else (want[0], want[2]))
