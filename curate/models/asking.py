@@ -34,8 +34,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def changed(self) -> dict[str, Any]:
         """The fields that differ from the defaults."""
-        defaults = msgspec.structs.asdict(Sampling())
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value != defaults[name]}
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value != getattr(Sampling(), name)
+        }
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import openai
@@ -81,7 +82,7 @@ _KINDS = {
 """Kinds of statuses that are not their class's."""
 
 
-class Client:
+class Client(AbstractAsyncContextManager["Client", None]):
     """Calls to one server. Use it as an async context manager."""
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -90,9 +91,6 @@ class Client:
         self._http = AsyncOpenAI(
             base_url=config.base_url, api_key=api_key(config), timeout=config.timeout_s, max_retries=0
         )
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._http.close()

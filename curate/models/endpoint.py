@@ -24,9 +24,6 @@ class EndpointModel:
         self.name, self.identity = config.name or config.model, f"endpoint {config.model}"
         self._config, self._store = config, store
         api_key(config)
-        # Answered with `_DOWN` errors since the last success: kept back, lest an outage be taken for answers.
-        self._suspects: list[tuple[Answer, Ask, int, float]] = []
-        self._successes = 0
 
     def ask(self, requests: Iterable[Ask]) -> Iterator[Answer]:
         """See `asking.Model`. Calls run on a thread of their own; leaving the iterator early cancels them."""
@@ -62,27 +59,28 @@ class EndpointModel:
 
     async def _ask_all(self, plan: Plan, answers: queue.SimpleQueue[Any]) -> None:
         waiting = iter(plan.todo.items())
-        self._suspects.clear()
-        self._successes = 0
+        # Answered with `_DOWN` errors since the last success: kept back, lest an outage be taken for answers.
+        suspects: list[tuple[Answer, Ask, int, float]] = []
+        successes = 0
 
         def keep() -> None:
             """Store and hand on what has been kept back."""
-            ready = self._suspects[:]
-            self._suspects.clear()
-            for answer, ask, tries, seconds in ready:
+            while suspects:
+                answer, ask, tries, seconds = suspects.pop(0)
                 self._store.put(answer, ask, self.name, tries, seconds)
                 answers.put(answer)
 
         async def worker() -> None:
-            for key, asks in waiting:
+            nonlocal successes
+            for key, (ask, *_) in waiting:
                 started = time.monotonic()
-                answer, tries = await self._ask_one(client, key, asks[0])
-                self._suspects.append((answer, asks[0], tries, time.monotonic() - started))
+                answer, tries = await self._ask_one(client, key, ask)
+                suspects.append((answer, ask, tries, time.monotonic() - started))
                 if answer.error not in _DOWN:
-                    self._successes += 1
+                    successes += 1
                     keep()
-                elif len(self._suspects) >= max(8, self._config.concurrency):
-                    raise self._down()
+                elif len(suspects) >= max(8, self._config.concurrency):
+                    raise self._down(suspects)
 
         try:
             async with Client(self._config) as client, asyncio.TaskGroup() as group:
@@ -90,23 +88,26 @@ class EndpointModel:
                     group.create_task(worker())
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
-        if self._suspects and not self._successes:
-            raise self._down()
+        if suspects and not successes:
+            raise self._down(suspects)
         keep()
 
-    def _down(self) -> EndpointDown:
-        last = self._suspects[-1][0]
+    def _down(self, suspects: list[tuple[Answer, Ask, int, float]]) -> EndpointDown:
+        last = suspects[-1][0]
         return EndpointDown(
-            f"{self._config.base_url} answered none of the last {len(self._suspects)} calls ({last.error}: "
+            f"{self._config.base_url} answered none of the last {len(suspects)} calls ({last.error}: "
             f"{last.detail}); check that it runs and its address, key and model name, then run the same command again: "
             "what it had answered is kept"
         )
 
     async def _ask_one(self, client: Client, key: str, ask: Ask) -> tuple[Answer, int]:
         """(the answer or the error of the last try, tries)."""
-        body = arguments(self._config.model, key, ask)
         try:
-            return await client.post("/chat/completions", body, lambda reply: read(reply, ask.id, key))
+            return await client.post(
+                "/chat/completions",
+                arguments(self._config.model, key, ask),
+                lambda reply: read(reply, ask.id, key),
+            )
         except Failed as error:
             return Answer(ask.id, key, error=error.kind, detail=str(error)), error.tries
 
@@ -128,11 +129,10 @@ def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:
 def read(response: Mapping[str, Any], id: str, key: str) -> Answer:
     """The answer in a chat completion. Raises AttributeError, LookupError, TypeError or ValueError where it is none."""
     choice, usage = response["choices"][0], response.get("usage") or {}
-    message = choice["message"]
+    message, details = choice["message"], usage.get("completion_tokens_details") or {}
     text, reasoning = message["content"], message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(text, str) or not isinstance(reasoning, str):
         raise ValueError(f"its content is {text!r}")
-    details = usage.get("completion_tokens_details") or {}
     return Answer(
         id,
         key,

@@ -4,7 +4,7 @@ import json
 import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
@@ -74,27 +74,25 @@ class LocalModel:
         if self._engine is None:
             self._engine = Engine(config=self._config)
         done: queue.SimpleQueue[Handle] = queue.SimpleQueue()
-        running: dict[Handle, str] = {}
+        running: dict[Handle, tuple[str, str]] = {}
         waiting = deque(plan.todo.items())
         try:
             while running or waiting:
                 while waiting and len(running) < OPEN_PER_SLOT * self._config.max_num_seqs:
                     key, (ask, *_) = waiting.popleft()
+                    prompt = {"messages": [dict(message) for message in ask.messages]}
                     try:
-                        prompt = {"messages": [dict(message) for message in ask.messages]}
                         handle = self._engine.submit(prompt, engine_params(ask.sampling, key))
                     except InputError as error:
                         yield from self._keep(plan, [Answer(ask.id, key, error="bad_request", detail=str(error))])
                         continue
-                    running[handle] = key
+                    running[handle] = ask.id, key
                     handle.add_done_callback(done.put)
                 if running:
                     ended = [done.get()]
                     while not done.empty():  # those that ended in the same step share a transaction
                         ended.append(done.get())
-                    keys = [running.pop(handle) for handle in ended]
-                    pairs = zip(ended, keys, strict=True)
-                    yield from self._keep(plan, [self._read(h, plan.todo[key][0].id, key) for h, key in pairs])
+                    yield from self._keep(plan, [self._read(handle, *running.pop(handle)) for handle in ended])
         finally:
             for handle in running:
                 handle.abort()
@@ -108,25 +106,28 @@ class LocalModel:
         """The answer of a finished request. Raises EngineDead where the engine ended before it."""
         output = handle.result()
         sample, usage = output.outputs[0], output.usage
-        answer = Answer(
+        failed = sample.finish_reason in ("error", "abort")
+        return Answer(
             id,
             key,
             sample.answer,
             sample.reasoning,
-            sample.finish_reason,
+            None if failed else sample.finish_reason,
             usage.prompt_tokens,
             usage.completion_tokens,
             sample.thinking.tokens,
             self._config.model,
+            "engine" if failed else None,
+            str(sample.error or sample.finish_reason) if failed else "",
         )
-        if sample.finish_reason in ("error", "abort"):
-            return replace(answer, finish_reason=None, error="engine", detail=sample.error or sample.finish_reason)
-        return answer
 
 
-def engine_config(model: str, values: Mapping[str, Any]) -> EngineConfig:
-    """The configuration of an engine for `model`. Raises InputError naming unknown fields or wrong types."""
+def engine_config(model: str, values: Mapping[str, Any], *beside: str) -> EngineConfig:
+    """The configuration of an engine for `model`. Raises InputError naming unknown fields or wrong types.
+
+    `beside` are fields that may stand where `values` come from and that the caller has taken out.
+    """
     known = {field.name for field in fields(EngineConfig)} - {"model"}
     if unknown := [name for name in values if name not in known]:
-        raise InputError(f"engine: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise InputError(f"engine: unknown field {unknown[0]!r}; known: {', '.join(sorted(known.union(beside)))}")
     return to_struct({"model": model, **values}, EngineConfig)

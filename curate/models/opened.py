@@ -33,7 +33,7 @@ def check_model_config(values: Mapping[str, Any]) -> "EndpointConfig | LocalConf
         raise InputError(f'model is {model!r}; give "{ENGINE}DIR", or the name of a model beside a base_url')
     if model.startswith(ENGINE):
         rest = {key: value for key, value in values.items() if key not in ("model", "name")}
-        return LocalConfig(engine_config(model.removeprefix(ENGINE), rest), str(values.get("name", "")))
+        return LocalConfig(engine_config(model.removeprefix(ENGINE), rest, "name"), str(values.get("name", "")))
     from curate.models.client import EndpointConfig
 
     try:

@@ -38,17 +38,13 @@ class Prompt:
             raise ValueError(f'{path} begins with {first!r}; its first line must be "version: N"')
         return cls(f"{name}-{found[1]}", text.strip())
 
-    @property
-    def fields(self) -> frozenset[str]:
-        """Names of the `{{fields}}`."""
-        return frozenset(_FIELD.findall(self.text))
-
     def messages(self, **values: str) -> tuple[dict[str, str], ...]:
         """One user message. Values are put in as they are, whatever braces they hold.
 
         Raises:
             ValueError: a field without a value, or a value without a field.
         """
-        if set(values) != self.fields:
-            raise ValueError(f"prompt {self.version} takes {sorted(self.fields)}, given {sorted(values)}")
+        fields = set(_FIELD.findall(self.text))
+        if set(values) != fields:
+            raise ValueError(f"prompt {self.version} takes {sorted(fields)}, given {sorted(values)}")
         return ({"role": "user", "content": _FIELD.sub(lambda m: values[m[1]], self.text)},)

@@ -8,9 +8,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from curate.models.asking import Answer, Ask
 from engine.errors import InputError
@@ -66,7 +66,7 @@ class Plan:
             yield replace(answer, id=request.id)
 
 
-class Store:
+class Store(AbstractContextManager["Store", None]):
     """Responses by key. Use it as a context manager; safe from any thread."""
 
     def __init__(self, path: str | Path, retry_errors: bool = False) -> None:
@@ -88,9 +88,6 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise InputError(f"{self.path} is no response store ({error}); move it away or name another file") from None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -147,8 +144,8 @@ class Store:
         """Sums per model, for the report."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT model, count(*), sum(error IS NOT NULL), sum(tries), total(prompt_tokens),"
-                " total(completion_tokens), total(reasoning_tokens), total(seconds)"
+                "SELECT model, count(*), sum(error IS NOT NULL), sum(tries), ifnull(sum(prompt_tokens), 0),"
+                " ifnull(sum(completion_tokens), 0), ifnull(sum(reasoning_tokens), 0), total(seconds)"
                 " FROM responses GROUP BY model ORDER BY model"
-            ).fetchall()
-        return [Totals(m, n, e, t, int(p), int(c), int(r), s) for m, n, e, t, p, c, r, s in rows]
+            )
+            return [Totals(*row) for row in rows]

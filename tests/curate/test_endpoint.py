@@ -192,7 +192,7 @@ def test_leaving_early_cancels_and_keeps_what_came(endpoint, tmp_path):
         ({"model": "m"}, "base_url"),
         ({"model": "m", "base_url": "http://x", "retries": 3}, "retries"),
         ({"model": "m", "base_url": "http://x", "concurrency": "many"}, "concurrency"),
-        ({"model": "engine:models/s1-nano", "batch": 3}, "batch"),
+        ({"model": "engine:models/s1-nano", "batch": 3}, "'batch'; known: .*max_waiting, name, "),
         ({"model": "engine:models/s1-nano", "max_num_seqs": "8"}, "max_num_seqs"),
     ],
 )
