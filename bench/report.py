@@ -6,16 +6,11 @@ what never ran on a GPU says "not yet measured on a GPU".
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -65,11 +60,12 @@ class Row:
 _PEERS = {"s1-engine, unquantized": "bf16 weights"}
 _WHOLE = {"quantization": None, "kv_cache_dtype": None, "products": None}
 """Weights and cache in the model's own type, products by the package's table: records name only what differs."""
-_WAYS = {
-    "tuned": ({"products": GEMM_TABLE}, "products as measured on this card"),
-    "int8": ({"quantization": "int8"}, "int8 weights"),
-    "fp8 KV": ({"kv_cache_dtype": "fp8"}, "fp8 keys and values"),
-    "fp8": ({"quantization": "fp8", "kv_cache_dtype": "fp8"}, "fp8 weights, keys and values"),
+_WAYS: dict[str | None, tuple[dict[str, str], str]] = {
+    None: ({}, ""),
+    "tuned": ({"products": GEMM_TABLE}, ", products as measured on this card"),
+    "int8": ({"quantization": "int8"}, ", int8 weights"),
+    "fp8 KV": ({"kv_cache_dtype": "fp8"}, ", fp8 keys and values"),
+    "fp8": ({"quantization": "fp8", "kv_cache_dtype": "fp8"}, ", fp8 weights, keys and values"),
 }
 
 
@@ -84,8 +80,8 @@ def _decode(
     way: str | None = None,
     budget: int | None = None,
 ) -> Row:
-    different, words = _WAYS[way] if way is not None else ({}, "")
-    what = f"decode, batch {batch}, context {context:,}" + (f", {words}" if words else "")
+    different, words = _WAYS[way]
+    what = f"decode, batch {batch}, context {context:,}{words}"
     if engine != "s1-engine":
         what += f": against {_PEERS.get(engine, engine)}"
     if budget is not None:
@@ -94,49 +90,66 @@ def _decode(
     return Row(on, what, "decode", case | _WHOLE | different, goal, card)
 
 
-def _gpu(card: Device) -> Iterator[Row]:
+def _gpu(card: Device) -> tuple[Row, ...]:
     """What the plan for a card measures."""
     cells, on, model = CELLS[card.name], f"{card.name}, 32B", "qwen2.5-32b"
+    attention = {"operator": "decode_attention", "size": "8x8192", "shape": model}
+    peer = peer_shape(card)
 
     def decode(on: str, cell: str, goal: str, model: str = model, **different: Any) -> Row:
         batch, context = map(int, cell.split("x"))
         return _decode(on, model, batch, context, goal, card=card.name, **different)
 
-    for cell in cells.bf16:
-        yield decode(f"{on} bf16", cell, "≥ 95 % of the copy bandwidth" if cell == "1x1024" else "≥ 90 %")
-    yield decode(f"{on} bf16", "8x1024", "< 0.5 % slower", budget=64)
-    yield decode(f"{on} bf16", cells.tuned[0], "≥ 95 %", way="tuned")
-    yield decode(on, cells.eight_bits[0], "≥ 90 %", way="int8")
-    yield decode(on, cells.fp8_kv[0], "≥ 90 %", way="fp8 KV")
-    yield decode(on, cells.eight_bits[1], "≥ 90 %", way="fp8")
-    yield Row(
-        f"{on} bf16",
-        "prefill, 8,192 tokens",
-        "prefill",
-        {"model": model, "context": 8192},
-        "≥ 60 % of matmul",
-        card.name,
+    return (
+        *(
+            decode(f"{on} bf16", cell, "≥ 95 % of the copy bandwidth" if cell == "1x1024" else "≥ 90 %")
+            for cell in cells.bf16
+        ),
+        decode(f"{on} bf16", "8x1024", "< 0.5 % slower", budget=64),
+        decode(f"{on} bf16", cells.tuned[0], "≥ 95 %", way="tuned"),
+        decode(on, cells.eight_bits[0], "≥ 90 %", way="int8"),
+        decode(on, cells.fp8_kv[0], "≥ 90 %", way="fp8 KV"),
+        decode(on, cells.eight_bits[1], "≥ 90 %", way="fp8"),
+        Row(
+            f"{on} bf16",
+            "prefill, 8,192 tokens",
+            "prefill",
+            {"model": model, "context": 8192},
+            "≥ 60 % of matmul",
+            card.name,
+        ),
+        Row(f"{on} bf16", "decode attention alone, batch 8, context 8,192", "kernels", attention, "≥ 90 %", card.name),
+        Row(
+            f"{card.name}, 0.5B bf16",
+            "native forcing against a client loop, no prefix cache",
+            "budgets",
+            {"model": "qwen2.5-0.5b", "prefix_cache": False},
+            "> 1x",
+            card.name,
+        ),
+        *(
+            Row(
+                f"{card.name}, {name}",
+                "training",
+                "train",
+                {"engine": "s1-engine", "shape": shape, **more},
+                "≥ 40 % of matmul",
+                card.name,
+            )
+            for shape, name, more in (
+                ("qwen2.5-0.5b", "0.5B", {"lora": None}),
+                ("qwen2.5-7b", "7B, LoRA", {"lora": 16}),
+                ("qwen2.5-32b", "32B, three layers", {"layers": 3}),
+            )
+        ),
+        decode(
+            f"{card.name}, {peer.removeprefix('qwen2.5-').upper()} bf16",
+            cells.peers[0],
+            "> 1x",
+            peer,
+            engine="transformers",
+        ),
     )
-    attention = {"operator": "decode_attention", "size": "8x8192", "shape": model}
-    yield Row(f"{on} bf16", "decode attention alone, batch 8, context 8,192", "kernels", attention, "≥ 90 %", card.name)
-    yield Row(
-        f"{card.name}, 0.5B bf16",
-        "native forcing against a client loop, no prefix cache",
-        "budgets",
-        {"model": "qwen2.5-0.5b", "prefix_cache": False},
-        "> 1x",
-        card.name,
-    )
-    for shape, name, more in (
-        ("qwen2.5-0.5b", "0.5B", {"lora": None}),
-        ("qwen2.5-7b", "7B, LoRA", {"lora": 16}),
-        ("qwen2.5-32b", "32B, three layers", {"layers": 3}),
-    ):
-        case = {"engine": "s1-engine", "shape": shape, **more}
-        yield Row(f"{card.name}, {name}", "training", "train", case, "≥ 40 % of matmul", card.name)
-    peer = peer_shape(card)
-    size = {"qwen2.5-32b": "32B", "qwen2.5-7b": "7B"}[peer]
-    yield decode(f"{card.name}, {size} bf16", cells.peers[0], "> 1x", peer, engine="transformers")
 
 
 ROWS: tuple[Row, ...] = (
@@ -203,29 +216,31 @@ def cell(row: Row, line: Record) -> str | None:
         return None
 
 
-def _cell(row: Row, figures: Mapping[str, Any]) -> str:
-    if row.benchmark == "decode":
-        if figures["step_ms"] is None:
+def _cell(row: Row, of: Mapping[str, Any]) -> str:
+    match row.benchmark:
+        case "decode" if of["step_ms"] is None:
             return "does not fit in memory"
-        if row.case["budget"] is not None:
-            return f"**{figures['ratio'] - 1:+.1%}** ({figures['step_ms']:.3g} ms per step)"
-        if row.case["engine"] != "s1-engine":
-            return f"**{figures['ratio']:.2f}x** ({figures['step_ms']:.3g} ms per step there)"
-        return (
-            f"**{figures['step_ms']:.3g} ms** per step, {figures['tok_s_total']:,.0f} tok/s, "
-            f"{_short(figures['GBps'])} GB/s, {figures['bandwidth_share']:.0%} of the bandwidth"
-        )
-    if row.benchmark == "budgets":
-        less = 1 - figures["native_prefill_tokens"] / figures["client_prefill_tokens"]
-        return f"**{figures['time_ratio']:.2f}x**, {less:.0%} less prefill"
-    if row.benchmark == "prefill":
-        return f"**{figures['seconds']:.3g} s**, {figures['matmul_share']:.0%} of the matmul rate"
-    if row.benchmark == "kernels":
-        return f"**{figures['us']:.3g} us**, {_short(figures['GBps'])} GB/s, {figures['share']:.0%} of the bandwidth"
-    if row.benchmark == "train":
-        share = f"{figures['share_of_matmul']:.0%} of the matmul rate"
-        return f"**{figures['tokens_per_second']:,.0f} tok/s**, {_short(figures['step_ms'])} ms per step, {share}"
-    return f"**{figures['ratio']:.3f}**"
+        case "decode" if row.case["budget"] is not None:
+            return f"**{of['ratio'] - 1:+.1%}** ({of['step_ms']:.3g} ms per step)"
+        case "decode" if row.case["engine"] != "s1-engine":
+            return f"**{of['ratio']:.2f}x** ({of['step_ms']:.3g} ms per step there)"
+        case "decode":
+            return (
+                f"**{of['step_ms']:.3g} ms** per step, {of['tok_s_total']:,.0f} tok/s, "
+                f"{_short(of['GBps'])} GB/s, {of['bandwidth_share']:.0%} of the bandwidth"
+            )
+        case "budgets":
+            less = 1 - of["native_prefill_tokens"] / of["client_prefill_tokens"]
+            return f"**{of['time_ratio']:.2f}x**, {less:.0%} less prefill"
+        case "prefill":
+            return f"**{of['seconds']:.3g} s**, {of['matmul_share']:.0%} of the matmul rate"
+        case "kernels":
+            return f"**{of['us']:.3g} us**, {_short(of['GBps'])} GB/s, {of['share']:.0%} of the bandwidth"
+        case "train":
+            share = f"{of['share_of_matmul']:.0%} of the matmul rate"
+            return f"**{of['tokens_per_second']:,.0f} tok/s**, {_short(of['step_ms'])} ms per step, {share}"
+        case _:
+            return f"**{of['ratio']:.3f}**"
 
 
 def _short(value: float) -> str:
@@ -255,16 +270,12 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
 
 def short_table(lines: Sequence[Record]) -> str:
     """Markdown: the rows of `SHORT`, without devices and goals."""
-    out = ["| on | what | measured |", "|---|---|---|"]
-    for row in SHORT:
-        out.append(f"| {row.on} | {row.what} | {_answer(row, newest(row, lines))} |")
-    return "\n".join(out)
+    rows = [f"| {row.on} | {row.what} | {_answer(row, newest(row, lines))} |" for row in SHORT]
+    return "\n".join(["| on | what | measured |", "|---|---|---|", *rows])
 
 
 def _answer(row: Row, line: Record | None) -> str | None:
-    if line is None:
-        return GAP if row.card is None else GAP_GPU
-    return cell(row, line)
+    return (GAP if row.card is None else GAP_GPU) if line is None else cell(row, line)
 
 
 _ENGINES = {"s1-engine": "this engine", "vllm": "vLLM", "transformers": "transformers"}
@@ -272,15 +283,14 @@ _ENGINES = {"s1-engine": "this engine", "vllm": "vLLM", "transformers": "transfo
 
 def roofline(lines: Sequence[Record], file: Path) -> None:
     """Write `drawn(lines)` as PNG."""
-    figure = drawn(lines)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    drawn(lines).savefig(file, dpi=130)
 
 
 def drawn(lines: Sequence[Record]) -> Figure:
     """Tokens per second over the batch. The limit is a line over all batches, what was measured are dots under it:
     Qwen2.5-32B on an H200 and an H100, and a 0.5B model on a CPU, each by its newest records."""
-    figure, (gpu, cpu) = plt.subplots(1, 2, figsize=(11, 4.2))
+    figure = Figure(figsize=(11, 4.2))
+    gpu, cpu = figure.subplots(1, 2)
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
     measured = False
     for device, color in ((H200, "C0"), (H100, "C1")):
@@ -349,15 +359,13 @@ def _points(axes: Any, found: Mapping[tuple[str, int], Record], where: str = "",
 def insert(text: str, lines: Sequence[Record]) -> str:
     """`text` with what stands between markers replaced: the whole table, the short one, or both. Raises ValueError
     where there are none."""
-    found = 0
+    if not any(begin in text and end in text for begin, end in MARKERS.values()):
+        begin, end = MARKERS[False]
+        raise ValueError(f"the file lacks the markers {begin} and {end}; add them where the table belongs")
     for short, (begin, end) in MARKERS.items():
         rendered = f"{begin}\n{short_table(lines) if short else table(lines)}\n{end}"
         pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-        text, count = re.subn(pattern, rendered.replace("\\", r"\\"), text, flags=re.DOTALL)
-        found += count
-    if not found:
-        begin, end = MARKERS[False]
-        raise ValueError(f"the file lacks the markers {begin} and {end}; add them where the table belongs")
+        text = re.sub(pattern, rendered.replace("\\", r"\\"), text, flags=re.DOTALL)
     return text
 
 
@@ -393,8 +401,7 @@ def main(options: Options) -> None:
 
 def speed_records(file: Path) -> list[Record]:
     """The records of one file; files of accuracy results, which are not records of this kind, give none."""
-    first = file.read_text(encoding="utf-8").lstrip()[:1000]
-    return read(file) if '"benchmark"' in first else []
+    return read(file) if '"benchmark"' in file.read_text(encoding="utf-8").lstrip()[:1000] else []
 
 
 if __name__ == "__main__":
