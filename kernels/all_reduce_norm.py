@@ -108,9 +108,8 @@ def all_reduce_norm(
     parts: Parts, weight: torch.Tensor, eps: float, residual: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each part's first N * H values, weight [H], residual [N, H] of the parts' dtype -> (y [N, H], h [N, H])."""
-    if use_triton(residual):
-        return all_reduce_norm_triton(parts, weight, eps, residual)
-    return all_reduce_norm_reference(parts, weight, eps, residual)
+    run = all_reduce_norm_triton if use_triton(residual) else all_reduce_norm_reference
+    return run(parts, weight, eps, residual)
 
 
 def all_reduce_norm_cost(tokens: int, hidden: int, ranks: int, itemsize: int = 2) -> tuple[int, int]:

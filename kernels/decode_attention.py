@@ -265,7 +265,7 @@ def decode_attention(
     """
     if use_triton(q):
         return decode_attention_triton(q, k_cache, v_cache, block_tables, context_lens, scale, k_scale, v_scale)
-    if k_scale is None and native.supports_attention(q, k_cache):
+    if k_scale is None and native.supports_pages(q, k_cache):
         return native.decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale, max_context)
     return decode_attention_reference(
         q, k_cache, v_cache, block_tables, context_lens, scale, max_context, k_scale, v_scale

@@ -12,8 +12,7 @@ def embedding_reference(ids: torch.Tensor, weight: torch.Tensor, vocab_start: in
     """The definition."""
     local = ids - vocab_start
     here = (local >= 0) & (local < weight.shape[0])
-    rows = F.embedding(torch.where(here, local, 0), weight)
-    return rows.masked_fill(~here[:, None], 0)
+    return F.embedding(torch.where(here, local, 0), weight).masked_fill(~here[:, None], 0)
 
 
 @jit
@@ -49,11 +48,8 @@ def embedding_triton(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int =
 
 def embedding(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
     """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere."""
-    if use_triton(weight):
-        return embedding_triton(ids, weight, vocab_start)
-    if native.supports_embedding(ids, weight):
-        return native.embedding(ids, weight, vocab_start)
-    return embedding_reference(ids, weight, vocab_start)
+    on_cpu = native.embedding if native.supports_embedding(ids, weight) else embedding_reference
+    return (embedding_triton if use_triton(weight) else on_cpu)(ids, weight, vocab_start)
 
 
 def embedding_cost(tokens: int, hidden: int, itemsize: int = 2) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def pack(w: LinearWeight) -> LinearWeight:
     if w.scale is None or w.dtype is None:
         return native.pack(w) if native.supports_pack(w.weight) else w
     if w.weight.dtype is torch.int8:
-        return native.pack_codes(w) if w.dtype in native.FLOATS else w
+        return native.pack(w) if w.dtype in native.FLOATS else w
     dense = LinearWeight(decode(w.weight, w.scale).to(w.dtype), w.bias)
     return replace(w, packed=native.pack(dense).packed) if native.supports_pack(dense.weight) else w
 
@@ -54,8 +54,7 @@ def _quantized(
     gated, head = product is Product.GATED, product is Product.HEAD
     if x.shape[0] <= MOST_TOKENS:
         config = choose(x, w.weight, product) or GemmConfig()
-        y, _ = small_gemm(x, w.weight, config, w.bias, residual, gated=gated, maxima=head, scale=w.scale)
-        return y
+        return small_gemm(x, w.weight, config, w.bias, residual, gated=gated, maxima=head, scale=w.scale)[0]
     if x.is_cuda and x.dtype != torch.float32:  # codes are exact in 16 bits, and the sums leave cuBLAS unrounded
         y = torch.mm(x, w.weight.to(x.dtype).t(), out_dtype=torch.float32) * w.scale  # type: ignore[call-overload]
         y = y if w.bias is None else y + w.bias
@@ -80,9 +79,8 @@ def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = Non
         if residual is not None and w.bias is None:
             return torch.addmm(residual, x, w.weight.t())  # cuBLAS adds the residual (beta = 1) as it writes
         return linear_reference(x, w, residual)
-    if native.supports_linear(x, w):
-        return native.linear(x, w, residual)
-    return linear_reference(x, w, residual)
+    on_cpu = native.linear if native.supports_linear(x, w) else linear_reference
+    return on_cpu(x, w, residual)
 
 
 def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
@@ -99,9 +97,8 @@ def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
         if config is not None:
             return small_gemm(x, gate_up.weight, config, bias=gate_up.bias, gated=True)[0]
         return silu_mul_triton(F.linear(x, gate_up.weight, gate_up.bias))
-    if native.supports_linear(x, gate_up):
-        return native.linear_silu_mul(x, gate_up)
-    return linear_silu_mul_reference(x, gate_up)
+    on_cpu = native.linear_silu_mul if native.supports_linear(x, gate_up) else linear_silu_mul_reference
+    return on_cpu(x, gate_up)
 
 
 def head_reference(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
@@ -140,6 +137,5 @@ def linear_cost(
     """(bytes, flops): weight and x read once, y written; 1 for `weight_itemsize` adds a scale per row."""
     out = itemsize if out_itemsize is None else out_itemsize
     stored = itemsize if weight_itemsize is None else weight_itemsize
-    moved = out_features * (in_features * stored + (4 if stored == 1 else 0))
-    moved += tokens * in_features * itemsize + tokens * out_features * out
-    return moved, 2 * tokens * out_features * in_features
+    weight = out_features * (in_features * stored + (4 if stored == 1 else 0))
+    return weight + tokens * (in_features * itemsize + out_features * out), 2 * tokens * out_features * in_features

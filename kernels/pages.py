@@ -3,19 +3,12 @@
 import torch
 
 
-def copy_pages_reference(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
-    """The definition: every source page is read before any page is written."""
+def copy_pages(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
+    """caches: tensors [num_pages, Hk, page_size, D]; page dst[i] becomes a copy of page src[i]. src, dst [n] int64.
+
+    Every source page is read before any page is written.
+    """
     for cache in caches:
         if cache.element_size() == 1:
             cache = cache.view(torch.uint8)  # float8 pages are bytes here: not every version indexes the type
         cache[dst] = cache[src]
-
-
-def copy_pages(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor) -> None:
-    """caches: tensors [num_pages, Hk, page_size, D]; page dst[i] becomes a copy of page src[i]. src, dst [n] int64."""
-    copy_pages_reference(caches, src, dst)
-
-
-def copy_pages_cost(pages: int, page_bytes: int) -> tuple[int, int]:
-    """(bytes, flops) for `pages` pages of `page_bytes` bytes over all caches: read and written."""
-    return 2 * pages * page_bytes, 0

@@ -252,7 +252,7 @@ def prefill_attention(
         return prefill_attention_triton(
             q, k_cache, v_cache, block_tables, context_lens, cu_q, max_q, scale, k_scale, v_scale
         )
-    if k_scale is None and native.supports_attention(q, k_cache):
+    if k_scale is None and native.supports_pages(q, k_cache):
         return native.prefill_attention(
             q, k_cache, v_cache, block_tables, context_lens, cu_q, max_q, scale, max_context
         )

@@ -170,7 +170,7 @@ def rope_append(
     """
     if use_triton(qkv):
         return rope_append_triton(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
-    if k_scale is None and native.supports_rope_append(qkv, k_cache):
+    if k_scale is None and native.supports_pages(qkv, k_cache):
         return native.rope_append(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads)
     return rope_append_reference(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
 

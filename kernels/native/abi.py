@@ -117,6 +117,7 @@ _HEADER = """\
 #define S1_INTERFACE {hash}ull
 
 {structs}
+// Columns and values of the tables; each namespace is the enumeration of that name in kernels/.
 {enums}
 #define S1_CONCAT_(a, b, c) a##b##c
 #define S1_CONCAT(a, b, c) S1_CONCAT_(a, b, c)
@@ -138,13 +139,12 @@ def _enum(columns: type[IntEnum]) -> str:
 
 def header() -> str:
     """The text of `csrc/cpu/abi.h`."""
-    parts = {
-        "structs": _STRUCTS,
-        "enums": "// Columns and values of the tables; each namespace is the enumeration of that name in kernels/.\n"
-        + "".join(map(_enum, _ENUMS)),
-        "operators": re.sub(r"^void (\w+)", r"S1_OP(\1)", _OPERATORS, flags=re.MULTILINE),
-    }
-    return _HEADER.format(hash=f"0x{INTERFACE:016x}", **parts)
+    return _HEADER.format(
+        hash=f"0x{INTERFACE:016x}",
+        structs=_STRUCTS,
+        enums="".join(map(_enum, _ENUMS)),
+        operators=re.sub(r"^void (\w+)", r"S1_OP(\1)", _OPERATORS, flags=re.MULTILINE),
+    )
 
 
 INTERFACE = int.from_bytes(

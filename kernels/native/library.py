@@ -10,9 +10,10 @@ import ctypes
 import importlib.util
 import os
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 
 from kernels import REFERENCE, huge_pages
 from kernels.errors import KernelError
@@ -34,64 +35,35 @@ class _Weight(ctypes.Structure):
     _fields_ = fields("S1Weight")
 
 
-def _padded(values: torch.Tensor, rows: int) -> torch.Tensor:
-    padded = torch.zeros(rows, dtype=torch.float32)
-    padded[: values.numel()] = values
-    return padded
-
-
 class Operators:
     """The library at one level. Methods take what the public operators in `kernels` take, checked by `supports_*`."""
 
-    _pack: Any
-    _linear: Any
-    _rms_norm: Any
-    _rope_append: Any
-    _attention: Any
-    _silu_mul: Any
-    _embedding: Any
-    _decode_inputs: Any
-    _decoder: Any
-    _sample: Any
-    _thinking_step: Any
-    _read: Any
-
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
         self.level = level
+        self._native = SimpleNamespace()
         for name, signature in SIGNATURES.items():
             function = getattr(library, f"s1_{level}_{name}")
             function.argtypes, function.restype = signature, None
-            setattr(self, f"_{name}", function)
+            setattr(self._native, name, function)
 
     def pack(self, w: LinearWeight) -> LinearWeight:
-        """`w` with its packed copy, for activations of the weight's dtype."""
-        return replace(w, packed=self._packed(w.weight, w.bias, None, w.weight.dtype))
-
-    def pack_codes(self, w: LinearWeight) -> LinearWeight:
-        """`w`, which holds int8 codes and their scale, with its packed copy, for activations of `w.dtype`."""
-        assert w.dtype is not None
-        return replace(w, packed=self._packed(w.weight, w.bias, w.scale, w.dtype))
-
-    def _packed(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None, dtype: torch.dtype
-    ) -> PackedWeight:
-        rows, cols = weight.shape
+        """`w`, a matrix of floats or of int8 codes, with its packed copy, for activations of its dtype."""
+        rows, cols = w.weight.shape
         outputs = -(-rows // PANEL) * PANEL
-        data = huge_pages.empty((outputs * (cols + cols % 2),), weight.dtype)  # some layouts hold pairs of columns
-        bias = None if bias is None else _padded(bias, outputs)
-        scale = None if scale is None else _padded(scale, outputs)
+        data = huge_pages.empty((outputs * (cols + cols % 2),), w.weight.dtype)  # some layouts hold pairs of columns
+        bias, scale = (None if v is None else F.pad(v.float(), (0, outputs - rows)) for v in (w.bias, w.scale))
         struct = _Weight(
             data.data_ptr(),
             None if bias is None else bias.data_ptr(),
             None if scale is None else scale.data_ptr(),
             rows,
             cols,
-            TYPES[weight.dtype],
+            TYPES[w.weight.dtype],
         )
         address = ctypes.addressof(struct)
-        source = weight.contiguous()
-        self._pack(address, source.data_ptr(), torch.get_num_threads())
-        return PackedWeight(data, bias, scale, dtype, struct, address)
+        source = w.weight.contiguous()
+        self._native.pack(address, source.data_ptr(), torch.get_num_threads())
+        return replace(w, packed=PackedWeight(data, bias, scale, w.dtype or w.weight.dtype, struct, address))
 
     def _product(
         self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None, y: torch.Tensor, epilogue: int
@@ -99,7 +71,7 @@ class Operators:
         x = x.contiguous()
         if residual is not None:
             residual = residual.contiguous()
-        self._linear(
+        self._native.linear(
             w.panels.address,
             x.data_ptr(),
             None if residual is None else residual.data_ptr(),
@@ -139,7 +111,7 @@ class Operators:
             residual = residual.contiguous()
             addend, total = residual.data_ptr(), torch.empty_like(x)
         n, hidden = x.shape
-        self._rms_norm(
+        self._native.rms_norm(
             x.data_ptr(),
             addend,
             weight.data_ptr(),
@@ -170,7 +142,7 @@ class Operators:
         qkv, cos_sin = qkv.contiguous(), cos_sin.contiguous()
         positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
         q = qkv.new_empty((n, num_q, head_dim))
-        self._rope_append(
+        self._native.rope_append(
             qkv.data_ptr(),
             cos_sin.data_ptr(),
             positions.data_ptr(),
@@ -231,7 +203,7 @@ class Operators:
         out = torch.empty_like(q)
         rows, pages = block_tables.shape
         num_kv, page_size, head_dim = k_cache.shape[1:]
-        self._attention(
+        self._native.attention(
             q.data_ptr(),
             k_cache.data_ptr(),
             v_cache.data_ptr(),
@@ -257,17 +229,16 @@ class Operators:
         x = x.contiguous()
         n, features = x.shape[0], x.shape[1] // 2
         y = x.new_empty((n, features))
-        self._silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
+        self._native.silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
         return y
 
     def embedding(self, ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
         """ids [N] -> rows [N, H], zeros for ids outside vocab_start .. vocab_start + V - 1."""
         ids = ids.contiguous()
-        y = weight.new_empty((ids.shape[0], weight.shape[1]))
-        width = weight.shape[1] * weight.element_size()
-        self._embedding(
-            ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], weight.shape[0], width, vocab_start
-        )
+        rows, columns = weight.shape
+        y = weight.new_empty((ids.shape[0], columns))
+        width = columns * weight.element_size()
+        self._native.embedding(ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], rows, width, vocab_start)
         return y
 
     def decode_inputs(
@@ -283,7 +254,7 @@ class Operators:
         n = inputs.shape[1]
         rows = torch.empty(3, n, dtype=torch.int64)
         tables, lens = torch.empty(n, width, dtype=torch.int32), torch.empty(n, dtype=torch.int32)
-        self._decode_inputs(
+        self._native.decode_inputs(
             inputs.data_ptr(),
             inputs.stride(0),
             state.data_ptr(),
@@ -302,21 +273,20 @@ class Operators:
 
     def decoder(self, model: int, tokens: int) -> None:
         """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native.decoder` makes."""
-        self._decoder(model, tokens, torch.get_num_threads())
+        self._native.decoder(model, tokens, torch.get_num_threads())
 
     def sample(self, *arguments: int | None) -> None:
         """Draws for every row: the arguments of `s1_<level>_sample` but the threads, from `kernels.native.step`."""
-        self._sample(*arguments, torch.get_num_threads())
+        self._native.sample(*arguments, torch.get_num_threads())
 
     def thinking_step(self, *arguments: int) -> None:
         """One transition for every row: the arguments of `s1_<level>_thinking_step`, from `kernels.native.step`."""
-        self._thinking_step(*arguments)
+        self._native.thinking_step(*arguments)
 
     def read(self, data: torch.Tensor) -> float:
         """Read all of a contiguous tensor and return a meaningless sum: what the memory gives, for benchmarks."""
         total = ctypes.c_float()
-        size = data.numel() * data.element_size()
-        self._read(data.data_ptr(), size, ctypes.addressof(total), torch.get_num_threads())
+        self._native.read(data.data_ptr(), data.nbytes, ctypes.addressof(total), torch.get_num_threads())
         return total.value
 
 
@@ -339,11 +309,9 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
 
 def _pick_level(library: ctypes.CDLL) -> str:
     wanted = os.environ.get("S1_CPU_LEVEL", "")
-    if wanted == "":
-        return LEVELS[library.s1_level()]
-    if wanted not in LEVELS or not hasattr(library, f"s1_{wanted}_linear"):
+    if wanted and (wanted not in LEVELS or not hasattr(library, f"s1_{wanted}_linear")):
         raise KernelError(f"S1_CPU_LEVEL is {wanted!r}; leave it unset or give one of {', '.join(LEVELS)}")
-    return wanted
+    return wanted or LEVELS[library.s1_level()]
 
 
 LIBRARY, REASON = _open()
@@ -352,8 +320,8 @@ LOADED = LIBRARY is not None
 if LIBRARY is not None:
     LEVEL = _pick_level(LIBRARY)
     _operators = Operators(LIBRARY, LEVEL)
-    pack, pack_codes = _operators.pack, _operators.pack_codes
-    linear, linear_silu_mul, head = _operators.linear, _operators.linear_silu_mul, _operators.head
+    pack, linear = _operators.pack, _operators.linear
+    linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
     rms_norm, rope_append = _operators.rms_norm, _operators.rope_append
     decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
     silu_mul, embedding, decode_inputs = _operators.silu_mul, _operators.embedding, _operators.decode_inputs
@@ -380,14 +348,10 @@ def supports_rows(x: torch.Tensor) -> bool:
     return USED and x.dtype in FLOATS and x.is_cpu
 
 
-def supports_rope_append(qkv: torch.Tensor, k_cache: torch.Tensor) -> bool:
-    """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
-    return USED and qkv.dtype in FLOATS and k_cache.dtype is qkv.dtype and qkv.is_cpu and whole_pages(k_cache)
-
-
-def supports_attention(q: torch.Tensor, k_cache: torch.Tensor) -> bool:
-    """Whether both are float32, or both bfloat16, on the CPU, and each page contiguous."""
-    return USED and q.dtype in FLOATS and k_cache.dtype is q.dtype and q.is_cpu and whole_pages(k_cache)
+def supports_pages(x: torch.Tensor, k_cache: torch.Tensor) -> bool:
+    """Whether queries or rows of QKV and the cache are both float32, or both bfloat16, on the CPU, and each page
+    contiguous."""
+    return supports_rows(x) and k_cache.dtype is x.dtype and whole_pages(k_cache)
 
 
 def supports_embedding(ids: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -20,29 +20,27 @@ class _Machine(ctypes.Structure):
 _STRUCTS: WeakKeyDictionary[MachineTables, _Machine] = WeakKeyDictionary()
 
 
-def _machine(tables: MachineTables) -> int:
-    """Address of the structure of `tables`, which lives as long as they do."""
-    struct = _STRUCTS.get(tables)
+def _machine(t: MachineTables) -> int:
+    """Address of the structure of the tables, which lives as long as they do."""
+    struct = _STRUCTS.get(t)
     if struct is None:
-        struct = _STRUCTS[tables] = _machine_of(tables)
+        struct = _STRUCTS[t] = _Machine(
+            t.state.data_ptr(),
+            t.params.data_ptr(),
+            t.strings.data_ptr(),
+            t.trigger_last.data_ptr(),
+            t.trigger_lead.data_ptr(),
+            t.stop_ids.data_ptr(),
+            t.history.data_ptr(),
+            t.eos_ids.data_ptr(),
+            t.ends_line.data_ptr(),
+            t.strings.shape[2],
+            t.trigger_last.shape[1],
+            t.stop_ids.shape[1],
+            t.history.shape[1],
+            len(t.eos_ids),
+        )
     return ctypes.addressof(struct)
-
-
-def _machine_of(tables: MachineTables) -> _Machine:
-    t = tables
-    pointers = (
-        t.state,
-        t.params,
-        t.strings,
-        t.trigger_last,
-        t.trigger_lead,
-        t.stop_ids,
-        t.history,
-        t.eos_ids,
-        t.ends_line,
-    )
-    widths = (t.strings.shape[2], t.trigger_last.shape[1], t.stop_ids.shape[1], t.history.shape[1], len(t.eos_ids))
-    return _Machine(*(p.data_ptr() for p in pointers), *widths)
 
 
 def supports(tables: MachineTables) -> bool:
@@ -79,9 +77,8 @@ def sample(
     `run` is the `sample` of a `native.Operators` at another level than the loaded one.
     """
     rows, columns = logits.shape
-    draws = torch.empty((2, rows), dtype=torch.int64)
+    draw, masked = torch.empty((2, rows), dtype=torch.int64).unbind()
     bad = torch.empty(rows, dtype=torch.bool)
-    draw, masked = draws.unbind()
     (run or native.sample)(
         _machine(machine),
         logits.data_ptr(),

@@ -40,7 +40,7 @@ def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, 
         matrix = (torch.randn(rows, cols) / cols**0.5).to(dtype)
         added = torch.randn(rows).to(dtype) if bias else None
         if int8:
-            return ops.pack_codes(LinearWeight.of(QuantizedMatrix.of(matrix, torch.int8), added))
+            return ops.pack(LinearWeight.of(QuantizedMatrix.of(matrix, torch.int8), added))
         return ops.pack(LinearWeight(matrix, added))
 
     queries, keys = heads

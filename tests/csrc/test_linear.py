@@ -105,6 +105,6 @@ def test_int8_weights(ops: native.Operators, dtype: torch.dtype):
     codes = LinearWeight.of(QuantizedMatrix.of(w.weight, torch.int8), w.bias)
     for tokens in (5, 64):  # a few, and tiles of the most rows
         x = torch.randn(tokens, 129).to(dtype)
-        found = ops.linear(x, ops.pack_codes(codes))
+        found = ops.linear(x, ops.pack(codes))
         assert_near(found, linear_reference(x, codes))
-        assert torch.equal(ops.linear(x[:2], ops.pack_codes(codes)), found[:2])
+        assert torch.equal(ops.linear(x[:2], ops.pack(codes)), found[:2])
