@@ -1,8 +1,10 @@
-"""The tables of the pipeline. A schema is the contract: what is written is checked against it.
+"""The tables of the pipeline, and what is counted of them. A schema is the contract: what is written is checked.
 
 Attempts, grades and domains have their schemas beside the functions that make them (`curate.stages.attempts`,
 `curate.selection.domains`).
 """
+
+from typing import Any
 
 import polars as pl
 
@@ -60,13 +62,10 @@ def checked(table: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
     extra = [c for c in table.columns if c not in schema]
     if missing or extra:
         raise InputError(f"table {name}: missing columns {missing}, unknown columns {extra}")
-    table = table.select(list(schema))
     for column, wanted in schema.items():
-        if table.schema[column] != wanted:
-            if table.schema[column] != pl.Null:
-                raise InputError(f"table {name}: column {column} is {table.schema[column]}, it must be {wanted}")
-            table = table.with_columns(pl.col(column).cast(wanted))
-    return table
+        if table.schema[column] not in (wanted, pl.Null):
+            raise InputError(f"table {name}: column {column} is {table.schema[column]}, it must be {wanted}")
+    return table.select(pl.col(column).cast(wanted) for column, wanted in schema.items())
 
 
 def decisions(
@@ -85,3 +84,23 @@ def decisions(
         (pl.col(rule) if isinstance(rule, str) else rule).alias("rule"),
         (pl.col(evidence) if isinstance(evidence, str) else evidence).alias("evidence"),
     ).cast(DECISION)  # type: ignore[arg-type]
+
+
+def count_by_source(table: pl.DataFrame) -> dict[str, int]:
+    """Rows of each source, by the source's part of `row_id`."""
+    return counts_of(table.select(source=pl.col("row_id").str.replace(r"/\d+$", "")), "source")
+
+
+def decided(table: pl.DataFrame) -> dict[str, Any]:
+    """Counts of a table of decisions: rows in, kept, by rule, and kept by source."""
+    return {
+        "rows": table.height,
+        "kept": int(table["keep"].sum()),
+        "rules": counts_of(table, "rule"),
+        "sources": count_by_source(table.filter("keep")),
+    }
+
+
+def counts_of(table: pl.DataFrame, column: str) -> dict[str, int]:
+    """Rows of each value, sorted by value."""
+    return dict(sorted(table.group_by(column).len().iter_rows()))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from curate.config import Config, load_config
 from curate.progress import Bars
-from curate.stages.executor import Local, RayData
+from curate.stages.executor import RayData, local
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage, seconds_of
@@ -53,7 +53,7 @@ def chosen(config: Config, names: tuple[str, ...]) -> tuple[tuple[Stage, ...], b
 
 def run(config: Config, arguments: Arguments, console: Console) -> None:
     """Runs the stages. Raises InputError for what cannot be used."""
-    executor = Local() if config.ray is None else RayData(config.ray.address, config.ray.batch_rows)
+    executor = local if config.ray is None else RayData(config.ray.address, config.ray.batch_rows).map
     context = Context(config, executor, Bars(console), arguments.retry_errors)
     wanted, report = chosen(config, arguments.stage)
     for stage in wanted:

@@ -7,7 +7,6 @@ of `key`, so both ways give the same table.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -19,18 +18,13 @@ Rows = Callable[[pl.DataFrame, Progress], pl.DataFrame]
 """From rows to rows; calls the second argument with the number of rows done since the last call."""
 
 
-class Executor(Protocol):
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
-        """`function` over all rows of `table`, sorted by the columns `key` of the result."""
-        ...
+Executor = Callable[[Rows, pl.DataFrame, Sequence[str], Progress], pl.DataFrame]
+"""(function, table, key, advance) -> `function` over all rows of `table`, sorted by the columns `key` of the result."""
 
 
-@dataclass(frozen=True)
-class Local:
-    """All rows at once, in this process."""
-
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
-        return function(table, advance).sort(key)
+def local(function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
+    """An executor: all rows at once, in this process."""
+    return function(table, advance).sort(key)
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,7 @@ class RayData:
     batch_rows: int
 
     def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
+        """An executor, see `Executor`."""
         try:
             import ray  # optional: the extra [ray]
         except ImportError as error:
@@ -51,7 +46,7 @@ class RayData:
         if not ray.is_initialized():
             ray.init(address=self.address, logging_level=logging.WARNING)
         if table.is_empty():
-            return function(table, advance).sort(key)
+            return local(function, table, key, advance)
 
         def batch(rows: pa.Table) -> pa.Table:
             # Progress within a task is not seen from here; whole slices are.

@@ -7,8 +7,8 @@ import polars as pl
 
 from curate.config import Config
 from curate.models.store import Store
+from curate.records import counts_of
 from curate.sources import PAPER
-from curate.stages.counts import counts_of
 from curate.stages.pipeline import stages
 from curate.stages.stage import Context, seconds_of
 

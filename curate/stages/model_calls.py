@@ -4,23 +4,22 @@ Each call goes through the response store, so a stage that is broken off and sta
 missing. The functions that are mapped over rows open store and model themselves: they may run on another machine.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import polars as pl
 
-from curate.config import Asked, Config, Domain
+from curate.config import Asked, Attempts, Domain
 from curate.grading.grade import Grader
 from curate.grading.judge import Judge
 from curate.models.opened import ENGINE, open_model
 from curate.models.store import Store
 from curate.progress import Progress
-from curate.records import DECISION, checked, decisions
+from curate.records import DECISION, checked, counts_of, decided, decisions
 from curate.selection.difficulty import difficulty
 from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, fallback
 from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
-from curate.stages.counts import counts_of, decided
 from curate.stages.stage import Context, Output
 
 DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
@@ -32,7 +31,7 @@ def alive(context: Context, before: str) -> pl.DataFrame:
     ahead = {**{stage: i for i, stage in enumerate(DECIDING)}, "trace": 3, "attempt": 4, "grade": 4}
     questions = context.table("collect", "questions")
     for stage in DECIDING[: ahead.get(before)]:
-        kept = context.table(stage, "decisions").filter("keep").select("row_id")
+        kept = context.table(stage, "decisions").filter("keep")
         questions = questions.join(kept, on="row_id", how="semi", maintain_order="left")
     return questions
 
@@ -48,30 +47,23 @@ def model_files(asked: Sequence[Asked | Domain | None]) -> list[Path]:
     return found
 
 
-def run_trace(context: Context) -> Output:
-    assert context.config.trace is not None
-    return _attempted(context, "trace", (context.config.trace,), 1)
-
-
-def run_attempt(context: Context) -> Output:
-    settings = context.config.attempt
+def run_attempts(stage: str, context: Context) -> Output:
+    """Stage `trace` or `attempt`: attempts of all its models, and what their calls came to, per model."""
+    config = context.config
+    traced = Attempts(models=(config.trace,)) if config.trace else None
+    settings = config.attempt if stage == "attempt" else traced
     assert settings is not None
-    return _attempted(context, "attempt", settings.models, settings.samples)
-
-
-def _attempted(context: Context, stage: str, models: Sequence[Asked], samples: int) -> Output:
-    """Attempts of all `models`, and what their calls came to, per model."""
     questions = alive(context, stage).select("qid", "question")
     store, retry = context.store_path, context.retry_errors
     parts = []
-    for asked in models:
+    for asked in settings.models:
 
         def rows(table: pl.DataFrame, advance: Progress, asked: Asked = asked) -> pl.DataFrame:
             with Store(store, retry) as responses, open_model(asked.model, responses) as model:
-                return attempt(table, model, asked.sampling, samples, progress=advance)
+                return attempt(table, model, asked.sampling, settings.samples, progress=advance)
 
-        with context.bars.bar(stage, questions.height * samples) as advance:
-            parts.append(context.executor.map(rows, questions, ["qid", "sample"], advance))
+        with context.bars.bar(stage, questions.height * settings.samples) as advance:
+            parts.append(context.executor(rows, questions, ["qid", "sample"], advance))
     made = checked(pl.concat(parts), pl.Schema(ATTEMPT_SCHEMA), f"{stage}s")
     table = (
         made.group_by("model")
@@ -93,21 +85,9 @@ def _attempted(context: Context, stage: str, models: Sequence[Asked], samples: i
     return Output({f"{stage}s": made}, counts)
 
 
-@contextmanager
-def _grader(config: Config, store: Path, retry: bool) -> Iterator[Grader]:
-    settings, judge = config.grade, None
-    with ExitStack() as stack:
-        if settings.judge is not None:
-            responses = stack.enter_context(Store(store, retry))
-            model = stack.enter_context(open_model(settings.judge.model, responses))
-            judge = Judge(model, settings.judge.sampling)
-        yield stack.enter_context(
-            Grader(settings.workers, settings.time_limit_s, settings.memory_limit_mb, judge=judge)
-        )
-
-
 def run_grade(context: Context) -> Output:
-    config, store, retry = context.config, context.store_path, context.retry_errors
+    settings, store, retry = context.config.grade, context.store_path, context.retry_errors
+    judge = settings.judge
     questions = alive(context, "grade").select("qid", "question", "answer", "answer_type", "family")
     tables = {}
     for name, stage, of in (("grades", "attempt", "attempts"), ("trace_grades", "trace", "traces")):
@@ -115,11 +95,20 @@ def run_grade(context: Context) -> Output:
 
         def rows(table: pl.DataFrame, advance: Progress) -> pl.DataFrame:
             about = table.select("qid", "question", "answer", "answer_type", "family").unique("qid")
-            with _grader(config, store, retry) as grader:
+            with (
+                Store(store, retry) as responses,
+                open_model(judge.model, responses) if judge else nullcontext() as model,
+                Grader(
+                    settings.workers,
+                    settings.time_limit_s,
+                    settings.memory_limit_mb,
+                    judge=Judge(model, judge.sampling) if judge and model else None,
+                ) as grader,
+            ):
                 return grade_attempts(table, about, grader, progress=advance)
 
         with context.bars.bar(name, attempts.height) as advance:
-            made = context.executor.map(rows, attempts, ["model", "qid", "sample"], advance)
+            made = context.executor(rows, attempts, ["model", "qid", "sample"], advance)
         tables[name] = checked(made, pl.Schema(GRADE_SCHEMA), name)
     counts = {
         name: {
@@ -128,8 +117,8 @@ def run_grade(context: Context) -> Output:
         }
         for name, table in tables.items()
     }
-    graders = counts_of(tables["grades"], "grader")
-    return Output(tables, {"rows": tables["grades"].height, "verdicts": counts, "graders": graders})
+    made = tables["grades"]
+    return Output(tables, {"rows": made.height, "verdicts": counts, "graders": counts_of(made, "grader")})
 
 
 def run_difficulty(context: Context) -> Output:
@@ -153,7 +142,7 @@ def run_domain(context: Context) -> Output:
             return classify(table, model, settings.sampling, progress=advance)
 
     with context.bars.bar("domain", questions.height) as advance:
-        made = checked(context.executor.map(rows, questions, ["qid"], advance), pl.Schema(DOMAIN_SCHEMA), "domains")
+        made = checked(context.executor(rows, questions, ["qid"], advance), pl.Schema(DOMAIN_SCHEMA), "domains")
     counts: dict[str, object] = {
         "rows": made.height,
         "classifiers": counts_of(made, "source"),

@@ -1,23 +1,22 @@
 """The stages of a run, from questions to a training file, and what each reads."""
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from curate.config import Config
 from curate.progress import Progress
-from curate.records import DECISION, QUESTION, SELECTION, checked, decisions
+from curate.records import DECISION, QUESTION, SELECTION, checked, count_by_source, counts_of, decided, decisions
 from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.selection.dedupe import dedupe
 from curate.selection.difficulty import lengths
 from curate.selection.quality import quality
 from curate.selection.select import select
 from curate.sources.procedural import family_files
-from curate.stages import model_calls as model_stages
 from curate.stages.collect import collect
-from curate.stages.counts import count_by_source, counts_of, decided
 from curate.stages.formatting import SAMPLE, formatted
-from curate.stages.model_calls import alive, model_files
+from curate.stages.model_calls import alive, model_files, run_attempts, run_difficulty, run_domain, run_grade
 from curate.stages.stage import Context, Output, Stage
 from curate.table_io import files
 from engine.errors import InputError
@@ -40,70 +39,65 @@ ORDER = (
 def stages(config: Config) -> tuple[Stage, ...]:
     """The stages that `config` asks for, in order; one that ends early has no `trace`, `attempt` or `format`."""
     before = ("collect", "dedupe", "decontaminate")
-    made = [
-        Stage("collect", 1, (), lambda c: c.collect, run_collect, collect_files),
+    traced = before if config.trace is None else (*before, "trace")
+    every = (
+        Stage(
+            "collect",
+            1,
+            (),
+            lambda c: c.collect,
+            run_collect,
+            lambda c: [path for source in c.collect.sources for path in source.local_files()],
+        ),
         Stage("dedupe", 1, ("collect",), lambda c: c.dedupe, run_dedupe),
         Stage("decontaminate", 1, ("collect", "dedupe"), lambda c: c.decontaminate, run_decontaminate, eval_files),
-    ]
-    if config.trace is None:
-        return (*made, Stage("quality", 1, before, lambda c: c.quality, run_quality))
-    made += [
-        Stage("trace", 1, before, lambda c: c.trace, model_stages.run_trace, lambda c: model_files([c.trace])),
-        Stage("quality", 1, (*before, "trace"), lambda c: c.quality, run_quality),
-    ]
-    if config.attempt is None:
-        return tuple(made)
-    made += [
+        Stage("trace", 1, before, lambda c: c.trace, partial(run_attempts, "trace"), lambda c: model_files([c.trace])),
+        Stage("quality", 1, traced, lambda c: c.quality, run_quality),
         Stage(
             "attempt",
             1,
             (*before, "quality"),
             lambda c: c.attempt,
-            model_stages.run_attempt,
+            partial(run_attempts, "attempt"),
             lambda c: model_files(c.attempt.models if c.attempt else ()),
         ),
         Stage(
             "grade",
             2,
-            (*before, "trace", "quality", "attempt"),
+            (*traced, "quality", "attempt"),
             lambda c: c.grade,
-            model_stages.run_grade,
+            run_grade,
             lambda c: model_files([c.grade.judge]),
         ),
-        Stage("difficulty", 1, (*before, "quality", "grade"), lambda c: c.difficulty, model_stages.run_difficulty),
+        Stage("difficulty", 1, (*before, "quality", "grade"), lambda c: c.difficulty, run_difficulty),
         Stage(
             "domain",
             2,
             (*before, "quality", "difficulty"),
             lambda c: [c.domain, c.select.pool],
-            model_stages.run_domain,
+            run_domain,
             lambda c: model_files([c.domain]),
         ),
         Stage(
             "select",
             1,
-            (*before, "trace", "quality", "grade", "difficulty", "domain"),
+            (*traced, "quality", "grade", "difficulty", "domain"),
             lambda c: [c.select, c.seed],
             run_select,
             lambda c: tokenizer_files(c.select.tokenizer),
         ),
-    ]
-    if config.format is not None:
-        made.append(
-            Stage(
-                "format",
-                2,
-                ("collect", "trace", "domain", "select"),
-                lambda c: c.format,
-                run_format,
-                lambda c: tokenizer_files(None if c.format is None else c.format.tokenizer),
-            )
-        )
-    return tuple(made)
-
-
-def collect_files(config: Config) -> list[Path]:
-    return [path for source in config.collect.sources for path in source.local_files()]
+        Stage(
+            "format",
+            2,
+            ("collect", "trace", "domain", "select"),
+            lambda c: c.format,
+            run_format,
+            lambda c: tokenizer_files(c.format.tokenizer if c.format else None),
+        ),
+    )
+    needed = dict.fromkeys(("attempt", "grade", "difficulty", "domain", "select"), config.attempt)
+    sections = {"trace": config.trace, **needed, "format": config.format}
+    return tuple(stage for stage in every if sections.get(stage.name, config) is not None)
 
 
 def eval_files(config: Config) -> list[Path]:
@@ -125,8 +119,10 @@ def run_collect(context: Context) -> Output:
     expected = [source.expected() for source in sources]
     with context.bars.bar("collect", None if None in expected else sum(filter(None, expected))) as advance:
         questions, made = collect(sources, advance)
-    counts = decided(made) | {"read": count_by_source(made)}
-    return Output({"questions": checked(questions, QUESTION, "questions"), "decisions": made}, counts)
+    return Output(
+        {"questions": checked(questions, QUESTION, "questions"), "decisions": made},
+        decided(made) | {"read": count_by_source(made)},
+    )
 
 
 def run_dedupe(context: Context) -> Output:
@@ -144,8 +140,10 @@ def run_decontaminate(context: Context) -> Output:
         made, matches = decontaminate(questions, evaluations, settings, advance)
     by_s1 = pl.col("rule") == "s1"
     hits = {name: matches.filter(mine)["row_id"].n_unique() for name, mine in (("s1", by_s1), ("scored", ~by_s1))}
-    counts = decided(made) | {"evaluation_questions": evaluations.height, "hits": hits}
-    return Output({"decisions": checked(made, DECISION, "decisions"), "matches": matches}, counts)
+    return Output(
+        {"decisions": checked(made, DECISION, "decisions"), "matches": matches},
+        decided(made) | {"evaluation_questions": evaluations.height, "hits": hits},
+    )
 
 
 def run_quality(context: Context) -> Output:
@@ -161,7 +159,7 @@ def run_quality(context: Context) -> Output:
         return quality(table, settings)
 
     with context.bars.bar("quality", table.height) as advance:
-        made = context.executor.map(rows, table, ["row_id"], advance)
+        made = context.executor(rows, table, ["row_id"], advance)
     return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
 
 
@@ -180,11 +178,17 @@ def run_select(context: Context) -> Output:
     )
     chosen = select(pool.drop("row_id"), settings, context.config.seed)
     table = pool.join(chosen.select("qid", "order", "why"), on="qid", how="left", maintain_order="left")
-    picked = pl.col("order").is_not_null()
-    rule = pl.format("picked:{}", "why").fill_null("not_picked")
-    made = decisions(table, "select", picked, rule, pl.format("number {}", "order").fill_null("")).sort("row_id")
-    counts = decided(made) | {"mode": settings.mode, "domains": counts_of(chosen, "domain")}
-    return Output({"selection": checked(chosen, SELECTION, "selection"), "decisions": made}, counts)
+    made = decisions(
+        table,
+        "select",
+        keep=pl.col("order").is_not_null(),
+        rule=pl.format("picked:{}", "why").fill_null("not_picked"),
+        evidence=pl.format("number {}", "order").fill_null(""),
+    ).sort("row_id")
+    return Output(
+        {"selection": checked(chosen, SELECTION, "selection"), "decisions": made},
+        decided(made) | {"mode": settings.mode, "domains": counts_of(chosen, "domain")},
+    )
 
 
 def run_format(context: Context) -> Output:
@@ -203,6 +207,8 @@ def run_format(context: Context) -> Output:
     with context.bars.bar("format", rows.height) as advance:
         made, samples, lines = formatted(rows, settings)
         advance(rows.height)
-    counts = decided(made) | {column: int(samples[column].sum()) for column in SAMPLE if column != "qid"}
-    tables = {"decisions": checked(made, DECISION, "decisions"), "samples": checked(samples, SAMPLE, "samples")}
-    return Output(tables, counts, {"train.jsonl": lines})
+    return Output(
+        {"decisions": checked(made, DECISION, "decisions"), "samples": checked(samples, SAMPLE, "samples")},
+        decided(made) | {column: int(samples[column].sum()) for column in SAMPLE if column != "qid"},
+        {"train.jsonl": lines},
+    )

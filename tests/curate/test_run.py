@@ -17,7 +17,7 @@ from curate.config import load_config
 from curate.progress import Bars
 from curate.run import Arguments, main, run
 from curate.sources import PAPER
-from curate.stages.executor import Local
+from curate.stages.executor import local
 from curate.stages.pipeline import ORDER
 from curate.stages.stage import Context, Output, Stage
 from curate.table_io import DATA
@@ -146,7 +146,7 @@ def test_a_stage_that_fails_leaves_what_was_there(tmp_path, tree):
     def works(context: Context) -> Output:
         return Output({"t": pl.DataFrame({"a": [1]})}, {"rows": 1})
 
-    context = Context(config, Local(), Bars(Console(quiet=True)))
+    context = Context(config, local, Bars(Console(quiet=True)))
     good = Stage("probe", 1, (), lambda c: {}, works)
     good.write(config, good.run(context))
     before = digests(tree["run"])
