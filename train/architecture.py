@@ -36,8 +36,8 @@ class Architecture:
 
     @property
     def layer_matmul_parameters(self) -> int:
-        attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size
+        attention = 2 * self.head_dim * (self.num_heads + self.num_kv_heads)
+        return self.hidden_size * (attention + 3 * self.intermediate_size)
 
     @property
     def layer_parameters(self) -> int:
@@ -72,25 +72,29 @@ class Architecture:
         path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         config = read_object(path)
         model_type = config.get("model_type")
-        if model_type not in MODEL_TYPES:
-            raise TrainingError(
-                f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
-            )
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise TrainingError(
-                f"{path}: rope scaling {kind!r} is not implemented for training; use the unscaled model"
-            )
-        for name in ("use_sliding_window", "mlp_bias"):
-            if config.get(name):
-                raise TrainingError(f"{path}: {name} is set; this trainer implements full attention without MLP bias")
-        if config.get("attention_bias") and model_type != "qwen2":
-            raise TrainingError(f"{path}: attention_bias is set; only qwen2's own biases are implemented")
+        limits = "this trainer implements full attention without MLP bias"
+        refused = (
+            (
+                model_type not in MODEL_TYPES,
+                f"model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can",
+            ),
+            (kind != "default", f"rope scaling {kind!r} is not implemented for training; use the unscaled model"),
+            (config.get("use_sliding_window"), f"use_sliding_window is set; {limits}"),
+            (config.get("mlp_bias"), f"mlp_bias is set; {limits}"),
+            (
+                config.get("attention_bias") and model_type != "qwen2",
+                "attention_bias is set; only qwen2's own biases are implemented",
+            ),
+        )
+        for holds, reason in refused:
+            if holds:
+                raise TrainingError(f"{path}: {reason}")
         try:
             return Architecture(
-                model_type=model_type,
+                model_type=config["model_type"],
                 hidden_size=config["hidden_size"],
                 intermediate_size=config["intermediate_size"],
                 num_layers=config["num_hidden_layers"],

@@ -61,16 +61,15 @@ class Documents:
                 members[-1].append(i)
             else:
                 members.append([i])
-        padded, restore, holes = [], torch.zeros(sum(queries), dtype=torch.int64), []
-        at = 0
-        for group in members:
-            longest = queries[group[0]]
-            for i in group:
-                padded.append(F.pad(torch.arange(firsts[i], firsts[i + 1]), (0, longest - queries[i])))
-                restore[firsts[i] : firsts[i + 1]] = torch.arange(at, at + queries[i])
-                holes.append(torch.arange(at + queries[i], at + longest))
-                at += longest
-        none = torch.zeros(0, dtype=torch.int64)
+        # One row a document, as wide as the longest of its group: its tokens' places in the slice, -1 behind its end.
+        rows = [
+            F.pad(torch.arange(firsts[i], firsts[i + 1]), (0, queries[group[0]] - queries[i]), value=-1)
+            for group in members
+            for i in group
+        ]
+        padded = torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
+        restore = torch.zeros(sum(queries), dtype=torch.int64)
+        restore[padded[padded >= 0]] = torch.nonzero(padded >= 0)[:, 0]
         return Documents(
             query_lengths=tuple(queries),
             key_lengths=tuple(keys),
@@ -78,9 +77,9 @@ class Documents:
             cu_queries=torch.tensor(firsts, dtype=torch.int32),
             cu_keys=torch.tensor([0, *accumulate(keys)], dtype=torch.int32),
             positions=torch.cat([torch.arange(k - q, k) for q, k in zip(queries, keys, strict=True)]),
-            padded=torch.cat(padded) if padded else none,
+            padded=padded.clamp(min=0),
             restore=restore,
-            holes=torch.cat(holes) if holes else none,
+            holes=torch.nonzero(padded < 0)[:, 0],
             groups=tuple((len(group), queries[group[0]]) for group in members),
         )
 
@@ -146,8 +145,7 @@ def attend(
     q, kv = qkv.split([queries, 2 * keys], dim=1)
     if group is not None:
         # Keys of later ranks are never needed; all-gather is still one call, and even over ranks.
-        end = documents.key_start + sum(documents.key_lengths)
-        kv = _GatherStream.apply(kv, group)[documents.key_start : end]
+        kv = _GatherStream.apply(kv, group).narrow(0, documents.key_start, sum(documents.key_lengths))
     k, v = kv.split([keys, keys], dim=1)
     if qkv.is_cuda:
         return _varlen(q, k, v, documents)
@@ -171,25 +169,31 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Docume
     if FLASH:
         from flash_attn import flash_attn_varlen_func
 
-        deterministic = torch.are_deterministic_algorithms_enabled()
         return flash_attn_varlen_func(
-            q, k, v, documents.cu_queries, documents.cu_keys, *longest, causal=True, deterministic=deterministic
+            q,
+            k,
+            v,
+            documents.cu_queries,
+            documents.cu_keys,
+            *longest,
+            causal=True,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
         )
     return torch_versions.varlen_attention(q, k, v, documents.cu_queries, documents.cu_keys, longest)
 
 
 def _grouped(qkv: torch.Tensor, heads: tuple[int, int], documents: Documents) -> torch.Tensor:
-    queries, keys = heads
+    sizes = [heads[0], heads[1], heads[1]]
     rows = _Regroup.apply(qkv, documents.padded, documents.restore, None)
     blocks = rows.split([count * length for count, length in documents.groups])
-    outputs = []
-    for block, group in zip(blocks, documents.groups, strict=True):
-        q, k, v = block.unflatten(0, group).split([queries, keys, keys], dim=2)
-        outputs.append(_sdpa(q, k, v, None).flatten(0, 1))
+    outputs = [
+        _sdpa(*block.unflatten(0, group).split(sizes, dim=2)).flatten(0, 1)
+        for block, group in zip(blocks, documents.groups, strict=True)
+    ]
     return _Regroup.apply(torch.cat(outputs), documents.restore, documents.padded, documents.holes)
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """[documents, tokens, heads, D] -> the same shape as q. `mask` [queries, keys] bool, or None: causal."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1])

@@ -35,9 +35,7 @@ class Checkpoints:
     """The checkpoints of one run folder."""
 
     def __init__(self, folder: Path, config: TrainConfig, world: World, arch: Architecture, data_fingerprint: str):
-        self._folder = folder
-        self._config = config
-        self._world = world
+        self._folder, self._config, self._world = folder, config, world
         self._identity = {
             "architecture": asdict(arch),
             "data": data_fingerprint,
@@ -48,6 +46,8 @@ class Checkpoints:
             "lora": msgspec.to_builtins(config.lora),
             "optimizer": config.optim.kind,
         }
+        # With LoRA the frozen weights are those of model.path: only what is trained is saved.
+        self._options = StateDictOptions(ignore_frozen_params=config.lora is not None, strict=config.lora is None)
         self._pending: tuple[int, Future[Any]] | None = None
         # A group of its own: an asynchronous save must not mix its messages with the next step's.
         self._group = dist.new_group(backend="gloo") if config.checkpoint.asynchronous else None
@@ -57,8 +57,11 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
-        steps = [int(marker.parent.name.removeprefix("step-")) for marker in self._folder.glob(f"step-*/{MARKER}")]
-        return max(steps, default=None)
+        markers = self._folder.glob(f"step-*/{MARKER}")
+        return max((int(marker.parent.name.removeprefix("step-")) for marker in markers), default=None)
+
+    def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return dict(zip(("model", "optim"), get_state_dict(model, optimizer, options=self._options), strict=True))
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes a checkpoint; with `asynchronous` it returns once the state is copied to the host."""
@@ -68,8 +71,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         dist.barrier()
-        weights, moments = get_state_dict(model, optimizer, options=self._options)
-        state = {"model": weights, "optim": moments}
+        state = self._state(model, optimizer)
         if self._config.checkpoint.asynchronous:
             future = dcp.async_save(state, checkpoint_id=str(path), process_group=self._group)
             assert isinstance(future, Future)  # the other kind is for staging apart, which was not asked for
@@ -87,11 +89,6 @@ class Checkpoints:
         if self._pending is not None:
             (step, future), self._pending = self._pending, None
             self._finish(step, future.result)
-
-    @property
-    def _options(self) -> StateDictOptions:
-        # With LoRA the frozen weights are those of model.path: only what is trained is saved.
-        return StateDictOptions(ignore_frozen_params=self._config.lora is not None, strict=self._config.lora is None)
 
     def _finish(self, step: int, write: Callable[[], Any]) -> None:
         """Ends the writing of a checkpoint, marks it as whole and removes old ones."""
@@ -133,8 +130,7 @@ class Checkpoints:
                 raise TrainingError(
                     f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
                 )
-        weights, moments = get_state_dict(model, optimizer, options=self._options)
-        state: dict[str, Any] = {"model": weights, "optim": moments}
+        state = self._state(model, optimizer)
         dcp.load(state, checkpoint_id=str(path))
         set_state_dict(
             model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=self._options

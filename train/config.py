@@ -6,9 +6,8 @@ python -m train.sft recipe.yaml optim.lr=2e-5 data.train=[a.jsonl,b.jsonl]
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import yaml
-from msgspec import Meta
+from msgspec import Meta, Struct, to_builtins
 
 from engine.struct_file import read_struct
 
@@ -19,7 +18,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Layer = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
     """A group of settings; `load_config` checks names, types and ranges."""
 
 
@@ -143,7 +142,7 @@ class TrainConfig(Section, frozen=True):
     lora: Lora | None = None
 
     def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False))
+        path.write_text(yaml.safe_dump(to_builtins(self), sort_keys=False))
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:

@@ -62,37 +62,35 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | No
     Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
     """
     records = [(f"{file}:{number}", record) for file in files for number, record in _records(Path(file))]
-    names = [str(record.get("id", place)) for place, record in records]
     with ThreadPoolExecutor() as pool:  # tokenizing leaves Python alone
         encoded = list(pool.map(lambda each: _sample(each[1], each[0], config, tokenizer), records))
-    keep, dropped = [], []
-    for i, (tokens, trained) in enumerate(encoded):
-        if len(tokens) > config.max_tokens:
-            if config.on_too_long == "error":
-                raise TrainingError(
-                    f"sample {names[i]} has {len(tokens)} tokens, more than data.max_tokens = {config.max_tokens}; "
-                    "raise max_tokens or set data.on_too_long: drop"
-                )
-            dropped.append(names[i])
-            continue
+    names = [str(record.get("id", place)) for place, record in records]
+    samples = [(name, *sample) for name, sample in zip(names, encoded, strict=True)]
+    dropped = [(name, len(tokens)) for name, tokens, _ in samples if len(tokens) > config.max_tokens]
+    if dropped and config.on_too_long == "error":
+        raise TrainingError(
+            f"sample {dropped[0][0]} has {dropped[0][1]} tokens, more than data.max_tokens = {config.max_tokens}; "
+            "raise max_tokens or set data.on_too_long: drop"
+        )
+    kept = [sample for sample in samples if len(sample[1]) <= config.max_tokens]
+    for name, tokens, trained in kept:
         if not trained[1:].any():
-            raise TrainingError(f"sample {names[i]} has no token to train on ({len(tokens)} tokens); remove it")
+            raise TrainingError(f"sample {name} has no token to train on ({len(tokens)} tokens); remove it")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise TrainingError(
-                f"sample {names[i]} has tokens from {tokens.min()} to {tokens.max()}, the model's vocabulary is "
+                f"sample {name} has tokens from {tokens.min()} to {tokens.max()}, the model's vocabulary is "
                 f"0 to {vocab_size - 1}; model.tokenizer does not belong to this model"
             )
-        keep.append(i)
-    if not keep:
+    if not kept:
         raise TrainingError(f"{', '.join(files)}: no sample left to train on ({len(dropped)} dropped as too long)")
-    lengths = np.asarray([len(encoded[i][0]) for i in keep], dtype=np.int64)
+    ids, streams, masks = zip(*kept, strict=True)
     return Dataset(
-        ids=tuple(names[i] for i in keep),
-        tokens=np.concatenate([encoded[i][0] for i in keep]).astype(np.int32),
-        trained=np.concatenate([encoded[i][1] for i in keep]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        targets=np.asarray([int(encoded[i][1][1:].sum()) for i in keep], dtype=np.int64),
-        dropped=tuple(dropped),
+        ids,
+        tokens=np.concatenate(streams).astype(np.int32),
+        trained=np.concatenate(masks),
+        offsets=np.cumsum([0, *map(len, streams)], dtype=np.int64),
+        targets=np.asarray([mask[1:].sum() for mask in masks], dtype=np.int64),
+        dropped=tuple(name for name, _ in dropped),
     )
 
 
@@ -162,8 +160,7 @@ def _integers(values: Any, kinds: str, name: str) -> np.ndarray:
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     """The permutation [samples] of epoch `epoch`; depends on nothing else (PCG64 is stable across numpy versions)."""
-    keys = np.random.Generator(np.random.PCG64([seed, epoch])).random(samples)
-    return np.argsort(keys, kind="stable")
+    return np.argsort(np.random.Generator(np.random.PCG64([seed, epoch])).random(samples), kind="stable")
 
 
 def steps_per_epoch(samples: int, config: Data) -> int:

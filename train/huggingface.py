@@ -101,11 +101,11 @@ def export(
     beside `folder` and renamed at the end, so a directory of this name is always whole.
     """
     partial = folder.with_name(folder.name + ".partial")
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    first = dist.get_rank() == 0
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    _barrier()
+    dist.barrier()
     tensors = {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
     files, filled, mapping = 1, 0.0, {}
     for name, tensor in tensors.items():
@@ -123,22 +123,17 @@ def export(
         message = f"writing {folder} failed: {failure(error, folder.parent)}"
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(f"{message}; the checkpoint is intact: make room and run the same command") from error
-    _barrier()
+    dist.barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
         config: dict[str, Any] = json.loads(config_file.read_text())
+        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
         # transformers 5 and before read different names
         config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-        config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for file in (place / name for place in (config_file.parent, tokenizer) for name in COPIED):
             if file.is_file():  # the tokenizer's own last, over those of the model
                 shutil.copyfile(file, partial / file.name)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    _barrier()
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    dist.barrier()

@@ -99,28 +99,23 @@ def build_batch(
     The stream is padded behind its end, with tokens that no document sees and that carry no loss, until the slices are
     equal and divisible by `multiple` (compiled blocks then see few shapes).
     """
-    ids, labels, weight, lengths = [], [], [], []
-    for sample, share in zip(samples, weights, strict=True):
-        begin, end = data.offsets[sample], data.offsets[sample + 1]
-        ids.append(data.tokens[begin:end])
-        labels.append(np.append(data.tokens[begin + 1 : end], 0))
-        weight.append(np.append(data.trained[begin + 1 : end], False) * share)
-        lengths.append(int(end - begin))
-    total = sum(lengths)
-    unit = context * multiple
-    padding = max(-(-total // unit), 1) * unit - total
-    if padding:
-        lengths.append(padding)
-        for arrays in (ids, labels, weight):
-            arrays.append(np.zeros(padding))
-    size = (total + padding) // context
+    spans = [(int(data.offsets[sample]), int(data.offsets[sample + 1])) for sample in samples]
+    lengths = [end - begin for begin, end in spans]
+    size = max(-(-sum(lengths) // (context * multiple)), 1) * multiple
+    padding = np.zeros(context * size - sum(lengths), dtype=np.int32)
     here = slice(rank * size, (rank + 1) * size)
-    local_weight = np.concatenate(weight)[here]
-    rows = np.flatnonzero(local_weight)
+    shares = [
+        np.append(data.trained[begin + 1 : end], False) * share
+        for (begin, end), share in zip(spans, weights, strict=True)
+    ]
+    weight = np.concatenate([*shares, padding])[here]
+    rows = np.flatnonzero(weight)
+    ids = np.concatenate([*(data.tokens[begin:end] for begin, end in spans), padding])
+    labels = np.concatenate([*(np.append(data.tokens[begin + 1 : end], 0) for begin, end in spans), padding])
     return Batch(
-        ids=torch.from_numpy(np.concatenate(ids)[here].astype(np.int64)),
-        documents=Documents.slice(lengths, here.start, here.stop),
+        ids=torch.from_numpy(ids[here].astype(np.int64)),
+        documents=Documents.slice([*lengths, len(padding)], here.start, here.stop),
         rows=torch.from_numpy(rows),
-        labels=torch.from_numpy(np.concatenate(labels)[here][rows].astype(np.int64)),
-        weights=torch.from_numpy(local_weight[rows].astype(np.float32)),
+        labels=torch.from_numpy(labels[here][rows].astype(np.int64)),
+        weights=torch.from_numpy(weight[rows].astype(np.float32)),
     )

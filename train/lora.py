@@ -47,11 +47,15 @@ def adapter_bound(parameter: torch.Tensor) -> float:
 @torch.no_grad()
 def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, first: bool) -> None:
     """Writes adapter_model.safetensors and adapter_config.json (collective; rank 0 writes)."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            tensors[f"base_model.model.{name}"] = whole.detach().float().cpu().contiguous()
+    tensors = {
+        f"base_model.model.{name}": (p.full_tensor() if isinstance(p, DTensor) else p)
+        .detach()
+        .float()
+        .cpu()
+        .contiguous()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
     if not first:
         return
     folder.mkdir(parents=True, exist_ok=True)

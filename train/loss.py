@@ -23,8 +23,6 @@ def chunked_cross_entropy(
         return (hidden.sum() + weight[:1].sum()).float() * 0.0
     if len(labels) <= chunk:
         return _chunk(hidden, weight, labels, weights)
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for rows in range(0, len(labels), chunk):
-        part = slice(rows, rows + chunk)
-        total = total + checkpoint(_chunk, hidden[part], weight, labels[part], weights[part], use_reentrant=False)
-    return total
+    chunks = zip(hidden.split(chunk), labels.split(chunk), weights.split(chunk), strict=True)
+    parts = (checkpoint(_chunk, h, weight, some, shares, use_reentrant=False) for h, some, shares in chunks)
+    return sum(parts, hidden.new_zeros((), dtype=torch.float32))

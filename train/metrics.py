@@ -20,7 +20,6 @@ from train.errors import TrainingError
 
 GPUS = (H100, H200, A100, B200)
 
-
 Write = Callable[[Mapping[str, Any]], object]
 """Takes the record of a step."""
 
@@ -57,7 +56,7 @@ def _to_tensorboard(folder: Path, resume_step: int) -> Iterator[Write]:
 
 
 @contextmanager
-def _to_wandb(project: str, folder: Path, resume_step: int, config: dict[str, Any]) -> Iterator[Write]:
+def _to_wandb(config: TrainConfig, folder: Path, resume_step: int) -> Iterator[Write]:
     """One wandb run per run folder: its id is kept there, so that a resumed run goes on in the same curves."""
     try:
         import wandb  # Optional extra.
@@ -68,7 +67,12 @@ def _to_wandb(project: str, folder: Path, resume_step: int, config: dict[str, An
         kept.write_text(uuid4().hex)
     try:
         run = wandb.init(
-            project=project, name=folder.name, id=kept.read_text(), resume="allow", dir=folder, config=config
+            project=config.metrics.wandb,
+            name=folder.name,
+            id=kept.read_text(),
+            resume="allow",
+            dir=folder,
+            config=msgspec.to_builtins(config),
         )
     except wandb.Error as error:
         raise TrainingError(f"metrics.wandb: {error} (WANDB_MODE=offline needs no account)") from error
@@ -107,16 +111,13 @@ def open_sinks(config: TrainConfig, folder: Path, resume_step: int, total: int, 
     if config.metrics.tensorboard:
         sinks.append(stack.enter_context(_to_tensorboard(folder / "tensorboard", resume_step)))
     if config.metrics.wandb:
-        values = msgspec.to_builtins(config)
-        sinks.append(stack.enter_context(_to_wandb(config.metrics.wandb, folder, resume_step, values)))
+        sinks.append(stack.enter_context(_to_wandb(config, folder, resume_step)))
     return sinks
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 peak of the GPU by its name, FLOP/s; None when unknown (and on CPUs): then no MFU is claimed."""
-    if device.type != "cuda":
-        return None
-    gpu = known_device(torch.cuda.get_device_name(device), GPUS)
+    gpu = known_device(torch.cuda.get_device_name(device), GPUS) if device.type == "cuda" else None
     return None if gpu is None else gpu.peak_flops
 
 
@@ -124,5 +125,4 @@ def memory_gb(device: torch.device) -> float:
     """Largest memory so far in 1e9 bytes: allocated by torch on the GPU, resident in the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9

@@ -18,27 +18,6 @@ from train.loss import chunked_cross_entropy
 from train.pointwise import RmsNorm, Rotate
 
 
-class Attention(nn.Module):
-    def __init__(self, arch: Architecture):
-        super().__init__()
-        d, bias = arch.head_dim, arch.qkv_bias
-        self.q_proj = nn.Linear(arch.hidden_size, arch.num_heads * d, bias=bias)
-        self.k_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
-        self.v_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
-        self.o_proj = nn.Linear(arch.num_heads * d, arch.hidden_size, bias=False)
-        if arch.qk_norm:
-            self.q_norm = RmsNorm(d, arch.rms_norm_eps)
-            self.k_norm = RmsNorm(d, arch.rms_norm_eps)
-
-
-class Mlp(nn.Module):
-    def __init__(self, arch: Architecture):
-        super().__init__()
-        self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(arch.intermediate_size, arch.hidden_size, bias=False)
-
-
 class Block(nn.Module):
     """One layer.
 
@@ -48,28 +27,41 @@ class Block(nn.Module):
 
     def __init__(self, arch: Architecture, checkpointing: str):
         super().__init__()
-        self.heads = (arch.num_heads, arch.num_kv_heads)
-        self.head_dim = arch.head_dim
+        self.heads, self.head_dim = (arch.num_heads, arch.num_kv_heads), arch.head_dim
         self.checkpointing = checkpointing
-        self.input_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
-        self.self_attn = Attention(arch)
-        self.post_attention_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
-        self.mlp = Mlp(arch)
+        queries, keys, hidden, bias = arch.num_heads, arch.num_kv_heads, arch.hidden_size, arch.qkv_bias
+        attention: dict[str, nn.Module] = {
+            "q_proj": nn.Linear(hidden, queries * self.head_dim, bias=bias),
+            "k_proj": nn.Linear(hidden, keys * self.head_dim, bias=bias),
+            "v_proj": nn.Linear(hidden, keys * self.head_dim, bias=bias),
+            "o_proj": nn.Linear(queries * self.head_dim, hidden, bias=False),
+        }
+        if arch.qk_norm:
+            attention |= {name: RmsNorm(self.head_dim, arch.rms_norm_eps) for name in ("q_norm", "k_norm")}
+        mlp = {
+            "gate_proj": nn.Linear(hidden, arch.intermediate_size, bias=False),
+            "up_proj": nn.Linear(hidden, arch.intermediate_size, bias=False),
+            "down_proj": nn.Linear(arch.intermediate_size, hidden, bias=False),
+        }
+        self.input_layernorm = RmsNorm(hidden, arch.rms_norm_eps)
+        self.self_attn = nn.ModuleDict(attention)
+        self.post_attention_layernorm = RmsNorm(hidden, arch.rms_norm_eps)
+        self.mlp = nn.ModuleDict(mlp)
 
     def before(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """x [tokens, H], cos and sin [tokens, D] float32 -> rotated qkv [tokens, Hq + 2 Hk, D]."""
         attention, shape = self.self_attn, (x.shape[0], -1, self.head_dim)
         x = self.input_layernorm(x)
-        q, k, v = (project(x).view(shape) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
-        if hasattr(attention, "q_norm"):
-            q, k = attention.q_norm(q), attention.k_norm(k)
+        q, k, v = (attention[name](x).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
+        if "q_norm" in attention:
+            q, k = attention["q_norm"](q), attention["k_norm"](k)
         return Rotate.apply(q, k, v, cos, sin)
 
     def after(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """x [tokens, H], attended [tokens, Hq, D] -> the layer's output [tokens, H]."""
-        x = x + self.self_attn.o_proj(attended.flatten(1))
+        x = x + self.self_attn["o_proj"](attended.flatten(1))
         y = self.post_attention_layernorm(x)
-        return x + self.mlp.down_proj(F.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y))
+        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))
 
     def compute(
         self,
@@ -85,9 +77,8 @@ class Block(nn.Module):
         # Recomputation sits inside the module, so that FSDP gathers its parameters once for it, from the outside.
         if self.checkpointing == "none" or not torch.is_grad_enabled():
             return self.compute(x, *rest)
-        if self.checkpointing == "full":
-            return checkpoint(self.compute, x, *rest, use_reentrant=False)
-        return checkpoint(self.compute, x, *rest, use_reentrant=False, context_fn=_selective)
+        options: dict[str, Any] = {"context_fn": _selective} if self.checkpointing == "selective" else {}
+        return checkpoint(self.compute, x, *rest, use_reentrant=False, **options)
 
 
 def _selective() -> Any:
@@ -104,9 +95,10 @@ def _selective() -> Any:
     def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
             matmuls[context.is_recompute] += 1
-            odd = matmuls[context.is_recompute] % 2
-            return CheckpointPolicy.MUST_SAVE if odd else CheckpointPolicy.PREFER_RECOMPUTE
-        return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
+            keep = matmuls[context.is_recompute] % 2 == 1
+        else:
+            keep = op in kept
+        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)
 
@@ -144,8 +136,7 @@ class Decoder(nn.Module):
 
     def __init__(self, arch: Architecture, checkpointing: str = "none", loss_chunk: int = 1024):
         super().__init__()
-        self.arch = arch
-        self.loss_chunk = loss_chunk
+        self.arch, self.loss_chunk = arch, loss_chunk
         self.context_group: dist.ProcessGroup | None = None
         self.model = Stack(arch, checkpointing)
         if not arch.tied:

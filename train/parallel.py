@@ -66,13 +66,12 @@ def join_world(config: TrainConfig) -> World:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group(backend, **(alone if size == 1 else {}))
+        alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **alone)
     grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
     context_group = grid["cp"].get_group() if context > 1 else None
-    whole = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
-    return World(rank, size, context, device, whole, context_group)
+    mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
+    return World(rank, size, context, device, mesh, context_group)
 
 
 def leave_world() -> None:

@@ -14,7 +14,7 @@ import tyro
 
 from engine.errors import InputError
 from train.architecture import Architecture
-from train.config import TrainConfig, load_config
+from train.config import Lora, TrainConfig, load_config
 from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.huggingface import find_config
@@ -47,8 +47,8 @@ def plan_steps(config: TrainConfig, lengths: np.ndarray, ranks: int) -> StepsPla
     per_epoch = steps_per_epoch(len(lengths), config.data)
     total = config.epochs * per_epoch
     steps = [lengths[step_samples(config.seed, step, len(lengths), config.data)] for step in range(total)]
-    limit = parallel.micro_tokens * parallel.context
-    layouts = [lay_out(here.tolist(), ranks // parallel.context, limit) for here in steps]
+    groups, limit = ranks // parallel.context, parallel.micro_tokens * parallel.context
+    layouts = [lay_out(here.tolist(), groups, limit) for here in steps]
     return StepsPlan(
         per_epoch,
         total,
@@ -87,9 +87,7 @@ def state_bytes(config: TrainConfig) -> float:
     return 2 * master + (2 * (1 + 4 / 256) if config.optim.kind == "adamw8bit" else 2 * master)
 
 
-def adapter_parameters(config: TrainConfig, arch: Architecture) -> int:
-    if config.lora is None:
-        return 0
+def adapter_parameters(config: Lora, arch: Architecture) -> int:
     q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
     h, f = arch.hidden_size, arch.intermediate_size
     sizes = {
@@ -101,7 +99,7 @@ def adapter_parameters(config: TrainConfig, arch: Architecture) -> int:
         "up_proj": h + f,
         "down_proj": f + h,
     }
-    return arch.num_layers * config.lora.rank * sum(sizes[target] for target in config.lora.targets)
+    return arch.num_layers * config.rank * sum(sizes[target] for target in config.targets)
 
 
 def layer_values(arch: Architecture) -> int:
@@ -114,10 +112,7 @@ def layer_values(arch: Architecture) -> int:
 def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int) -> MemoryPlan:
     """`tokens`: the most that one rank holds in a micro-batch."""
     width = 4 if config.compute.dtype == "float32" else 2
-    frozen, trained = (
-        (0, arch.parameters) if config.lora is None else (arch.parameters, adapter_parameters(config, arch))
-    )
-    state = (frozen * width + trained * state_bytes(config)) / ranks
+    frozen, trained = (arch.parameters, adapter_parameters(config.lora, arch)) if config.lora else (0, arch.parameters)
     layer = tokens * layer_values(arch) * width
     boundaries = tokens * arch.hidden_size * width * arch.num_layers
     if config.compute.checkpointing == "none":
@@ -126,12 +121,16 @@ def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int
         q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         # Attention's output and every second of the seven matmuls: q, v, gate, down.
         boundaries += tokens * (2 * q + kv + arch.intermediate_size + arch.hidden_size) * width * arch.num_layers
-    head = arch.vocab_size * arch.hidden_size
+    gathered = (2 * arch.layer_parameters + arch.vocab_size * arch.hidden_size) * width
     gradient = 0 if config.lora else arch.layer_parameters * (width + 4)
     sharded = ranks > 1 or config.compute.dtype != config.compute.master_dtype
-    gathered = (2 * arch.layer_parameters * width + head * width + gradient) if sharded else 0
-    loss = min(config.compute.loss_chunk, tokens) * arch.vocab_size * (width + 2 * 4)
-    return MemoryPlan(state / 1e9, boundaries / 1e9, layer / 1e9, gathered / 1e9, loss / 1e9)
+    return MemoryPlan(
+        state=(frozen * width + trained * state_bytes(config)) / ranks / 1e9,
+        boundaries=boundaries / 1e9,
+        layer=layer / 1e9,
+        gathered=(gathered + gradient) / 1e9 if sharded else 0.0,
+        loss=min(config.compute.loss_chunk, tokens) * arch.vocab_size * (width + 2 * 4) / 1e9,
+    )
 
 
 def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 4096, share: float = 0.26) -> np.ndarray:
@@ -162,6 +161,12 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
     tokens, matmul = steps.tokens, (4.0 if config.lora else 6.0) * arch.matmul_parameters
     attention = arch.attention_flops(lengths.tolist()) * tokens / float(lengths.sum())
     total = matmul * tokens + attention
+    gpus = (
+        f"  {ranks} x {gpu.name:6s} {total / (ASSUMED_MFU * gpu.peak_flops * ranks) / 60:8.1f} minutes, "
+        + ("fits" if memory.total * 1e9 <= gpu.memory else f"does NOT fit its {gpu.memory / 1e9:.0f} GB")
+        for gpu in GPUS
+        if gpu.peak_flops
+    )
     lines = [
         f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), "
         f"{arch.matmul_parameters:,} in matmuls",
@@ -185,12 +190,8 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
         f"FLOPs       {matmul:.3g} per token in matmuls + {attention / tokens:.3g} in attention "
         f"({100 * attention / total:.0f} %); {total:.3g} in all",
         f"time        at {100 * ASSUMED_MFU:.0f} % of peak, which is assumed, not measured, and without start-up",
+        *gpus,
     ]
-    for gpu in GPUS:
-        assert gpu.peak_flops is not None
-        fits = "fits" if memory.total * 1e9 <= gpu.memory else f"does NOT fit its {gpu.memory / 1e9:.0f} GB"
-        minutes = total / (ASSUMED_MFU * gpu.peak_flops * ranks) / 60
-        lines.append(f"  {ranks} x {gpu.name:6s} {minutes:8.1f} minutes, {fits}")
     return "\n".join(lines)
 
 

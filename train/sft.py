@@ -119,6 +119,7 @@ class Trainer:
         """Optimiser step `step` (from 0). Raises TrainingError, before a weight changes, when it is not finite."""
         started = time.perf_counter()
         samples = step_samples(self.config.seed, step, len(self.data), self.config.data)
+        ids = [self.data.ids[i] for i in samples]
         layout = self.lay_out(self.data, samples)
         loss = self.backward(samples, layout)
         norm = gradient_norm(self.trainable)
@@ -126,10 +127,9 @@ class Trainer:
         report = self.world.sum(torch.stack([loss, loss.new_full((), float(self.told_to_stop))]))
         loss_value, stop, norm_value = torch.cat([report, norm.reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            ids = ", ".join(self.data.ids[i] for i in samples)
             raise TrainingError(
                 f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; stopped before the weights changed. "
-                f"Samples: {ids}. Lower optim.lr or look at these samples; the last checkpoint is intact"
+                f"Samples: {', '.join(ids)}. Lower optim.lr or look at these samples; the last checkpoint is intact"
             )
         self.stopping = stop > 0
         torch.nn.utils.clip_grads_with_norm_(self.trainable, self.config.optim.clip, norm)
@@ -149,7 +149,7 @@ class Trainer:
             "loss": loss_value,
             "grad_norm": norm_value,
             "lr": lr,
-            "samples": [self.data.ids[i] for i in samples],
+            "samples": ids,
             "tokens": tokens,
             "targets": int(self.data.targets[samples].sum()),
             "seconds": seconds,
@@ -208,13 +208,12 @@ class Trainer:
     def loop(self, start: int, checkpoints: Checkpoints, sinks: list[Write]) -> int:
         """Runs steps from `start` on; returns the step of the last checkpoint, which holds all that was done."""
         every = self.config.checkpoint.every or self.steps_per_epoch
-        heldout_every = self.config.heldout_every or every
         done = start
         while done < self.total_steps and not self.stopping:
             record = self.train_step(done)
             done += 1
             last = done == self.total_steps
-            if self.heldout is not None and (done % heldout_every == 0 or last):
+            if self.heldout is not None and (last or done % (self.config.heldout_every or every) == 0):
                 record["heldout_loss"] = self.evaluate(self.heldout)
             if done % self.config.metrics.every == 0 or last or "heldout_loss" in record:
                 for write in sinks:
@@ -230,15 +229,15 @@ class Trainer:
         return done
 
     def export(self) -> None:
-        dtype = DTYPES[self.config.checkpoint.export_dtype]
-        if self.config.lora is not None:
-            base = self.config.model.path or str(self.config_file)
-            export_adapter(self.model, self.config.lora, self.run / "adapter", base, self.world.first)
-        tensors = self.model.state_dict() if self.config.lora is None else merge(self.model)
-        tokenizer = Path(self.config.model.tokenizer or self.config_file.parent)
-        export(tensors, self.run / "export", self.config_file, dtype, tokenizer)
+        config, target = self.config, self.run / "export"
+        if config.lora is not None:
+            base = config.model.path or str(self.config_file)
+            export_adapter(self.model, config.lora, self.run / "adapter", base, self.world.first)
+        tensors = self.model.state_dict() if config.lora is None else merge(self.model)
+        tokenizer = Path(config.model.tokenizer or self.config_file.parent)
+        export(tensors, target, self.config_file, DTYPES[config.checkpoint.export_dtype], tokenizer)
         if self.world.first:
-            print(f"wrote {self.run / 'export'}", file=sys.stderr)
+            print(f"wrote {target}", file=sys.stderr)
 
     def announce(self, start: int) -> None:
         data = self.data

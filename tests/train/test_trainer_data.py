@@ -217,7 +217,7 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert (round(plan.boundaries, 1), round(plan.layer, 1)) == (boundaries, layer)
     assert 32_768 * layer_values(arch) * 2 / 1e9 == pytest.approx(10.9, rel=0.01)
     lora = load_config(RECIPES / "s1_32b_lora_1xh200.yaml")
-    assert adapter_parameters(lora, arch) == pytest.approx(134e6, rel=0.01)
+    assert lora.lora is not None and adapter_parameters(lora.lora, arch) == pytest.approx(134e6, rel=0.01)
     plan = plan_memory(lora, arch, 1, 32_768)
     assert plan.state == pytest.approx(65.5 + 2.1, rel=0.01)
     assert plan.state + plan.boundaries + plan.layer + plan.overhead == pytest.approx(102, rel=0.01)
