@@ -33,20 +33,16 @@ def main(options: Options) -> None:
         *("kernel", "registers", "stack B", "shared B", "warps/SM", "HGMMA", "HMMA", "instructions", "compiled, s"),
         title=f"sm_90, Triton {triton.__version__}",
     )
-    lines = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        for case in production_cases():
-            found = compile_case(case)
-            found = replace(found, compile_s=round(found.compile_s, 1))
-            lines.append(
-                json.dumps({"triton": triton.__version__, **asdict(found), "warps_per_sm": found.warps_per_sm})
-            )
-            taken = (found.registers, found.stack, found.shared, found.warps_per_sm)
-            counts = (found.instructions["HGMMA"], found.instructions["HMMA"], found.length)
-            table.add_row(found.name, *map(str, (*taken, *counts, found.compile_s)))
+        kernels = [replace(one, compile_s=round(one.compile_s, 1)) for one in map(compile_case, production_cases())]
+    for one in kernels:
+        taken = (one.registers, one.stack, one.shared, one.warps_per_sm)
+        counts = (one.instructions["HGMMA"], one.instructions["HMMA"], one.length)
+        table.add_row(one.name, *map(str, (*taken, *counts, one.compile_s)))
+    lines = ({"triton": triton.__version__, **asdict(one), "warps_per_sm": one.warps_per_sm} for one in kernels)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n".join(lines) + "\n")
+    output.write_text("".join(json.dumps(line) + "\n" for line in lines))
     Console().print(table)
 
 

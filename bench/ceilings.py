@@ -12,12 +12,9 @@ from typing import Any, Self
 
 import torch
 
-from bench import record, stand_in
+from bench import processes, record, stand_in, timing
 from bench.command import Resumed, Threaded, command
-from bench.processes import ends_with_its_parent
-from bench.timing import repeat
-from kernels import huge_pages
-from kernels.limits import Device
+from kernels import huge_pages, limits
 from kernels.native import library as native
 
 _UNITS = {"copy_GBps": 1e9, "read_GBps": 1e9, "matmul_TFLOPs": 1e12, "fp8_TFLOPs": 1e12, "memory_GB": 1e9}
@@ -47,11 +44,11 @@ class Ceilings:
         """As records tell them."""
         return {key: value and value / unit for value, (key, unit) in zip(astuple(self), _UNITS.items(), strict=True)}
 
-    def limits_of(self, device: torch.device) -> Device:
+    def limits_of(self, device: torch.device) -> limits.Device:
         """For `kernels.limits`: a GPU is judged by its copy bandwidth; a CPU by reads, which is what decoding does and
         which a copy's write-allocate traffic would understate."""
         gpu = device.type == "cuda"
-        return Device(device.type, self.copy if gpu else self.read, self.flops, self.memory, gpu=gpu)
+        return limits.Device(device.type, self.copy if gpu else self.read, self.flops, self.memory, gpu=gpu)
 
 
 FILE = "S1_CEILINGS"
@@ -72,7 +69,7 @@ def measure(device: torch.device) -> Ceilings:
             cwd=record.ROOT,
             capture_output=True,
             text=True,
-            preexec_fn=ends_with_its_parent,
+            preexec_fn=processes.ends_with_its_parent,
         )
         if done.returncode:
             raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
@@ -87,7 +84,9 @@ def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_s
     copy, read = _bandwidths(device, buffer_bytes)
     if device.type == "cuda":
         size, memory = matmul_size or 8192, torch.cuda.get_device_properties(device).total_memory
-        return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), _fp8_matmul(device, size), memory)
+        has_fp8 = torch.cuda.get_device_capability(device) >= (8, 9)
+        fp8_flops = _matmul(device, size, torch.float8_e4m3fn) if has_fp8 else None
+        return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), fp8_flops, memory)
     size, memory = matmul_size or 1024, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flops = _matmul(device, size, torch.float32)
     if _matmul(device, size // 4, torch.bfloat16) > flops / 4:  # without units for it each product takes seconds
@@ -106,23 +105,18 @@ def _bandwidths(device: torch.device, buffer_bytes: int | None = None) -> tuple[
     """(copy, read) in bytes/s: one half onto the other, and all of it."""
     half = (buffer_bytes or (2**32 if device.type == "cuda" else 2**29)) // 16
     buffer = huge_pages.empty((2 * half,), torch.int64, device).fill_(1)
-    copy = 2 * 8 * half / repeat(partial(buffer[half:].copy_, buffer[:half]), device, cold=False).best
+    copy = 2 * 8 * half / timing.repeat(partial(buffer[half:].copy_, buffer[:half]), device, cold=False).best
     reads = (torch.sum, native.read) if native.LOADED and device.type == "cpu" else (torch.sum,)
-    return copy, max(16 * half / repeat(partial(reader, buffer), device, cold=False).best for reader in reads)
+    return copy, max(16 * half / timing.repeat(partial(reader, buffer), device, cold=False).best for reader in reads)
 
 
 def _matmul(device: torch.device, size: int, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / repeat(lambda: a @ b, device, cold=False).median
-
-
-def _fp8_matmul(device: torch.device, size: int) -> float | None:
-    if torch.cuda.get_device_capability(device) < (8, 9):
-        return None
-    a, b = (torch.randn(size, size, device=device).to(torch.float8_e4m3fn) for _ in range(2))
-    one = torch.ones((), device=device)
-    product = partial(torch._scaled_mm, a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
-    return 2 * size**3 / repeat(product, device, cold=False).median
+    product = partial(torch.matmul, a, b)
+    if dtype == torch.float8_e4m3fn:
+        one = torch.ones((), device=device)
+        product = partial(torch._scaled_mm, a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    return 2 * size**3 / timing.repeat(product, device, cold=False).median
 
 
 def main(options: Threaded) -> None:

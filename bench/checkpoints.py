@@ -38,7 +38,6 @@ def checkpoint(folder: Path, shape: Shape, seed: int = 0, weights: bool = True) 
 def config_json(shape: Shape) -> dict[str, Any]:
     """`config.json` of a Qwen2 checkpoint of this shape, as transformers and vLLM read it."""
     values = asdict(shape)
-    values.pop("attention_bias")  # Qwen2 always has it
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -50,7 +49,7 @@ def config_json(shape: Shape) -> dict[str, Any]:
         "num_hidden_layers": values.pop("num_layers"),
         "num_attention_heads": values.pop("num_heads"),
         "num_key_value_heads": values.pop("num_kv_heads"),
-        **values,
+        **{name: value for name, value in values.items() if name != "attention_bias"},  # Qwen2 always has it
     }
 
 
@@ -77,8 +76,8 @@ def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
             weights[f"{layer}{name}_proj.weight"] = normal(rows, inner)
             if name[-1] in "qkv":
                 weights[f"{layer}{name}_proj.bias"] = normal(rows)
-        for name in ("input", "post_attention"):
-            weights[f"{layer}{name}_layernorm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+        norms = (f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight")
+        weights |= {name: torch.ones(hidden, dtype=torch.bfloat16) for name in norms}
     weights["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
     if not shape.tie_word_embeddings:
         weights["lm_head.weight"] = normal(shape.vocab_size, hidden)

@@ -18,19 +18,14 @@ from typing import Any
 
 import torch
 
-from bench import record, stand_in
-from bench.checkpoints import checkpoint
+from bench import checkpoints, gemm, processes, record, stand_in
 from bench.command import Output, command
-from bench.gemm import candidates, linears
-from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES
-from engine.build import build_core
-from engine.config import EngineConfig
-from engine.prepare import Preparer
+from engine import EngineConfig, SamplingParams, build, prepare
 from engine.ranks.group import Group
-from engine.request import SamplingParams
 from engine.schedule.sequence import Admission
 from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import PRESETS
 from kernels.dry_run import CUDA, DryRun
 
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,7 +59,7 @@ class Options(Output):
 def engine(shape: str, options: dict[str, Any]) -> int:
     """Compile what an engine of one layer launches: prompts, mixed steps, and decode steps of all sizes. How many."""
     with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
-        model = checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
+        model = checkpoints.checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
         tokenizer = Tokenizer.load(model)
         config = EngineConfig(
             model=str(model),
@@ -75,9 +70,9 @@ def engine(shape: str, options: dict[str, Any]) -> int:
             capture_at_start=True,
             **options,
         )
-        core = build_core(config, model, tokenizer, Group.single(CUDA))
-        preparer = Preparer(tokenizer, "s1", 4096)
-        opener = tokenizer.encode("<|im_start|>think", specials=True)
+        core = build.build_core(config, model, tokenizer, Group.single(CUDA))
+        preparer = prepare.Preparer(tokenizer, "s1", 4096)
+        opener = tokenizer.encode(PRESETS["s1"].opener, specials=True)
         for number, params in enumerate(_WARM):
             core.apply(Admission(number, preparer.prepare([5] * 300 + opener, params), number))
             step = core.scheduler.schedule(drained=True)
@@ -90,12 +85,12 @@ def engine(shape: str, options: dict[str, Any]) -> int:
 
 def tuner(name: str, tokens: int) -> int:
     """Compile the tuner's candidates for one product of the 32B shape. How many."""
-    linear = next(one for one in linears(SHAPES["qwen2.5-32b"], 1) if one.name == name)
+    linear = next(one for one in gemm.linears(SHAPES["qwen2.5-32b"], 1) if one.name == name)
     empty = partial(torch.empty, dtype=torch.bfloat16, device=CUDA)
     with DryRun(compiles=True) as dry:
         x, weight = empty(tokens, linear.inner), empty(linear.out, linear.inner)
         bias = empty(linear.out) if linear.bias else None
-        for config in candidates(linear, tokens, x.element_size()):
+        for config in gemm.candidates(linear, tokens, x.element_size()):
             linear.ours(x, weight, bias, config)
         return sum(map(len, dry.counts.variants.values()))
 
@@ -109,14 +104,14 @@ def jobs(options: Options) -> dict[str, Callable[[], int]]:
         work |= {
             f"{linear.name}, {tokens} tokens": partial(tuner, linear.name, tokens)
             for tokens in TOKENS
-            for linear in linears(SHAPES["qwen2.5-32b"], 1)
+            for linear in gemm.linears(SHAPES["qwen2.5-32b"], 1)
         }
     return work
 
 
 def _alone() -> None:
     """In a worker: one thread, and no GPU, which none of this needs."""
-    ends_with_its_parent()
+    processes.ends_with_its_parent()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
 

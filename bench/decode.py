@@ -16,17 +16,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from rich.console import Console
 
-from bench import ceilings, record, stand_in
+from bench import ceilings, record, stand_in, timing
 from bench.command import Loaded, Resumed, check, columns, command
 from bench.peers.worker import Setup, Worker, WorkerFailed
-from bench.timing import Times, median_ratio
 from engine.config import EngineConfig
 from engine.model.config import ModelConfig
 from engine.text.tokenizer import Tokenizer
@@ -183,19 +181,14 @@ class Lane:
         seconds, keys = self.worker.window(ids, steps, case.ahead, params=params)
         return Timed(tuple(seconds), keys)
 
-    def _difference(self, ids: list[list[int]], tokens: int, tries: int = 3) -> float:
-        """Seconds per step of a peer; again where something else on the machine made the short run the longer one."""
-        short, long = self.worker.run(ids, SHORT), self.worker.run(ids, SHORT + tokens)
-        if long <= short and tries > 1:
-            return self._difference(ids, tokens, tries - 1)
-        return step_seconds(short, long, tokens)
-
-
-def step_seconds(short: float, long: float, tokens: int) -> float:
-    """Seconds per step from a short run and one that is longer by `tokens` steps. Raises ValueError where noise won."""
-    if long <= short:
+    def _difference(self, ids: list[list[int]], tokens: int) -> float:
+        """Seconds per step of a peer; again where something else on the machine made the short run the longer one.
+        Raises ValueError where that happens three times."""
+        for _ in range(3):
+            short, long = self.worker.run(ids, SHORT), self.worker.run(ids, SHORT + tokens)
+            if long > short:
+                return (long - short) / tokens
         raise ValueError(f"the long run took {long:.4f} s and the short one {short:.4f} s; raise --tokens")
-    return (long - short) / tokens
 
 
 def prompts(case: Case, vocab: int, opener: list[int], seed: int = 0) -> list[list[int]]:
@@ -229,10 +222,10 @@ def figures(case: Case, rounds: Sequence[Timed], limits: Limits, ours: Sequence[
         "GBps": needed / step / 1e9,
         "bandwidth_share": needed / step / limits.device.bandwidth,
         "limit_ms": limits.step_seconds(case.batch, round(keys / case.batch)) * 1e3,
-        "spread": Times(tuple(chain.from_iterable(one.steps for one in rounds))).spread,
+        "spread": timing.Times(tuple(seconds for one in rounds for seconds in one.steps)).spread,
     }
     if ours:
-        found["ratio"] = median_ratio([(one.median, own) for one, own in zip(rounds, ours, strict=True)])
+        found["ratio"] = timing.median_ratio([(one.median, own) for one, own in zip(rounds, ours, strict=True)])
     return found
 
 

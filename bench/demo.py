@@ -1,6 +1,6 @@
 """`python -m bench.demo`: eight held-out questions, three budgets, Waits 0 and 2, and what they do to the accuracy.
 
-The thinking of two questions is shown live under every setting, forced tokens marked; then all eight and 24 more are
+The thinking of two questions is shown live under every setting, forced tokens marked; then all eight and 56 more are
 answered in batches and the accuracies put into a small table. About two minutes on two CPU cores.
 """
 
@@ -40,11 +40,6 @@ class Options:
     device: str = "auto"
 
 
-def right(problem: Problem, answer: str) -> bool:
-    """Whether the answer is right, judged from the question alone."""
-    return check(problem.family, problem.question, answer)
-
-
 def show(engine: Engine, console: Console, problem: Problem) -> None:
     """Streams one question under every setting."""
     for condition in CONDITIONS:
@@ -55,15 +50,15 @@ def show(engine: Engine, console: Console, problem: Problem) -> None:
             view.delta(delta)
             if delta.output is not None:
                 view.end(delta.output)
-                verdict = "right" if right(problem, delta.output.outputs[0].answer) else "wrong"
-                console.print(verdict, style="green" if verdict == "right" else "red")
+                right = check(problem.family, problem.question, delta.output.outputs[0].answer)
+                console.print("right" if right else "wrong", style="green" if right else "red")
 
 
 def answered(engine: Engine, problems: Sequence[Problem], condition: Condition) -> tuple[list[bool], float]:
     """Which of the problems are right under the condition, and the average thinking tokens."""
-    outputs = engine.generate([problem.question for problem in problems], condition.params)
-    samples = [output.outputs[0] for output in outputs]
-    found = [right(problem, sample.answer) for problem, sample in zip(problems, samples, strict=True)]
+    questions = [problem.question for problem in problems]
+    samples = [output.outputs[0] for output in engine.generate(questions, condition.params)]
+    found = [check(one.family, one.question, sample.answer) for one, sample in zip(problems, samples, strict=True)]
     return found, sum(sample.thinking.tokens for sample in samples) / len(samples)
 
 

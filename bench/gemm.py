@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -19,26 +18,19 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from bench import record, stand_in
-from bench.ceilings import measure
+from bench import ceilings, record, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from bench.record import Record
 from bench.shapes import SHAPES, Shape
-from bench.timing import repeat
-from kernels import INTERPRET
-from kernels.aot import SHARED_LIMIT
+from kernels import INTERPRET, aot, language, rms_norm, silu_mul
 from kernels.gemm_choices import Choice, Product, read_choices, write_choices
-from kernels.language import cdiv, next_power_of_2
 from kernels.linear import linear_cost
-from kernels.rms_norm import rms_norm_triton
-from kernels.silu_mul import silu_mul_triton
 from kernels.small_gemm import GemmConfig, small_gemm
 
 _MARGIN = 0.98
 """A configuration must take less than this of cuBLAS's time: closer is noise."""
 _PROGRAMS = (132, 264, 528)
 """What split-K aims at: one, two and four programs on each multiprocessor of an H100 or H200."""
-_SHARED = SHARED_LIMIT - 8 * 1024
+_SHARED = aot.SHARED_LIMIT - 8 * 1024
 """Bytes that the tiles in flight may take."""
 
 
@@ -54,8 +46,9 @@ class Linear:
 
     def ours(self, x: Tensor, weight: Tensor, bias: Tensor | None, config: GemmConfig) -> Tensor:
         """The kernel in one configuration."""
-        gated, head = self.product is Product.GATED, self.product is Product.HEAD
-        return small_gemm(x, weight, config, bias=bias, gated=gated, maxima=head)[0]
+        return small_gemm(
+            x, weight, config, bias=bias, gated=self.product is Product.GATED, maxima=self.product is Product.HEAD
+        )[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +83,10 @@ def linears(shape: Shape, ranks: int) -> tuple[Linear, ...]:
 def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[GemmConfig]:
     """What is tried, plain launches: four tiles, and for a plain product splits of K that fill the device."""
     for out, inner, warps in ((64, 128, 4), (64, 256, 4), (128, 64, 8), (128, 128, 8)):
-        rows = out * (2 if linear.product is Product.GATED else 1) + max(16, next_power_of_2(tokens))
+        rows = out * (2 if linear.product is Product.GATED else 1) + max(16, language.next_power_of_2(tokens))
         stages = min(5, _SHARED // (rows * inner * itemsize))
-        wanted = {cdiv(programs, cdiv(linear.out, out)) for programs in _PROGRAMS}
-        most = cdiv(linear.inner, inner) // 4 if linear.product is Product.PLAIN else 1
+        wanted = {language.cdiv(programs, language.cdiv(linear.out, out)) for programs in _PROGRAMS}
+        most = language.cdiv(linear.inner, inner) // 4 if linear.product is Product.PLAIN else 1
         for split in sorted({1, *(split for split in wanted if split <= most)}):
             yield GemmConfig(out, inner, split, warps, stages)
 
@@ -115,7 +108,7 @@ class Race:
         if self.linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
             return torch.mm(x, self.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
         y = F.linear(x, self.weight, self.bias)
-        return silu_mul_triton(y) if self.linear.product is Product.GATED else y
+        return silu_mul.silu_mul_triton(y) if self.linear.product is Product.GATED else y
 
     def added(self, call: Callable[[Tensor], object], early: bool = False) -> float:
         """Seconds that a call adds to the norm in front of it."""
@@ -144,14 +137,14 @@ class Race:
         if not rehearsed and (self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)):
             first = min(right, key=right.__getitem__)
             right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in (2, 8))
-        return min(right.items(), key=itemgetter(1))
+        return min(right.items(), key=lambda timed: timed[1])
 
     def _norm(self, early: bool = False) -> Tensor:
-        return rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
+        return rms_norm.rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
 
     def _seconds(self, call: Callable[[], object]) -> float:
         calls, seconds = (5, 0.05) if self.device.type == "cuda" else (1, 0.0)  # the interpreter's times say nothing
-        return repeat(captured(call, self.device), self.device, min_calls=calls, min_seconds=seconds).median
+        return timing.repeat(captured(call, self.device), self.device, min_calls=calls, min_seconds=seconds).median
 
 
 def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -169,7 +162,7 @@ def captured(call: Callable[[], object], device: torch.device) -> Callable[[], o
     return graph.replay
 
 
-def choices_of(records: list[Record]) -> list[Choice]:
+def choices_of(records: list[record.Record]) -> list[Choice]:
     """The rows where the kernel won; each holds from the batch timed before its own, whoever won there, to its own."""
     lines = {(*_timed(line), line.case["tokens"]): line for line in records}  # the last one of each counts
     found = []
@@ -183,11 +176,11 @@ def choices_of(records: list[Record]) -> list[Choice]:
     return found
 
 
-def _timed(line: Record) -> tuple[str, str, int, int]:
+def _timed(line: record.Record) -> tuple[str, str, int, int]:
     return line.device, line.case["product"], line.case["out"], line.case["inner"]
 
 
-def merge(found: list[Choice], records: list[Record], table: Path) -> None:
+def merge(found: list[Choice], records: list[record.Record], table: Path) -> None:
     """Put `found` into the table in place of all rows of the shapes that `records` timed."""
     timed = {_timed(line) for line in records}
     kept = [
@@ -202,7 +195,7 @@ def run(options: Options, device: torch.device, console: Console) -> None:
     """Time what is asked for, print and append it."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     asked = torch.device("cuda") if stand_in.card() is not None else device
-    machine, bandwidth = record.Machine.read(asked), measure(asked).limits_of(device).bandwidth
+    machine, bandwidth = record.Machine.read(asked), ceilings.measure(asked).limits_of(device).bandwidth
     known = [line.case for line in options.known("gemm", asked)]
     table = columns(
         *("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration"),

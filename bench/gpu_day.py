@@ -20,10 +20,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Literal
@@ -32,11 +30,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import ceilings, record, stand_in
+from bench import ceilings, processes, record, stand_in
 from bench.command import check, command
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
-from bench.processes import adopt_orphans, descendants, ends_with_its_parent, kill
 from engine.errors import InputError
 from engine.whole_file import write_whole
 from kernels.limits import known_device
@@ -96,34 +93,31 @@ class Day:
         self.console, self._card = console, card
         self.out, self._kept = options.out.resolve(), options.state.resolve()
         self.results = self.out / RESULTS
-        self.out.mkdir(parents=True, exist_ok=True)
         self._kept.mkdir(parents=True, exist_ok=True)
         if options.cache is not None and not (self._kept / CACHE).exists():
             shutil.copytree(options.cache, self._kept / CACHE)
         folders = [folder for folder in (options.resume_from, self._kept, self.out) if folder is not None]
+        self._done: dict[str, set[str]] = {}
+        for folder in folders:
+            for other, names in self._done_in(folder / STATE).items():
+                self._done.setdefault(other, set()).update(names)
+        self.done = self._done.get(card, set())
         self._write(list(dict.fromkeys(line for folder in folders for line in lines_of(folder / RESULTS))))
         for name in (LOG, STATE, GEMM_TABLE):
             found = [folder / name for folder in folders if (folder / name).exists()]
             if found and found[-1] != self.out / name:
                 shutil.copy2(found[-1], self.out / name)
-        self._done: dict[str, set[str]] = defaultdict(set)
-        for folder in folders:
-            for other, names in self._done_in(folder / STATE).items():
-                self._done[other] |= names
-        self.done = self._done[card]
 
     def mend(self, before: list[bytes]) -> None:
         """Cut off half a line, which a part that was killed may leave: the next begins a line of its own. Whatever a
         part does, the lines that were there `before` it stay."""
         here = lines_of(self.results)
-        self._write(
-            here if here[: len(before)] == before else [*before, *(line for line in here if line not in before)]
-        )
+        self._write(here if here[: len(before)] == before else before + [line for line in here if line not in before])
 
     def _write(self, lines: list[bytes]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
         text = b"".join(line + b"\n" for line in lines)
         if text and not (self.results.is_file() and self.results.read_bytes() == text):
-            self.out.mkdir(parents=True, exist_ok=True)
             write_whole(self.results, text)
 
     def count(self, done: set[str]) -> None:
@@ -194,16 +188,21 @@ def command_of(part: Part, options: Options, day: Day) -> tuple[list[str], dict[
     }
 
 
-def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
-    """Run one part for at most `limit` seconds; whatever happens to it, its results so far stay."""
+def run_part(part: Part, options: Options, day: Day, left: float) -> Outcome:
+    """Run one part, if `left` seconds are worth it; whatever happens to it, its results so far stay."""
     if part.name in day.done:
         return Outcome(part.name, "done before")
+    if part.after and part.after not in day.done:
+        return Outcome(part.name, "not started", why=f"{part.after} comes first")
+    if left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
+        return Outcome(part.name, "not started", why="out of minutes: give the same command again")
+    limit = min(left, part.limit)
     day.console.print(f"[bold]{part.name}[/bold], at most {limit:.0f} s")
     before, start = lines_of(day.results), time.monotonic()
     with (day.out / LOG).open("a+b") as log:
         log.write(f"\n=== {part.name} ===\n".encode())
         log.flush()
-        begin, spared = log.tell(), set(descendants(os.getpid()))
+        begin, spared = log.tell(), set(processes.descendants(os.getpid()))
         process = _start(*command_of(part, options, day), log.fileno())
         code, size = None, -1
         try:
@@ -216,21 +215,19 @@ def run_part(part: Part, options: Options, day: Day, limit: float) -> Outcome:
             day.mend(before)
         log.seek(max(begin, log.seek(0, os.SEEK_END) - _TAIL))
         text = log.read().decode(errors="replace").strip()
-    ended = partial(
-        Outcome, part.name, seconds=time.monotonic() - start, lines=len(lines_of(day.results)) - len(before)
-    )
+    ended = Outcome(part.name, "done", time.monotonic() - start, len(lines_of(day.results)) - len(before))
     if stuck:
-        return ended("stuck", why=f"processes {stuck} cannot be killed, and hold the card")
+        return replace(ended, state="stuck", why=f"processes {sorted(stuck)} cannot be killed, and hold the card")
     if code == 0:
         day.count(day.done | {part.name})
         day.console.print(text, markup=False, highlight=False)
-        return ended("done")
+        return ended
     last = text.splitlines()[-_LAST_LINES:] or ["no output"]
     day.console.print("\n".join([f"the last lines of {part.name}:", *last]), markup=False, highlight=False)
     if code is None:
-        return ended("out of time", why=f"after {limit:.0f} s")
+        return replace(ended, state="out of time", why=f"after {limit:.0f} s")
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return ended("failed", why=f"{how}: {last[-1][:160]}")
+    return replace(ended, state="failed", why=f"{how}: {last[-1][:160]}")
 
 
 class _Forked(ForkProcess):
@@ -241,7 +238,7 @@ class _Forked(ForkProcess):
 
 
 def _run_here(arguments: list[str], environment: dict[str, str], log: int) -> None:
-    ends_with_its_parent()  # no session of its own: some machines end all of a command's session with it
+    processes.ends_with_its_parent()  # no session of its own: some machines end all of a command's session with it
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(environment)
@@ -264,17 +261,17 @@ def _start(arguments: list[str], environment: dict[str, str], log: int) -> subpr
         stdin=subprocess.DEVNULL,
         cwd=record.ROOT,
         env=os.environ | environment,
-        preexec_fn=ends_with_its_parent,
+        preexec_fn=processes.ends_with_its_parent,
     )
 
 
-def _end_all(spared: set[int]) -> list[int]:
+def _end_all(spared: set[int]) -> set[int]:
     """Kill all descendants of this process but the spared, until there are none: what an ended part leaves behind holds
     memory of the card. Those that do not end, as where a driver hangs."""
     deadline = time.monotonic() + _DYING
-    while (left := [pid for pid in descendants(os.getpid()) if pid not in spared]) and time.monotonic() < deadline:
+    while (left := set(processes.descendants(os.getpid())) - spared) and time.monotonic() < deadline:
         for pid in left:
-            kill(pid)
+            processes.kill(pid)
         time.sleep(0.01)
     return left
 
@@ -282,26 +279,17 @@ def _end_all(spared: set[int]) -> list[int]:
 def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) -> list[Outcome]:
     """All parts within the minutes; what they printed, and what became of each. What is done on another card, or in a
     rehearsal, which is a `card` of its own, is not done on this one."""
-    adopt_orphans()
+    processes.adopt_orphans()
     day, deadline = Day(options, console, card), time.monotonic() + options.minutes * 60
     chosen = [part for part in parts if not options.only or part.name in options.only]
     if options.again:
         day.count(day.done - {part.name for part in chosen})
     outcomes: list[Outcome] = []
     for part in chosen:
-        left, why = deadline - time.monotonic(), ""
-        if part.after and part.after not in day.done:
-            why = f"{part.after} comes first"
-        elif left < min(part.limit, _PATIENCE if part.resumes else part.limit / 2):
-            why = "out of minutes: give the same command again"
-        if why and part.name not in day.done:
-            outcomes.append(Outcome(part.name, "not started", why=why))
-            continue
         try:
-            outcomes.append(run_part(part, options, day, min(left, part.limit)))
+            outcomes.append(run_part(part, options, day, deadline - time.monotonic()))
             day.keep()
         except OSError as error:  # whatever a part has done to the folder is its failure alone
-            day.out.mkdir(parents=True, exist_ok=True)
             outcomes.append(Outcome(part.name, "failed", why=f"the folder of the results: {error}"))
         if outcomes[-1].state == "stuck":
             break

@@ -7,7 +7,6 @@ arrow points up, none lead in a circle, and nothing stands in two places.
 
 import ast
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -33,20 +32,19 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
-def imported(tree: ast.AST, files: Mapping[str, Path]) -> Iterator[str]:
+def imported(file: Path, files: Mapping[str, Path]) -> Iterator[str]:
     """Our own modules that a file asks for, by `import` and by `from`."""
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in files)
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module in files:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in files else node.module
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in files else node.module for name in inner)
 
 
 def arrows(files: Mapping[str, Path]) -> dict[str, set[str]]:
     """What every module imports of ours."""
-    return {name: set(imported(_tree(file), files)) - {name} for name, file in files.items()}
+    return {name: set(imported(file, files)) - {name} for name, file in files.items()}
 
 
 def wing(name: str) -> str:
@@ -130,11 +128,11 @@ def code(file: Path, name: str) -> list[list[Line]]:
 
 def duplicates(files: Iterable[Path], root: Path = ROOT, longest: int = LONGEST) -> list[tuple[Line, Line, int]]:
     """Runs of `longest` or more lines that stand in two places: where each begins, and how many lines."""
-    places: dict[tuple[str, ...], list[tuple[list[Line], int]]] = defaultdict(list)
+    places: dict[tuple[str, ...], list[tuple[list[Line], int]]] = {}
     for file in files:
         for run in code(file, str(file.relative_to(root))):
             for at in range(len(run) - longest + 1):
-                places[tuple(line.text for line in run[at : at + longest])].append((run, at))
+                places.setdefault(tuple(line.text for line in run[at : at + longest]), []).append((run, at))
     found: list[tuple[Line, Line, int]] = []
     for same in places.values():
         for (run, a), (other, b) in ((same[0], second) for second in same[1:]):
@@ -177,11 +175,7 @@ def _node(name: str) -> str:
 
 
 def first_line(file: Path) -> str:
-    return (ast.get_docstring(_tree(file)) or "").partition("\n")[0]
-
-
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def written(text: str, root: Path = ROOT) -> str:

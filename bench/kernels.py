@@ -7,7 +7,6 @@ On a CPU `layers` is what the engine calls, all layers of a step, and `layers: q
 operators inside that call, by a clock of its own, for one layer.
 """
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,26 +19,16 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from bench import record, stand_in
-from bench.ceilings import Ceilings, later, measure
+from bench import ceilings, record, stand_in, timing
 from bench.command import Resumed, check, columns, command
 from bench.shapes import SHAPES, Shape
-from bench.timing import repeat
-from kernels.attention import (
-    decode_attention,
-    decode_attention_cost,
-    prefill_attention,
-    prefill_attention_cost,
-)
-from kernels.embedding import embedding, embedding_cost
+from kernels import embedding, rms_norm, rope_append, silu_mul
+from kernels.attention import decode_attention, decode_attention_cost, prefill_attention, prefill_attention_cost
 from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
 from kernels.native import decoder as native_decoder
 from kernels.native import library as native
 from kernels.paged import new_pages
-from kernels.rms_norm import rms_norm, rms_norm_cost
-from kernels.rope_append import rope_append, rope_append_cost
 from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
-from kernels.silu_mul import silu_mul, silu_mul_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
 from kernels.weights import LinearWeight
 
@@ -121,29 +110,29 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         Operation(
             "rms_norm+add",
             f"{batch}x{hidden}",
-            lambda: rms_norm(x, gain, 1e-6, residual),
-            rms_norm_cost(batch, hidden, item),
+            lambda: rms_norm.rms_norm(x, gain, 1e-6, residual),
+            rms_norm.rms_norm_cost(batch, hidden, item),
             lambda: F.rms_norm(x + residual, (hidden,), gain, 1e-6),
         ),
         Operation(
             "silu_mul",
             f"{batch}x{features}",
-            lambda: silu_mul(gate_up),
-            silu_mul_cost(batch, features, item),
+            lambda: silu_mul.silu_mul(gate_up),
+            silu_mul.silu_mul_cost(batch, features, item),
             lambda: gated(gate_up),
         ),
         Operation(
             "embedding",
             f"{batch}x{hidden}",
-            lambda: embedding(ids, table),
-            embedding_cost(batch, hidden, item),
+            lambda: embedding.embedding(ids, table),
+            embedding.embedding_cost(batch, hidden, item),
             lambda: F.embedding(ids, table),
         ),
         Operation(
             "rope_append",
             f"{batch}x{width}",
-            lambda: rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
-            rope_append_cost(batch, heads, shape.head_dim, item, item),
+            lambda: rope_append.rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
+            rope_append.rope_append_cost(batch, heads, shape.head_dim, item, item),
         ),
     )
     logits = torch.empty(batch, shape.vocab_size)
@@ -300,21 +289,22 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     clocks = torch.zeros(max(10, 4 * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
     for clock in clocks:
         forward(clock)
-    moved, flops = rms_norm_cost(batch, hidden, item, False)
+    moved, flops = rms_norm.rms_norm_cost(batch, hidden, item, False)
     costs["norm"] = 2 * moved, 2 * flops
-    costs["append"] = rope_append_cost(batch, heads, shape.head_dim, item, item)
-    for name, part, seconds in zip(LAYERS[1:], native_decoder.PARTS, clocks.T.tolist(), strict=True):
-        yield Operation(name, size, statistics.median(seconds) / shape.num_layers, costs[part])
+    costs["append"] = rope_append.rope_append_cost(batch, heads, shape.head_dim, item, item)
+    seconds = (clocks.quantile(0.5, dim=0) / shape.num_layers).tolist()  # the median of each
+    for name, part, median in zip(LAYERS[1:], native_decoder.PARTS, seconds, strict=True):
+        yield Operation(name, size, median, costs[part])
 
 
-def figures(operation: Operation, ceilings: Ceilings, device: torch.device, against: bool) -> dict[str, float]:
+def figures(operation: Operation, rates: ceilings.Ceilings, device: torch.device, against: bool) -> dict[str, float]:
     """Time the operation; `share` is (least possible time) / (time taken), by bandwidth or compute, which binds.
     `reads_us` is what reading the weight alone takes, by the same kind of call: where it is 1 MB the call shows."""
 
     def timed(call: Callable[[], object]) -> float:
-        return repeat(call, device, min_seconds=0.1 if stand_in.card() is None else 0.0).median
+        return timing.repeat(call, device, min_seconds=0.1 if stand_in.card() is None else 0.0).median
 
-    (moved, flops), limits = operation.cost, ceilings.limits_of(device)
+    (moved, flops), limits = operation.cost, rates.limits_of(device)
     seconds = operation.call if isinstance(operation.call, float) else timed(operation.call)
     beside = {"reads_us": operation.reads, "torch_us": operation.torch if against else None}
     return {
@@ -335,7 +325,7 @@ def main(options: Options) -> None:
     shape_name = options.shape or ("qwen2.5-32b" if name == "cuda" else "qwen2.5-0.5b")
     check(shape_name not in SHAPES and f"--shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
     dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
-    ceilings, machine, shape = measure(asked), record.Machine.read(asked), stand_in.shape(shape_name)
+    rates, machine, shape = ceilings.measure(asked), record.Machine.read(asked), stand_in.shape(shape_name)
     table = columns(
         *("operator", "size", *_COLUMNS),
         title=f"{machine.device}, {shape_name}, {str(dtype)[6:]}",
@@ -350,14 +340,13 @@ def main(options: Options) -> None:
         for operation in chain.from_iterable(sources):
             wanted = options.only in operation.name
             if name == "cpu" and (wanted or operation.name == LAYERS[0]) and not isinstance(operation.call, float):
-                ceilings = later(ceilings, device)  # the parts of `layers` are judged by what it was judged by
+                rates = ceilings.later(rates, device)  # the parts of `layers` are judged by what it was judged by
             case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
-            if not wanted or case in known:
-                continue
-            found = figures(operation, ceilings, device, "torch" in options.against)
-            shown = (f"{found[key]:.3g}" if key in found else "" for key in _COLUMNS.values())
-            table.add_row(operation.name, operation.size, *shown)
-            machine.write(options.output, "kernels", case, found | {"read_GBps": ceilings.read / 1e9})
+            if wanted and case not in known:
+                found = figures(operation, rates, device, "torch" in options.against)
+                shown = (f"{found[key]:.3g}" if key in found else "" for key in _COLUMNS.values())
+                table.add_row(operation.name, operation.size, *shown)
+                machine.write(options.output, "kernels", case, found | {"read_GBps": rates.read / 1e9})
     Console().print(table)
 
 

@@ -6,7 +6,6 @@ timed where weights are made on the device.
 """
 
 import random
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceilings, record, stand_in
+from bench import ceilings, record, stand_in, timing
 from bench.command import Loaded, command
 from engine import Engine, SamplingParams
 from engine.model.config import ModelConfig
@@ -23,6 +22,8 @@ from kernels.limits import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Loaded):
+    """Which model, and which prompts."""
+
     context: tuple[int, ...] = (1024, 8192)
     """Lengths of the prompt."""
     rounds: int = 3
@@ -30,15 +31,12 @@ class Options(Loaded):
 
 def prefill_seconds(engine: Engine, context: int, rounds: int) -> float:
     """Median seconds of a request with `context` random tokens and one output token."""
-    source = random.Random(context)
+    source, vocab = random.Random(context), engine.tokenizer.size - 3
+    # one more than there are rounds, which warms up
+    requests = iter([[[source.randrange(vocab) for _ in range(context)]] for _ in range(rounds + 1)])
     params = SamplingParams(max_tokens=1, thinking_format="none")
-    seconds = []
-    for _ in range(rounds + 1):  # the first warms up
-        prompt = [source.randrange(engine.tokenizer.size - 3) for _ in range(context)]
-        start = time.perf_counter()
-        engine.generate([prompt], params)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+    # a CPU's time is that of a clock on the wall
+    return timing.repeat(lambda: engine.generate(next(requests), params), torch.device("cpu"), rounds, 0).median
 
 
 def main(options: Options) -> None:

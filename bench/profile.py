@@ -7,7 +7,6 @@ kernel fills is gaps. On a CPU the operators of torch are listed; native calls d
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -48,10 +47,10 @@ class Spent:
 
 def spent(kernels: Iterable[tuple[str, float, float]]) -> tuple[list[Spent], float]:
     """From (name, start, end) in us: totals by name, the largest first, and the time that any of them fills."""
-    totals: dict[str, list[float]] = defaultdict(list)
+    totals: dict[str, list[float]] = {}
     filled, reached = 0.0, float("-inf")
     for name, start, end in sorted(kernels, key=lambda kernel: kernel[1]):
-        totals[name].append(end - start)
+        totals.setdefault(name, []).append(end - start)
         filled += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     found = (Spent(name, len(times), sum(times)) for name, times in totals.items())

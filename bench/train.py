@@ -9,11 +9,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +18,14 @@ import numpy as np
 import torch
 import yaml
 
-from bench import stand_in
-from bench.checkpoints import config_json
+from bench import checkpoints, record, stand_in, timing
 from bench.command import Threaded, command
-from bench.record import Machine
 from bench.shapes import SHAPES, Shape
-from bench.timing import repeat
+from train import huggingface, parallel, sft
 from train.architecture import Architecture
 from train.config import load_config
 from train.data import Dataset, step_samples
-from train.huggingface import initialize
-from train.parallel import join_world, leave_world
 from train.plan import plan_memory, plan_steps
-from train.sft import Trainer
 
 ALL_SHAPES = SHAPES | {
     "nano": Shape(
@@ -76,8 +68,8 @@ class Options(Threaded):
 def write_run(options: Options, folder: Path) -> Path:
     """Shape, samples and configuration of the run, in `folder`."""
     shape = stand_in.shape(options.shape) if stand_in.card() else ALL_SHAPES[options.shape]
-    fewer = replace(shape, num_layers=min(shape.num_layers, options.layers or shape.num_layers))
-    (folder / "config.json").write_text(json.dumps(config_json(fewer)))
+    layers = min(shape.num_layers, options.layers or shape.num_layers)
+    (folder / "config.json").write_text(json.dumps(checkpoints.config_json(replace(shape, num_layers=layers))))
     rng = np.random.default_rng(0)
     mean = np.log(stand_in.tokens(options.mean_tokens)) - options.sigma**2 / 2
     lengths = rng.lognormal(mean, options.sigma, options.batch_size * (options.steps + 1)).round().astype(int)
@@ -136,14 +128,18 @@ def peer(options: Options, data: Dataset, folder: Path) -> Callable[[list[int]],
             train_sampling_strategy="sequential",
         )
         transformers.Trainer(model, arguments, train_dataset=ids, data_collator=pad_batch, callbacks=[Clock()]).train()
-        return [after - before for before, after in pairwise(times)]
+        return np.diff(times).tolist()
 
     return steps
 
 
 def pad_batch(ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    pad, ones = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True), [torch.ones_like(one) for one in ids]
-    return {"input_ids": pad(ids), "labels": pad(ids, padding_value=-100), "attention_mask": pad(ones)}
+    values = {
+        "input_ids": (ids, 0),
+        "labels": (ids, -100),
+        "attention_mask": ([torch.ones_like(one) for one in ids], 0),
+    }
+    return {name: torch.nn.utils.rnn.pad_sequence(one, True, value) for name, (one, value) in values.items()}
 
 
 @torch.no_grad()
@@ -157,7 +153,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product in this process, best of several: what a CPU's share is measured against."""
     size = 256 if stand_in.card() is not None else 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / repeat(lambda: a @ b, device, min_calls=3, cold=False).best
+    return 2 * size**3 / timing.repeat(lambda: a @ b, device, min_calls=3, cold=False).best
 
 
 def main(options: Options) -> None:
@@ -165,19 +161,19 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         compare(options, Path(name))
-    leave_world()
+    parallel.leave_world()
 
 
 def compare(options: Options, folder: Path) -> None:
     """Train in `folder`, this engine and the other in turn; print and record what each took."""
     config = load_config(write_run(options, folder), options.settings)
-    world, started = join_world(config), time.perf_counter()
-    ours = Trainer(config, world, draw_on_device if options.device == "cuda" else initialize)
+    world, started = parallel.join_world(config), time.perf_counter()
+    ours = sft.Trainer(config, world, draw_on_device if options.device == "cuda" else huggingface.initialize)
     theirs = peer(options, ours.data, folder) if options.against else None
     lengths, per_round = ours.data.lengths, ours.steps_per_epoch
     steps = range(options.rounds * per_round)
     orders = [step_samples(config.seed, step, len(lengths), config.data) for step in steps]
-    seconds: dict[str, list[float]] = defaultdict(list)
+    seconds: dict[str, list[float]] = {"s1-engine": []}
     ratios, first = [], 0.0
     for begin in steps[::per_round]:
         _, *times = (ours.train_step(step)["seconds"] for step in range(begin, begin + per_round))
@@ -185,13 +181,13 @@ def compare(options: Options, folder: Path) -> None:
         seconds["s1-engine"] += times
         if theirs is not None:
             _, *others = theirs([int(i) for order in orders[begin : begin + per_round] for i in order])
-            seconds["transformers"] += others
+            seconds.setdefault("transformers", []).extend(others)
             ratios.append(sum(others) / sum(times))
     mean = float(lengths.mean())
     flops = ours.arch.training_flops([int(n) for n in lengths], config.lora is not None) / len(lengths)
     peak = matmul_flops(world.device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
     padded = float(np.mean([lengths[order].max() for order in orders[:per_round]])) / mean
-    machine = Machine.read(torch.device(options.device))
+    machine = record.Machine.read(torch.device(options.device))
     print(
         f"{ours.arch.parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of {mean:.0f} tokens "
         f"(longest of a step / mean: {padded:.2f}), {options.threads} threads, matmul {peak / 1e9:,.0f} GFLOP/s"
@@ -208,6 +204,7 @@ def compare(options: Options, folder: Path) -> None:
             "share_of_matmul": flops * options.batch_size / step / peak,
             **(own if engine == "s1-engine" else {}),
         }
+        print(f"{engine:14s} " + "  ".join(f"{name} {value:,.3g}" for name, value in figures.items()))
         case = {
             "engine": engine,
             "shape": options.shape,
@@ -221,7 +218,6 @@ def compare(options: Options, folder: Path) -> None:
             "checkpointing": options.checkpointing,
             "lora": None if config.lora is None else config.lora.rank,
         }
-        print(f"{engine:14s} " + "  ".join(f"{name} {value:,.3g}" for name, value in figures.items()))
         machine.write(options.output, "train", case, figures)
 
 

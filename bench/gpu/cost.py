@@ -5,8 +5,7 @@ makes a cell prefill twice shows here. The other parts are counted from their ow
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, cast
 
 import tyro
@@ -33,25 +32,18 @@ SMALL_STEP = 1.5e-3
 """Seconds of a decode step of a model so small that launches are all that counts."""
 
 
-@dataclass
-class Clock:
-    """Seconds so far."""
-
-    seconds: float = 0.0
-
-
 class SimulatedWorker:
     """An engine in whose place a clock runs. Prompts that it has seen are in its prefix cache, if it has one."""
 
-    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
-        self.name, self._limits, self._clock = name, limits, clock
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name, self._limits, self.seconds = name, limits, 0.0
         self._seen: set[int] = set()
 
     def _take(self, ids: list[list[int]], steps: int) -> None:
         new = [prompt for prompt in ids if self.name != "engine" or hash(tuple(prompt)) not in self._seen]
         self._seen |= {hash(tuple(prompt)) for prompt in new}
-        self._clock.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL
-        self._clock.seconds += steps * max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
+        self.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL
+        self.seconds += steps * max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
 
     def window(self, ids: list[list[int]], steps: int, ahead: int, **_: Any) -> tuple[list[float], float]:
         self._take(ids, steps + 1)
@@ -64,7 +56,7 @@ class SimulatedWorker:
 
 def decode_seconds(options: decode.Options, card: Device) -> float:
     """`bench.decode`: every engine in turn, each cell by the benchmark's own loop."""
-    clock = Clock(START)  # the command itself, which makes the prompts
+    total = START  # the command itself, which makes the prompts
     ours, plain = decode.limits_of(options, SHAPES[options.shape], card)
     for name in ("engine", *options.against):
         limits, passes, starts = plain, 1, 90.0  # transformers compiles its step, for each batch anew
@@ -72,24 +64,20 @@ def decode_seconds(options: decode.Options, card: Device) -> float:
             limits, passes = ours, 1 if options.quantization == "none" else 4
             captured = 2 * 3 * len(buckets_for(max(case.batch for case in options.cases)))
             starts = captured * max(limits.step_seconds(1, 1) / DECODE, SMALL_STEP)
-        clock.seconds += START + DRAW * limits.resident_bytes / 65.5e9 * passes + starts
-        worker = cast(Worker, SimulatedWorker(name, limits, clock))
-        lanes = [decode.Lane(worker), *(decode.Lane(worker, b) for b in options.budget if name == "engine")]
+        worker = SimulatedWorker(name, limits)
+        budgets = (None, *(options.budget if name == "engine" else ()))
+        lanes = [decode.Lane(cast(Worker, worker), budget) for budget in budgets]
         for case in options.cases:
             if limits.resident_sequences(case.most_tokens(options.tokens)) < case.batch:
                 raise ValueError(f"{case} does not fit beside {options.shape} on {card.name}")
             decode.measure(case, lanes, decode.prompts(case, 1000, []), options.tokens, options.rounds)
-    return clock.seconds
+        total += START + DRAW * limits.resident_bytes / 65.5e9 * passes + starts + worker.seconds
+    return total
 
 
 def compile_seconds(options: compile.Options, card: Device) -> float:
     """`bench.compile`: about fifteen kernels a job, shared by the cores."""
     return START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2  # the last jobs leave cores idle
-
-
-def ceilings_seconds(options: Threaded, card: Device) -> float:
-    """`bench.ceilings`: four kinds of repeated calls."""
-    return START + 4
 
 
 def correctness_seconds(options: correctness.Options, card: Device) -> float:
@@ -121,11 +109,17 @@ def prefill_seconds(options: prefill.Options, card: Device) -> float:
 
 def profile_seconds(options: profile.Options, card: Device) -> float:
     """`bench.profile`: prefill, all steps without the profiler and with it, and its own work."""
-    limits, seconds = Limits(SHAPES[options.shape], card), START + DRAW
-    for case in decode.Case.read(options.cells):
-        seconds += case.batch * limits.prefill_seconds(case.context) / PREFILL + 10
-        seconds += 2 * (case.ahead + options.steps) * limits.step_seconds(case.batch, case.context) / DECODE
-    return seconds
+    limits = Limits(SHAPES[options.shape], card)
+    return (
+        START
+        + DRAW
+        + sum(
+            case.batch * limits.prefill_seconds(case.context) / PREFILL
+            + 10
+            + 2 * (case.ahead + options.steps) * limits.step_seconds(case.batch, case.context) / DECODE
+            for case in decode.Case.read(options.cells)
+        )
+    )
 
 
 def train_seconds(options: train.Options, card: Device) -> float:
@@ -147,8 +141,8 @@ def train_seconds(options: train.Options, card: Device) -> float:
         32768,
     )
     frozen = any(setting.startswith("lora=") for setting in options.settings)
-    flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)
-    flops *= {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
+    again = {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
+    flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen) * again
     assert card.peak_flops is not None
     return START + 15 + ((options.steps + 1) * options.rounds + 2) * (flops / card.peak_flops / TRAIN + 0.1)
 
@@ -164,7 +158,7 @@ def budgets_seconds(options: budgets.Options, card: Device) -> float:
 _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
     "bench.decode": (decode.Options, decode_seconds),
     "bench.compile": (compile.Options, compile_seconds),
-    "bench.ceilings": (Threaded, ceilings_seconds),
+    "bench.ceilings": (Threaded, lambda options, card: START + 4),  # four kinds of repeated calls
     "bench.correctness": (correctness.Options, correctness_seconds),
     "bench.kernels": (kernels.Options, kernels_seconds),
     "bench.gemm": (gemm.Options, gemm_seconds),
@@ -187,9 +181,11 @@ def seconds(part: Part, card: Device) -> float:
 
 def table(parts: tuple[Part, ...], card: Device) -> str:
     """Markdown, minute by minute: when each part should begin, what it should take, its limit, what it brings."""
-    rows, begin = ["| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|"], 0.0
-    for part in parts:
-        takes = seconds(part, card)
-        rows.append(f"| {begin / 60:.1f} | `{part.name}` | {takes:.0f} | {part.limit:.0f} | {part.brings} |")
-        begin += takes
-    return "\n".join([*rows, f"| {begin / 60:.1f} | | {begin:.0f} | | |"])
+    takes = [seconds(part, card) for part in parts]
+    *begins, end = accumulate(takes, initial=0.0)
+    rows = (
+        f"| {begin / 60:.1f} | `{part.name}` | {took:.0f} | {part.limit:.0f} | {part.brings} |"
+        for part, took, begin in zip(parts, takes, begins, strict=True)
+    )
+    head = ("| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|")
+    return "\n".join([*head, *rows, f"| {end / 60:.1f} | | {end:.0f} | | |"])

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,6 @@ from pathlib import Path
 from bench import record
 from bench.command import check, command
 from bench.gpu.files import CACHE, FILES, KEPT, RESULTS
-from engine.errors import InputError
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
@@ -70,13 +70,18 @@ class Options:
 
 
 def wheels(folder: Path, python_version: str) -> None:
-    """Download what is carried, in the versions that are installed here, for the machine's Python."""
-    names = [f"{name}=={metadata.version(name)}" for name in CARRIED]
+    """Download what is carried, in the versions that pyproject.toml pins or that are installed here, for the machine's
+    Python."""
+    asked = tomllib.loads((record.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    pinned = {name: version for name, equal, version in (line.partition("==") for line in asked) if equal}
+    names = [f"{name}=={pinned.get(name) or metadata.version(name)}" for name in CARRIED]
     words = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     machine = ["--implementation=cp", f"--python-version={python_version}", *map("--platform={}".format, _PLATFORMS)]
     done = subprocess.run([sys.executable, *words, *machine, "-d", str(folder), *names], capture_output=True, text=True)
-    said = done.stderr.strip()[-300:]
-    check(done.returncode != 0 and f"pip cannot fetch {', '.join(names)} for Python {python_version}: {said}")
+    check(
+        done.returncode != 0
+        and f"pip cannot fetch {', '.join(names)} for Python {python_version}: {done.stderr.strip()[-300:]}"
+    )
 
 
 def fill_cache(python: str, folder: Path) -> None:
@@ -106,10 +111,13 @@ def command_there(kit: Path, commit: str) -> str:
 def main(options: Options) -> None:
     """Make the folder, say how large it is, and print the command."""
     kit, earlier = options.out, options.earlier
+    check(
+        earlier is not None
+        and not (earlier / RESULTS).is_file()
+        and f"--earlier {earlier} has no {RESULTS}; give the folder that came back"
+    )
     if earlier is None:
         shutil.rmtree(kit, ignore_errors=True)
-    elif not (earlier / RESULTS).is_file():
-        raise InputError(f"--earlier {earlier} has no {RESULTS}; give the folder that came back")
     if not (kit / "wheels").is_dir():
         wheels(kit / "wheels", options.python_version)
     if earlier is not None:
@@ -123,9 +131,10 @@ def main(options: Options) -> None:
     check(size > _MOST_BYTES and f"{kit} has {size / 2**20:.0f} MiB, and 64 can be carried; leave --python out")
     print(
         f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
-        "repository's folder, as often as there is time:\n"
+        "repository's folder, as often as there is time:\n",
+        command_there(kit, record.commit()),
+        sep="\n",
     )
-    print(command_there(kit, record.commit()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine import Engine, SamplingParams
+from engine.thinking.plan import PRESETS
 
 NANO = Path(__file__).resolve().parents[2] / "models" / "s1-nano"
 TOKENS = 64
@@ -32,7 +33,7 @@ def engine(folder: Path) -> Iterator[Engine]:
 def test_generate(benchmark: BenchmarkFixture, engine: Engine, case: str, batch: int) -> None:
     """`batch` requests of exactly 64 tokens each."""
     encode = engine.tokenizer.encode
-    prompts = [encode(f"{i} + {i} = ") + encode("<|im_start|>think", specials=True) for i in range(batch)]
+    prompts = [encode(f"{i} + {i} = ") + encode(PRESETS["s1"].opener, specials=True) for i in range(batch)]
     outputs = benchmark(engine.generate, prompts, CASES[case])
     benchmark.extra_info["tok_s"] = batch * TOKENS / benchmark.stats["median"] if benchmark.stats else None
     assert [len(o.outputs[0].token_ids) for o in outputs] == [TOKENS] * batch

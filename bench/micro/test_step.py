@@ -14,7 +14,7 @@ from engine.schedule.sequence import Admission
 from engine.step.slots import SlotTables, needs_of, sampling_needs
 from engine.text.output import OutputStream
 from engine.text.tokenizer import Tokenizer
-from engine.thinking.plan import resolve_format
+from engine.thinking.plan import PRESETS, resolve_format
 from kernels.sampler import sample
 from kernels.thinking import thinking_step
 
@@ -83,7 +83,7 @@ def test_prefix_hit(benchmark: BenchmarkFixture) -> None:
 
 def seated(tokenizer: Tokenizer, batch: int, params: SamplingParams) -> tuple[SlotTables, torch.Tensor, int]:
     """Tables with `batch` requests in them, their slots and needs."""
-    prompts = [[5] * 8 + tokenizer.encode("<|im_start|>think", specials=True)] * batch
+    prompts = [[5] * 8 + tokenizer.encode(PRESETS["s1"].opener, specials=True)] * batch
     tables = SlotTables(
         torch.device("cpu"), batch, 512, PAGE_SIZE, VOCAB, tokenizer.eos_token_ids, torch.zeros(VOCAB, dtype=torch.bool)
     )

@@ -12,6 +12,7 @@ import time
 
 
 def main() -> None:
+    """Answer jobs until there are no more."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     setup = json.loads(sys.stdin.readline())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import gpu_day
+from bench import gpu_day, processes
 from bench.checkpoints import checkpoint
 from bench.gpu.files import GEMM_TABLE, LOG, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import Part
@@ -141,7 +141,7 @@ def test_the_workers_of_a_part_end_with_it(part, options, tmp_path, monkeypatch)
     program = HOLDS.format(folder=str(folder), log=str(tmp_path / "worker.log"))
     (tmp_path / "programs" / "part_holds.py").write_text(program)
     day, log, start = gpu_day.Day(options(), quiet(), "H100"), tmp_path / "out" / LOG, gpu_day._start
-    gpu_day.adopt_orphans()
+    processes.adopt_orphans()
 
     def until_its_worker_runs(*given):  # so that the limit ends it while its worker is there, however slow the start is
         process, deadline = start(*given), time.monotonic() + 100
@@ -150,7 +150,7 @@ def test_the_workers_of_a_part_end_with_it(part, options, tmp_path, monkeypatch)
         return process
 
     monkeypatch.setattr(gpu_day, "_start", until_its_worker_runs)
-    outcome = gpu_day.run_part(part("holds"), options(), day, 0.2)
+    outcome = gpu_day.run_part(part("holds", 0.2), options(), day, 60)
     assert outcome.state == "out of time", log.read_text()
     pid = int(log.read_text().rpartition("worker")[2].split()[0])
     assert not alive(pid)
@@ -336,7 +336,7 @@ def test_a_process_that_cannot_be_killed_ends_the_day(part, options, monkeypatch
     outcomes = run(options(), quiet(), (part("hangs", 1.5), part("tells")))
     monkeypatch.setattr(os, "kill", kill)
     assert [one.state for one in outcomes] == ["stuck"] and "cannot be killed" in outcomes[0].why
-    assert gpu_day._end_all(set()) == []
+    assert gpu_day._end_all(set()) == set()
 
 
 def test_parts_are_told_where_the_results_and_tables_are(options, tmp_path):

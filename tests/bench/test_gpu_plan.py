@@ -172,15 +172,14 @@ def test_training_leaves_a_tenth_of_the_card(card, tmp_path):
 
 def test_the_simulated_worker_counts_by_hand():
     limits = Limits(SHAPES["qwen2.5-32b"], H100)
-    clock = cost.Clock()
-    worker = cost.SimulatedWorker("engine", limits, clock)
+    worker = cost.SimulatedWorker("engine", limits)
     case = decode.Case(2, 512)
     ids = decode.prompts(case, 1000, [])
     lane = decode.Lane(cast(Worker, worker))
     decode.measure(case, [lane], ids, 10, 3)
     prefill = 2 * limits.prefill_seconds(512) / cost.PREFILL
     step = limits.step_seconds(2, 512) / cost.DECODE
-    assert clock.seconds == pytest.approx(prefill + step * (decode.SHORT + 1 + 3 * 11))
+    assert worker.seconds == pytest.approx(prefill + step * (decode.SHORT + 1 + 3 * 11))
 
 
 @pytest.mark.parametrize("card", CARDS)
