@@ -4,13 +4,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from bench.evaluation.grid import Endpoint
-from bench.evaluation.samples import Request, Sample
+from bench.evaluation.samples import Message, Request, Sample
 from curate.models.client import Client, EndpointConfig, Failed
 from engine import InputError, SamplingParams
 from engine.command.jsonl import changed_params
@@ -42,15 +42,14 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         self._thread.join()
         self._loop.close()
 
-    def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
+    def prompt(self, messages: Sequence[Message], opener: str | None, params: SamplingParams) -> Request:
         """Chat messages; the server renders them and opens the thinking."""
         if opener is not None:
             raise InputError(
                 f"a condition opens its thinking with {opener!r}, which chat completions cannot say; run "
                 "it on the engine in this process"
             )
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        return Request((*messages, {"role": "user", "content": message}), params)
+        return Request(tuple(messages), params)
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
         """Start a request on a thread of the pool."""

@@ -75,6 +75,5 @@ def extract_as_s1(answer: str, kind: AnswerKind) -> Extraction:
     if kind is not AnswerKind.CHOICE:
         return found
     letter = (found.text or "").strip()
-    if re.fullmatch(r"[A-Da-d]", letter):
-        return Extraction(letter.upper(), found.rule)
-    return Extraction("A", "s1.default_a")
+    told = re.fullmatch(r"[A-Da-d]", letter) is not None
+    return Extraction(letter.upper(), found.rule) if told else Extraction("A", "s1.default_a")

@@ -69,9 +69,9 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset", revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        why = str(error).strip().splitlines()[0]
         raise InputError(
-            f"task {task}: {given} cannot be fetched ({why}); log in with `hf auth login`, or give path: FILE"
+            f"task {task}: {given} cannot be fetched ({str(error).strip().splitlines()[0]}); "
+            "log in with `hf auth login`, or give path: FILE"
         ) from error
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.evaluation import tasks
 from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
 from bench.evaluation.log import Key, key_of, read_run, sample_rows
 from bench.evaluation.prompts import question_text
-from bench.evaluation.tasks import Problem, Task
+from bench.evaluation.tasks import Problem, Task, load
 from curate.families import NOT_FOUND
 from curate.grading.answer_text import plain_number, squeeze
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
@@ -92,7 +91,7 @@ def read_grades(file: Path) -> dict[Key, Graded]:
 
 def load_tasks(folder: Path) -> dict[str, Task]:
     """The tasks of a run. Raises InputError where the data is another than when it was run."""
-    loaded = {task.name: task for task in (tasks.load(spec) for spec in load_grid(folder).tasks)}
+    loaded = {task.name: task for task in (load(spec) for spec in load_grid(folder).tasks)}
     for name, sha256 in read_run(folder)["identity"]["tasks"].items():
         if loaded[name].sha256 != sha256:
             raise InputError(

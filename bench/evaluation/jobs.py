@@ -14,7 +14,6 @@ from bench.evaluation.extraction import extract
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
 from bench.evaluation.prompts import PromptName, user_message
-from bench.evaluation.reuse import Cut, End, Family
 from bench.evaluation.samples import Backend, Request, Sample, from_values, prompt_hash, sample_seed
 from bench.evaluation.tasks import Problem, Task
 
@@ -50,14 +49,14 @@ class _Member(NamedTuple):
 
     condition: Condition
     request: Request
-    cut: Cut
+    cut: reuse.Cut
 
 
 def jobs(
     setting: Setting,
     tasks: Sequence[Task],
     conditions: Sequence[Condition],
-    families: Sequence[Family],
+    families: Sequence[reuse.Family],
 ) -> Iterator[Job]:
     """What is not in the log yet: problems in turn, sample after sample. `conditions` are those without a family."""
     for task in tasks:
@@ -89,7 +88,7 @@ def single(setting: Setting, place: Place, condition: Condition) -> Job:
     return 1
 
 
-def shared(setting: Setting, place: Place, family: Family) -> Job:
+def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
     """One trace, then what each condition of the family makes of it."""
     backend = setting.backend
     assert isinstance(backend, EngineBackend)  # only the engine continues token ids
@@ -119,9 +118,10 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
         own = backend.prepare(request).plan
         cut = reuse.cut_of(trace, own, extension)
         if request.params == start.params and cut.at == trace.thinking_tokens:
-            cut = replace(cut, end=End.WHOLE)  # cut by its own budget, the trace is this condition's whole response
-        reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is End.LIMIT else ()
-        if cut.end is End.WHOLE and trace.completion_tokens <= (request.params.max_tokens or 0):
+            # Cut by its own budget, the trace is this condition's whole response.
+            cut = replace(cut, end=reuse.End.WHOLE)
+        reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is reuse.End.LIMIT else ()
+        if cut.end is reuse.End.WHOLE and trace.completion_tokens <= (request.params.max_tokens or 0):
             rows.append(_row(place, condition.label, request, trace, "trace", 0, cut))
         else:
             forks.setdefault((cut.at, cut.end, reason), []).append(_Member(condition, request, cut))
@@ -143,7 +143,7 @@ def shared(setting: Setting, place: Place, family: Family) -> Job:
     return _write(setting, place, family, rows)
 
 
-def _write(setting: Setting, place: Place, family: Family, rows: Sequence[tuple[Key, dict[str, Any]]]) -> int:
+def _write(setting: Setting, place: Place, family: reuse.Family, rows: Sequence[tuple[Key, dict[str, Any]]]) -> int:
     """Write what is not in the log yet; returns how many samples of conditions that is."""
     trace = place.key(family.label)
     wanted = {trace, *(place.key(c.label) for c in family.conditions if place.index < c.samples)}
@@ -153,8 +153,9 @@ def _write(setting: Setting, place: Place, family: Family, rows: Sequence[tuple[
 
 
 def _request(setting: Setting, place: Place, condition: Condition, params: Any, draw: int = 0) -> Request:
-    message = user_message(place.problem, setting.prompt, condition.suffix)
-    return setting.backend.prompt(message, setting.system, condition.opener, _seeded(setting, place, params, draw))
+    said = {"system": setting.system, "user": user_message(place.problem, setting.prompt, condition.suffix)}
+    messages = [{"role": role, "content": text} for role, text in said.items() if text is not None]
+    return setting.backend.prompt(messages, condition.opener, _seeded(setting, place, params, draw))
 
 
 def _seeded(setting: Setting, place: Place, params: Any, draw: int = 0) -> Any:
@@ -170,7 +171,7 @@ def _row(
     sample: Sample,
     source: str,
     generated: int,
-    cut: Cut | None = None,
+    cut: reuse.Cut | None = None,
     tries: int = 1,
 ) -> tuple[Key, dict[str, Any]]:
     """A log row. `generated`: tokens that were generated for it and stand in no other row."""

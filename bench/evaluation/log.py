@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +30,8 @@ class Key(NamedTuple):
     sample: int
 
 
-def config_hash(identity: Mapping[str, Any]) -> str:
-    """16 hex digits of everything that decides what a run's tokens are."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
 class Log(AbstractContextManager["Log"]):
-    """Opened for writing by one process at a time; `close` it, or use it as a context manager."""
+    """Opened for writing by one process at a time, as a context manager: at its end the disk is asked to keep all."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Start a run in `folder` or go on with the one there.
@@ -48,26 +43,24 @@ class Log(AbstractContextManager["Log"]):
         Raises InputError where the folder holds another run, a foreign line, or is being written by another process.
         """
         self.folder = folder
-        self.config = config_hash(identity)
+        self.config = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         self.warnings: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = AppendLog(folder / "samples.jsonl")
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
-        try:
-            fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lines.close()
-            raise InputError(
-                f"{folder}: another process is writing this run; wait for it, or choose another folder"
-            ) from error
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._lines.close)
+            try:
+                fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"{folder}: another process is writing this run; wait for it, or choose another folder"
+                ) from error
             self._check_identity(json.loads(json.dumps(identity)), about)
             self._offsets = self._scan()
-        except InputError:
-            self._lines.close()
-            raise
+            opened.pop_all()  # all is well: it stays open
 
     def __contains__(self, key: Key) -> bool:
         return key in self._offsets
@@ -92,12 +85,8 @@ class Log(AbstractContextManager["Log"]):
         end = self._lines.append(bytes(data))
         self._offsets |= {key: end + start for key, start in starts.items()}
 
-    def close(self) -> None:
-        """Ask the disk to keep everything, and let others write."""
-        self._lines.close()
-
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        self._lines.close()
 
     def _check_identity(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         file = self.folder / "run.json"

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench.evaluation import harness_arguments
-from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN
+from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN, parse
 from engine import InputError, SamplingParams
 from engine.thinking.plan import PRESETS
 
@@ -43,14 +42,13 @@ class Defaults:
     def params(self, **fields: Any) -> SamplingParams:
         """The grid's sampling with `fields` laid over it; `max_tokens` covers the budget and the answer."""
         budget = fields.get("thinking_token_budget")
-        longest = self.max_tokens if budget is None else min(self.max_tokens, budget + self.answer_tokens)
-        base = {
+        grid: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_tokens": longest,
+            "max_tokens": self.max_tokens if budget is None else min(self.max_tokens, budget + self.answer_tokens),
             "thinking_format": self.thinking_format,
         }
-        return SamplingParams(**{**base, **fields})
+        return SamplingParams(**grid | fields)
 
     def within(self, budget: int | None, **fields: Any) -> tuple[SamplingParams, int]:
         """`params` and the limit of thinking within a budget; None: as long as `max_tokens` allows, s1's `auto`."""
@@ -141,9 +139,14 @@ class TokenConditional(_Method, frozen=True, tag="token_conditional"):
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "token-conditional" + (" + budget" if self.forced else "")
         for limit in self.limits:
-            params, _ = defaults.within(limit if self.forced else None)
-            suffix = f"Think for up to {limit} tokens."
-            yield Condition(f"{series} {limit}", series, params, limit, samples=defaults.samples, suffix=suffix)
+            yield Condition(
+                f"{series} {limit}",
+                series,
+                defaults.within(limit if self.forced else None)[0],
+                limit,
+                samples=defaults.samples,
+                suffix=f"Think for up to {limit} tokens.",
+            )
 
 
 class StepConditional(_Method, frozen=True, tag="step_conditional"):
@@ -216,8 +219,8 @@ class Parallel(_Method, frozen=True, tag="parallel"):
             raise InputError("method parallel: temperature must be above 0 and samples at least 2, or all are alike")
         for budget in self.budgets:
             asked = defaults.within(budget, temperature=self.temperature, logprobs=0)
-            name = "auto" if budget is None else f"budget {budget}"
-            name += "" if self.temperature == 1.0 else f", temperature {self.temperature:g}"
+            heat = "" if self.temperature == 1.0 else f", temperature {self.temperature:g}"
+            name = ("auto" if budget is None else f"budget {budget}") + heat
             yield Condition(f"{self.samples} samples, {name}", f"parallel {name}", *asked, samples=self.samples)
 
 
@@ -228,7 +231,7 @@ class Harness(_Method, frozen=True, tag="harness"):
     label: str | None = None
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
-        parsed = harness_arguments.parse(self.arguments)
+        parsed = parse(self.arguments)
         yield Condition(
             self.label or self.arguments,
             "harness",

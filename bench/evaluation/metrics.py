@@ -30,9 +30,7 @@ class Point:
     @property
     def kept(self) -> bool:
         """Whether the mean is on the asked side of the limit."""
-        if self.limit is None:
-            return True
-        return self.tokens > self.limit if self.asks_more else self.tokens <= self.limit
+        return self.limit is None or (self.tokens > self.limit) == self.asks_more
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,8 @@ def spread(accuracy: np.ndarray, tokens: np.ndarray, draws: int = 2000, seed: in
         found = [100 * (y[b] - y[a]) / (apart[b] - apart[a]) for a, b in pairs if apart[b] != apart[a]]
         slopes[draw] = sum(found) / len(found) if found else 0.0
     low, high = np.quantile(best, [0.025, 0.975])
-    interval = tuple(float(q) for q in np.quantile(slopes, [0.025, 0.975])) if pairs else None
-    bias = float(best.mean() - accuracy.mean(axis=1).max())
-    return Spread(interval, (float(low), float(high)), bias)  # type: ignore[arg-type]
+    return Spread(
+        scaling=tuple(np.quantile(slopes, [0.025, 0.975]).tolist()) if pairs else None,
+        performance=(float(low), float(high)),
+        performance_bias=float(best.mean() - accuracy.mean(axis=1).max()),
+    )

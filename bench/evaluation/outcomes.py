@@ -59,7 +59,7 @@ class Cell:
     def whole(self) -> list[tuple[str, str, tuple[Outcome, ...]]]:
         """Problem, group and samples where there are as many samples as of any."""
         each = zip(self.problems, self.groups, self.samples, strict=True)
-        return [(problem, group, samples) for problem, group, samples in each if len(samples) == self.size]
+        return [one for one in each if len(one[2]) == self.size]
 
     @property
     def means(self) -> list[float]:
@@ -93,7 +93,7 @@ class Cell:
         limit, more = self.condition.limit, self.condition.asks_more
         if limit is None:
             return None
-        return mean([o.thinking > limit if more else o.thinking <= limit for o in self.outcomes])
+        return mean((o.thinking > limit) == more for o in self.outcomes)
 
 
 @dataclass(frozen=True)

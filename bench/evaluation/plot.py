@@ -89,8 +89,8 @@ def parallel(task: Mapping[str, Any]) -> list[Panel]:
             tokens, voted = [entry[axis] for entry in entries], [entry["majority"] for entry in entries]
             curves.append(Curve(f"majority of k, {budget}", tokens, voted, low, high, labels, below=True))
             if all(entry["best_of"] is not None for entry in entries):
-                name = f"best of k by log-probability, {budget}"
-                curves.append(Curve(name, tokens, [entry["best_of"] for entry in entries]))
+                best = [entry["best_of"] for entry in entries]
+                curves.append(Curve(f"best of k by log-probability, {budget}", tokens, best))
         panels.append(Panel(f"tokens of {whose}", [*curves, alone] if len(rows) > 1 else curves))
     return panels
 
@@ -114,8 +114,7 @@ def _curve(name: str, rows: Sequence[Mapping[str, Any]], below: bool) -> Curve:
 def _short(row: Mapping[str, Any]) -> str:
     """The point's number: its budget, or how many extensions."""
     words = row["condition"].split()
-    numbers = [word for word in words if word.rstrip("x").isdigit()]
-    return numbers[-1] if numbers else words[-1]
+    return next((word for word in reversed(words) if word.rstrip("x").isdigit()), words[-1])
 
 
 def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
@@ -127,7 +126,8 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(row, panels, strict=True):
             _panel(axes, panel)
-        top = max(_top(panel.curves) for panel in panels)
+        curves = [curve for panel in panels for curve in panel.curves]
+        top = max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ()))) or 1.0
         row[0].set(ylabel="accuracy (%)", ylim=(0, min(103, 1.12 * top)))
         if wide:
             figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
@@ -185,10 +185,6 @@ def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float
     ends = [(spot[0], spot[-1]) for spot in spots]
     names = [curve.labels[a] if a == b else f"{curve.labels[a]}-{curve.labels[b]}" for a, b in ends]
     return [(name, curve.tokens[b], 100 * curve.accuracy[b]) for name, (_, b) in zip(names, ends, strict=True)]
-
-
-def _top(curves: Sequence[Curve]) -> float:
-    return max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ()))) or 1.0
 
 
 def _ticks(low: float, high: float) -> list[int]:

@@ -78,7 +78,7 @@ def write_samples(folder: Path, file: Path) -> None:
     problems = {(task.name, p.id): p for task in tasks.values() for p in task.problems}
     with file.open("a", encoding="utf-8") as out:
         for row, graded in rows_with_grades(folder, "s1-engine", "answer"):
-            line = {
+            sample = {
                 "task": row["task"],
                 "condition": row["condition"],
                 "id": row["problem"],
@@ -89,7 +89,7 @@ def write_samples(folder: Path, file: Path) -> None:
                 "right": graded.correct,
                 "thinking_tokens": row["thinking_tokens"],
             }
-            out.write(json.dumps(line) + "\n")
+            out.write(json.dumps(sample) + "\n")
 
 
 def insert(file: Path, text: str) -> str:

@@ -18,9 +18,7 @@ from bench.evaluation.grid import Grid
 from bench.evaluation.jobs import Job, Setting, jobs
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
-from bench.evaluation.reuse import Family
 from bench.evaluation.samples import Backend, Sample
-from bench.evaluation.tasks import Task
 from bench.record import Machine
 from curate.models.local import engine_config
 from engine import Engine, InputError
@@ -37,13 +35,12 @@ def run(grid: Grid, folder: Path) -> None:
     loaded = [tasks.load(spec) for spec in grid.tasks]
     for task in filter(lambda task: task.note, loaded):
         print(f"note: task {task.name}: {task.note}", file=sys.stderr)
-    conditions = grid.conditions()
     families, alone = sharing(grid)
     about = {"name": grid.name, **vars(Machine.read(torch.device("cpu")))}
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        keys = list(wanted(loaded, conditions))
+        keys = list(wanted(loaded, grid.conditions()))
         done = sum(key in log for key in keys)
         if done == len(keys):
             print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
@@ -67,14 +64,14 @@ def _backend(grid: Grid) -> Iterator[Backend]:
             yield backend
 
 
-def sharing(grid: Grid) -> tuple[list[Family], list[Condition]]:
+def sharing(grid: Grid) -> tuple[list[reuse.Family], list[Condition]]:
     """The families of conditions that share a trace, and the conditions that run by themselves."""
     if not grid.reuse or grid.endpoint is not None:
         return [], list(grid.conditions())
     return reuse.families(grid.conditions())
 
 
-def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
+def identity(grid: Grid, loaded: Sequence[tasks.Task]) -> dict[str, Any]:
     """Everything that decides what a run's tokens are, as JSON values."""
     here = grid.endpoint is None
     return {
@@ -85,7 +82,7 @@ def identity(grid: Grid, loaded: Sequence[Task]) -> dict[str, Any]:
     }
 
 
-def wanted(loaded: Sequence[Task], conditions: Sequence[Condition]) -> Iterator[Key]:
+def wanted(loaded: Sequence[tasks.Task], conditions: Sequence[Condition]) -> Iterator[Key]:
     """The keys of all samples of a grid."""
     return (
         Key(task.name, problem.id, condition.label, index)
@@ -155,9 +152,8 @@ class _Open:
 
 def check_endpoint(grid: Grid) -> None:
     """Raises InputError where the grid asks an endpoint for what only the engine in this process can do."""
-    plain = grid.endpoint is not None and not grid.endpoint.thinking_fields
     forced = next((c.label for c in grid.conditions() if not c.label.startswith("no ")), None)
-    if plain and forced is not None:
+    if grid.endpoint is not None and not grid.endpoint.thinking_fields and forced is not None:
         raise InputError(
             f"condition {forced!r} forces thinking, and endpoint.thinking_fields is false; "
             "use method none, or a server that takes these fields"

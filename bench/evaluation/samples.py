@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine import SamplingParams
+
+Message = Mapping[str, str]
+"""`role` and `content`."""
 
 
 @dataclass(frozen=True)
 class Request:
     """One sample to draw. `prompt` is token ids (taken as they are) or chat messages."""
 
-    prompt: tuple[int, ...] | tuple[Mapping[str, str], ...]
+    prompt: tuple[int, ...] | tuple[Message, ...]
     params: SamplingParams
 
 
@@ -43,9 +46,8 @@ class Sample:
     @property
     def left_thinking(self) -> bool:
         """Whether there is an answer phase: thinking was closed, or never opened."""
-        if self.stop_reason == "truncated":
-            return False
-        return self.stop_reason is not None or bool(self.answer) or self.thinking_tokens == 0
+        closed = self.stop_reason is not None or bool(self.answer) or self.thinking_tokens == 0
+        return closed and self.stop_reason != "truncated"
 
 
 class Backend(Protocol):
@@ -54,8 +56,8 @@ class Backend(Protocol):
     slots: int
     """Requests that run at once."""
 
-    def prompt(self, message: str, system: str | None, opener: str | None, params: SamplingParams) -> Request:
-        """The request for a user message; `opener` takes the place of the thinking format's. Raises InputError."""
+    def prompt(self, messages: Sequence[Message], opener: str | None, params: SamplingParams) -> Request:
+        """The request for chat messages; `opener` takes the place of the thinking format's. Raises InputError."""
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
         """Start a request; `done` gets its sample, or why there is none, on whatever thread."""

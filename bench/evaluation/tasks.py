@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from bench.evaluation import files
-from bench.evaluation.files import Row
 from curate.families import FAMILIES
 from curate.families.distinct import RanDry, draw_distinct
 from curate.grading.grade import AnswerKind
@@ -128,7 +127,7 @@ def _families(spec: TaskSpec) -> Task:
     return Task(spec.name, found, digest, note=drawn.note)
 
 
-def _gsm8k(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+def _gsm8k(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     solution = row.text("answer")
     if "####" not in solution:
         raise InputError(f"{row.place}: the answer has no ####")
@@ -136,7 +135,7 @@ def _gsm8k(spec: TaskSpec, row: Row, sha256: str) -> Problem:
     return Problem(f"gsm8k-{row.number}", "", row.text("question"), reference, AnswerKind.NUMBER)
 
 
-def _aqua(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+def _aqua(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     label, given = row.text("label").upper(), row.values.get("options")
     if not isinstance(given, list) or label not in LETTERS[: len(given)]:
         raise InputError(f"{row.place}: label {label!r} is none of its options")
@@ -144,7 +143,7 @@ def _aqua(spec: TaskSpec, row: Row, sha256: str) -> Problem:
     return Problem(f"aqua-{row.number}", "", row.text("question"), label, AnswerKind.CHOICE, options)
 
 
-def _aime(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+def _aime(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     reference = row.text("answer", "expected_answer")
     if not reference.isdigit() or int(reference) > 999:
         raise InputError(f"{row.place}: answer {reference!r} is no integer of 0 to 999")
@@ -152,13 +151,12 @@ def _aime(spec: TaskSpec, row: Row, sha256: str) -> Problem:
     return Problem(f"{spec.name}-{row.number}", "", question, str(int(reference)), AnswerKind.NUMBER)
 
 
-def _math500(spec: TaskSpec, row: Row, sha256: str) -> Problem:
-    name = str(row.values.get("unique_id", f"math500-{row.number}"))
-    group = str(row.values.get("subject", ""))
-    return Problem(name, group, row.text("problem"), row.text("answer"), AnswerKind.LATEX)
+def _math500(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
+    name, group = row.values.get("unique_id", f"math500-{row.number}"), row.values.get("subject", "")
+    return Problem(str(name), str(group), row.text("problem"), row.text("answer"), AnswerKind.LATEX)
 
 
-def _gpqa(spec: TaskSpec, row: Row, sha256: str) -> Problem:
+def _gpqa(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     """The options of each question in an order of its own, drawn from checksum, row and `option_seed`."""
     question = row.text("Question")
     answers = [row.text(name) for name in ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))]

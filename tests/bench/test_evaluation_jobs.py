@@ -187,7 +187,7 @@ def test_a_sample_that_fails_is_tried_again_then_flagged(tmp_path):
     class Failing:
         slots, asked = 4, 0
 
-        def prompt(self, message, system, opener, params):
+        def prompt(self, messages, opener, params):
             return Request((1, 2), params)
 
         def submit(self, request, done):
@@ -271,7 +271,7 @@ def test_step_conditional_prompts_open_with_the_bare_token(tmp_path):
     with Engine(MODEL, **ENGINE) as engine:
         backend = EngineBackend(engine)
         (condition,) = make({"method": "step_conditional", "limits": [16], "forced": True}).conditions()
-        request = backend.prompt("1+1?", None, condition.opener, condition.params)
+        request = backend.prompt([{"role": "user", "content": "1+1?"}], condition.opener, condition.params)
         assert engine.tokenizer.decode(request.prompt).endswith("<|im_start|>assistant\n<|im_start|>")
         plan = backend.prepare(request).plan
         assert plan.thinking == 0 and plan.phase.name == "THINK"
