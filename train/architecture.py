@@ -36,8 +36,9 @@ class Architecture:
 
     @property
     def layer_matmul_parameters(self) -> int:
-        attention = 2 * self.head_dim * (self.num_heads + self.num_kv_heads)
-        return self.hidden_size * (attention + 3 * self.intermediate_size)
+        return self.hidden_size * (
+            2 * self.head_dim * (self.num_heads + self.num_kv_heads) + 3 * self.intermediate_size
+        )
 
     @property
     def layer_parameters(self) -> int:
@@ -75,15 +76,16 @@ class Architecture:
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        limits = "this trainer implements full attention without MLP bias"
         refused = (
             (
                 model_type not in MODEL_TYPES,
                 f"model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can",
             ),
             (kind != "default", f"rope scaling {kind!r} is not implemented for training; use the unscaled model"),
-            (config.get("use_sliding_window"), f"use_sliding_window is set; {limits}"),
-            (config.get("mlp_bias"), f"mlp_bias is set; {limits}"),
+            *(
+                (config.get(name), f"{name} is set; this trainer implements full attention without MLP bias")
+                for name in ("use_sliding_window", "mlp_bias")
+            ),
             (
                 config.get("attention_bias") and model_type != "qwen2",
                 "attention_bias is set; only qwen2's own biases are implemented",

@@ -54,9 +54,8 @@ class Documents:
         keys = [stop - start for start, stop in spans]
         firsts = [0, *accumulate(queries)]
         # A document cut by the slice's begin sees keys that are not its queries: it is attended alone.
-        whole = [i for i in range(len(queries)) if queries[i] == keys[i]]
         members: list[list[int]] = []
-        for i in sorted(whole, key=lambda i: -queries[i]):
+        for i in sorted((i for i, n in enumerate(queries) if n == keys[i]), key=lambda i: -queries[i]):
             if members and queries[i] >= GROUP_RATIO * queries[members[-1][0]]:
                 members[-1].append(i)
             else:
@@ -82,11 +81,6 @@ class Documents:
             holes=torch.nonzero(padded < 0)[:, 0],
             groups=tuple((len(group), queries[group[0]]) for group in members),
         )
-
-    @property
-    def partial(self) -> int:
-        """Query tokens of the first document when it began on an earlier rank, else 0."""
-        return self.query_lengths[0] if self.query_lengths[0] != self.key_lengths[0] else 0
 
     def to(self, device: torch.device) -> "Documents":
         tensors: dict[str, Any] = {
@@ -149,7 +143,8 @@ def attend(
     k, v = kv.split([keys, keys], dim=1)
     if qkv.is_cuda:
         return _varlen(q, k, v, documents)
-    cut, ahead = documents.partial, documents.key_lengths[0] if documents.partial else 0
+    first = documents.query_lengths[0], documents.key_lengths[0]
+    cut, ahead = first if first[0] != first[1] else (0, 0)  # of a document that began on an earlier rank
     parts = []
     if cut:
         seen = torch.arange(ahead, device=q.device)[None, :] <= documents.positions[:cut, None]

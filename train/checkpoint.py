@@ -9,8 +9,6 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: TrainConfig, world: World, arch: Architecture, data_fingerprint: str):
         self._folder, self._config, self._world = folder, config, world
         self._identity = {
-            "architecture": asdict(arch),
+            "architecture": vars(arch),
             "data": data_fingerprint,
             "seed": config.seed,
             "batch_size": config.data.batch_size,
@@ -57,15 +55,16 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
-        markers = self._folder.glob(f"step-*/{MARKER}")
-        return max((int(marker.parent.name.removeprefix("step-")) for marker in markers), default=None)
+        return max(
+            (int(m.parent.name.removeprefix("step-")) for m in self._folder.glob(f"step-*/{MARKER}")), default=None
+        )
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return dict(zip(("model", "optim"), get_state_dict(model, optimizer, options=self._options), strict=True))
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes a checkpoint; with `asynchronous` it returns once the state is copied to the host."""
-        self.wait()
+        self.finish()
         path = self.path(step)
         if self._world.first:
             shutil.rmtree(path, ignore_errors=True)
@@ -77,16 +76,11 @@ class Checkpoints:
             assert isinstance(future, Future)  # the other kind is for staging apart, which was not asked for
             self._pending = (step, future)
         else:
-            self._finish(step, partial(dcp.save, state, checkpoint_id=str(path)))
+            self._finish(step, lambda: dcp.save(state, checkpoint_id=str(path)))
 
-    def poll(self) -> None:
-        """Finishes an asynchronous save that is done; raises TrainingError if it failed."""
-        if self._pending and self._pending[1].done():
-            self.wait()
-
-    def wait(self) -> None:
-        """Waits for the asynchronous save, if one is under way."""
-        if self._pending is not None:
+    def finish(self, wait: bool = True) -> None:
+        """Finishes the asynchronous save, if one is under way, and done or `wait`; TrainingError tells a failure."""
+        if self._pending is not None and (wait or self._pending[1].done()):
             (step, future), self._pending = self._pending, None
             self._finish(step, future.result)
 

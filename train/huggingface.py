@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.model.checkpoint import read_tensors, resolve
@@ -52,9 +51,8 @@ def find_config(model: Model) -> Path:
 def load_weights(model: Decoder, folder: Path) -> None:
     """Reads `folder`'s weights into the (sharded, allocated) model, cast to its dtype; every rank reads its part."""
     wanted = {name: p for name, p in model.state_dict().items() if "lora_" not in name}
-    stored = {name: tensor.shape for name, tensor in read_tensors(folder).items()}
-    if model.arch.tied:
-        stored.pop("lm_head.weight", None)  # some exporters write the tied copy
+    tied = ("lm_head.weight",) if model.arch.tied else ()  # some exporters write the copy
+    stored = {name: tensor.shape for name, tensor in read_tensors(folder).items() if name not in tied}
     for name, tensor in wanted.items():
         if name not in stored:
             raise TrainingError(f"{folder}: tensor {name} is missing; config.json and weights do not belong together")
@@ -67,7 +65,7 @@ def load_weights(model: Decoder, folder: Path) -> None:
         raise TrainingError(
             f"{folder}: tensor {extra[0]} is in the checkpoint but not in a {model.arch.model_type} model"
         )
-    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
+    dcp.load(wanted, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
 
 
 @torch.no_grad()
@@ -78,10 +76,8 @@ def initialize(model: nn.Module, arch: Architecture, seed: int, adapters_only: b
             continue
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         whole = torch.empty(parameter.shape, dtype=torch.float32)
-        if name.endswith("norm.weight"):
-            whole.fill_(1.0)
-        elif name.endswith(("bias", "lora_B.weight")):
-            whole.zero_()
+        if name.endswith(("norm.weight", "bias", "lora_B.weight")):
+            whole.fill_(1.0 if name.endswith("norm.weight") else 0.0)
         elif name.endswith("lora_A.weight"):
             whole.uniform_(-adapter_bound(whole), adapter_bound(whole), generator=generator)
         else:
@@ -114,11 +110,13 @@ def export(
             files, filled = files + 1, 0.0
         filled += size
         mapping[name] = files
-    writer = HuggingFaceStorageWriter(
-        str(partial), fqn_to_index_mapping=mapping, save_distributed=True, enable_consolidation=True
-    )
     try:
-        dcp.save(tensors, storage_writer=writer)
+        dcp.save(
+            tensors,
+            storage_writer=dcp.HuggingFaceStorageWriter(
+                str(partial), fqn_to_index_mapping=mapping, save_distributed=True, enable_consolidation=True
+            ),
+        )
     except (OSError, dcp.api.CheckpointException) as error:
         message = f"writing {folder} failed: {failure(error, folder.parent)}"
         shutil.rmtree(partial, ignore_errors=True)

@@ -86,9 +86,8 @@ class Batch:
 
 def target_weights(targets: np.ndarray, reduction: str) -> np.ndarray:
     """Weight [samples] float64 of one target token of each of the step's samples; those of all targets sum to 1."""
-    if reduction == "sample_mean":
-        return 1.0 / (len(targets) * targets.astype(np.float64))
-    return np.full(len(targets), 1.0 / targets.sum())
+    by_sample = 1.0 / (len(targets) * targets.astype(np.float64))
+    return by_sample if reduction == "sample_mean" else np.full(len(targets), 1.0 / targets.sum())
 
 
 def build_batch(

@@ -19,6 +19,7 @@ class LoraLinear(nn.Linear):
     def __init__(self, base: nn.Linear, config: Lora, adapter_dtype: torch.dtype):
         device, dtype = base.weight.device, base.weight.dtype
         super().__init__(base.in_features, base.out_features, base.bias is not None, device=device, dtype=dtype)
+        self.requires_grad_(False)
         self.scale = config.alpha / config.rank
         self.lora_A = nn.Linear(base.in_features, config.rank, bias=False, device=device, dtype=adapter_dtype)
         self.lora_B = nn.Linear(config.rank, base.out_features, bias=False, device=device, dtype=adapter_dtype)
@@ -33,10 +34,7 @@ def add_lora(model: nn.Module, config: Lora, adapter_dtype: torch.dtype) -> None
     children = [(parent, *named) for parent in model.modules() for named in parent.named_children()]
     for parent, name, child in children:
         if name in config.targets and isinstance(child, nn.Linear):
-            adapted = LoraLinear(child, config, adapter_dtype).requires_grad_(False)
-            adapted.lora_A.requires_grad_(True)
-            adapted.lora_B.requires_grad_(True)
-            setattr(parent, name, adapted)
+            setattr(parent, name, LoraLinear(child, config, adapter_dtype))
 
 
 def adapter_bound(parameter: torch.Tensor) -> float:
@@ -48,18 +46,18 @@ def adapter_bound(parameter: torch.Tensor) -> float:
 def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, first: bool) -> None:
     """Writes adapter_model.safetensors and adapter_config.json (collective; rank 0 writes)."""
     tensors = {
-        f"base_model.model.{name}": (p.full_tensor() if isinstance(p, DTensor) else p)
-        .detach()
-        .float()
-        .cpu()
-        .contiguous()
+        "base_model.model." + name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().to("cpu", torch.float32)
         for name, p in model.named_parameters()
         if p.requires_grad
     }
     if not first:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: values.contiguous() for name, values in tensors.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

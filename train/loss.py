@@ -7,8 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     # The matmul runs in the parameters' dtype, log-sum-exp and the sum in float32.
-    losses = F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="none")
-    return torch.dot(losses, weights)
+    return torch.dot(F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="none"), weights)
 
 
 def chunked_cross_entropy(

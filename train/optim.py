@@ -14,11 +14,14 @@ from train.errors import TrainingError
 def build_optimizer(model: nn.Module, config: Optim, device: torch.device) -> torch.optim.Optimizer:
     """Decay on matrices only: biases and norms (one dimension) have none, as in Hugging Face's Trainer."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    kinds = (
-        ([p for p in trainable if p.dim() > 1], config.weight_decay),
-        ([p for p in trainable if p.dim() <= 1], 0.0),
-    )
-    groups = [{"params": params, "weight_decay": decay} for params, decay in kinds if params]
+    groups = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in (
+            ([p for p in trainable if p.dim() > 1], config.weight_decay),
+            ([p for p in trainable if p.dim() <= 1], 0.0),
+        )
+        if params
+    ]
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     try:

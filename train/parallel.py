@@ -70,8 +70,14 @@ def join_world(config: TrainConfig) -> World:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **alone)
     grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
     context_group = grid["cp"].get_group() if context > 1 else None
-    mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",))
-    return World(rank, size, context, device, mesh, context_group)
+    return World(
+        rank,
+        size,
+        context,
+        device,
+        mesh=init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",)),
+        context_group=context_group,
+    )
 
 
 def leave_world() -> None:

@@ -118,9 +118,9 @@ def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int
     if config.compute.checkpointing == "none":
         boundaries, layer = layer * arch.num_layers, 0
     elif config.compute.checkpointing == "selective":
-        q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
         # Attention's output and every second of the seven matmuls: q, v, gate, down.
-        boundaries += tokens * (2 * q + kv + arch.intermediate_size + arch.hidden_size) * width * arch.num_layers
+        heads = arch.head_dim * (2 * arch.num_heads + arch.num_kv_heads)
+        boundaries += tokens * (heads + arch.intermediate_size + arch.hidden_size) * width * arch.num_layers
     gathered = (2 * arch.layer_parameters + arch.vocab_size * arch.hidden_size) * width
     gradient = 0 if config.lora else arch.layer_parameters * (width + 4)
     sharded = ranks > 1 or config.compute.dtype != config.compute.master_dtype
@@ -137,9 +137,8 @@ def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 40
     """s1K as its paper describes it: log-normal lengths of this mean, `share` of them under `below`; no dice."""
     # P(n < below) = Phi((ln below - ln mean + s^2 / 2) / s) = share, solved for s.
     z, gap = NormalDist().inv_cdf(share), np.log(mean) - np.log(below)
-    sigma = z + np.sqrt(z * z + 2 * gap)
     quantiles = np.asarray([NormalDist().inv_cdf((i + 0.5) / samples) for i in range(samples)])
-    values = np.exp(sigma * quantiles)
+    values = np.exp((z + np.sqrt(z * z + 2 * gap)) * quantiles)
     return np.round(values * mean / values.mean()).astype(np.int64)
 
 

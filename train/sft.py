@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,6 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.require_memory()
-        self.multiple = COMPILED_MULTIPLE if config.compute.compile else 1
         self.model = self.build_model()
         self.optimizer = build_optimizer(self.model, config.optim, world.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -93,16 +91,18 @@ class Trainer:
         return model
 
     def lay_out(self, data: Dataset, samples: np.ndarray) -> StepLayout:
-        limit = self.config.parallel.micro_tokens * self.world.context
-        return lay_out(data.lengths[samples].tolist(), self.world.groups, limit)
+        return lay_out(
+            data.lengths[samples].tolist(),
+            groups=self.world.groups,
+            micro_limit=self.config.parallel.micro_tokens * self.world.context,
+        )
 
     def batches(self, data: Dataset, samples: np.ndarray, weights: np.ndarray, layout: StepLayout) -> Iterator[Batch]:
         """This rank's micro-batches of `samples`; some may hold no sample, all ranks have equally many."""
         world = self.world
+        cut = world.context, world.context_rank, COMPILED_MULTIPLE if self.config.compute.compile else 1
         for chosen in map(list, layout.micro[world.group]):
-            yield build_batch(
-                data, samples[chosen], weights[chosen], world.context, world.context_rank, self.multiple
-            ).to(world.device)
+            yield build_batch(data, samples[chosen], weights[chosen], *cut).to(world.device)
 
     def backward(self, samples: np.ndarray, layout: StepLayout) -> torch.Tensor:
         """Adds the gradients of the step's loss; returns this rank's part of the loss, a float32 scalar."""
@@ -171,7 +171,7 @@ class Trainer:
                 loss += self.model(batch)
         return float(self.world.sum(loss))
 
-    def stop(self, signum: int, frame: FrameType | None) -> None:
+    def stop(self, *of_the_signal: object) -> None:
         self.told_to_stop = True
 
     def fit(self) -> None:
@@ -218,14 +218,14 @@ class Trainer:
             if done % self.config.metrics.every == 0 or last or "heldout_loss" in record:
                 for write in sinks:
                     write(record)
-            checkpoints.poll()
+            checkpoints.finish(wait=False)
             if done % every == 0 or last or self.stopping:
                 checkpoints.save(done, self.model, self.optimizer)
             if done == start + 3:
                 # What exists now lives as long as the run; collections during a step would stall all ranks.
                 gc.collect()
                 gc.freeze()
-        checkpoints.wait()
+        checkpoints.finish()
         return done
 
     def export(self) -> None:
@@ -255,16 +255,14 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)
         return 0 if arguments else 2
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one voice per machine
     try:
         config = load_config(arguments[0], arguments[1:])
-        world = join_world(config)
         if config.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
             torch.use_deterministic_algorithms(True)
-        Trainer(config, world).fit()
+        Trainer(config, join_world(config)).fit()
     except InputError as error:
-        if speaks:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice per machine
             print(f"train: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of the run folder: full, read-only, gone
