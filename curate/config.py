@@ -9,7 +9,7 @@ from msgspec import Meta
 from curate.models.asking import Sampling
 from curate.models.opened import check_model_config
 from curate.sources import AnySource
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 from engine.struct_file import read_struct
 
 Count = Annotated[int, Meta(ge=1)]
@@ -28,8 +28,8 @@ class Dedupe(Section, frozen=True):
     jaccard: Annotated[float, Meta(gt=0, le=1)] = 0.8
     """Share of common word shingles from which two questions are near duplicates."""
     shingle: Count = 5
-    permutations: int = 128
-    bands: int = 32
+    permutations: Count = 128
+    bands: Count = 32
     """Of the signature; 128 permutations in 32 bands find 99.9 % of the pairs at 0.65 and above."""
     same_numbers: bool = True
     """Two questions are near duplicates only if their numbers are the same."""
@@ -178,22 +178,24 @@ def load_config(path: str | Path) -> Config:
     Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
     """
     config = read_struct(path, Config)
-    if (config.attempt is not None and config.trace is None) or (config.format is not None and config.attempt is None):
-        raise InputError(f"{path}: attempt needs trace, and format needs both; give them, or stop earlier")
-    asked = [config.trace, config.grade.judge, *(config.attempt.models if config.attempt else ())]
-    for model in [a.model for a in asked if a is not None] + [config.domain.model]:
-        try:
-            if model is not None:
-                check_model_config(model)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-    labels = [source.label for source in config.collect.sources]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise InputError(f"{path}: two sources are called {twice[0]!r}; give one of them another name")
-    if config.dedupe.permutations % config.dedupe.bands:
-        raise InputError(
-            f"{path}: dedupe.permutations is {config.dedupe.permutations}, which {config.dedupe.bands} bands do not "
-            "divide; change either"
-        )
+    attempt, dedupe, labels = config.attempt, config.dedupe, [source.label for source in config.collect.sources]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    refuse(
+        (
+            (attempt and config.trace is None) or (config.format and attempt is None),
+            f"{path}: attempt needs trace, and format needs both; give them, or stop earlier",
+        ),
+        (twice is not None, f"{path}: two sources are called {twice!r}; give one of them another name"),
+        (
+            dedupe.permutations % dedupe.bands,
+            f"{path}: dedupe.permutations is {dedupe.permutations}, which {dedupe.bands} bands do not divide; change "
+            "either",
+        ),
+    )
+    asked = (config.trace, config.grade.judge, *(attempt.models if attempt else ()), config.domain)
+    try:
+        for model in [one.model for one in asked if one is not None and one.model is not None]:
+            check_model_config(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return config

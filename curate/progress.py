@@ -36,27 +36,31 @@ class Bars:
     def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A function to call with the number of rows done since its last call; `total` None: not known."""
         if self._console.is_terminal:
-            name = TextColumn("{task.description:>13}")
-            columns = (name, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-            with Display(*columns, console=self._console, transient=True) as display:
+            with Display(
+                TextColumn("{task.description:>13}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            ) as display:
                 task = display.add_task(what, total=total)
                 yield lambda rows: display.advance(task, rows)
         else:
-            yield _Lines(self._console, what, total).advance
+            yield _lines(self._console, what, total)
 
 
-class _Lines:
-    def __init__(self, console: Console, what: str, total: int | None) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._started = self._shown = time.monotonic()
-        self._done = 0
+def _lines(console: Console, what: str, total: int | None) -> Progress:
+    started = shown = time.monotonic()
+    done = 0
 
-    def advance(self, rows: int) -> None:
-        self._done += rows
-        now = time.monotonic()
-        if now - self._shown < LINE_EVERY_S:
-            return
-        self._shown = now
-        rate = self._done / (now - self._started)
-        left = "" if self._total is None else f" of {self._total:,}, {(self._total - self._done) / rate:,.0f} s to go"
-        self._console.print(f"{self._what}: {self._done:,}{left}, {rate:,.1f}/s", highlight=False)
+    def advance(rows: int) -> None:
+        nonlocal done, shown
+        done, now = done + rows, time.monotonic()
+        if now - shown >= LINE_EVERY_S:
+            shown, rate = now, done / (now - started)
+            left = "" if total is None else f" of {total:,}, {(total - done) / rate:,.0f} s to go"
+            console.print(f"{what}: {done:,}{left}, {rate:,.1f}/s", highlight=False)
+
+    return advance

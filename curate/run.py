@@ -22,7 +22,7 @@ from curate.stages.executor import RayData, local
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage, seconds_of
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, refuse
 from engine.whole_file import write_whole
 
 
@@ -44,10 +44,16 @@ def chosen(config: Config, names: tuple[str, ...]) -> tuple[tuple[Stage, ...], b
     if not names:
         return available, True
     for name in names:
-        if name not in (*ORDER, "report"):
-            raise InputError(f"--stage {name}: there is no such stage; there are {', '.join(ORDER)}, report")
-        if name != "report" and name not in {stage.name for stage in available}:
-            raise InputError(f"--stage {name}: this configuration ends before it; give trace, attempt and format")
+        refuse(
+            (
+                name not in (*ORDER, "report"),
+                f"--stage {name}: there is no such stage; there are {', '.join(ORDER)}, report",
+            ),
+            (
+                name not in ("report", *(stage.name for stage in available)),
+                f"--stage {name}: this configuration ends before it; give trace, attempt and format",
+            ),
+        )
     return tuple(stage for stage in available if stage.name in names), "report" in names
 
 

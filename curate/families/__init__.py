@@ -1,5 +1,6 @@
 """Procedural question families with written reasoning and checkers that need the question alone."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ def check(family: str, prompt: str, answer_text: str) -> bool:
     return FAMILIES[family].check(prompt, answer)
 
 
+def drawn(family: str, split: str, difficulty: int, rng: Random) -> Iterator[Problem]:
+    """Problems of one family, side and difficulty without end, repeats among them."""
+    made = (FAMILIES[family].make(rng) for _ in itertools.count())
+    return (p for p in made if p is not None and p.split == split and p.difficulty == difficulty)
+
+
 def problems(
     split: str, seed: int, families: tuple[str, ...] = tuple(FAMILIES), even: float = 0.0
 ) -> Iterator[Problem]:
@@ -57,11 +64,6 @@ def problems(
     rng = Random(f"{split} {seed}")
     while True:
         for name in families:
-            family = FAMILIES[name]
-            levels = range(len(family.difficulty))
-            wanted = rng.choices(levels, None if even and rng.random() < even else family.difficulty)[0]
-            while True:
-                problem = family.make(rng)
-                if problem is not None and problem.split == split and problem.difficulty == wanted:
-                    yield problem
-                    break
+            weights = FAMILIES[name].difficulty
+            wanted = rng.choices(range(len(weights)), None if even and rng.random() < even else weights)[0]
+            yield next(drawn(name, split, wanted, rng))

@@ -19,8 +19,9 @@ from typing import Literal
 import tyro
 
 from curate.families import FAMILIES, Problem, problems
-from curate.families.distinct import RanDry, draw_distinct
+from curate.families.distinct import draw_distinct
 from curate.families.problem import thinking
+from engine.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,14 @@ def _draw(arguments: Arguments) -> Iterator[Problem]:
 
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
-    unknown = [name for name in arguments.families if name not in FAMILIES]
-    if unknown:
-        print(f"error: family {unknown[0]!r} does not exist; there are {', '.join(FAMILIES)}", file=sys.stderr)
-        return 2
-    if arguments.count < 1:
-        print(f"error: --count is {arguments.count}; give 1 or more", file=sys.stderr)
-        return 2
+    unknown = next((name for name in arguments.families if name not in FAMILIES), None)
     try:
+        refuse(
+            (unknown is not None, f"family {unknown!r} does not exist; there are {', '.join(FAMILIES)}"),
+            (arguments.count < 1, f"--count is {arguments.count}; give 1 or more"),
+        )
         drawn = _draw(arguments)
-    except RanDry as error:
+    except ValueError as error:  # of `refuse`, or RanDry
         print(f"error: {error}", file=sys.stderr)
         return 2
     with arguments.out.open("w", encoding="utf-8") as out:

@@ -33,8 +33,7 @@ def make(rng: Random) -> Problem | None:
         steps.append((value, op, n, result))
         value = result
     slip = hasty(*steps[-1][:3])
-    results = [r for *_, r in steps[:-1]] + [slip]
-    quick = [f"{WORDS[op]} {n}. {a}{op}{n}={r}" for (a, op, n, _), r in zip(steps, results, strict=True)]
+    quick = [f"{WORDS[op]} {n}. {a}{op}{n}={r}" for a, op, n, r in (*steps[:-1], (*steps[-1][:3], slip))]
     opening = f"Start with {start}."
     careful = [opening]
     for a, op, n, r in steps:

@@ -24,14 +24,13 @@ def clock(rng: Random) -> Problem | None:
     slip = f"{late}:{total % 60:02d}"
     carry, carried = hours_on(late, 1) if total >= 60 else ("", late)
     answer = f"{carried}:{total % 60:02d}"
-    quick = (f"hours {hours}", minutes, f"so {slip}")
     careful = (minutes, f"hours {hours}" + (f" {carry}" if carry else ""), f"so {answer}")
     return Problem(
         family="clocks",
         key=f"{hour}:{minute} {by_h}:{by_m}",
         prompt=f"It is {hour}:{minute}. What time is it {by_h} hours and {by_m} minutes later?",
         answer=answer,
-        rounds=(Round(quick, slip), Round(careful, answer, "by parts")),
+        rounds=(Round((f"hours {hours}", minutes, f"so {slip}"), slip), Round(careful, answer, "by parts")),
     )
 
 
@@ -67,5 +66,4 @@ def check_weekday(prompt: str, answer: str) -> bool:
     found = re.search(r"Day (\d+) is a (\w+)\. .* every (\d+) days\. .* first (\w+) meeting", prompt)
     day, step = int(found[1]), int(found[3])  # type: ignore[index]
     offset = (DAYS.index(found[4]) - DAYS.index(found[2])) % 7  # type: ignore[index]
-    later = next(n for n in range(day + 1, day + 7 * step + 1) if (n - day) % step == 0 and (n - day) % 7 == offset)
-    return answer.strip() == str(later)
+    return answer.strip() == str(next(day + n for n in range(step, 7 * step + 1, step) if n % 7 == offset))

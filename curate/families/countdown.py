@@ -119,12 +119,12 @@ def evaluate(node: ast.expr, used: list[int]) -> Fraction:
 def check(prompt: str, answer: str) -> bool:
     """Whether `answer` is an expression that uses the prompt's numbers once each and makes its target."""
     *numbers, target = map(int, re.findall(r"\d+", prompt))
-    if len(answer) > 100 or not re.fullmatch(r"[\d+\-*/() ]+", answer):
+    signs = "+-" if "plus and minus only" in prompt else "+-*/"
+    if len(answer) > 100 or not re.fullmatch(rf"[\d{re.escape(signs)}() ]+", answer):
         return False
     used: list[int] = []
     try:
         value = evaluate(ast.parse(answer.strip(), mode="eval").body, used)
     except (SyntaxError, ValueError, ZeroDivisionError):
         return False
-    allowed = "plus and minus only" not in prompt or not re.search(r"[*/]", answer)
-    return allowed and value == target and Counter(used) == Counter(numbers)
+    return value == target and Counter(used) == Counter(numbers)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from curate.families import FAMILIES, Problem
+from curate.families import FAMILIES, Problem, drawn
 
 REPEATS = 100
 """Questions in a row that are known already, of one family and difficulty, until it counts as run dry."""
@@ -68,7 +68,9 @@ def draw_distinct(split: str, seed: int, count: int, families: tuple[str, ...] =
         wanted = rng.choices(range(len(weights)), weights)[0]
         name: str | None = turn
         while name is not None:
-            problem = None if (name, wanted) in dry else _new(name, split, wanted, keys, rng)
+            tries = 0 if (name, wanted) in dry else REPEATS
+            fitting = itertools.islice(drawn(name, split, wanted, rng), tries)
+            problem = next((p for p in fitting if (name, p.key) not in keys), None)
             if problem is not None:
                 keys.add((problem.family, problem.key))
                 found.append(problem)
@@ -77,16 +79,3 @@ def draw_distinct(split: str, seed: int, count: int, families: tuple[str, ...] =
             others = sorted(n for n, level in everything - dry.keys() if level == wanted)
             name = rng.choice(others) if others else None
     return Drawn(tuple(found), tuple(dry))
-
-
-def _new(name: str, split: str, difficulty: int, keys: set[tuple[str, str]], rng: Random) -> Problem | None:
-    """A problem whose key is not among `keys`; None after `REPEATS` in a row that are."""
-    repeats = 0
-    while repeats < REPEATS:
-        problem = FAMILIES[name].make(rng)
-        if problem is None or problem.split != split or problem.difficulty != difficulty:
-            continue
-        if (name, problem.key) not in keys:
-            return problem
-        repeats += 1
-    return None

@@ -28,7 +28,6 @@ NAMES = (
     "Sam",
 )
 Clue = tuple[str, str]  # (name, later name)
-Order = tuple[str, str, str]
 
 
 def holds(clue: Clue, order: Sequence[str]) -> bool:
@@ -41,16 +40,11 @@ def said(clue: Clue) -> str:
     return f"{clue[0]} was before {clue[1]}"
 
 
-def orders_of(names: Order) -> list[Order]:
-    """The six orders, each made from the one before it: swap the last two, turn round, swap the last two, ..."""
-    a, b, c = names
-    return [(a, b, c), (a, c, b), (b, c, a), (b, a, c), (c, a, b), (c, b, a)]
-
-
 def make(rng: Random) -> Problem | None:
     """Three names and two clues that leave one order."""
     a, b, c = rng.sample(NAMES, 3)
-    orders = orders_of((a, b, c))
+    # Each is made from the one before it: swap the last two, turn round, swap the last two, ...
+    orders = [(a, b, c), (a, c, b), (b, c, a), (b, a, c), (c, a, b), (c, b, a)]
     truth = rng.choice(orders)
     clues = rng.sample([truth[:2], truth[1:]], 2)
     tries = []

@@ -66,8 +66,9 @@ def search_rounds(
         per_round: tries before giving up.
         answer: the answer once the last try has succeeded; it is written on a line of its own ("so 12").
     """
-    starts = range(0, len(tries), per_round)
-    *failed, last = (head + tuple(chain.from_iterable(tries[at : at + per_round])) for at in starts)
+    *failed, last = (
+        head + tuple(chain.from_iterable(tries[at : at + per_round])) for at in range(0, len(tries), per_round)
+    )
     return (*(Round(lines, NOT_FOUND) for lines in failed), Round((*last, f"so {answer}"), answer))
 
 
@@ -85,5 +86,5 @@ def segments(problem: Problem, last: int, checks: int = 0) -> list[tuple[str, bo
 
 def thinking(problem: Problem, last: int | None = None, checks: int = 0) -> str:
     """The text of `segments`, by default to the last round, without the newline at its end."""
-    stop = len(problem.rounds) - 1 if last is None else last
-    return "".join(text for text, _ in segments(problem, stop, checks)).rstrip("\n")
+    parts = segments(problem, len(problem.rounds) - 1 if last is None else last, checks)
+    return "".join(text for text, _ in parts).rstrip("\n")

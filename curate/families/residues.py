@@ -36,5 +36,4 @@ def check(prompt: str, answer: str) -> bool:
     start, step = map(int, re.findall(r"\d+", prompt)[:2])
     leaves = re.search(r"leaves (\d) when divided by (\d+)", prompt)
     rest, modulus = map(int, leaves.groups() if leaves else (prompt.split("ends in ")[1][0], 10))
-    found = next(n for n in itertools.count(start + step, step) if n % modulus == rest)
-    return answer.strip() == str(found)
+    return answer.strip() == str(next(n for n in itertools.count(start + step, step) if n % modulus == rest))

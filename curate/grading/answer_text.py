@@ -116,11 +116,6 @@ _NUMBER_IN_TEXT = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+
 _LONE_LETTER = re.compile(rf"\(([{LETTERS}])\)|(?<![\w'])(?:(?![AI]\s+[a-z])([{LETTERS}]))(?![\w'])")
 
 
-def answer_segment(text: str) -> str:
-    """The end of a response that is searched."""
-    return text[-LONGEST_RESPONSE:].replace("\0", "")
-
-
 def extract(text: str, last_number: bool = False, last_letter: bool = False) -> Extracted:
     r"""The answer of a response: the last box, else what follows the last "Answer:", else GSM8K's `####`, else the text
     itself if it is one line.
@@ -130,7 +125,7 @@ def extract(text: str, last_number: bool = False, last_letter: bool = False) -> 
         last_number: for a longer text without any of these, take its last number (`last_number`).
         last_letter: likewise its last lone letter A to J.
     """
-    text = answer_segment(text).strip()
+    text = text[-LONGEST_RESPONSE:].replace("\0", "").strip()
     if not text:
         return Extracted(None, "no_answer")
     box = last_box(text)

@@ -8,8 +8,8 @@ families by their own checkers; what has no rule goes to a judge if there is one
 import enum
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Self
 
 from curate.families import FAMILIES, check
 from curate.grading.answer_text import (
@@ -99,7 +99,7 @@ class _Words:
     answer: str
 
 
-class Grader:
+class Grader(AbstractContextManager["Grader", None]):
     """Grades items in bulk. Use it as a context manager: its processes end with it, whatever happens inside."""
 
     def __init__(
@@ -123,9 +123,6 @@ class Grader:
         self._pool = Pool(workers, time_limit_s, memory_limit_mb)
         self._judge, self._strict = judge, strict
         self._known: dict[tuple[str, str], Verdict] = {}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._pool.close()
@@ -169,8 +166,9 @@ class Grader:
         if answer is None:
             return Grade(False, "no_answer", None)
         if len(answer) > LONGEST_ANSWER:
-            detail = f"{len(answer):,} characters; at most {LONGEST_ANSWER:,} are compared"
-            return Grade(False, "too_long", answer[:80], detail)
+            return Grade(
+                False, "too_long", answer[:80], f"{len(answer):,} characters; at most {LONGEST_ANSWER:,} are compared"
+            )
         if kind is AnswerKind.FAMILY:
             return _family(item, answer, found.rule)
         reference = reference_answer(item)
@@ -266,9 +264,9 @@ def _choice(item: Item, reference: str, answer: str, rule: str) -> Grade:
 
 
 def _text(reference: str, answer: str, rule: str, kind: AnswerKind) -> Grade | _Words:
-    articles = re.compile(r"\b(?:the|a|an)\b")
     gold, given = (
-        re.sub(r"\W+", " ", articles.sub(" ", normalise(text).casefold())).strip() for text in (reference, answer)
+        re.sub(r"\W+", " ", re.sub(r"\b(?:the|a|an)\b", " ", normalise(text).casefold())).strip()
+        for text in (reference, answer)
     )
     same = bool(gold) and gold == given
     return Grade(same, f"{rule}/{kind.value}", answer) if same or kind is AnswerKind.EXACT else _Words(answer)

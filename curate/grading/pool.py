@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 WALL_FACTOR = 10.0
 """Wall time that a comparison may take, in multiples of its processor time: a busy machine must not decide grades."""
@@ -69,15 +69,12 @@ class _Worker:
                     pipe.close()
 
 
-class Pool:
+class Pool(contextlib.AbstractContextManager["Pool", None]):
     """`workers` processes, started at first need. Use it as a context manager; none is left after it."""
 
     def __init__(self, workers: int, time_limit_s: float, memory_limit_mb: int) -> None:
         self._size, self._time_limit, self._memory_limit = workers, time_limit_s, memory_limit_mb
         self._workers: list[_Worker] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

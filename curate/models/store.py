@@ -90,10 +90,6 @@ class Store(AbstractContextManager["Store", None]):
             raise InputError(f"{self.path} is no response store ({error}); move it away or name another file") from None
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file. Calling it again does nothing."""
         with self._lock:
             self._db.close()
 

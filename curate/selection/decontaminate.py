@@ -79,13 +79,18 @@ def decontaminate(
     matches = matches.select(MATCHES.names()).cast(MATCHES)  # type: ignore[arg-type]
     mine = matches.filter((pl.col("rule") == "s1") == (settings.rule == "s1"))
     table = questions.select("row_id", "qid").join(mine, on="row_id", how="left", maintain_order="left")
-    evidence = pl.concat_str(
-        pl.col("evaluation"),
-        pl.format(", coverage {}", pl.col("coverage").round(2)),
-        pl.format(", run of {} words", "run"),
-        pl.format(", similarity {}", pl.col("similarity").round(1)),
-        pl.format(": {}", "ngram"),
-        ignore_nulls=True,
+    made = decisions(
+        table,
+        "decontaminate",
+        keep=pl.col("rule").is_null(),
+        rule=pl.format(f"{settings.rule}:{{}}", "rule").fill_null("kept"),
+        evidence=pl.concat_str(
+            pl.col("evaluation"),
+            pl.format(", coverage {}", pl.col("coverage").round(2)),
+            pl.format(", run of {} words", "run"),
+            pl.format(", similarity {}", pl.col("similarity").round(1)),
+            pl.format(": {}", "ngram"),
+            ignore_nulls=True,
+        ).fill_null(""),
     )
-    rule = pl.format(f"{settings.rule}:{{}}", "rule").fill_null("kept")
-    return decisions(table, "decontaminate", pl.col("rule").is_null(), rule, evidence.fill_null("")), matches
+    return made, matches

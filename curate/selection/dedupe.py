@@ -94,8 +94,16 @@ def dedupe(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_pro
     advance(questions.height - rest.height)
     table = table.join(near_duplicates(rest, settings, advance), on="row_id", how="left", maintain_order="left")
     same, near_to = pl.col("same_as").is_not_null(), pl.col("of").is_not_null()
-    rule = pl.when(same).then(pl.lit("exact_duplicate")).when(near_to).then(pl.lit("near_duplicate"))
-    evidence = pl.coalesce(
-        pl.format("same text as {}", "same_as"), pl.format("Jaccard {} with {}", "jaccard", "of"), pl.lit("")
+    return decisions(
+        table,
+        "dedupe",
+        keep=~same & ~near_to,
+        rule=pl.when(same)
+        .then(pl.lit("exact_duplicate"))
+        .when(near_to)
+        .then(pl.lit("near_duplicate"))
+        .otherwise(pl.lit("kept")),
+        evidence=pl.coalesce(
+            pl.format("same text as {}", "same_as"), pl.format("Jaccard {} with {}", "jaccard", "of"), pl.lit("")
+        ),
     )
-    return decisions(table, "dedupe", ~same & ~near_to, rule.otherwise(pl.lit("kept")), evidence)

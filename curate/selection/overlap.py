@@ -46,12 +46,13 @@ def s1_matches(questions: pl.Series, evaluations: pl.Series) -> pl.DataFrame:
     """MATCH rows of rule `s1`: for every question with a common 8-gram, the first evaluation question that has it."""
     spaced = [text.str.to_lowercase().str.extract_all(r"\S+") for text in (questions, evaluations)]
     documents, references = (_long_enough(shingles(text, S1_NGRAM), S1_NGRAM) for text in spaced)
-    pairs = documents.join(references, on="hash", suffix="_eval")
-    covered = pairs.group_by("document", "document_eval").agg(
-        pl.col("at_eval").unique().sort().alias("starts"), pl.col("at").min(), pl.len().alias("hits")
-    )
     first = (
-        covered.sort("document", pl.col("hits") * -1, "document_eval").group_by("document", maintain_order=True).first()
+        documents.join(references, on="hash", suffix="_eval")
+        .group_by("document", "document_eval")
+        .agg(pl.col("at_eval").unique().sort().alias("starts"), pl.col("at").min(), pl.len().alias("hits"))
+        .sort("document", pl.col("hits") * -1, "document_eval")
+        .group_by("document", maintain_order=True)
+        .first()
     )
     rows = [
         (
@@ -95,10 +96,9 @@ def scored_matches(
 def _long_enough(found: Shingles, n: int) -> pl.DataFrame:
     """[document, at, hash] of documents with at least n words."""
     counts = np.diff(found.offsets)
-    table = pl.DataFrame(
+    return pl.DataFrame(
         {"document": np.repeat(np.arange(len(counts)), counts), "at": found.first, "hash": found.hashes}
-    )
-    return table.filter(pl.Series(np.repeat(found.words >= n, counts)))
+    ).filter(pl.Series(np.repeat(found.words >= n, counts)))
 
 
 def _ngrams(text: pl.Series, n: int) -> pl.DataFrame:
@@ -188,11 +188,13 @@ def _covering(
 
 def _scores(pairs: pl.DataFrame, sizes: pl.Series, n: int) -> pl.DataFrame:
     """[document, evaluation, covered, coverage]: words of the evaluation question inside common n-grams."""
-    starts = pairs.select("document", "evaluation", "at_eval").unique().sort("document", "evaluation", "at_eval")
     gap = pl.col("at_eval").shift(-1).over("document", "evaluation") - pl.col("at_eval")
     size = sizes.to_frame("size").with_row_index("evaluation").with_columns(pl.col("evaluation").cast(pl.Int64))
     return (
-        starts.with_columns(pl.min_horizontal(gap, n).fill_null(n).alias("new"))
+        pairs.select("document", "evaluation", "at_eval")
+        .unique()
+        .sort("document", "evaluation", "at_eval")
+        .with_columns(pl.min_horizontal(gap, n).fill_null(n).alias("new"))
         .group_by("document", "evaluation")
         .agg(pl.col("new").sum().alias("covered"))
         .join(size, on="evaluation")

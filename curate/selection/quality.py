@@ -43,10 +43,13 @@ def quality(table: pl.DataFrame, settings: Quality) -> pl.DataFrame:
             ("control_token", pl.col("attempt").str.contains(CONTROL), _first(CONTROL, "attempt")),
         ]
     question, page = pl.col("question"), PAGE[settings.page_reference]
-    exempt = pl.col("source").is_in(list(settings.asy_exempt))
     rules += [
         ("control_token", question.str.contains(CONTROL), _first(CONTROL, "question")),
-        ("asy", question.str.contains("[asy]", literal=True) & ~exempt, _first(r"\[asy\]", "question")),
+        (
+            "asy",
+            question.str.contains("[asy]", literal=True) & ~pl.col("source").is_in(list(settings.asy_exempt)),
+            _first(r"\[asy\]", "question"),
+        ),
         ("image", question.str.contains(IMAGE), _first(IMAGE, "question")),
         ("page_reference", question.str.contains(page), _first(page, "question")),
         ("bold_number", question.str.contains(BOLD_NUMBER), _first(BOLD_NUMBER, "question")),

@@ -1,13 +1,16 @@
-"""What every source has in common: where its rows come from, what is asked of them, what becomes of one."""
+"""What every source has in common: where its rows come from, what is asked of them, what becomes of one; and what those
+have in common that are made from scratch."""
 
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import msgspec
@@ -157,6 +160,48 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {number for number, _ in drafts}
 
 
+Kind = Callable[[Random], Draft]
+"""Makes one question of its kind."""
+
+
+class Generated(Source, frozen=True, kw_only=True):
+    """`rows` different questions, `kinds` in turn."""
+
+    kinds: ClassVar[tuple[Kind, ...]]
+
+    rows: int
+    seed: int = 42
+
+    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number from 1, {"draft": Draft}) pairs, none twice. Raises InputError where there are no more."""
+        self.refuse_files()
+        rng = Random(f"{self.info.name} {self.seed}")
+        seen: set[str] = set()
+        misses = 0
+        while len(seen) < self.rows:
+            for kind in self.kinds:
+                draft = kind(rng)
+                misses = misses + 1 if draft.question in seen else 0
+                if misses > MISSES:
+                    raise InputError(
+                        f"source {self.label}: {len(seen)} questions are all there are; ask for fewer rows than "
+                        f"{self.rows}"
+                    )
+                if draft.question not in seen and len(seen) < self.rows:
+                    seen.add(draft.question)
+                    yield len(seen), {"draft": draft}
+
+    def expected(self) -> int:
+        return self.rows
+
+    def local_files(self) -> list[Path]:
+        """The code that makes the questions, in place of files that hold them."""
+        return [Path(__file__), Path(inspect.getfile(type(self)))]
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        return row["draft"]
+
+
 def text(row: Mapping[str, Any], column: str) -> str:
     """The string in `column`, stripped. Raises RowError where it is none or empty."""
     value = row.get(column)
@@ -176,8 +221,7 @@ def optional_text(row: Mapping[str, Any], column: str) -> str | None:
 
 def texts_in(paths: tuple[str, ...], column: str) -> Iterator[str]:
     """The text in `column` of every row of `paths` that can be read. Raises RowError where a row has none."""
-    rows = (row for path in files(paths) for _, row in read_rows(path))
-    return (text(row, column) for row in rows if not isinstance(row, BadRow))
+    return (text(row, column) for path in files(paths) for _, row in read_rows(path) if not isinstance(row, BadRow))
 
 
 def math_type(answer: str | None) -> str:

@@ -119,8 +119,12 @@ class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
         if year > self.last_year:
             return Skip("year", str(year))
         answer = optional_text(row, "Answer")
-        meta = {"year": year, "part": row.get("Part"), "problem": row.get("Problem Number")}
-        return Draft(text(row, "Question"), answer, answer, meta=meta)
+        return Draft(
+            text(row, "Question"),
+            answer,
+            answer,
+            meta={"year": year, "part": row.get("Part"), "problem": row.get("Problem Number")},
+        )
 
 
 class TheoremQA(Source, frozen=True, kw_only=True, tag="TheoremQA"):

@@ -6,8 +6,7 @@ from fractions import Fraction
 from random import Random
 from typing import ClassVar
 
-from curate.sources.base import Draft, Info, latex
-from curate.sources.generated import Generated, Kind
+from curate.sources.base import Draft, Generated, Info, Kind, latex
 
 
 def _ruin(rng: Random) -> Draft:

@@ -16,10 +16,9 @@ from typing import Any, ClassVar, Literal
 
 from curate.families import FAMILIES, Problem, problems
 from curate.families.problem import thinking
-from curate.sources.base import MISSES, Draft, Info, key_of, math_type, options_text
-from curate.sources.generated import Generated
+from curate.sources.base import MISSES, Draft, Generated, Info, key_of, math_type, options_text
 from curate.sources.themes import THEMES
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 
 FACES = (
     "[asy] draw((0,0)--(1,0)--(0,1)--cycle); [/asy]",
@@ -70,11 +69,17 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
             "damaged": self.damaged,
             "unanswered": self.unanswered,
         }
-        if self.rows < (seeded := sum(special.values())):
-            raise InputError(f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}")
-        unknown = [name for name in self.families if name not in FAMILIES]
-        if unknown or not self.families:
-            raise InputError(f"source {self.label}: families names {unknown or 'none'}; known: {', '.join(FAMILIES)}")
+        seeded, unknown = sum(special.values()), [name for name in self.families if name not in FAMILIES]
+        refuse(
+            (
+                seeded > self.rows,
+                f"source {self.label}: {seeded} rows are to be special ones, but rows is {self.rows}",
+            ),
+            (
+                unknown or not self.families,
+                f"source {self.label}: families names {unknown or 'none'}; known: {', '.join(FAMILIES)}",
+            ),
+        )
         rng = Random(f"procedural {self.label} {self.seed}")
         kinds = [kind for kind, count in special.items() for _ in range(count)] + [""] * (self.rows - seeded)
         rng.shuffle(kinds)

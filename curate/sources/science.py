@@ -135,9 +135,14 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
             return Skip("no_answer", "the split keeps its answers back")
         if row.get("type") not in (None, "multiple-choice", "filling", "judge"):
             raise RowError(f"column 'type' is {row['type']!r}; multiple-choice, filling or judge is known")
-        answer_type = {"multiple-choice": "choice", "judge": "text"}.get(str(row.get("type")), "")
-        meta = {"task": row["task_name"], "topic": row["topic"], "category": row.get("category")}
-        return Draft(text(row, "question"), answer, answer, answer_type, "science", meta=meta)
+        return Draft(
+            text(row, "question"),
+            answer,
+            answer,
+            {"multiple-choice": "choice", "judge": "text"}.get(str(row.get("type")), ""),
+            "science",
+            meta={"task": row["task_name"], "topic": row["topic"], "category": row.get("category")},
+        )
 
     def chosen(self, drafts: Sequence[tuple[int, Draft]]) -> set[int]:
         """Groups of (task, topic) in turn, within a group in seeded order."""

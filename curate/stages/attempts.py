@@ -118,9 +118,15 @@ def grade_attempts(
         grades = iter(grader.grade([item for item in items if isinstance(item, Item)]))
         for row, item in zip(found, items, strict=True):
             grade = Grade(None, "ungradable", None, item) if isinstance(item, str) else next(grades)
-            verdict = {True: "yes", False: "no", None: "ungradable"}[grade.correct]
-            about = (row["key"], row["qid"], row["model"], row["sample"])
-            rows.append((*about, verdict, grade.rule, grade.extracted, clean(grade.detail)))
+            rows.append(
+                (
+                    *(row[column] for column in ("key", "qid", "model", "sample")),
+                    {True: "yes", False: "no", None: "ungradable"}[grade.correct],
+                    grade.rule,
+                    grade.extracted,
+                    clean(grade.detail),
+                )
+            )
         progress(len(found))
     return pl.DataFrame(rows, schema=dict(GRADE_SCHEMA), orient="row")
 

@@ -38,8 +38,8 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
                 _check(draft)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             # What a column holds is not ours to know: whatever an adapter trips over is this row's fault, and said.
-            known = isinstance(error, RowError)
-            reason = str(error) if known else f"unexpected value ({type(error).__name__}: {error})"
+            unknown = f"unexpected value ({type(error).__name__}: {error})"
+            reason = str(error) if isinstance(error, RowError) else unknown
             raw = json.dumps(row, ensure_ascii=True, default=str)[:RAW]
             dropped[number] = ("malformed", "unexpected value" if private else f"{reason}: {raw}")
             continue
@@ -56,14 +56,17 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
     chosen = source.chosen(drafts)
     dropped |= {number: ("filter:sample", "not drawn") for number, _ in drafts if number not in chosen}
     version = source.version()
-    kept = [_question(source, version, number, draft) for number, draft in drafts if number in chosen]
-    questions = pl.DataFrame(kept, schema=QUESTION, orient="row")
+    questions = pl.DataFrame(
+        [_question(source, version, number, draft) for number, draft in drafts if number in chosen],
+        schema=QUESTION,
+        orient="row",
+    )
     lost = [
         (f"{source.label}/{number}", None, STAGE, False, rule, clean(evidence))
         for number, (rule, evidence) in sorted(dropped.items())
     ]
-    made = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
-    return questions, pl.concat([made, pl.DataFrame(lost, schema=DECISION, orient="row")])
+    kept = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
+    return questions, pl.concat([kept, pl.DataFrame(lost, schema=DECISION, orient="row")])
 
 
 def _check(draft: Draft) -> None:
@@ -78,7 +81,6 @@ def _check(draft: Draft) -> None:
 
 
 def _question(source: Source, version: str, number: int, draft: Draft) -> tuple[object, ...]:
-    meta = json.dumps({k: v for k, v in draft.meta.items() if v is not None}, default=str)
     return (
         f"{source.label}/{number}",
         question_id(draft.question),
@@ -93,7 +95,7 @@ def _question(source: Source, version: str, number: int, draft: Draft) -> tuple[
         draft.answer_type,
         draft.family,
         draft.cot_type,
-        meta,
+        json.dumps({k: v for k, v in draft.meta.items() if v is not None}, default=str),
     )
 
 

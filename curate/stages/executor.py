@@ -52,7 +52,7 @@ class RayData:
             # Progress within a task is not seen from here; whole slices are.
             return function(pl.DataFrame(pl.from_arrow(rows)), no_progress).to_arrow()
 
-        blocks = [table.slice(at, self.batch_rows).to_arrow() for at in range(0, table.height, self.batch_rows)]
+        blocks = [part.to_arrow() for part in table.iter_slices(self.batch_rows)]
         data = ray.data.from_arrow(blocks).map_batches(batch, batch_format="pyarrow", batch_size=None)
         done = []
         for ref in data.to_arrow_refs():

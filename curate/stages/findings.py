@@ -1,5 +1,6 @@
 """What the report says: counts, examples, costs, and for every row the stage at which it ended."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class Findings:
     notes: list[list[Any]]
     provenance: list[tuple[str, str, str, str]]
     domains: pl.DataFrame | None
-    lengths: dict[str, list[int]] | None
+    lengths: dict[str, list[int]] | None  # tokens of all traces, and of those selected
     counts: dict[str, Any]
     ledger: pl.DataFrame
     seconds: float
@@ -50,14 +51,14 @@ def ledger(decisions: dict[str, pl.DataFrame]) -> pl.DataFrame:
     parts = [table.with_columns(pl.lit(i).alias("at")) for i, table in enumerate(decisions.values(), 1)]
     ends = pl.concat(parts).group_by("row_id", maintain_order=True).last()
     kept = (pl.col("at") == len(parts)) & pl.col("keep")
-    return ends.select("row_id", "qid", "stage", "rule", "evidence", kept.alias("kept")).sort("row_id")
+    return ends.select("row_id", "qid", "stage", "rule", "evidence", kept=kept).sort("row_id")
 
 
 def find(context: Context) -> Findings:
     """Everything from what is on the disk now; stages that have not run yet are left out."""
     config = context.config
-    done = [s for s in stages(config) if (context.folder / s.name / "manifest.json").is_file()]
-    manifests = {s.name: context.manifest(s.name) for s in done}
+    paths = {stage.name: context.folder / stage.name / "manifest.json" for stage in stages(config)}
+    manifests = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     decisions = {
         name: context.table(name, "decisions") for name, m in manifests.items() if "decisions.parquet" in m["outputs"]
     }
@@ -94,7 +95,12 @@ def find(context: Context) -> Findings:
             for name, m in manifests.items()
         ],
         domains=_domains(context) if {"domain", "select"} <= set(counts) else None,
-        lengths=_lengths(context) if "select" in counts else None,
+        lengths={
+            "all traces": context.table("trace", "traces")["thinking_tokens"].drop_nulls().to_list(),
+            "selected": context.table("select", "selection")["trace_tokens"].to_list(),
+        }
+        if "select" in counts
+        else None,
         counts=counts | {"seconds": seconds},
         ledger=ends,
         seconds=sum(seconds.values()),
@@ -103,13 +109,16 @@ def find(context: Context) -> Findings:
 
 def _sources(config: Config, counts: dict[str, Any], names: list[str]) -> list[list[Any]]:
     paper = {cls.info.name: cls.info.paper for cls in PAPER}
-    rows = []
-    for source in config.collect.sources:
-        expected = source.info.paper or paper.get(source.label.rpartition("/")[2])
-        rows.append([source.label, expected, *(counts[name]["sources"].get(source.label, 0) for name in names)])
-    known = [row[1] for row in rows if row[1] is not None]
-    total = ["all", sum(known) if len(known) == len(rows) else None]
-    return [*rows, total + [sum(row[i] for row in rows) for i in range(2, 2 + len(names))]]
+    rows = [
+        [
+            source.label,
+            source.info.paper or paper.get(source.label.rpartition("/")[2]),
+            *(counts[name]["sources"].get(source.label, 0) for name in names),
+        ]
+        for source in config.collect.sources
+    ]
+    _, *columns = zip(*rows, strict=True)
+    return [*rows, ["all", *(None if None in column else sum(column) for column in columns)]]
 
 
 def _drops(
@@ -136,21 +145,21 @@ def _drops(
 
 def _seeded(questions: pl.DataFrame, ends: pl.DataFrame) -> list[list[Any]]:
     marked = questions.select("row_id", pl.col("meta").str.json_path_match("$.seeded").alias("seeded")).drop_nulls()
-    if marked.is_empty():
-        return []
-    table = marked.join(ends, on="row_id").with_columns(
-        pl.when("kept").then(pl.lit("selected")).otherwise(pl.format("{}: {}", "stage", "rule")).alias("end")
+    groups = (
+        marked.with_columns(rows=pl.len().over("seeded"))
+        .join(ends, on="row_id")
+        .with_columns(end=pl.when("kept").then(pl.lit("selected")).otherwise(pl.format("{}: {}", "stage", "rule")))
+        .group_by("seeded", "rows", "end")
+        .len()
+        .sort("seeded", pl.col("len") * -1, "end")
     )
-    sizes = dict(marked.group_by("seeded").len().iter_rows())
-    groups = table.group_by("seeded", "end").len().sort("seeded", pl.col("len") * -1, "end")
-    return [[seeded, sizes[seeded], end, n] for seeded, end, n in groups.iter_rows()]
+    return list(map(list, groups.iter_rows()))
 
 
 def _verdicts(context: Context, counts: dict[str, Any]) -> list[list[Any]]:
     """[what was graded, model, yes, no, ungradable]; of the selected traces, too: s1 kept wrong ones on purpose."""
-    tables = {"grades": "attempts", "trace_grades": "traces"}
     found = [
-        [tables[name], model, verdicts]
+        [{"grades": "attempts", "trace_grades": "traces"}[name], model, verdicts]
         for name, models in counts.get("grade", {}).get("verdicts", {}).items()
         for model, verdicts in models.items()
     ]
@@ -189,9 +198,3 @@ def _domains(context: Context) -> pl.DataFrame:
             pl.len().cast(pl.Int64).alias("pool"), pl.col("picked").fill_null(0).sum().cast(pl.Int64).alias("selected")
         )
     )
-
-
-def _lengths(context: Context) -> dict[str, list[int]]:
-    """Tokens of all traces, and of those selected."""
-    traces = context.table("trace", "traces")["thinking_tokens"].drop_nulls().to_list()
-    return {"all traces": traces, "selected": context.table("select", "selection")["trace_tokens"].to_list()}

@@ -13,8 +13,6 @@ from curate.records import decisions
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import s1_messages, training_tokens
 
-STAGE = "format"
-
 SAMPLE = pl.Schema(
     {
         "qid": pl.String,
@@ -27,21 +25,6 @@ SAMPLE = pl.Schema(
 """Tokens of a whole sample, of its part that carries loss, of its trace and of its answer."""
 
 
-def record(row: dict[str, Any], settings: Format, text: str) -> dict[str, Any]:
-    """One line of the file."""
-    about = {"id": row["qid"], "source": row["source"], "domain": row["domain"]}
-    if settings.style == "text":
-        return about | {"text": text}
-    if settings.style == "messages":
-        return about | {"messages": s1_messages(row["question"], row["thinking"], row["attempt"])}
-    return about | {
-        "question": row["question"],
-        "thinking": row["thinking"],
-        "attempt": row["attempt"],
-        "reference": row["answer"],
-    }
-
-
 def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.DataFrame, bytes]:
     """(decisions [DECISION], samples [SAMPLE], the JSONL file) for `rows` [row_id, qid, source, domain, question,
     answer, thinking, attempt] in the order given.
@@ -51,7 +34,8 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
     tokenizer = Tokenizer.load(settings.tokenizer)
     samples, lines, rules = [], [], []
     for row in rows.iter_rows(named=True):
-        ids, trained = training_tokens(tokenizer, s1_messages(row["question"], row["thinking"], row["attempt"]))
+        messages = s1_messages(row["question"], row["thinking"], row["attempt"])
+        ids, trained = training_tokens(tokenizer, messages)
         text = tokenizer.decode(ids)
         thinking, attempt = (len(tokenizer.encode(row[c].strip())) for c in ("thinking", "attempt"))
         samples.append((row["qid"], len(ids), sum(trained), thinking, attempt))
@@ -62,7 +46,13 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
             rule, note = "spells_special", "the question spells a special token, which a rendered text cannot say"
         rules.append((rule, note))
         if rule == "kept":
-            lines.append(json.dumps(record(row, settings, text), ensure_ascii=False) + "\n")
+            about = {"id": row["qid"], "source": row["source"], "domain": row["domain"]}
+            styles: dict[str, dict[str, Any]] = {
+                "text": {"text": text},
+                "messages": {"messages": messages},
+                "s1": {c: row[c] for c in ("question", "thinking", "attempt")} | {"reference": row["answer"]},
+            }
+            lines.append(json.dumps(about | styles[settings.style], ensure_ascii=False) + "\n")
     said = pl.DataFrame(rules, schema={"rule": pl.String, "evidence": pl.String}, orient="row")
-    made = decisions(rows.select("row_id", "qid").hstack(said), STAGE, pl.col("rule") == "kept")
+    made = decisions(rows.select("row_id", "qid").hstack(said), "format", pl.col("rule") == "kept")
     return made, pl.DataFrame(samples, schema=SAMPLE, orient="row"), "".join(lines).encode()

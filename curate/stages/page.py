@@ -19,8 +19,7 @@ PAGES = Environment(
 
 def shown(value: Any) -> str:
     """A cell's text: None is left empty."""
-    form = {int: ",", float: ".3g"}.get(type(value), "")
-    return "" if value is None else format(value, form)
+    return "" if value is None else format(value, {int: ",", float: ".3g"}.get(type(value), ""))
 
 
 PAGES.filters["shown"] = shown
@@ -30,8 +29,7 @@ def write_report(context: Context) -> Path:
     """Writes `report/report.html`, its plots, `counts.json` and `ledger.parquet` (every row and where it ended)."""
     from curate.stages.plots import domain_plot, length_plot  # matplotlib is slow to import: only the report needs it
 
-    found, report = find(context), context.config.report
-    folder = context.folder / "report"
+    found, folder = find(context), context.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     plots = {}
     if found.domains is not None:
@@ -41,11 +39,15 @@ def write_report(context: Context) -> Path:
     for name, png in plots.items():
         write_whole(folder / f"{name.lower().replace(' ', '_')}.png", png)
     write_whole(folder / "counts.json", json.dumps(found.counts, indent=1) + "\n")
-    inside = {name: base64.b64encode(png).decode() for name, png in plots.items()}
-    page = PAGES.get_template("report.html.jinja").render(
-        found=found, plots=inside, title=report.title, seed=context.config.seed
+    write_whole(
+        folder / "report.html",
+        PAGES.get_template("report.html.jinja").render(
+            found=found,
+            plots={name: base64.b64encode(png).decode() for name, png in plots.items()},
+            title=context.config.report.title,
+            seed=context.config.seed,
+        ),
     )
-    write_whole(folder / "report.html", page)
     ledger = io.BytesIO()
     found.ledger.write_parquet(ledger, compression="zstd")
     write_whole(folder / "ledger.parquet", ledger.getvalue())

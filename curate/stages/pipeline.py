@@ -167,12 +167,11 @@ def run_select(context: Context) -> Output:
     settings = context.config.select
     questions = alive(context, "select" if settings.pool == "hard" else "difficulty")
     traces = context.table("trace", "traces").join(questions.select("qid"), on="qid", how="semi")
-    tokens = lengths(traces, None if settings.tokenizer is None else Path(settings.tokenizer))
     right = context.table("grade", "trace_grades").select("qid", (pl.col("verdict") == "yes").alias("correct"))
     pool = (
         questions.select("row_id", "qid", "source")
         .join(context.table("domain", "domains").select("qid", pl.col("code").alias("domain")), on="qid")
-        .join(tokens, on="qid")
+        .join(lengths(traces, Path(settings.tokenizer) if settings.tokenizer else None), on="qid")
         .join(right, on="qid", how="left")
         .with_columns(pl.col("correct").fill_null(False), pl.col("trace_tokens").fill_null(0))
     )

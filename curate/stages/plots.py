@@ -39,16 +39,14 @@ def length_plot(lengths: dict[str, list[int]]) -> bytes:
     figure = Figure(figsize=(8, 3.5))
     axes = figure.subplots()
     top = max((max(values) for values in lengths.values() if values), default=1)
-    edges = [top * i / 50 for i in range(51)]
     styles: tuple[dict[str, Any], ...] = (
         {"histtype": "stepfilled", "color": POOL},
         {"histtype": "step", "color": SELECTED, "linewidth": 1.6},
     )
     for (name, values), style in zip(lengths.items(), styles, strict=True):
         share = [1 / len(values)] * len(values) if values else []
-        axes.hist(values, bins=edges, weights=share, label=f"{name} ({len(values):,})", **style)
-    axes.set_xlabel("tokens of the trace")
-    axes.set_ylabel("share")
+        axes.hist(values, bins=50, range=(0, top), weights=share, label=f"{name} ({len(values):,})", **style)
+    axes.set(xlabel="tokens of the trace", ylabel="share")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)

@@ -62,9 +62,6 @@ class Context:
             raise InputError(f"{path} is missing; run `--stage {stage}` first")
         return pl.read_parquet(path)
 
-    def manifest(self, stage: str) -> dict[str, Any]:
-        return json.loads((self.folder / stage / "manifest.json").read_text())
-
 
 def seconds_of(run: Path) -> dict[str, float]:
     """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
@@ -118,11 +115,13 @@ class Stage:
             manifest = json.loads((folder / "manifest.json").read_text())
         except (OSError, ValueError):
             return False
-        whole = all(
-            (folder / name).is_file() and file_hash(folder / name) == entry["sha256"]
-            for name, entry in manifest["outputs"].items()
+        return (
+            all(
+                (folder / name).is_file() and file_hash(folder / name) == entry["sha256"]
+                for name, entry in manifest["outputs"].items()
+            )
+            and manifest["key"] == self.key(config)[0]
         )
-        return whole and manifest["key"] == self.key(config)[0]
 
     def write(self, config: Config, output: Output) -> dict[str, Any]:
         """Puts the output in place by one rename; returns the manifest."""
