@@ -16,30 +16,29 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from math import log
 from operator import eq
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from bench import record, stand_in
-from bench.checkpoints import checkpoint
-from bench.command import Cached, Threaded, command
+from bench.command import Loaded, command
 from bench.timing import median_ratio, paired
 from engine import Engine, Handle, SamplingParams, TokenKind
 from engine.errors import InputError
+from engine.thinking.plan import PRESETS
 
-WAIT, END, BUDGET_END = "Wait", "<|im_start|>answer", "<|im_start|>answer\nFinal Answer:"
+WAIT, S1 = "Wait", PRESETS["s1"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Cached, Threaded):
-    model: str | None = None
-    """Checkpoint directory; without one, random weights of `shape` are made in `cache`."""
-    shape: Literal["tiny", "40m", "qwen2.5-0.5b"] = "40m"
+class Options(Loaded):
+    """A batch of requests, and their budgets."""
+
     batch: int = 8
     context: int = 64
     """Tokens of each prompt before the opener."""
@@ -77,7 +76,8 @@ class ClientLoop:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._wait, self._newline, self._end, self._budget_end = (
-            engine.tokenizer.encode(text, specials=text in (END, BUDGET_END)) for text in (WAIT, "\n", END, BUDGET_END)
+            engine.tokenizer.encode(text, specials=text.startswith("<|"))
+            for text in (WAIT, "\n", S1.end, S1.budget_end)
         )
 
     def run(self, plans: list[Plan]) -> list[list[int]]:
@@ -117,24 +117,24 @@ class ClientLoop:
             SamplingParams(**plans[i].sampling, max_tokens=limit, thinking_format="none", stop_token_ids=stop_ids)
             for i, limit in zip(which, most, strict=True)
         ]
-        outputs = self._engine.generate([plans[i].prompt + written[i] for i in which], params)
-        return [output.outputs[0].token_ids for output in outputs]
+        prompts = [plans[i].prompt + written[i] for i in which]
+        return [output.outputs[0].token_ids for output in self._engine.generate(prompts, params)]
 
 
 def make_plans(engine: Engine, options: Options, seed: int) -> list[Plan]:
     """`batch` requests; budgets go round. The trigger comes about `extensions + 1` times within the longest budget."""
     source = random.Random(seed)
-    trigger = engine.tokenizer.special_id("<|im_start|>")
+    trigger = engine.tokenizer.special_id(S1.triggers[0])
     if trigger is None:
         raise InputError("the checkpoint's tokenizer has no <|im_start|>; bench.budgets runs s1's format")
-    opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
+    opener = engine.tokenizer.encode(S1.opener, specials=True)
     plans = []
     for i in range(options.batch):
         prompt = [source.randrange(trigger) for _ in range(stand_in.tokens(options.context))] + opener
         budget = stand_in.tokens(options.budget[i % len(options.budget)])
         bias = min(100.0, log(engine.tokenizer.size / max(2.0, budget / (options.extensions + 1))))
         sampling = {"temperature": 1.0, "seed": seed * 1000 + i, "ignore_eos": True, "logit_bias": {trigger: bias}}
-        total = budget + len(BUDGET_END) + options.answer
+        total = budget + len(S1.budget_end) + options.answer
         plans.append(Plan(prompt, budget, options.extensions, total, sampling))
     return plans
 
@@ -152,7 +152,7 @@ def compare(engine: Engine, options: Options) -> tuple[dict[str, float], int]:
         "client": ClientLoop(engine).run,
     }
     prefill: dict[str, list[int]] = {kind: [] for kind in ways}
-    seeds = iter(range(10_000))
+    seeds = count()
 
     def run(kind: str) -> float:
         plans = make_plans(engine, options, next(seeds))
@@ -211,10 +211,9 @@ def serve(engine: Engine, plans: list[Plan]) -> tuple[list[Served], float]:
 def run(options: Options, console: Console) -> None:
     """Both ways with and without the prefix cache, then the mixed batch; tables, and records for `options.output`."""
     torch.set_num_threads(options.threads)
-    folder = Path(options.model) if options.model else checkpoint(options.cache, stand_in.shape(options.shape))
     machine = record.Machine.read(torch.device(options.device))
     case = {
-        "model": folder.name if options.model else options.shape,
+        "model": options.name,
         "batch": options.batch,
         "context": options.context,
         "budgets": list(options.budget),
@@ -222,16 +221,17 @@ def run(options: Options, console: Console) -> None:
     }
     engine_of = partial(
         Engine,
-        folder,
+        options.folder,
+        load_format="dummy" if options.dummy else "auto",
         device=str(stand_in.device(options.device)),
         max_num_seqs=options.batch,
         max_model_len=sum(map(stand_in.tokens, (options.context, max(options.budget))))
         + options.answer
-        + 2 * len(BUDGET_END),
+        + 2 * len(S1.budget_end),
     )
     table = Table(
         *("prefix cache", "", "prefill tokens", "s", "equal tokens"),
-        title=f"{folder.name}: batch {options.batch}, budgets {options.budget}",
+        title=f"{options.name}: batch {options.batch}, budgets {options.budget}",
     )
     for caching in (False, True):
         with engine_of(enable_prefix_caching=caching) as engine:
@@ -247,7 +247,7 @@ def run(options: Options, console: Console) -> None:
         serve(engine, make_plans(engine, options, 1))
         served, taken = serve(engine, make_plans(engine, options, 0))
     table, values = mixed(options, served, taken)
-    table.title = f"{folder.name}: one batch of {options.batch}, {values['tokens_per_s']:,.0f} tok/s"
+    table.title = f"{options.name}: one batch of {options.batch}, {values['tokens_per_s']:,.0f} tok/s"
     console.print(table)
     machine.write(options.output, "budgets_mixed", case, values)
 
@@ -263,13 +263,20 @@ def mixed(options: Options, served: list[Served], seconds: float) -> tuple[Table
         some = [one for one in served if one.budget == stand_in.tokens(budget)]
         columns = zip(*((one.thinking, one.first_answer_s, one.total_s) for one in some), strict=True)
         thinking, first, total = map(statistics.mean, columns)
-        overshoot = max(one.overshoot for one in some)
         values[f"first_answer_s_{budget}"] = first
-        table.add_row(f"{budget:,}", str(len(some)), f"{thinking:,.0f}", str(overshoot), f"{first:.3f}", f"{total:.3f}")
+        table.add_row(
+            f"{budget:,}",
+            str(len(some)),
+            f"{thinking:,.0f}",
+            str(max(one.overshoot for one in some)),
+            f"{first:.3f}",
+            f"{total:.3f}",
+        )
     return table, values
 
 
 def main(options: Options) -> None:
+    """Measure, print, append."""
     run(options, Console())
 
 

@@ -103,8 +103,11 @@ def check(*refusals: str | Literal[False]) -> None:
 
 def columns(*names: str, title: str, left: Collection[int] = (0,)) -> Table:
     """A table of figures: all columns but those at `left` stand at the right."""
-    named = (Column(name, justify="left" if at in left else "right") for at, name in enumerate(names))
-    return Table(*named, title=title, title_justify="left")
+    return Table(
+        *(Column(name, justify="left" if at in left else "right") for at, name in enumerate(names)),
+        title=title,
+        title_justify="left",
+    )
 
 
 def command(options: type[T], main: Callable[[T], int | None]) -> None:

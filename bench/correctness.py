@@ -32,6 +32,7 @@ from bench.command import Cached, OnDevice, Resumed, command
 from bench.processes import ends_with_its_parent
 from bench.shapes import SHAPES
 from engine import Engine, SamplingParams
+from engine.thinking.plan import PRESETS
 from train.attention import Documents, attend
 
 CHILD = "S1_KERNELS"
@@ -50,6 +51,8 @@ MODELS = {"tiny": SHAPES["tiny"], "32B, 2 layers": replace(SHAPES["qwen2.5-32b"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Cached, OnDevice, Resumed):
+    """What is compared."""
+
     parts: tuple[Literal["tokens", "training", "operators"], ...] = ("tokens", "training", "operators")
     workers: int = 2
     """Processes for the operators' tests of one file."""
@@ -79,7 +82,7 @@ def answer(folder: Path, device: str, dtype: str) -> Answer:
         load_format="auto" if list(folder.glob("*.safetensors")) else "dummy",
         step_graphs="off" if os.environ.get(CHILD) else "auto",
     ) as engine:
-        opener = engine.tokenizer.encode("<|im_start|>think", specials=True)
+        opener = engine.tokenizer.encode(PRESETS["s1"].opener, specials=True)
         prompts = [[source.randrange(engine.tokenizer.size - 3) for _ in range(5 + 17 * i)] + opener for i in range(12)]
         params = [
             SamplingParams(
@@ -237,8 +240,8 @@ def main(options: Options) -> None:
     """Compare, print, append; SystemExit where something is not what the definitions say."""
     if options.answer is not None:
         model, dtype, device = options.answer.split("/")
-        found = answer(checkpoint(options.cache, MODELS[model], weights=model == "tiny"), device, dtype)
-        print(json.dumps(vars(found)))
+        folder = checkpoint(options.cache, MODELS[model], weights=model == "tiny")
+        print(json.dumps(vars(answer(folder, device, dtype))))
     elif not Run(options, Console()).all():
         raise SystemExit("bench.correctness: the device does not do what the definitions say; see above")
 

@@ -23,13 +23,9 @@ from typing import Annotated, Any
 import msgspec
 import tyro
 
-from bench.evaluation import accuracy as report
-from bench.evaluation import browse, compare, grade, grid, outcomes, plot, run, status, tables
+from bench.evaluation import accuracy, browse, compare, grade, grid, outcomes, plot, publish, run, status, tables
 from bench.evaluation.extraction import Mode
-from bench.evaluation.grade import GraderName
-from bench.evaluation.grid import Grid
 from bench.evaluation.log import read_run
-from bench.evaluation.publish import append_records, insert, write_samples
 from bench.evaluation.tasks import TaskName
 from curate.grading.judge import Judge
 from curate.models.opened import open_model
@@ -44,6 +40,8 @@ S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
 
 @dataclass(frozen=True)
 class RunOptions:
+    """What to run, and where it goes."""
+
     grid: Annotated[Path | None, tyro.conf.Positional] = None
     """YAML file; without it the flags below make the grid."""
     task: TaskName = "s1_nano"
@@ -79,8 +77,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class FolderOptions:
+    """A run that is there, and how it is graded."""
+
     folder: Annotated[Path, tyro.conf.Positional]
-    grader: GraderName = "s1-engine"
+    grader: grade.GraderName = "s1-engine"
     """`s1-grader`: as the original graded, for its published columns only."""
     mode: Mode = "answer"
     """Where answers are looked for: `strict`, `answer`, or `lenient` (the reasoning too)."""
@@ -104,17 +104,30 @@ class CompareOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 1 the engine failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parts = {"status": _status, "grade": _grade, "report": _report, "plot": _plot, "browse": _browse}
+    kinds = {**dict.fromkeys(("status", "grade", "report", "plot", "browse"), FolderOptions), "compare": CompareOptions}
+    name = next((word for word in arguments[:1] if word in kinds), "")
     try:
-        if arguments and arguments[0] in parts:
-            prog = f"python -m bench.evaluate {arguments[0]}"
-            parts[arguments[0]](tyro.cli(FolderOptions, prog=prog, args=arguments[1:], description=__doc__))
-            return 0
-        if arguments and arguments[0] == "compare":
-            pair = tyro.cli(CompareOptions, prog="python -m bench.evaluate compare", args=arguments[1:])
-            print(compare.text(pair.folder, pair.other))
-            return 0
-        _run(tyro.cli(RunOptions, prog="python -m bench.evaluate", args=arguments, description=__doc__))
+        options: Any = tyro.cli(
+            kinds.get(name, RunOptions),
+            prog=f"python -m bench.evaluate {name}".rstrip(),
+            args=arguments[1:] if name else arguments,
+            description=None if name == "compare" else __doc__,
+        )
+        match name:
+            case "status":
+                print(status.text(options.folder))
+            case "grade":
+                _grade(options)
+            case "report":
+                _report(options)
+            case "plot":
+                _plot(options)
+            case "browse":
+                print(browse.write_page(options.folder, options.grader, options.mode))
+            case "compare":
+                print(compare.text(options.folder, options.other))
+            case _:
+                _run(options)
         return 0
     except (InputError, EngineDead, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -127,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: RunOptions) -> None:
     what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
     for file in options.write:
-        insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
+        publish.insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
     keep = options.out is not None or options.grid is not None
     kept = options.out or Path("runs") / re.sub(r"[^\w.-]+", "_", what.name)
     folder = kept if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
@@ -136,17 +149,16 @@ def _run(options: RunOptions) -> None:
         run.run(what, folder)
         seconds = time.perf_counter() - started
         grade.grade(folder, workers=options.workers)
-        found = _write_report(folder, "s1-engine", "answer")
+        found = _write_report(folder, write=options.write)
         files = plot.draw(found, folder / "figures")
         browse.write_page(folder)
         if options.results is not None:
-            append_records(found, what, seconds, options.results)
+            publish.append_records(found, what, seconds, options.results)
         if options.samples is not None:
-            write_samples(folder, options.samples)
+            publish.write_samples(folder, options.samples)
         for figure in options.figure:
             figure.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), figure)
-        _insert(options.write, found)
         print(tables.markdown(found), end="")
         if keep:
             print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
@@ -155,17 +167,17 @@ def _run(options: RunOptions) -> None:
             shutil.rmtree(folder)
 
 
-def _grid_of(options: RunOptions) -> Grid:
+def _grid_of(options: RunOptions) -> grid.Grid:
     nano = options.task == "s1_nano"
     budgets = (NANO_BUDGETS if nano else S1_BUDGETS) if options.budgets is None else options.budgets
     waits = (NANO_WAITS if nano else S1_WAITS) if options.waits is None else options.waits
     if options.harness_arguments:
         budgets, waits = options.budgets or (), options.waits or ()
-    methods: list[dict[str, Any]] = [{"method": "harness", "arguments": text} for text in options.harness_arguments]
-    if budgets:
-        methods.append({"method": "budget", "budgets": budgets})
-    if waits:
-        methods.append({"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None})
+    methods = [
+        *({"method": "harness", "arguments": text} for text in options.harness_arguments),
+        *([{"method": "budget", "budgets": budgets}] if budgets else []),
+        *([{"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None}] if waits else []),
+    ]
     return grid.from_values(
         {
             "name": options.task,
@@ -177,21 +189,19 @@ def _grid_of(options: RunOptions) -> Grid:
     )
 
 
-def _with_overrides(what: Grid, options: RunOptions) -> Grid:
+def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
     if options.grid is not None:
         defaults = RunOptions()
         for name in ("task", "count", "seed", "budgets", "waits", "harness_arguments"):
             if getattr(options, name) != getattr(defaults, name):
                 raise InputError(f"--{name.replace('_', '-')} is given with {options.grid}; write it into the grid")
     given = {name: getattr(options, name) for name in ("device", "dtype", "max_num_seqs")}
-    engine = {**what.engine, **{name: value for name, value in given.items() if value is not None}}
     return msgspec.structs.replace(
-        what, engine=engine, model=options.model or what.model, reuse=what.reuse and not options.independent
+        what,
+        engine=what.engine | {name: value for name, value in given.items() if value is not None},
+        model=options.model or what.model,
+        reuse=what.reuse and not options.independent,
     )
-
-
-def _status(options: FolderOptions) -> None:
-    print(status.text(options.folder))
 
 
 def _grade(options: FolderOptions) -> None:
@@ -208,9 +218,7 @@ def _grade(options: FolderOptions) -> None:
 
 
 def _report(options: FolderOptions) -> None:
-    found = _write_report(options.folder, options.grader, options.mode)
-    _insert(options.write, found)
-    print(tables.markdown(found), end="")
+    print(tables.markdown(_write_report(options.folder, options.grader, options.mode, options.write)), end="")
 
 
 def _plot(options: FolderOptions) -> None:
@@ -219,21 +227,16 @@ def _plot(options: FolderOptions) -> None:
         print(file)
 
 
-def _browse(options: FolderOptions) -> None:
-    print(browse.write_page(options.folder, options.grader, options.mode))
-
-
-def _write_report(folder: Path, grader: GraderName, mode: Mode) -> dict[str, Any]:
-    found = report.report(outcomes.load(folder, grader, mode), grader, mode)
+def _write_report(
+    folder: Path, grader: grade.GraderName = "s1-engine", mode: Mode = "answer", write: Sequence[Path] = ()
+) -> dict[str, Any]:
+    found = accuracy.report(outcomes.load(folder, grader, mode), grader, mode)
     name = grade.grades_file(folder, grader, mode).stem.replace("grades", "report")
     write_whole(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
     write_whole(folder / f"{name}.md", tables.markdown(found))
+    for file in write:
+        write_whole(file, publish.insert(file, tables.summary(found)))
     return found
-
-
-def _insert(files: Sequence[Path], found: dict[str, Any]) -> None:
-    for file in files:
-        write_whole(file, insert(file, tables.summary(found)))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from engine.schedule.sequence import Admission, Prepared
 from engine.step.runner import Runner
 from engine.step.slots import SlotTables, StepTables
 from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import PRESETS
 
 PAGE_SIZE = 16
 
@@ -89,7 +90,7 @@ class HostLoop:
     def __init__(self, folder: Path, max_num_seqs: int, context: int, step_graphs: bool = False) -> None:
         """`step_graphs`: with buckets and padding, as on CUDA."""
         self.tokenizer = Tokenizer.load(folder)
-        trigger, *_ = self.opener = self.tokenizer.encode("<|im_start|>think", specials=True)
+        trigger, *_ = self.opener = self.tokenizer.encode(PRESETS["s1"].opener, specials=True)
         vocab = self.tokenizer.size
         ends_line = torch.tensor([self.tokenizer.token_bytes(i).endswith(b"\n") for i in range(vocab)])
         tables = SlotTables(
@@ -158,10 +159,10 @@ def _forced(tokens: int) -> SamplingParams:
 def budget_cost(folder: Path, batch: int, tokens: int, rounds: int) -> list[tuple[float, float]]:
     """Pairs of seconds per step: half the batch with budgets and extensions, none of it."""
     loop = HostLoop(folder, batch, tokens + 64)
-    plain, forced = SamplingParams(max_tokens=tokens, ignore_eos=True), _forced(tokens)
+    plain = SamplingParams(max_tokens=tokens, ignore_eos=True)
     without, half = (
         [loop.prepare([7 + i] * 16 + loop.opener, params if i % 2 else plain) for i in range(batch)]
-        for params in (plain, forced)
+        for params in (plain, _forced(tokens))
     )
 
     def typical(requests: list[Prepared]) -> float:
@@ -182,6 +183,8 @@ def step_cost(folder: Path, batch: int, tokens: int, rounds: int, streams: bool 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Cached):
+    """How long the generations are, and how large the batches."""
+
     tokens: int = 16384
     """Length of the long generation."""
     window: int = 2048
@@ -196,27 +199,34 @@ class Options(Cached):
 
 
 def main(options: Options) -> None:
+    """Ask the three questions; print and append each answer as soon as it is there."""
     torch.set_num_threads(1)
     folder = checkpoint(options.cache, SHAPES["tiny"])
     write = partial(record.Machine.read(torch.device("cpu")).write, options.output)
-    pairs = growth(folder, options.tokens, options.window, options.rounds // 3 + 1)
-    end, start = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
-    print(
-        f"one request of {options.tokens:,} tokens: {start:.1f} us per token at the start, {end:.1f} us "
-        f"at the end, ratio {median_ratio(pairs):.3f}"
-    )
-    figures = {"start_us": start, "end_us": end, "ratio": median_ratio(pairs)}
-    write("host_growth", {"model": "null", "tokens": options.tokens}, figures)
-    pairs = budget_cost(folder, options.batch, options.batch_tokens, options.rounds)
-    half, without = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
-    print(
-        f"{options.batch} requests: {without:.0f} us per step without budgets, {half:.0f} us with budgets "
-        f"and extensions in half of them, ratio {median_ratio(pairs):.3f}"
-    )
-    figures = {"without_us": without, "half_us": half, "ratio": median_ratio(pairs)}
-    write("host_budgets", {"model": "null", "batch": options.batch, "tokens": options.batch_tokens}, figures)
+    batch, tokens, rounds = options.batch, options.batch_tokens, options.rounds
+    for benchmark, case, measure, sides, text in (
+        (
+            "host_growth",
+            {"model": "null", "tokens": options.tokens},
+            partial(growth, folder, options.tokens, options.window, rounds // 3 + 1),
+            ("end_us", "start_us"),
+            "one request of {tokens:,} tokens: {start_us:.1f} us per token at the start, {end_us:.1f} us at the end",
+        ),
+        (
+            "host_budgets",
+            {"model": "null", "batch": batch, "tokens": tokens},
+            partial(budget_cost, folder, batch, tokens, rounds),
+            ("half_us", "without_us"),
+            "{batch} requests: {without_us:.0f} us per step without budgets, {half_us:.0f} us with budgets and "
+            "extensions in half of them",
+        ),
+    ):
+        pairs = measure()
+        figures = {side: statistics.median(seconds) * 1e6 for side, seconds in zip(sides, zip(*pairs, strict=True), strict=True)}
+        print(f"{text.format(**case, **figures)}, ratio {median_ratio(pairs):.3f}")
+        write(benchmark, case, figures | {"ratio": median_ratio(pairs)})
     for name in ("collected", "streamed"):
-        cost = step_cost(folder, options.step_batch, options.batch_tokens, options.rounds, name == "streamed")
+        cost = step_cost(folder, options.step_batch, tokens, rounds, name == "streamed")
         figures = {"host_us": cost.host * 1e6, "output_us": cost.output * 1e6, "device_us": cost.device * 1e6}
         print(
             f"{options.step_batch} requests, outputs {name}: the host takes {figures['host_us']:.0f} us per step, "

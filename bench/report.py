@@ -204,8 +204,8 @@ SHORT: tuple[Row, ...] = (
 
 def newest(row: Row, lines: Iterable[Record], rehearsal: str | None = None) -> Record | None:
     """The latest record that answers `row`."""
-    found = [line for line in lines if row.answers(line, rehearsal) and cell(row, line) is not None]
-    return max(found, key=lambda line: line.date) if found else None
+    found = (line for line in lines if row.answers(line, rehearsal) and cell(row, line) is not None)
+    return max(found, key=lambda line: line.date, default=None)
 
 
 def cell(row: Row, line: Record) -> str | None:
@@ -254,8 +254,10 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
     rows = [row for row in ROWS if rehearsal is None or row.card == rehearsal]
     out = ["| on | what | goal | measured | device, commit |", "|---|---|---|---|---|"]
     if rehearsal is not None:
-        words = f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named."
-        out = [words, "", *out]
+        out[:0] = [
+            f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named.",
+            "",
+        ]
     answers = {row: newest(row, lines, rehearsal) for row in rows}
     heard = {None, *(row.card for row, line in answers.items() if line is not None)}
     for row, line in answers.items():

@@ -41,7 +41,10 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
                 "note": results.notes[name],
                 "conditions": [condition(before.get(cell.condition.label), cell, cells) for cell in cells],
                 "methods": [method(label, curve) for label, curve in series.items() if len(curve) > 1],
-                "tokens": {"generated": tokens.generated, "independent": tokens.independent, "ratio": tokens.ratio},
+                "tokens": {
+                    **vars(tokens),
+                    "ratio": tokens.independent / tokens.generated if tokens.generated else 1.0,
+                },
             }
         )
     head = {"model": results.model, "grader": grader, "mode": mode, "missing_samples": results.missing}
@@ -57,7 +60,9 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
     outcomes, means, asked = cell.outcomes, cell.means, cell.condition
     exact = cell.size == 1 or _alike(means)
     low, high = wilson(int(sum(means)), len(means)) if exact else bootstrap(means)
-    values: dict[str, Any] = {
+    greedy, sizes = _greedy(cell, cells), {cell.size, *(2**i for i in range(cell.size.bit_length()))}
+    tried = {"tries": mean(o.tries for o in outcomes), "generated_tokens": mean(o.generated for o in outcomes)}
+    return {
         "condition": asked.label,
         "series": asked.series,
         "limit": asked.limit,
@@ -66,7 +71,7 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
         "accuracy": cell.accuracy,
         "interval": {"kind": "wilson" if exact else "cluster_bootstrap", "low": low, "high": high},
         "sampling_interval": sampling_interval([[float(o.right) for o in samples] for samples in cell.samples]),
-        "thinking_tokens": cell.mean_thinking,
+        "thinking_tokens": mean(cell.thinking),
         "thinking_interval": bootstrap(cell.thinking),
         "max_thinking_tokens": max(o.thinking for o in outcomes),
         "completion_tokens": mean([o.completion for o in outcomes]),
@@ -81,13 +86,9 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
         "groups": {group: mean(found) for group, found in _by_group(cell.groups, means).items()},
         "change": None if before is None else change(before, cell),
         "rules": dict(sorted(Counter(o.graded.rule for o in outcomes).items())),
+        **(tried if asked.tries else {}),
+        **({"at_k": [at_k(cell, k, greedy) for k in sorted(sizes)]} if cell.size > 1 else {}),
     }
-    if asked.tries:
-        values |= {"tries": mean(o.tries for o in outcomes), "generated_tokens": mean(o.generated for o in outcomes)}
-    if cell.size > 1:
-        greedy, sizes = _greedy(cell, cells), {cell.size, *(2**i for i in range(cell.size.bit_length()))}
-        values["at_k"] = [at_k(cell, k, greedy) for k in sorted(sizes)]
-    return values
 
 
 def change(before: Cell, after: Cell) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _greedy(cell: Cell, cells: Sequence[Cell]) -> dict[str, float] | None:
 def method(label: str, cells: Sequence[Cell]) -> dict[str, Any]:
     """Control, Scaling and Performance of one curve."""
     points = [
-        metrics.Point(cell.mean_thinking, cell.accuracy, cell.condition.limit, cell.condition.asks_more)
+        metrics.Point(mean(cell.thinking), cell.accuracy, cell.condition.limit, cell.condition.asks_more)
         for cell in cells
     ]
     shared = set.intersection(*(set(cell.problems) for cell in cells))
@@ -188,8 +189,12 @@ def _alike(means: Sequence[float]) -> bool:
 
 def _on(problems: set[str], cells: Sequence[Cell], what: str) -> np.ndarray:
     """[cells, problems] of the property `what`."""
-    pairs = [zip(cell.problems, getattr(cell, what), strict=True) for cell in cells]
-    return np.array([[value for problem, value in found if problem in problems] for found in pairs])
+    return np.array(
+        [
+            [value for p, value in zip(cell.problems, getattr(cell, what), strict=True) if p in problems]
+            for cell in cells
+        ]
+    )
 
 
 def _best(samples: Sequence[Sequence[Outcome]], k: int) -> float | None:

@@ -30,10 +30,12 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
             decode = Tokenizer.load(resolve(grid.model)).decode
         except InputError as error:
             raise InputError(f"the tokenizer of {grid.model} is needed to mark forced tokens: {error}") from error
-    pairs = rows_with_grades(folder, grader, mode)
     order = [condition.label for condition in grid.conditions()]
     samples: dict[tuple[str, str], list[tuple[Mapping[str, Any], Graded]]] = defaultdict(list)
-    for row, graded in sorted(pairs, key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"])):
+    for row, graded in sorted(
+        rows_with_grades(folder, grader, mode),
+        key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"]),
+    ):
         samples[row["task"], row["problem"]].append((row, graded))
 
     def pieces(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -62,6 +64,5 @@ def marked(
     ids: Sequence[int], forced: Sequence[int], decode: Callable[[Sequence[int]], str]
 ) -> Iterator[tuple[str, bool]]:
     """The text of `ids` in pieces, and whether each was forced."""
-    written = set(forced)
-    for was, run in groupby(range(len(ids)), key=written.__contains__):
+    for was, run in groupby(range(len(ids)), key=set(forced).__contains__):
         yield decode([ids[at] for at in run]), was

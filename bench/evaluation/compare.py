@@ -22,14 +22,13 @@ def text(folder: Path, other: Path) -> str:
     ]
     for cell in after.cells:
         old = known.get((cell.task, cell.condition.label))
-        found = None if old is None else change(old, cell)
-        if old is None or found is None or "difference" not in found:
-            continue
-        lines.append(
-            f"| {cell.task} | {cell.condition.label} | {found['problems']} | {old.accuracy:.1%} to {cell.accuracy:.1%} "
-            f"| {100 * found['difference']:+.1f} | {100 * found['low']:+.1f} to {100 * found['high']:+.1f} "
-            f"| {found['p_change']:.2g} |"
-        )
+        found = {} if old is None else change(old, cell)
+        if old is not None and "difference" in found:
+            lines.append(
+                f"| {cell.task} | {cell.condition.label} | {found['problems']} "
+                f"| {old.accuracy:.1%} to {cell.accuracy:.1%} | {100 * found['difference']:+.1f} "
+                f"| {100 * found['low']:+.1f} to {100 * found['high']:+.1f} | {found['p_change']:.2g} |"
+            )
     if len(lines) == 4:
         raise InputError(f"{folder} and {other} share no problem of one task and condition; compare runs of one grid")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.evaluation.grid import Endpoint
-from bench.evaluation.samples import Message, Request, Sample
+from bench.evaluation.samples import Request, Sample
 from curate.models.client import Client, EndpointConfig, Failed
 from engine import InputError, SamplingParams
 from engine.command.jsonl import changed_params
@@ -23,15 +23,17 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint, self.slots = endpoint, endpoint.concurrency
-        config = EndpointConfig(
-            model=endpoint.model,
-            base_url=endpoint.url,
-            api_key_env=endpoint.key_variable if endpoint.key_variable in os.environ else "",
-            timeout_s=endpoint.timeout_s,
-            max_tries=endpoint.retries + 1,
-            first_wait_s=0.5,
+        self._free = asyncio.Semaphore(endpoint.concurrency)
+        self._client = Client(
+            EndpointConfig(
+                model=endpoint.model,
+                base_url=endpoint.url,
+                api_key_env=endpoint.key_variable if endpoint.key_variable in os.environ else "",
+                timeout_s=endpoint.timeout_s,
+                max_tries=endpoint.retries + 1,
+                first_wait_s=0.5,
+            )
         )
-        self._client, self._free = Client(config), asyncio.Semaphore(endpoint.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
         self._thread.start()
@@ -42,7 +44,7 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         self._thread.join()
         self._loop.close()
 
-    def prompt(self, messages: Sequence[Message], opener: str | None, params: SamplingParams) -> Request:
+    def prompt(self, messages: Sequence[Mapping[str, str]], opener: str | None, params: SamplingParams) -> Request:
         """Chat messages; the server renders them and opens the thinking."""
         if opener is not None:
             raise InputError(

@@ -1,9 +1,9 @@
 """Samples from the engine in this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from bench.evaluation.samples import Message, Request, Sample
+from bench.evaluation.samples import Request, Sample
 from engine import Engine, EngineDead, Handle, RequestOutput, SamplingParams
 from engine.schedule.sequence import Prepared
 
@@ -14,7 +14,7 @@ class EngineBackend:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.slots = engine, engine.config.max_num_seqs
 
-    def prompt(self, messages: Sequence[Message], opener: str | None, params: SamplingParams) -> Request:
+    def prompt(self, messages: Sequence[Mapping[str, str]], opener: str | None, params: SamplingParams) -> Request:
         """Chat template and opener as token ids. Raises InputError where the request cannot run."""
         if opener is None:
             return Request(tuple(self.engine.prepare({"messages": messages}, params).prompt), params)

@@ -67,8 +67,8 @@ def parse(text: str) -> HarnessArguments:
                 f"{name}={given[name]} differs from {base}={given.get(base, '0')}: thinking and answer "
                 f"are sampled alike here; give {base}={given[name]} too, or leave it out"
             )
-    for name in filter(given.__contains__, _SAMPLING):
-        fields[name] = _number(given, name, 0 if name in ("top_k", "seed") else 0.0)
+    whole = ("top_k", "seed")
+    fields |= {name: _number(given, name, 0 if name in whole else 0.0) for name in _SAMPLING if name in given}
     known = {"max_gen_toks", *_SAMPLING, *(f"{name}_thinking" for name in _SAMPLING), *_THINKING}
     unknown = sorted(set(given) - known)
     if unknown:

@@ -6,7 +6,7 @@ nothing of threads; `bench.evaluation.run` keeps many of them going.
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.evaluation import reuse
 from bench.evaluation.engine_backend import EngineBackend
@@ -44,12 +44,8 @@ class Place:
         return Key(self.task.name, self.problem.id, condition, self.index)
 
 
-class _Member(NamedTuple):
-    """A condition of a family, and where it leaves the trace."""
-
-    condition: Condition
-    request: Request
-    cut: reuse.Cut
+_Member = tuple[Condition, Request, reuse.Cut]
+"""A condition of a family, and where it leaves the trace."""
 
 
 def jobs(
@@ -119,25 +115,25 @@ def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
         cut = reuse.cut_of(trace, own, extension)
         if request.params == start.params and cut.at == trace.thinking_tokens:
             # Cut by its own budget, the trace is this condition's whole response.
-            cut = replace(cut, end=reuse.End.WHOLE)
-        reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end is reuse.End.LIMIT else ()
-        if cut.end is reuse.End.WHOLE and trace.completion_tokens <= (request.params.max_tokens or 0):
+            cut = replace(cut, end="whole")
+        reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end == "limit" else ()
+        if cut.end == "whole" and trace.completion_tokens <= (request.params.max_tokens or 0):
             rows.append(_row(place, condition.label, request, trace, "trace", 0, cut))
         else:
-            forks.setdefault((cut.at, cut.end, reason), []).append(_Member(condition, request, cut))
+            forks.setdefault((cut.at, cut.end, reason), []).append((condition, request, cut))
     groups = list(forks.values())
     while groups:
-        longest = [max(members, key=lambda member: member.request.params.max_tokens or 0) for members in groups]
+        longest = [max(members, key=lambda member: member[1].params.max_tokens or 0) for members in groups]
         answers = yield [reuse.fork(start, trace, cut, request.params) for _, request, cut in longest]
         short: list[list[_Member]] = []
         for members, rest in zip(groups, answers, strict=True):
             paid = rest.completion_tokens
-            for member in members:
-                sample = reuse.join(trace, member.cut, rest, backend.engine.tokenizer)
-                if sample.completion_tokens > (member.request.params.max_tokens or 0):
-                    short.append([member])  # its room ends before this answer does: once more, by itself
+            for condition, request, cut in members:
+                sample = reuse.join(trace, cut, rest, backend.engine.tokenizer)
+                if sample.completion_tokens > (request.params.max_tokens or 0):
+                    short.append([(condition, request, cut)])  # its room ends before this answer does: by itself
                     continue
-                rows.append(_row(place, member.condition.label, member.request, sample, "trace", paid, member.cut))
+                rows.append(_row(place, condition.label, request, sample, "trace", paid, cut))
                 paid = 0  # what members share is counted once
         groups = short
     return _write(setting, place, family, rows)
@@ -185,7 +181,7 @@ def _row(
         "prompt_hash": prompt_hash(request),
         "permutation": list(problem.permutation),
         "source": source,
-        "cut": None if cut is None else {"at": cut.at, "end": cut.end.value},
+        "cut": None if cut is None else {"at": cut.at, "end": cut.end},
         "generated": generated,
         "tries": tries,
         "left_thinking": sample.left_thinking,

@@ -52,9 +52,8 @@ class Defaults:
 
     def within(self, budget: int | None, **fields: Any) -> tuple[SamplingParams, int]:
         """`params` and the limit of thinking within a budget; None: as long as `max_tokens` allows, s1's `auto`."""
-        if budget is None:
-            return self.params(answer_reserve_tokens=AUTO_RESERVE, **fields), self.max_tokens
-        return self.params(thinking_token_budget=budget, **fields), budget
+        bound = {"answer_reserve_tokens": AUTO_RESERVE} if budget is None else {"thinking_token_budget": budget}
+        return self.params(**bound, **fields), self.max_tokens if budget is None else budget
 
 
 @dataclass(frozen=True)

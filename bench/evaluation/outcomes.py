@@ -77,11 +77,6 @@ class Cell:
         return mean(self.means)
 
     @property
-    def mean_thinking(self) -> float:
-        """Average thinking tokens."""
-        return mean(self.thinking)
-
-    @property
     def overshoot(self) -> int:
         """Thinking tokens past the limit, of the worst sample; 0 where every sample kept to it."""
         limit = self.condition.limit
@@ -102,11 +97,6 @@ class Tokens:
 
     generated: int
     independent: int
-
-    @property
-    def ratio(self) -> float:
-        """How many times fewer were generated."""
-        return self.independent / self.generated if self.generated else 1.0
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,14 @@ def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float
         else:
             spots.append([i])
     ends = [(spot[0], spot[-1]) for spot in spots]
-    names = [curve.labels[a] if a == b else f"{curve.labels[a]}-{curve.labels[b]}" for a, b in ends]
-    return [(name, curve.tokens[b], 100 * curve.accuracy[b]) for name, (_, b) in zip(names, ends, strict=True)]
+    return [
+        (
+            curve.labels[first] if first == last else f"{curve.labels[first]}-{curve.labels[last]}",
+            curve.tokens[last],
+            100 * curve.accuracy[last],
+        )
+        for first, last in ends
+    ]
 
 
 def _ticks(low: float, high: float) -> list[int]:

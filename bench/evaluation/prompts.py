@@ -11,8 +11,7 @@ def question_text(problem: Problem) -> str:
     """The question, with options a blank line below it as lines `A) ...`."""
     if not problem.options:
         return problem.question
-    lines = [f"{letter}) {text}" for letter, text in zip(LETTERS, problem.options, strict=False)]
-    return problem.question + "\n\n" + "\n".join(lines)
+    return f"{problem.question}\n\n" + "\n".join(map("{}) {}".format, LETTERS, problem.options))
 
 
 def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
@@ -25,8 +24,6 @@ def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
     text = question_text(problem)
     letter = bool(problem.options)
     match prompt:
-        case "s1":
-            pass
         case "lm_eval":
             text = f"Question: {text}\nAnswer:"
         case "evalchemy":

@@ -8,8 +8,7 @@ at the cut again and decides there itself, so the fork commits what an independe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from bench.evaluation.methods import Condition
 from bench.evaluation.samples import Request, Sample
@@ -21,15 +20,9 @@ ENDS = ("natural", "eos", "budget", "max_tokens", "context")
 """Stop reasons of a trace that others can be forked from."""
 
 
-class End(Enum):
-    """How a condition's thinking ends, seen from the trace."""
-
-    WHOLE = "whole"
-    """As the trace's own: the trace is the condition's response."""
-    NATURAL = "natural"
-    """At an end that the trace replaced by an extension."""
-    LIMIT = "limit"
-    """At its budget."""
+End = Literal["whole", "natural", "limit"]
+"""How a condition's thinking ends, seen from the trace. `whole`: as the trace's own, which is the condition's response;
+`natural`: at an end that the trace replaced by an extension; `limit`: at its budget."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +69,7 @@ def families(conditions: Sequence[Condition]) -> tuple[list[Family], list[Condit
             answer_reserve_tokens=min(c.params.answer_reserve_tokens for c in members),
         )
         found.append(Family(f"trace {len(found) + 1}", tuple(members), params))
-    shared = [c for family in found for c in family.conditions]
-    return found, [c for c in conditions if c not in shared]
+    return found, [c for c in conditions if not any(c in family.conditions for family in found)]
 
 
 def _shareable(condition: Condition) -> bool:
@@ -125,12 +117,12 @@ def cut_of(trace: Sample, plan: ThinkingPlan, size: int) -> Cut:
     starts = [p for p in trace.forced if p < trace.thinking_tokens][::size]
     for used, at in enumerate(starts):
         if at > limit:
-            return Cut(limit, used, End.LIMIT)
+            return Cut(limit, used, "limit")
         if used >= plan.extensions or at + size >= limit:
-            return Cut(at, used, End.NATURAL)
+            return Cut(at, used, "natural")
     if trace.stop_reason in ("natural", "eos") and trace.thinking_tokens <= limit:
-        return Cut(trace.thinking_tokens, len(starts), End.WHOLE)
-    return Cut(min(limit, trace.thinking_tokens), len(starts), End.LIMIT)
+        return Cut(trace.thinking_tokens, len(starts), "whole")
+    return Cut(min(limit, trace.thinking_tokens), len(starts), "limit")
 
 
 def fork(start: Request, trace: Sample, cut: Cut, params: SamplingParams) -> Request:

@@ -47,8 +47,8 @@ def run(grid: Grid, folder: Path) -> None:
             return
         with _backend(grid) as backend, Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task(grid.name, total=len(keys), completed=done)
-            setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
-            for written in drive(jobs(setting, loaded, alone, families), backend):
+            work = jobs(Setting(log, backend, grid.prompt, grid.system, grid.seed), loaded, alone, families)
+            for written in drive(work, backend):
                 progress.advance(bar, written)
 
 
@@ -66,9 +66,8 @@ def _backend(grid: Grid) -> Iterator[Backend]:
 
 def sharing(grid: Grid) -> tuple[list[reuse.Family], list[Condition]]:
     """The families of conditions that share a trace, and the conditions that run by themselves."""
-    if not grid.reuse or grid.endpoint is not None:
-        return [], list(grid.conditions())
-    return reuse.families(grid.conditions())
+    conditions = grid.conditions()
+    return reuse.families(conditions) if grid.reuse and grid.endpoint is None else ([], list(conditions))
 
 
 def identity(grid: Grid, loaded: Sequence[tasks.Task]) -> dict[str, Any]:

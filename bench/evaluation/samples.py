@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine import SamplingParams
+import msgspec
 
-Message = Mapping[str, str]
-"""`role` and `content`."""
+from engine import SamplingParams
 
 
 @dataclass(frozen=True)
 class Request:
     """One sample to draw. `prompt` is token ids (taken as they are) or chat messages."""
 
-    prompt: tuple[int, ...] | tuple[Message, ...]
+    prompt: tuple[int, ...] | tuple[Mapping[str, str], ...]
     params: SamplingParams
 
 
@@ -56,7 +55,7 @@ class Backend(Protocol):
     slots: int
     """Requests that run at once."""
 
-    def prompt(self, messages: Sequence[Message], opener: str | None, params: SamplingParams) -> Request:
+    def prompt(self, messages: Sequence[Mapping[str, str]], opener: str | None, params: SamplingParams) -> Request:
         """The request for chat messages; `opener` takes the place of the thinking format's. Raises InputError."""
 
     def submit(self, request: Request, done: Callable[[Sample | BaseException], None]) -> None:
@@ -76,5 +75,4 @@ def sample_seed(run_seed: int, task: str, problem: str, index: int) -> int:
 
 def from_values(values: Mapping[str, Any]) -> Sample:
     """The sample whose fields are among these JSON values."""
-    fields = {name: values[name] for name in Sample.__dataclass_fields__}
-    return Sample(**{**fields, "token_ids": tuple(fields["token_ids"]), "forced": tuple(fields["forced"])})
+    return msgspec.convert(values, Sample)

@@ -24,9 +24,11 @@ def text(folder: Path) -> str:
         errors += row["error"] is not None
         times.append(row["at"])
     wanted = {(t.name, c.label): len(t.problems) * c.samples for t in tasks.values() for c in grid.conditions()}
-    lines = [f"{task:14} {label:40} {done[task, label]:7,} of {count:,}" for (task, label), count in wanted.items()]
     in_all, wanted_in_all = sum(done.values()), sum(wanted.values())
-    lines.append(f"{'all':55} {in_all:7,} of {wanted_in_all:,}" + (f", {errors} errors" if errors else ""))
+    lines = [
+        *(f"{task:14} {label:40} {done[task, label]:7,} of {count:,}" for (task, label), count in wanted.items()),
+        f"{'all':55} {in_all:7,} of {wanted_in_all:,}" + (f", {errors} errors" if errors else ""),
+    ]
     recent = times[-_RECENT:]
     if in_all < wanted_in_all and len(recent) > 1 and recent[-1] > recent[0]:
         rate = (len(recent) - 1) / (recent[-1] - recent[0])

@@ -17,8 +17,8 @@ _PAGES = Environment(
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Every task's tables: conditions, samples taken together, methods, families."""
-    parts = (conditions, together, methods, groups)
-    return _PAGES.get_template("report.md.jinja").render(report, parts=parts).strip() + "\n"
+    page = _PAGES.get_template("report.md.jinja")
+    return page.render(report, parts=(conditions, together, methods, groups)).strip() + "\n"
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -33,11 +33,11 @@ def in_short(task: Mapping[str, Any]) -> list[str]:
         [
             [
                 ("", row["condition"]),
-                ("accuracy", _percent(row["accuracy"])),
+                ("accuracy", f"{row['accuracy']:.1%}"),
                 ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
                 ("thinking tokens", f"{row['thinking_tokens']:.0f}"),
-                ("T ≤ limit", _whole_percent(row["control"])),
-                ("p (fell)", _p_fell(row["change"])),
+                ("T ≤ limit", _told("{:.0%}", row["control"])),
+                ("p (fell)", _told("{:.2g}", (row["change"] or {}).get("p_fell"))),
             ]
             for row in task["conditions"]
         ]
@@ -53,16 +53,16 @@ def conditions(task: Mapping[str, Any]) -> list[str]:
         [
             [
                 ("condition", row["condition"]),
-                ("accuracy", _percent(row["accuracy"])),
+                ("accuracy", f"{row['accuracy']:.1%}"),
                 ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
                 *([("same problems again", _range(row["sampling_interval"]))] if many else []),
                 ("thinking tokens", f"{row['thinking_tokens']:.0f}"),
-                ("T ≤ limit", _whole_percent(row["control"])),
+                ("T ≤ limit", _told("{:.0%}", row["control"])),
                 ("forced ends", str(row["forced_ends"])),
                 ("no answer", str(row["no_answer"])),
                 ("ungraded", str(row["ungraded"])),
                 ("change", _change(row["change"] or {})),
-                ("p (fell)", _p_fell(row["change"])),
+                ("p (fell)", _told("{:.2g}", (row["change"] or {}).get("p_fell"))),
                 *([("tries", f"{row['tries']:.1f}" if "tries" in row else "")] if tries else []),
             ]
             for row in rows
@@ -77,12 +77,12 @@ def together(task: Mapping[str, Any]) -> list[str]:
             [
                 ("condition", row["condition"]),
                 ("k", str(entry["k"])),
-                ("majority", _percent(entry["majority"])),
+                ("majority", f"{entry['majority']:.1%}"),
                 ("95 % interval", _range(entry["majority_interval"])),
                 ("points over one sample", _change(entry["gain"])),
                 ("over a greedy one", _change(entry.get("gain_over_greedy", {}))),
-                ("best of k", "" if entry["best_of"] is None else _percent(entry["best_of"])),
-                ("pass@k", _percent(entry["pass"])),
+                ("best of k", _told("{:.1%}", entry["best_of"])),
+                ("pass@k", f"{entry['pass']:.1%}"),
                 ("generated tokens", f"{entry['unique_tokens']:.0f}"),
                 ("along the longest path", f"{entry['path_tokens']:.0f}"),
             ]
@@ -94,31 +94,26 @@ def together(task: Mapping[str, Any]) -> list[str]:
 
 def methods(task: Mapping[str, Any]) -> list[str]:
     """A row per method: Control, Scaling (percentage points per doubling), Performance."""
-    table = []
-    for row in task["methods"]:
-        wide, interval, bias = row["scaling_spread"], row["scaling_interval"], row["performance_bias"]
-        samples = f" ({_whole_percent(row['control_of_samples'])})"
-        table.append(
+    return _table(
+        [
             [
                 ("method", row["method"]),
                 ("runs", str(row["runs"])),
-                ("Control (of samples)", "" if row["control"] is None else _whole_percent(row["control"]) + samples),
-                (
-                    "Scaling, all pairs",
-                    "" if row["scaling"] is None else f"{row['scaling']:.1f} ({row['scaling_pairs']})",
-                ),
+                ("Control (of samples)", _told("{:.0%} ({:.0%})", row["control"], row["control_of_samples"])),
+                ("Scaling, all pairs", _told("{:.1f} ({})", row["scaling"], row["scaling_pairs"])),
                 (
                     "Scaling, ≥ ½ doubling apart",
-                    "none so far apart" if wide is None else f"{wide:.1f} ({row['scaling_spread_pairs']})",
+                    _told("{:.1f} ({})", row["scaling_spread"], row["scaling_spread_pairs"]) or "none so far apart",
                 ),
-                ("95 % interval", "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"),
-                ("Performance", _percent(row["performance"])),
+                ("95 % interval", _told("{:.1f} to {:.1f}", *(row["scaling_interval"] or [None]))),
+                ("Performance", f"{row['performance']:.1%}"),
                 ("95 % interval", _range(row["performance_interval"])),
-                ("bias of the maximum", "" if bias is None else f"{100 * bias:+.1f}"),
-                ("at the longest", _percent(row["accuracy_at_longest"])),
+                ("bias of the maximum", _told("{:+.1%}", row["performance_bias"]).removesuffix("%")),
+                ("at the longest", f"{row['accuracy_at_longest']:.1%}"),
             ]
-        )
-    return _table(table)
+            for row in task["methods"]
+        ]
+    )
 
 
 def groups(task: Mapping[str, Any]) -> list[str]:
@@ -132,7 +127,7 @@ def groups(task: Mapping[str, Any]) -> list[str]:
             shares.append((f"majority of {voted['k']}, {row['condition']}", found))
     return _table(
         [
-            [("condition", label), *((name or "other", _whole_percent(found.get(name))) for name in names)]
+            [("condition", label), *((name or "other", _told("{:.0%}", found.get(name))) for name in names)]
             for label, found in shares
             if names
         ]
@@ -143,24 +138,20 @@ def _table(rows: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
     """Each cell with the head of its column; no rows make no table."""
     if not rows:
         return []
-    lines = ["| " + " | ".join(head for head, _ in rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for _, cell in row) + " |" for row in rows]
+    return [
+        "| " + " | ".join(head for head, _ in rows[0]) + " |",
+        "|" + "---|" * len(rows[0]),
+        *("| " + " | ".join(cell.replace("|", "\\|") for _, cell in row) + " |" for row in rows),
+    ]
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _whole_percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
+def _told(pattern: str, *values: float | None) -> str:
+    """The values as text; nothing where one is missing."""
+    return "" if None in values else pattern.format(*values)
 
 
 def _range(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
-
-
-def _p_fell(change: Mapping[str, Any] | None) -> str:
-    return "" if change is None or change.get("p_fell") is None else f"{change['p_fell']:.2g}"
 
 
 def _change(change: Mapping[str, Any]) -> str:

@@ -18,15 +18,6 @@ from engine import InputError
 TaskName = Literal["s1_nano", "gsm8k", "aqua", "aime24", "aime25", "math500", "gpqa_diamond"]
 LETTERS = "ABCDE"
 
-# Beginnings of SHA-256 of public copies: AIME24 as in Qwen2.5-Math, LIMO, evalchemy and rllm (30 equal answers; the
-# first two draw figures only where a problem needs them, as s1's `aime24_nofigures`); AIME25 as in evalchemy; MATH500
-# as in PRM800K's test split, and LIMO's copy.
-_AIME24 = ("af2b8bd2aa911b63", "a0f7eb99", "2dfe4f13", "03fd341f")
-_AIME25 = ("3505b87e",)
-_MATH500 = ("35dc41080a368085", "a2392729")
-_GSM8K = ("3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14", "9f098df7")
-_AQUA = ("cff42e946e6082dacb27285dae19cb4be98408ab760fe43c6c462e543be50572",)
-
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a grid names it."""
@@ -87,12 +78,25 @@ def load(spec: TaskSpec) -> Task:
     """The problems of `spec`. Raises InputError naming task and file where something is missing or another."""
     if spec.name == "s1_nano":
         return _families(spec)
+    # File in the data folder, rows, beginnings of SHA-256 of public copies: AIME24 as in Qwen2.5-Math, LIMO, evalchemy
+    # and rllm (30 equal answers; the first two draw figures only where a problem needs them, as s1's
+    # `aime24_nofigures`); AIME25 as in evalchemy; MATH500 as in PRM800K's test split, and LIMO's copy.
     layouts = {
-        "gsm8k": ("gsm8k/test.jsonl", 1319, _GSM8K, _gsm8k),
-        "aqua": ("agieval/aqua-rat.jsonl", 254, _AQUA, _aqua),
-        "aime24": (None, 30, _AIME24, _aime),
-        "aime25": (None, 30, _AIME25, _aime),
-        "math500": (None, 500, _MATH500, _math500),
+        "gsm8k": (
+            "gsm8k/test.jsonl",
+            1319,
+            ("3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14", "9f098df7"),
+            _gsm8k,
+        ),
+        "aqua": (
+            "agieval/aqua-rat.jsonl",
+            254,
+            ("cff42e946e6082dacb27285dae19cb4be98408ab760fe43c6c462e543be50572",),
+            _aqua,
+        ),
+        "aime24": (None, 30, ("af2b8bd2aa911b63", "a0f7eb99", "2dfe4f13", "03fd341f"), _aime),
+        "aime25": (None, 30, ("3505b87e",), _aime),
+        "math500": (None, 500, ("35dc41080a368085", "a2392729"), _math500),
         "gpqa_diamond": (None, 198, (), _gpqa),
     }
     default, rows, known, parse = layouts[spec.name]
@@ -158,10 +162,9 @@ def _math500(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
 
 def _gpqa(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     """The options of each question in an order of its own, drawn from checksum, row and `option_seed`."""
-    question = row.text("Question")
     answers = [row.text(name) for name in ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))]
     order = list(range(4))
     random.Random(f"{sha256}|{row.number}|{spec.option_seed}").shuffle(order)
     options, right = tuple(answers[at] for at in order), LETTERS[order.index(0)]
     group = str(row.values.get("High-level domain", ""))
-    return Problem(f"gpqa-{row.number}", group, question, right, AnswerKind.CHOICE, options, tuple(order))
+    return Problem(f"gpqa-{row.number}", group, row.text("Question"), right, AnswerKind.CHOICE, options, tuple(order))

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from bench import demo, evaluate
 from bench.evaluation import accuracy as report
-from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables
+from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables, tasks
 from bench.evaluation.log import read_rows
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
@@ -335,7 +335,7 @@ def test_flags_make_a_grid_and_keep_nothing(tmp_path):
 
 
 def test_the_demo_answers_its_questions():
-    problems = demo.load(demo.TaskSpec(name="s1_nano", count=8, seed=7)).problems
+    problems = tasks.load(tasks.TaskSpec(name="s1_nano", count=8, seed=7)).problems
     with Engine(MODEL, device="cpu", dtype="float32") as engine:
         found, thinking = demo.answered(engine, problems, demo.CONDITIONS[0])
     assert len(found) == 8 and 0 < thinking <= 16
