@@ -13,9 +13,7 @@ from rich.console import Console
 
 from bench import record
 from bench.command import Output, columns, command
-from kernels.aot import compile_case
-from kernels.language import triton
-from kernels.production import production_cases
+from kernels import aot, language, production
 
 
 @dataclass(frozen=True)
@@ -28,19 +26,26 @@ class Options(Output):
 
 def main(options: Options) -> None:
     """Compile all, whatever a cache has, print, write one line per kernel."""
-    output = options.output or record.RESULTS / f"aot_sm90_triton{triton.__version__}.jsonl"
+    output = options.output or record.RESULTS / f"aot_sm90_triton{language.triton.__version__}.jsonl"
     table = columns(
         *("kernel", "registers", "stack B", "shared B", "warps/SM", "HGMMA", "HMMA", "instructions", "compiled, s"),
-        title=f"sm_90, Triton {triton.__version__}",
+        title=f"sm_90, Triton {language.triton.__version__}",
     )
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        kernels = [replace(one, compile_s=round(one.compile_s, 1)) for one in map(compile_case, production_cases())]
+        kernels = [
+            replace(one, compile_s=round(one.compile_s, 1))
+            for one in map(aot.compile_case, production.production_cases())
+        ]
     for one in kernels:
-        taken = (one.registers, one.stack, one.shared, one.warps_per_sm)
-        counts = (one.instructions["HGMMA"], one.instructions["HMMA"], one.length)
-        table.add_row(one.name, *map(str, (*taken, *counts, one.compile_s)))
-    lines = ({"triton": triton.__version__, **asdict(one), "warps_per_sm": one.warps_per_sm} for one in kernels)
+        table.add_row(
+            one.name,
+            *map(str, (one.registers, one.stack, one.shared, one.warps_per_sm)),
+            *map(str, (one.instructions["HGMMA"], one.instructions["HMMA"], one.length, one.compile_s)),
+        )
+    lines = (
+        {"triton": language.triton.__version__, **asdict(one), "warps_per_sm": one.warps_per_sm} for one in kernels
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(json.dumps(line) + "\n" for line in lines))
     Console().print(table)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from bench import processes, record, stand_in, timing
-from bench.command import Resumed, Threaded, command
+from bench.command import Resumed, Threaded, check, command
 from kernels import huge_pages, limits
 from kernels.native import library as native
 
@@ -71,8 +71,7 @@ def measure(device: torch.device) -> Ceilings:
             text=True,
             preexec_fn=processes.ends_with_its_parent,
         )
-        if done.returncode:
-            raise SystemExit(f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
+        check(done.returncode != 0 and f"bench.ceilings failed: {done.stderr.strip()[-500:]}")
         return Ceilings.of(record.read(output)[-1].figures)
 
 
@@ -85,8 +84,8 @@ def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_s
     if device.type == "cuda":
         size, memory = matmul_size or 8192, torch.cuda.get_device_properties(device).total_memory
         has_fp8 = torch.cuda.get_device_capability(device) >= (8, 9)
-        fp8_flops = _matmul(device, size, torch.float8_e4m3fn) if has_fp8 else None
-        return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), fp8_flops, memory)
+        fp8 = _matmul(device, size, torch.float8_e4m3fn) if has_fp8 else None
+        return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), fp8, memory)
     size, memory = matmul_size or 1024, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flops = _matmul(device, size, torch.float32)
     if _matmul(device, size // 4, torch.bfloat16) > flops / 4:  # without units for it each product takes seconds

@@ -76,9 +76,8 @@ def random_weights(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
             weights[f"{layer}{name}_proj.weight"] = normal(rows, inner)
             if name[-1] in "qkv":
                 weights[f"{layer}{name}_proj.bias"] = normal(rows)
-        norms = (f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight")
-        weights |= {name: torch.ones(hidden, dtype=torch.bfloat16) for name in norms}
-    weights["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+    norms = [f"layers.{i}.{name}_layernorm" for i in range(shape.num_layers) for name in ("input", "post_attention")]
+    weights |= {f"model.{name}.weight": torch.ones(hidden, dtype=torch.bfloat16) for name in (*norms, "norm")}
     if not shape.tie_word_embeddings:
         weights["lm_head.weight"] = normal(shape.vocab_size, hidden)
     return weights

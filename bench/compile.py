@@ -8,7 +8,7 @@ a machine with the same build of Triton, at the same path (TRITON_CACHE_DIR).
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from bench import checkpoints, gemm, processes, record, stand_in
+from bench import checkpoints, gemm, processes, record, shapes, stand_in
 from bench.command import Output, command
-from bench.shapes import SHAPES
 from engine import EngineConfig, SamplingParams, build, prepare
 from engine.ranks.group import Group
 from engine.schedule.sequence import Admission
@@ -59,7 +58,7 @@ class Options(Output):
 def engine(shape: str, options: dict[str, Any]) -> int:
     """Compile what an engine of one layer launches: prompts, mixed steps, and decode steps of all sizes. How many."""
     with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
-        model = checkpoints.checkpoint(Path(folder), replace(SHAPES[shape], num_layers=1), weights=False)
+        model = checkpoints.checkpoint(Path(folder), replace(shapes.SHAPES[shape], num_layers=1), weights=False)
         tokenizer = Tokenizer.load(model)
         config = EngineConfig(
             model=str(model),
@@ -83,9 +82,8 @@ def engine(shape: str, options: dict[str, Any]) -> int:
         return sum(map(len, dry.counts.variants.values()))
 
 
-def tuner(name: str, tokens: int) -> int:
-    """Compile the tuner's candidates for one product of the 32B shape. How many."""
-    linear = next(one for one in gemm.linears(SHAPES["qwen2.5-32b"], 1) if one.name == name)
+def tuner(linear: gemm.Linear, tokens: int) -> int:
+    """Compile the tuner's candidates for one product. How many."""
     empty = partial(torch.empty, dtype=torch.bfloat16, device=CUDA)
     with DryRun(compiles=True) as dry:
         x, weight = empty(tokens, linear.inner), empty(linear.out, linear.inner)
@@ -95,18 +93,17 @@ def tuner(name: str, tokens: int) -> int:
         return sum(map(len, dry.counts.variants.values()))
 
 
-def jobs(options: Options) -> dict[str, Callable[[], int]]:
+def jobs(options: Options) -> Mapping[str, Callable[[], int]]:
     """What there is to do, the longest first, by name."""
+    products = {
+        f"{linear.name}, {tokens} tokens": partial(tuner, linear, tokens)
+        for tokens in TOKENS
+        for linear in gemm.linears(shapes.SHAPES["qwen2.5-32b"], 1)
+    }
     if stand_in.card() is not None:  # the few that compile fast
-        return {"gate_up, 1 tokens": partial(tuner, "gate_up", 1)}
-    work: dict[str, Callable[[], int]] = {name: partial(engine, *arguments) for name, arguments in ENGINES.items()}
-    if options.gemm:
-        work |= {
-            f"{linear.name}, {tokens} tokens": partial(tuner, linear.name, tokens)
-            for tokens in TOKENS
-            for linear in gemm.linears(SHAPES["qwen2.5-32b"], 1)
-        }
-    return work
+        return {"gate_up, 1 tokens": products["gate_up, 1 tokens"]}
+    engines = {name: partial(engine, *arguments) for name, arguments in ENGINES.items()}
+    return engines | products if options.gemm else engines
 
 
 def _alone() -> None:

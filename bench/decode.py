@@ -32,7 +32,8 @@ from engine.thinking.plan import PRESETS
 from kernels.gemm_choices import TABLE, table_in_use
 from kernels.limits import DecoderShape, Device, Limits
 
-OURS, UNQUANTIZED = "s1-engine", "s1-engine, unquantized"
+OURS = "s1-engine"
+_NAMES = {"engine": OURS, "unquantized": f"{OURS}, unquantized"}
 SHORT = 8
 """Tokens of a peer's short run, and of the warm-up."""
 _FORMATS = {
@@ -118,21 +119,15 @@ class Options(Loaded, Resumed):
     @property
     def cases(self) -> list[Case]:
         """What is run, in order."""
-        if self.cells:
-            return Case.read(self.cells)
-        return [Case(batch, context) for batch in self.batch for context in self.context]
+        every = [Case(batch, context) for batch in self.batch for context in self.context]
+        return Case.read(self.cells) if self.cells else every
 
 
 @dataclass(frozen=True)
-class Timed:
+class Timed(timing.Times):
     """What one round of a lane gave: seconds of steps, one by one or of an average one, and keys that a step saw."""
 
-    steps: tuple[float, ...]
     keys: float
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.steps)
 
 
 @dataclass(frozen=True)
@@ -140,13 +135,9 @@ class Lane:
     """One way to run a case: an engine, and the budget in half of its requests (None: no thinking)."""
 
     worker: Worker
+    name: str
+    """As records and tables tell it."""
     budget: int | None = None
-    unquantized: bool = False
-
-    @property
-    def name(self) -> str:
-        ours = UNQUANTIZED if self.unquantized else OURS
-        return ours if self.worker.name == "engine" else self.worker.name
 
     @property
     def label(self) -> str:
@@ -222,7 +213,7 @@ def figures(case: Case, rounds: Sequence[Timed], limits: Limits, ours: Sequence[
         "GBps": needed / step / 1e9,
         "bandwidth_share": needed / step / limits.device.bandwidth,
         "limit_ms": limits.step_seconds(case.batch, round(keys / case.batch)) * 1e3,
-        "spread": timing.Times(tuple(seconds for one in rounds for seconds in one.steps)).spread,
+        "spread": timing.Times(tuple(seconds for one in rounds for seconds in one.seconds)).spread,
     }
     if ours:
         found["ratio"] = timing.median_ratio([(one.median, own) for one, own in zip(rounds, ours, strict=True)])
@@ -315,9 +306,7 @@ class Run:
 
     def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
         wanted = [
-            self._varied(case, {"engine": OURS, "unquantized": UNQUANTIZED}.get(name, name), budget)
-            for name in names
-            for budget in self._budgets(name)
+            self._varied(case, _NAMES.get(name, name), budget) for name in names for budget in self._budgets(name)
         ]
         found = [[line.figures for line in self._known if line.case == varied] for varied in wanted]
         if not all(found):
@@ -343,10 +332,9 @@ class Run:
         lanes = []
         for name in names:
             python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
-            plain = name == "unquantized"
-            program, own = ("engine", replace(setup, engine={})) if plain else (name, setup)
+            program, own = ("engine", replace(setup, engine={})) if name == "unquantized" else (name, setup)
             worker = stack.enter_context(Worker(f"{program}_worker.py", own, logs / f"{name}.log", python))
-            lanes += [Lane(worker, budget, plain) for budget in self._budgets(name)]
+            lanes += [Lane(worker, _NAMES.get(name, name), budget) for budget in self._budgets(name)]
         return lanes
 
     def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:

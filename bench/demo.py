@@ -4,24 +4,24 @@ The thinking of two questions is shown live under every setting, forced tokens m
 answered in batches and the accuracies put into a small table. About two minutes on two CPU cores.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 
 from bench.command import columns, command
-from bench.evaluation.methods import Budget, Condition, Defaults, Extensions
-from bench.evaluation.tasks import Problem, TaskSpec, load
+from bench.evaluation import methods, tasks
 from bench.statistics import wilson
 from curate.families import check
 from engine import Engine
 from engine.command.view import StreamView
 
-DEFAULTS = Defaults(temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None)
+DEFAULTS = methods.Defaults(
+    temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None
+)
 CONDITIONS = (
-    *Budget(budgets=(16, 64, 256)).conditions(DEFAULTS),
-    *Extensions(extensions=(0, 2), budget=1024).conditions(DEFAULTS),
+    *methods.Budget(budgets=(16, 64, 256)).conditions(DEFAULTS),
+    *methods.Extensions(extensions=(0, 2), budget=1024).conditions(DEFAULTS),
 )
 
 
@@ -40,7 +40,7 @@ class Options:
     device: str = "auto"
 
 
-def show(engine: Engine, console: Console, problem: Problem) -> None:
+def show(engine: Engine, console: Console, problem: tasks.Problem) -> None:
     """Streams one question under every setting."""
     for condition in CONDITIONS:
         console.rule(f"{problem.group} · {condition.label}", style="dim")
@@ -54,19 +54,11 @@ def show(engine: Engine, console: Console, problem: Problem) -> None:
                 console.print("right" if right else "wrong", style="green" if right else "red")
 
 
-def answered(engine: Engine, problems: Sequence[Problem], condition: Condition) -> tuple[list[bool], float]:
-    """Which of the problems are right under the condition, and the average thinking tokens."""
-    questions = [problem.question for problem in problems]
-    samples = [output.outputs[0] for output in engine.generate(questions, condition.params)]
-    found = [check(one.family, one.question, sample.answer) for one, sample in zip(problems, samples, strict=True)]
-    return found, sum(sample.thinking.tokens for sample in samples) / len(samples)
-
-
 def main(options: Options) -> None:
     """Show some of the questions, answer all, and print the table."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     console = Console(highlight=False)
-    problems = load(TaskSpec(name="s1_nano", count=max(options.count, 8), seed=options.seed)).problems
+    problems = tasks.load(tasks.TaskSpec(name="s1_nano", count=max(options.count, 8), seed=options.seed)).problems
     shown = columns(
         *("setting", "eight questions", "all", "95 % interval", "thinking tokens"),
         title=f"the eight questions and {len(problems) - 8} more",
@@ -75,10 +67,17 @@ def main(options: Options) -> None:
         for problem in problems[: options.live]:
             show(engine, console, problem)
         for condition in CONDITIONS:
-            found, thinking = answered(engine, problems, condition)
+            outputs = engine.generate([problem.question for problem in problems], condition.params)
+            pairs = [(problem, output.outputs[0]) for problem, output in zip(problems, outputs, strict=True)]
+            found = [check(problem.family, problem.question, sample.answer) for problem, sample in pairs]
             low, high = wilson(sum(found), len(found))
-            marks, share = "".join("✓" if one else "·" for one in found[:8]), f"{sum(found) / len(found):.0%}"
-            shown.add_row(condition.label, marks, share, f"{low:.0%} to {high:.0%}", f"{thinking:.0f}")
+            shown.add_row(
+                condition.label,
+                "".join("✓" if one else "·" for one in found[:8]),
+                f"{sum(found) / len(found):.0%}",
+                f"{low:.0%} to {high:.0%}",
+                f"{sum(sample.thinking.tokens for _, sample in pairs) / len(pairs):.0f}",
+            )
     console.print(shown)
 
 

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from bench import ceilings, record, stand_in, timing
+from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from bench.shapes import SHAPES, Shape
 from kernels import INTERPRET, aot, language, rms_norm, silu_mul
 from kernels.gemm_choices import Choice, Product, read_choices, write_choices
 from kernels.linear import linear_cost
@@ -67,7 +66,7 @@ class Options(Resumed):
     """The table to write the winners into (kernels/gemm_choices.json is the one in use); needs `output`."""
 
 
-def linears(shape: Shape, ranks: int) -> tuple[Linear, ...]:
+def linears(shape: shapes.Shape, ranks: int) -> tuple[Linear, ...]:
     """The products of one rank, in a layer's order, the head last."""
     hidden, features, dim = shape.hidden_size, shape.intermediate_size // ranks, shape.head_dim
     heads, kv_heads = shape.num_heads // ranks, max(1, shape.num_kv_heads // ranks)
@@ -132,12 +131,11 @@ class Race:
         right = self.our_seconds(
             itertools.islice(candidates(self.linear, len(self.x), self.x.itemsize), 1 if rehearsed else None)
         )
-        if not right:
-            return None
-        if not rehearsed and (self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)):
+        dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
+        if right and dependent and not rehearsed:
             first = min(right, key=right.__getitem__)
             right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in (2, 8))
-        return min(right.items(), key=lambda timed: timed[1])
+        return min(right.items(), key=lambda timed: timed[1], default=None)
 
     def _norm(self, early: bool = False) -> Tensor:
         return rms_norm.rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
@@ -168,11 +166,10 @@ def choices_of(records: list[record.Record]) -> list[Choice]:
     found = []
     for (device, product, out, inner, tokens), line in lines.items():
         ours, cublas = line.figures["ours_us"], line.figures["cublas_us"]
-        if ours is None or cublas is None or ours >= _MARGIN * cublas:
-            continue
-        below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
-        config = GemmConfig(**{field.name: int(line.figures[field.name] or 0) for field in fields(GemmConfig)})
-        found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
+        if ours is not None and cublas is not None and ours < _MARGIN * cublas:
+            below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
+            config = GemmConfig(**{field.name: int(line.figures[field.name] or 0) for field in fields(GemmConfig)})
+            found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
     return found
 
 
@@ -248,7 +245,7 @@ def write_table(output: Path, table: Path) -> str:
 def main(options: Options) -> None:
     """Measure where asked; write the table where asked."""
     check(
-        options.shape not in SHAPES and f"--shape is {options.shape!r}; give one of {', '.join(SHAPES)}",
+        options.shape not in shapes.SHAPES and f"--shape is {options.shape!r}; give one of {', '.join(shapes.SHAPES)}",
         (options.output is None and (options.table is not None or options.resume or not options.measure))
         and "--table, --resume and --no-measure work on the records of --output; give that",
         (options.measure and not torch.cuda.is_available() and not INTERPRET)

@@ -28,14 +28,12 @@ from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from bench import ceilings, processes, record, stand_in
-from bench.command import check, command
+from bench.command import check, columns, command
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
-from engine.errors import InputError
-from engine.whole_file import write_whole
+from engine import InputError, whole_file
 from kernels.limits import known_device
 
 _PATIENCE = 60.0
@@ -118,12 +116,14 @@ class Day:
         self.out.mkdir(parents=True, exist_ok=True)
         text = b"".join(line + b"\n" for line in lines)
         if text and not (self.results.is_file() and self.results.read_bytes() == text):
-            write_whole(self.results, text)
+            whole_file.write_whole(self.results, text)
 
     def count(self, done: set[str]) -> None:
         """So many parts are done for good."""
         self.done = self._done[self._card] = done
-        write_whole(self.out / STATE, json.dumps({"done": {card: sorted(parts) for card, parts in self._done.items()}}))
+        whole_file.write_whole(
+            self.out / STATE, json.dumps({"done": {card: sorted(parts) for card, parts in self._done.items()}})
+        )
 
     def keep(self) -> None:
         """Copy what there is to the machine's own folder, and hold what comes back to its limits."""
@@ -148,7 +148,7 @@ class Day:
     def copy(self, name: str) -> None:
         """Copy one file to the machine's own folder, if it is there."""
         if (self.out / name).exists():
-            write_whole(self._kept / name, (self.out / name).read_bytes())
+            whole_file.write_whole(self._kept / name, (self.out / name).read_bytes())
 
     def _done_in(self, state: Path) -> dict[str, set[str]]:
         """Names of the parts that are done, by card."""
@@ -293,7 +293,7 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
             outcomes.append(Outcome(part.name, "failed", why=f"the folder of the results: {error}"))
         if outcomes[-1].state == "stuck":
             break
-    table = Table("part", "", "s", "results", "why")
+    table = columns("part", "", "s", "results", "why", title="", left=(0, 1, 4))
     for outcome in outcomes:
         table.add_row(outcome.part, outcome.state, f"{outcome.seconds:.0f}", str(outcome.lines), escape(outcome.why))
     console.print(table)

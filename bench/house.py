@@ -136,10 +136,9 @@ def duplicates(files: Iterable[Path], root: Path = ROOT, longest: int = LONGEST)
     found: list[tuple[Line, Line, int]] = []
     for same in places.values():
         for (run, a), (other, b) in ((same[0], second) for second in same[1:]):
-            if a and b and run[a - 1].text == other[b - 1].text:
-                continue  # the run before this one has it
-            alike = takewhile(lambda pair: pair[0].text == pair[1].text, zip(run[a:], other[b:], strict=False))
-            found.append((run[a], other[b], len(list(alike))))
+            if not (a and b and run[a - 1].text == other[b - 1].text):  # else the run before this one has it
+                alike = takewhile(lambda pair: pair[0].text == pair[1].text, zip(run[a:], other[b:], strict=False))
+                found.append((run[a], other[b], len(list(alike))))
     return sorted(found, key=lambda pair: (-pair[2], pair[0].file, pair[0].number))
 
 
@@ -147,8 +146,10 @@ def drawing(root: Path = ROOT) -> str:
     """Markdown: a table of wings with a line of each, and their arrows as Mermaid graphs."""
     files = modules(root)
     graph = gathered(arrows(files))
-    wings = [name for name in graph if name in files and files[name].name == "__init__.py"]
-    wings.sort(key=lambda name: (-FLOORS[name.split(".")[0]], name))
+    wings = sorted(
+        (name for name in graph if name in files and files[name].name == "__init__.py"),
+        key=lambda name: (-FLOORS[name.split(".")[0]], name),
+    )
     out = ["| folder | what it does |", "|---|---|"]
     out += [f"| `{name.replace('.', '/')}/` | {first_line(files[name])} |" for name in wings]
     for package in DRAWN:
@@ -157,12 +158,15 @@ def drawing(root: Path = ROOT) -> str:
             for name, others in graph.items()
             if name.startswith(package + ".")
         }
-        drawn = [(name, " & ".join(map(_node, sorted(others)))) for name, others in sorted(reduced(inside).items())]
         out += [
             *("", f"Who imports whom in `{package}/`; arrows that follow from others are left out:", ""),
             *("```mermaid", "graph TD"),
             *(f"  {_node(name)}[{_node(name)}/]" for name in sorted(inside) if name in wings),
-            *(f"  {_node(name)} --> {others}" for name, others in drawn if others),
+            *(
+                f"  {_node(name)} --> {' & '.join(map(_node, sorted(others)))}"
+                for name, others in sorted(reduced(inside).items())
+                if others
+            ),
             "```",
         ]
     return "\n".join(out)
@@ -206,10 +210,9 @@ def main(options: Options) -> None:
         print(drawing())
     else:
         try:
-            text = written(options.write.read_text(encoding="utf-8"))
+            options.write.write_text(written(options.write.read_text(encoding="utf-8")), encoding="utf-8")
         except (OSError, ValueError) as error:
             raise SystemExit(f"bench.house: {options.write}: {error}") from None
-        options.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

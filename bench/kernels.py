@@ -19,21 +19,17 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from bench import ceilings, record, stand_in, timing
+from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from bench.shapes import SHAPES, Shape
-from kernels import embedding, rms_norm, rope_append, silu_mul
+from kernels import embedding, paged, rms_norm, rope_append, silu_mul, weights
 from kernels.attention import decode_attention, decode_attention_cost, prefill_attention, prefill_attention_cost
 from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
-from kernels.native import decoder as native_decoder
-from kernels.native import library as native
-from kernels.paged import new_pages
+from kernels.native import decoder, library
 from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
 from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
-from kernels.weights import LinearWeight
 
 _PAGE = 64
-LAYERS = ("layers", *(f"layers: {part}" for part in native_decoder.PARTS))
+LAYERS = ("layers", *(f"layers: {part}" for part in decoder.PARTS))
 """The operations of `layers`: the call, and the parts of a layer inside it."""
 _COLUMNS = {
     "us": "us",
@@ -85,7 +81,7 @@ def copies(nbytes: int, device: torch.device) -> int:
     return 1 if device.type == "cuda" or stand_in.card() is not None else -(-_COLD_BYTES // nbytes)
 
 
-def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+def rows(shape: shapes.Shape, batch: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     """The operators whose cost follows the tokens of a step."""
     hidden, features, heads = shape.hidden_size, shape.intermediate_size, (shape.num_heads, shape.num_kv_heads)
     item, width = dtype.itemsize, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
@@ -143,7 +139,7 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
         ("linear_silu_mul", 2 * features, hidden, linear_silu_mul, lambda a, w: gated(F.linear(a, w))),
         ("head", shape.vocab_size, hidden, lambda a, w: head(a, w, logits), lambda a, w: F.linear(a, w).float()),
     ):
-        a, w = random(batch, inner), LinearWeight(table if name == "head" else random(out, inner))
+        a, w = random(batch, inner), weights.LinearWeight(table if name == "head" else random(out, inner))
         packed = [pack(w) for _ in range(copies(w.weight.nbytes, device))]
         turn = cycle(packed)
         yield Operation(
@@ -152,7 +148,7 @@ def rows(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> 
             lambda a=a, turn=turn, ours=ours: ours(a, next(turn)),
             linear_cost(batch, out, inner, item, 4 if name == "head" else None),
             lambda a=a, w=w, theirs=theirs: theirs(a, w.weight),
-            None if packed[0].packed is None else lambda turn=turn: native.read(next(turn).panels.data),
+            None if packed[0].packed is None else lambda turn=turn: library.read(next(turn).panels.data),
         )
     yield from steps(shape.vocab_size, batch, device)
 
@@ -198,7 +194,9 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
     yield Operation("thinking_step", f"{batch}", step, thinking_step_cost(batch))
 
 
-def attention(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+def attention(
+    shape: shapes.Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[Operation]:
     """Decode over `batch` rows of `context` keys, and at batch 1 a prefill of 512 tokens at their end."""
     heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
     size, context = f"{batch}x{context}", stand_in.tokens(context)
@@ -209,9 +207,8 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         print(f"attention {size}: {needed / 2**30:.1f} GiB of cache, left out")
         return
 
-    caches = [new_pages(sizes, dtype, device) for _ in range(copies(needed, device))]
-    for side in chain.from_iterable(caches):
-        side.normal_()
+    empty = (paged.new_pages(sizes, dtype, device) for _ in range(copies(needed, device)))
+    caches = [(keys.normal_(), values.normal_()) for keys, values in empty]
     turn = cycle(caches)
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
     lens = torch.full((batch,), context, dtype=torch.int32, device=device)
@@ -238,7 +235,9 @@ def attention(shape: Shape, batch: int, context: int, device: torch.device, dtyp
         )
 
 
-def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
+def layers(
+    shape: shapes.Shape, batch: int, context: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[Operation]:
     """All layers of a decode step in one native call, as the engine runs them on a CPU, and the parts of a layer."""
     heads, item = (shape.num_heads, shape.num_kv_heads), dtype.itemsize
     hidden, queries = shape.hidden_size, shape.num_heads * shape.head_dim
@@ -259,25 +258,26 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     slots = tables[:, -1].long() * _PAGE + (context - 1) % _PAGE
     lens, cu_q = torch.full((batch,), context, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
 
-    def decoder() -> native_decoder.NativeDecoder:
+    def model() -> decoder.NativeDecoder:
         ones = torch.ones(hidden, dtype=dtype)
         own = [
-            native_decoder.Layer(
+            decoder.Layer(
                 input_norm=ones,
                 mlp_norm=ones,
                 **{
-                    name: pack(LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+                    name: pack(weights.LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
                     for name, (out, inner) in sizes.items()
                 },
             )
             for _ in range(shape.num_layers)
         ]
-        kv, cos_sin = [new_pages(page, dtype, device) for _ in own], torch.randn(context, shape.head_dim)
-        return native_decoder.NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, native.decoder)
+        kv, cos_sin = [paged.new_pages(page, dtype, device) for _ in own], torch.randn(context, shape.head_dim)
+        return decoder.NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, library.decoder)
 
-    x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([decoder() for _ in range(copies(needed, device))])
-    costs = {name: linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()}
-    costs["attention"] = decode_attention_cost([context] * batch, heads, shape.head_dim, item, item)
+    x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([model() for _ in range(copies(needed, device))])
+    costs = {name: linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()} | {
+        "attention": decode_attention_cost([context] * batch, heads, shape.head_dim, item, item)
+    }
 
     def forward(seconds: torch.Tensor | None = None) -> object:
         return next(turn).forward(x.clone(), positions, slots, tables, lens, cu_q, batch, seconds)
@@ -286,14 +286,16 @@ def layers(shape: Shape, batch: int, context: int, device: torch.device, dtype: 
     moved, flops = (sum(cost) * shape.num_layers for cost in zip(*costs.values(), strict=True))
     yield Operation(LAYERS[0], size, forward, (moved, flops))
     # some tens of milliseconds
-    clocks = torch.zeros(max(10, 4 * _COLD_BYTES // moved), len(native_decoder.PARTS), dtype=torch.float64)
+    clocks = torch.zeros(max(10, 4 * _COLD_BYTES // moved), len(decoder.PARTS), dtype=torch.float64)
     for clock in clocks:
         forward(clock)
     moved, flops = rms_norm.rms_norm_cost(batch, hidden, item, False)
-    costs["norm"] = 2 * moved, 2 * flops
-    costs["append"] = rope_append.rope_append_cost(batch, heads, shape.head_dim, item, item)
+    costs |= {
+        "norm": (2 * moved, 2 * flops),
+        "append": rope_append.rope_append_cost(batch, heads, shape.head_dim, item, item),
+    }
     seconds = (clocks.quantile(0.5, dim=0) / shape.num_layers).tolist()  # the median of each
-    for name, part, median in zip(LAYERS[1:], native_decoder.PARTS, seconds, strict=True):
+    for name, part, median in zip(LAYERS[1:], decoder.PARTS, seconds, strict=True):
         yield Operation(name, size, median, costs[part])
 
 
@@ -323,7 +325,7 @@ def main(options: Options) -> None:
     name = here if options.device == "auto" else options.device
     asked, device = torch.device(name), stand_in.device(name)
     shape_name = options.shape or ("qwen2.5-32b" if name == "cuda" else "qwen2.5-0.5b")
-    check(shape_name not in SHAPES and f"--shape is {shape_name!r}; give one of {', '.join(SHAPES)}")
+    check(shape_name not in shapes.SHAPES and f"--shape is {shape_name!r}; give one of {', '.join(shapes.SHAPES)}")
     dtype = getattr(torch, options.dtype or ("bfloat16" if name == "cuda" else "float32"))
     rates, machine, shape = ceilings.measure(asked), record.Machine.read(asked), stand_in.shape(shape_name)
     table = columns(
@@ -333,9 +335,11 @@ def main(options: Options) -> None:
     )
     known = [line.case for line in options.known("kernels", asked)]
     for batch in options.batch:
-        sources = [rows(shape, batch, device, dtype)]
-        sources += [attention(shape, batch, context, device, dtype) for context in options.context]
-        if name == "cpu" and native_decoder.LOADED and any(options.only in operator for operator in LAYERS):
+        sources = [
+            rows(shape, batch, device, dtype),
+            *(attention(shape, batch, context, device, dtype) for context in options.context),
+        ]
+        if name == "cpu" and decoder.LOADED and any(options.only in operator for operator in LAYERS):
             sources += [layers(shape, batch, n, device, dtype) for n in dict.fromkeys((128, *options.context))]
         for operation in chain.from_iterable(sources):
             wanted = options.only in operation.name

@@ -11,11 +11,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceilings
+from bench import ceilings, shapes
 from bench.command import command
-from bench.shapes import SHAPES
 from engine.model.config import ModelConfig
-from kernels.limits import H100, H200, DecoderShape, Device, Limits
+from kernels.limits import H100, H200, DecoderShape, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +33,6 @@ class Options:
     weight_bits: Literal[16, 8, 4] = 16
     """Bits of a weight; 4 counts a 16-bit scale and zero per 64 weights."""
     kv_bits: Literal[16, 8] = 16
-
-
-def measured_device() -> Device:
-    """This machine, judged by what it does now."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return ceilings.measure(device).limits_of(device)
 
 
 def step_table(limits: list[Limits], batches: tuple[int, ...], contexts: tuple[int, ...]) -> Table:
@@ -82,13 +75,12 @@ def pool_table(limits: list[Limits], context: int) -> Table:
 
 def main(options: Options) -> None:
     """Print both tables."""
-    shape: DecoderShape = SHAPES[options.shape] if options.model is None else ModelConfig.load(options.model)
-    device = {"h200": H200, "h100": H100}.get(options.device) or measured_device()
+    shape: DecoderShape = shapes.SHAPES[options.shape] if options.model is None else ModelConfig.load(options.model)
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = {"h200": H200, "h100": H100}.get(options.device) or ceilings.measure(here).limits_of(here)
     weight_bytes = {16: 2, 8: 1, 4: 0.5625}[options.weight_bits]
     limits = [Limits(shape, device, ranks, weight_bytes, options.kv_bits / 8) for ranks in options.tensor_parallel_size]
-    console = Console()
-    console.print(step_table(limits, options.batch, options.context))
-    console.print(pool_table(limits, 4352))
+    Console().print(step_table(limits, options.batch, options.context), pool_table(limits, 4352))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from bench import ceilings, record, stand_in, timing
-from bench.command import Loaded, command
+from bench.command import Loaded, columns, command
 from engine import Engine, SamplingParams
 from engine.model.config import ModelConfig
 from kernels.limits import Limits
@@ -59,7 +58,7 @@ def main(options: Options) -> None:
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             console.print(f"{name}: {size / 1e9:.2f} GB loaded in {loaded:.2f} s, {size / loaded / 1e9:.2f} GB/s")
             machine.write(options.output, "load", {"model": name}, {"seconds": loaded, "GBps": size / loaded / 1e9})
-        table = Table("prompt", "s", "tok/s", "TFLOP/s", "of matmul", "limit, s", title=f"{name}: prefill")
+        table = columns("prompt", "s", "tok/s", "TFLOP/s", "of matmul", "limit, s", title=f"{name}: prefill")
         for context in options.context:
             length = stand_in.tokens(context)
             seconds, flops = prefill_seconds(engine, length, options.rounds), limits.prefill_flops(length)

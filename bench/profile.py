@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench import record, stand_in
-from bench.command import Shaped, command
-from bench.decode import Case, prompts
+from bench import decode, record, stand_in
+from bench.command import Shaped, columns, command
 from engine import Engine, SamplingParams
 
 _SHOWN = 14
@@ -57,7 +55,7 @@ def spent(kernels: Iterable[tuple[str, float, float]]) -> tuple[list[Spent], flo
     return sorted(found, key=lambda one: -one.us), filled
 
 
-def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[list[Spent], dict[str, float]]:
+def look(engine: Engine, case: decode.Case, ids: list[list[int]], steps: int) -> tuple[list[Spent], dict[str, float]]:
     """(kernels of decode steps, figures per step). Prompts begin to decode one after the other: the first of them write
     so many tokens more that all decode together for about `steps` steps."""
     params = SamplingParams(max_tokens=case.ahead + steps, ignore_eos=True, thinking_format="none")
@@ -99,7 +97,7 @@ def look(engine: Engine, case: Case, ids: list[list[int]], steps: int) -> tuple[
 
 def main(options: Options) -> None:
     """Profile every cell; a table and a record for each."""
-    console, cases = Console(), Case.read(options.cells)
+    console, cases = Console(), decode.Case.read(options.cells)
     machine = record.Machine.read(torch.device(options.device))
     with Engine(
         options.folder,
@@ -109,12 +107,12 @@ def main(options: Options) -> None:
         max_model_len=max(case.most_tokens(options.steps) for case in cases),
     ) as engine:
         for case in cases:
-            totals, figures = look(engine, case, prompts(case, engine.tokenizer.size - 3, []), options.steps)
+            totals, figures = look(engine, case, decode.prompts(case, engine.tokenizer.size - 3, []), options.steps)
             console.print(
                 f"{options.shape}, {case}: a step of {figures['step_us']:,.0f} us has {figures['launches']:.0f} "
                 f"kernels of {figures['kernels_us']:,.0f} us; {figures['gaps_us']:,.0f} us lie between"
             )
-            table = Table("kernel", "times", "us, all", "share")
+            table = columns("kernel", "times", "us, all", "share", title="")
             whole = sum(one.us for one in totals) or 1.0
             for one in totals[:_SHOWN]:
                 table.add_row(escape(one.name[:60]), str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")

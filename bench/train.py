@@ -18,17 +18,16 @@ import numpy as np
 import torch
 import yaml
 
-from bench import checkpoints, record, stand_in, timing
+from bench import checkpoints, record, shapes, stand_in, timing
 from bench.command import Threaded, command
-from bench.shapes import SHAPES, Shape
 from train import huggingface, parallel, sft
 from train.architecture import Architecture
 from train.config import load_config
 from train.data import Dataset, step_samples
 from train.plan import plan_memory, plan_steps
 
-ALL_SHAPES = SHAPES | {
-    "nano": Shape(
+ALL_SHAPES = shapes.SHAPES | {
+    "nano": shapes.Shape(
         hidden_size=192,
         num_layers=6,
         num_heads=6,
@@ -75,21 +74,24 @@ def write_run(options: Options, folder: Path) -> Path:
     lengths = rng.lognormal(mean, options.sigma, options.batch_size * (options.steps + 1)).round().astype(int)
     samples = [{"tokens": rng.integers(0, shape.vocab_size, max(2, length)).tolist()} for length in lengths]
     (folder / "data.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    settings = {
-        "run": str(folder / "run"),
-        "model": {"init": str(folder / "config.json")},
-        "data": {"train": [str(folder / "data.jsonl")], "loss": "all", "batch_size": options.batch_size},
-        "epochs": options.rounds,
-        "reduction": "token_mean",
-        "compute": {
-            "device": stand_in.device(options.device).type,
-            "dtype": options.dtype,
-            "checkpointing": options.checkpointing,
-            "compile": options.compile,
-        },
-        "metrics": {"progress": False},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "run": str(folder / "run"),
+                "model": {"init": str(folder / "config.json")},
+                "data": {"train": [str(folder / "data.jsonl")], "loss": "all", "batch_size": options.batch_size},
+                "epochs": options.rounds,
+                "reduction": "token_mean",
+                "compute": {
+                    "device": stand_in.device(options.device).type,
+                    "dtype": options.dtype,
+                    "checkpointing": options.checkpointing,
+                    "compile": options.compile,
+                },
+                "metrics": {"progress": False},
+            }
+        )
+    )
     return folder / "config.yaml"
 
 

@@ -10,11 +10,9 @@ from typing import Any, cast
 
 import tyro
 
-from bench import budgets, compile, correctness, decode, gemm, kernels, prefill, profile, train
-from bench.command import Threaded
+from bench import budgets, command, compile, correctness, decode, gemm, kernels, prefill, profile, shapes, train
 from bench.gpu.plan import Part
 from bench.peers.worker import Worker
-from bench.shapes import SHAPES
 from engine.step.graphs import buckets_for
 from kernels.limits import Device, Limits
 from train.architecture import Architecture
@@ -42,8 +40,8 @@ class SimulatedWorker:
     def _take(self, ids: list[list[int]], steps: int) -> None:
         new = [prompt for prompt in ids if self.name != "engine" or hash(tuple(prompt)) not in self._seen]
         self._seen |= {hash(tuple(prompt)) for prompt in new}
-        self.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL
-        self.seconds += steps * max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
+        step = max(self._limits.step_seconds(len(ids), len(ids[0])) / DECODE, SMALL_STEP)
+        self.seconds += sum(self._limits.prefill_seconds(len(prompt)) for prompt in new) / PREFILL + steps * step
 
     def window(self, ids: list[list[int]], steps: int, ahead: int, **_: Any) -> tuple[list[float], float]:
         self._take(ids, steps + 1)
@@ -57,7 +55,7 @@ class SimulatedWorker:
 def decode_seconds(options: decode.Options, card: Device) -> float:
     """`bench.decode`: every engine in turn, each cell by the benchmark's own loop."""
     total = START  # the command itself, which makes the prompts
-    ours, plain = decode.limits_of(options, SHAPES[options.shape], card)
+    ours, plain = decode.limits_of(options, shapes.SHAPES[options.shape], card)
     for name in ("engine", *options.against):
         limits, passes, starts = plain, 1, 90.0  # transformers compiles its step, for each batch anew
         if name == "engine":
@@ -66,7 +64,7 @@ def decode_seconds(options: decode.Options, card: Device) -> float:
             starts = captured * max(limits.step_seconds(1, 1) / DECODE, SMALL_STEP)
         worker = SimulatedWorker(name, limits)
         budgets = (None, *(options.budget if name == "engine" else ()))
-        lanes = [decode.Lane(cast(Worker, worker), budget) for budget in budgets]
+        lanes = [decode.Lane(cast(Worker, worker), name, budget) for budget in budgets]
         for case in options.cases:
             if limits.resident_sequences(case.most_tokens(options.tokens)) < case.batch:
                 raise ValueError(f"{case} does not fit beside {options.shape} on {card.name}")
@@ -97,19 +95,19 @@ def kernels_seconds(options: kernels.Options, card: Device) -> float:
 
 def gemm_seconds(options: gemm.Options, card: Device) -> float:
     """`bench.gemm`: every candidate once its result is right, then two dependent launches, which are compiled now."""
-    races = product(gemm.linears(SHAPES[options.shape], options.ranks), options.tokens)
+    races = product(gemm.linears(shapes.SHAPES[options.shape], options.ranks), options.tokens)
     return START + sum((len(list(gemm.candidates(*race, 2))) + 4) * 0.1 + 2 * COMPILE + 0.5 for race in races)
 
 
 def prefill_seconds(options: prefill.Options, card: Device) -> float:
     """`bench.prefill`: a warm-up and the rounds for every context."""
-    each = sum(map(Limits(SHAPES[options.shape], card).prefill_seconds, options.context)) / PREFILL
+    each = sum(map(Limits(shapes.SHAPES[options.shape], card).prefill_seconds, options.context)) / PREFILL
     return START + (DRAW if options.dummy else 15) + (options.rounds + 1) * each
 
 
 def profile_seconds(options: profile.Options, card: Device) -> float:
     """`bench.profile`: prefill, all steps without the profiler and with it, and its own work."""
-    limits = Limits(SHAPES[options.shape], card)
+    limits = Limits(shapes.SHAPES[options.shape], card)
     return (
         START
         + DRAW
@@ -158,7 +156,7 @@ def budgets_seconds(options: budgets.Options, card: Device) -> float:
 _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
     "bench.decode": (decode.Options, decode_seconds),
     "bench.compile": (compile.Options, compile_seconds),
-    "bench.ceilings": (Threaded, lambda options, card: START + 4),  # four kinds of repeated calls
+    "bench.ceilings": (command.Threaded, lambda options, card: START + 4),  # four kinds of repeated calls
     "bench.correctness": (correctness.Options, correctness_seconds),
     "bench.kernels": (kernels.Options, kernels_seconds),
     "bench.gemm": (gemm.Options, gemm_seconds),
@@ -187,5 +185,11 @@ def table(parts: tuple[Part, ...], card: Device) -> str:
         f"| {begin / 60:.1f} | `{part.name}` | {took:.0f} | {part.limit:.0f} | {part.brings} |"
         for part, took, begin in zip(parts, takes, begins, strict=True)
     )
-    head = ("| minute | part | takes, s | limit, s | brings |", "|---|---|---|---|---|")
-    return "\n".join([*head, *rows, f"| {end / 60:.1f} | | {end:.0f} | | |"])
+    return "\n".join(
+        [
+            "| minute | part | takes, s | limit, s | brings |",
+            "|---|---|---|---|---|",
+            *rows,
+            f"| {end / 60:.1f} | | {end:.0f} | | |",
+        ]
+    )

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.checkpoints import checkpoint
-from bench.shapes import SHAPES
+from bench import checkpoints, shapes
 from engine.text.tokenizer import Tokenizer
 
 
@@ -18,7 +17,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("checkpoints"), SHAPES["tiny"])
+    return checkpoints.checkpoint(tmp_path_factory.mktemp("checkpoints"), shapes.SHAPES["tiny"])
 
 
 @pytest.fixture(scope="session")

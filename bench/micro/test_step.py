@@ -6,8 +6,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from engine.prepare import Preparer
-from engine.request import SamplingParams, TokenKind
+from engine import SamplingParams, TokenKind, prepare
 from engine.schedule.pages import ROOT, PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Admission
@@ -15,15 +14,14 @@ from engine.step.slots import SlotTables, needs_of, sampling_needs
 from engine.text.output import OutputStream
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS, resolve_format
-from kernels.sampler import sample
-from kernels.thinking import thinking_step
+from kernels import sampler, thinking
 
 VOCAB, PAGE_SIZE, CONTEXT = 32000, 16, 4096
 
 
 def admitted(tokenizer: Tokenizer, prompts: list[list[int]], params: SamplingParams, context: int) -> Scheduler:
     """A scheduler with requests of these prompts, and pages for `context` tokens of each."""
-    preparer = Preparer(tokenizer, "s1", context)
+    preparer = prepare.Preparer(tokenizer, "s1", context)
     scheduler = Scheduler(PagePool(len(prompts) * context // PAGE_SIZE + 1, PAGE_SIZE), len(prompts), 8192)
     for i, prompt in enumerate(prompts):
         scheduler.add(Admission(i, preparer.prepare(prompt, params), i))
@@ -112,7 +110,7 @@ def test_sampler(benchmark: BenchmarkFixture, tokenizer: Tokenizer, case: str, b
     tables, slots, bits = seated(tokenizer, batch, CASES[case])
     logits = torch.randn(batch, VOCAB, generator=torch.Generator().manual_seed(0))
     needs, machine = sampling_needs(bits), tables.for_step(bits).machine
-    draws = benchmark(lambda: sample(logits.clone(), tables.sampling, machine, slots, VOCAB, needs))
+    draws = benchmark(lambda: sampler.sample(logits.clone(), tables.sampling, machine, slots, VOCAB, needs))
     assert draws.draw.shape == (batch,) and not draws.bad.any()
 
 
@@ -126,7 +124,7 @@ def test_machine(benchmark: BenchmarkFixture, tokenizer: Tokenizer, batch: int) 
 
     def step() -> torch.Tensor:
         machine.state.copy_(start)  # the same step every time
-        return thinking_step(machine, slots, draw, draw, bad)
+        return thinking.thinking_step(machine, slots, draw, draw, bad)
 
     records = benchmark(step)
     assert (records[:, 0] == 9).all()

@@ -47,8 +47,8 @@ def main() -> None:
             )
         if setup["device"].startswith("cuda"):
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "tokens": out[:, ids.shape[1] :].numel()}), file=answers)
+        answer = {"seconds": time.perf_counter() - start, "tokens": out[:, ids.shape[1] :].numel()}
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

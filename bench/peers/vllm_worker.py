@@ -18,9 +18,12 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     os.environ.update({"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
     if setup["device"] == "cpu":
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{setup['threads'] - 1}")
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        defaults = {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{setup['threads'] - 1}",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        }
+        os.environ.update(defaults | os.environ)
     import vllm  # reads the environment on import
 
     engine = vllm.LLM(
@@ -40,10 +43,8 @@ def main() -> None:
         prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
         start = time.perf_counter()
         outputs = engine.generate(prompts, params, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        print(
-            json.dumps({"seconds": seconds, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}), file=answers
-        )
+        answer = {"seconds": time.perf_counter() - start, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

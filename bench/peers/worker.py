@@ -104,11 +104,9 @@ class Worker(AbstractContextManager["Worker"]):
     def _ask(self, message: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._signal(signal.SIGCONT)
-        try:
+        with suppress(BrokenPipeError):  # it has ended, as the line that it does not answer says
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failed("ended") from None
         # one answer line per message, so nothing is ever left over in a buffer behind select's back
         if not select.select([self._process.stdout], [], [], seconds)[0]:
             raise self._failed(f"gave no answer within {seconds:.0f} s")

@@ -29,7 +29,7 @@ def test_a_step_is_the_difference_of_two_runs():
     def step(*seconds: float) -> float:
         left = iter(seconds)
         peer = SimpleNamespace(name="vllm", run=lambda ids, tokens: next(left))
-        return Lane(cast(Worker, peer)).run(Case(1, 8), [[1]], 100).median
+        return Lane(cast(Worker, peer), "vllm").run(Case(1, 8), [[1]], 100).median
 
     assert step(0.5, 2.5) == step(2.0, 1.0, 2.0, 2.0, 0.5, 2.5) == pytest.approx(0.02)
     with pytest.raises(ValueError, match="raise --tokens"):
@@ -107,9 +107,9 @@ def test_what_is_timed_was_run_before():
 
     ids = prompts(case, 50, [])
     lanes = [
-        Lane(cast(Worker, Noted("engine"))),
-        Lane(cast(Worker, Noted("engine")), budget=4),
-        Lane(cast(Worker, Noted("vllm"))),
+        Lane(cast(Worker, Noted("engine")), "engine"),
+        Lane(cast(Worker, Noted("engine")), "engine", budget=4),
+        Lane(cast(Worker, Noted("vllm")), "vllm"),
     ]
     decode.measure(case, lanes, ids, tokens=20, rounds=2)
     short, long = decode.SHORT, decode.SHORT + 20

@@ -175,7 +175,7 @@ def test_the_simulated_worker_counts_by_hand():
     worker = cost.SimulatedWorker("engine", limits)
     case = decode.Case(2, 512)
     ids = decode.prompts(case, 1000, [])
-    lane = decode.Lane(cast(Worker, worker))
+    lane = decode.Lane(cast(Worker, worker), "engine")
     decode.measure(case, [lane], ids, 10, 3)
     prefill = 2 * limits.prefill_seconds(512) / cost.PREFILL
     step = limits.step_seconds(2, 512) / cost.DECODE
