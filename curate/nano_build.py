@@ -64,8 +64,9 @@ def write_base(folder: Path, seed: int, shape: tuple[int, int, int, int] = SHAPE
 
 def train(recipe: str, run: Path, seed: int, *settings: str) -> dict[str, float]:
     """Runs `python -m train.sft` in its own process; returns the last step's loss, and tokens and steps in all."""
-    command = [sys.executable, "-m", "train.sft", str(RECIPES / recipe), f"run={run}", f"seed={seed}", *settings]
-    subprocess.run(command, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "train.sft", str(RECIPES / recipe), f"run={run}", f"seed={seed}", *settings], check=True
+    )
     steps = [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
     tail = steps[-max(1, len(steps) // 10) :]
     return {"steps": steps[-1]["step"], "loss": round(sum(s["loss"] for s in tail) / len(tail), 4)}

@@ -40,8 +40,7 @@ def check(family: str, prompt: str, answer_text: str) -> bool:
     Raises:
         KeyError: `family` is not a key of `FAMILIES`.
     """
-    answer = re.sub(r"^\s*(Final )?Answer:\s*", "", answer_text).strip()
-    return FAMILIES[family].check(prompt, answer)
+    return FAMILIES[family].check(prompt, re.sub(r"^\s*(Final )?Answer:\s*", "", answer_text).strip())
 
 
 def drawn(family: str, split: str, difficulty: int, rng: Random) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -74,7 +75,14 @@ class EndpointModel:
             nonlocal successes
             for key, (ask, *_) in waiting:
                 started = time.monotonic()
-                answer, tries = await self._ask_one(client, key, ask)
+                try:
+                    answer, tries = await client.post(
+                        "/chat/completions",
+                        arguments(self._config.model, key, ask),
+                        functools.partial(read, id=ask.id, key=key),
+                    )
+                except Failed as error:
+                    answer, tries = Answer(ask.id, key, error=error.kind, detail=str(error)), error.tries
                 suspects.append((answer, ask, tries, time.monotonic() - started))
                 if answer.error not in _DOWN:
                     successes += 1
@@ -99,17 +107,6 @@ class EndpointModel:
             f"{last.detail}); check that it runs and its address, key and model name, then run the same command again: "
             "what it had answered is kept"
         )
-
-    async def _ask_one(self, client: Client, key: str, ask: Ask) -> tuple[Answer, int]:
-        """(the answer or the error of the last try, tries)."""
-        try:
-            return await client.post(
-                "/chat/completions",
-                arguments(self._config.model, key, ask),
-                lambda reply: read(reply, ask.id, key),
-            )
-        except Failed as error:
-            return Answer(ask.id, key, error=error.kind, detail=str(error)), error.tries
 
 
 def arguments(model: str, key: str, ask: Ask) -> dict[str, Any]:

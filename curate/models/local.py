@@ -80,9 +80,11 @@ class LocalModel:
             while running or waiting:
                 while waiting and len(running) < OPEN_PER_SLOT * self._config.max_num_seqs:
                     key, (ask, *_) = waiting.popleft()
-                    prompt = {"messages": [dict(message) for message in ask.messages]}
                     try:
-                        handle = self._engine.submit(prompt, engine_params(ask.sampling, key))
+                        handle = self._engine.submit(
+                            {"messages": [dict(message) for message in ask.messages]},
+                            engine_params(ask.sampling, key),
+                        )
                     except InputError as error:
                         yield from self._keep(plan, [Answer(ask.id, key, error="bad_request", detail=str(error))])
                         continue

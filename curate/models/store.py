@@ -139,9 +139,11 @@ class Store(AbstractContextManager["Store", None]):
     def totals(self) -> list[Totals]:
         """Sums per model, for the report."""
         with self._lock:
-            rows = self._db.execute(
-                "SELECT model, count(*), sum(error IS NOT NULL), sum(tries), ifnull(sum(prompt_tokens), 0),"
-                " ifnull(sum(completion_tokens), 0), ifnull(sum(reasoning_tokens), 0), total(seconds)"
-                " FROM responses GROUP BY model ORDER BY model"
-            )
-            return [Totals(*row) for row in rows]
+            return [
+                Totals(*row)
+                for row in self._db.execute(
+                    "SELECT model, count(*), sum(error IS NOT NULL), sum(tries), ifnull(sum(prompt_tokens), 0),"
+                    " ifnull(sum(completion_tokens), 0), ifnull(sum(reasoning_tokens), 0), total(seconds)"
+                    " FROM responses GROUP BY model ORDER BY model"
+                )
+            ]

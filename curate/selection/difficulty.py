@@ -42,13 +42,21 @@ def difficulty(
         pl.len().alias("attempts"),
     )
     missed, solved, unsure = pl.col("attempts").is_null(), pl.col("solvers").list.len() > 0, pl.col("ungraded") > 0
-    rules = pl.when(missed).then(pl.lit("no_attempt")).when(solved).then(pl.lit("solved"))
-    evidence = pl.when(missed).then(pl.lit("no attempt at it")).when(solved).then(pl.col("solvers").list.join(", "))
     return questions.join(per_question, on="qid", how="left", maintain_order="left").select(
         "qid",
-        (~missed & ~solved & (~unsure | (ungradable == "keep"))).fill_null(False).alias("keep"),
-        rules.when(unsure).then(pl.lit("ungradable")).otherwise(pl.lit("hard")).alias("rule"),
-        evidence.otherwise(pl.format("{} of {} attempts", "ungraded", "attempts")).alias("evidence"),
+        keep=(~missed & ~solved & (~unsure | (ungradable == "keep"))).fill_null(False),
+        rule=pl.when(missed)
+        .then(pl.lit("no_attempt"))
+        .when(solved)
+        .then(pl.lit("solved"))
+        .when(unsure)
+        .then(pl.lit("ungradable"))
+        .otherwise(pl.lit("hard")),
+        evidence=pl.when(missed)
+        .then(pl.lit("no attempt at it"))
+        .when(solved)
+        .then(pl.col("solvers").list.join(", "))
+        .otherwise(pl.format("{} of {} attempts", "ungraded", "attempts")),
     )
 
 

@@ -54,19 +54,22 @@ def s1_matches(questions: pl.Series, evaluations: pl.Series) -> pl.DataFrame:
         .group_by("document", maintain_order=True)
         .first()
     )
-    rows = [
-        (
-            d,
-            e,
-            "s1",
-            _share(starts, S1_NGRAM, len(spaced[1][e])),
-            _longest(starts, S1_NGRAM),
-            None,
-            " ".join(spaced[0][d][at : at + S1_NGRAM]),
-        )
-        for d, e, starts, at, _ in first.iter_rows()
-    ]
-    return pl.DataFrame(rows, schema=MATCH, orient="row")
+    return pl.DataFrame(
+        [
+            (
+                d,
+                e,
+                "s1",
+                _share(starts, S1_NGRAM, len(spaced[1][e])),
+                _longest(starts, S1_NGRAM),
+                None,
+                " ".join(spaced[0][d][at : at + S1_NGRAM]),
+            )
+            for d, e, starts, at, _ in first.iter_rows()
+        ],
+        schema=MATCH,
+        orient="row",
+    )
 
 
 def scored_matches(

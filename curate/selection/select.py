@@ -141,11 +141,13 @@ MODES = {
 def select(pool: pl.DataFrame, settings: Select, seed: int) -> pl.DataFrame:
     """The selection [SELECTION] from `pool` [qid, source, domain, trace_tokens, correct], whatever its order."""
     candidates = [Candidate(**row) for row in pool.sort("qid").iter_rows(named=True)]
-    rng = np.random.Generator(np.random.PCG64(seed))
-    picks = MODES[settings.mode](candidates, settings, rng)
+    picks = MODES[settings.mode](candidates, settings, np.random.Generator(np.random.PCG64(seed)))
     of = {c.qid: c for c in candidates}
-    rows = [
-        (p.qid, settings.mode, seed, order, p.why, p.weight, of[p.qid].domain, of[p.qid].trace_tokens)
-        for order, p in enumerate(picks)
-    ]
-    return pl.DataFrame(rows, schema=SELECTION, orient="row")
+    return pl.DataFrame(
+        [
+            (p.qid, settings.mode, seed, order, p.why, p.weight, of[p.qid].domain, of[p.qid].trace_tokens)
+            for order, p in enumerate(picks)
+        ],
+        schema=SELECTION,
+        orient="row",
+    )

@@ -141,8 +141,13 @@ class TheoremQA(Source, frozen=True, kw_only=True, tag="TheoremQA"):
         if answer and kind == "option":
             answer = answer.strip("()").upper()
         types = {"integer": "number", "float": "number", "bool": "text", "option": "choice"}
-        answer_type = types.get(kind, "latex") if answer else "none"
-        return Draft(text(row, "Question"), answer, answer, answer_type, meta={"answer_type": kind})
+        return Draft(
+            text(row, "Question"),
+            answer,
+            answer,
+            types.get(kind, "latex") if answer else "none",
+            meta={"answer_type": kind},
+        )
 
 
 class GSM8K(Source, frozen=True, kw_only=True, tag="GSM8K"):

@@ -149,8 +149,13 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
         if problem.family in PLAIN_CHECK:
             return replace(plain, question=question, meta=meta)
         # What is no number (a time, names in order) has one right spelling, as the families' own checkers have it.
-        answer_type = "number" if math_type(problem.answer) == "number" else "exact"
-        return replace(plain, question=question, answer_type=answer_type, family=None, meta=meta)
+        return replace(
+            plain,
+            question=question,
+            answer_type="number" if math_type(problem.answer) == "number" else "exact",
+            family=None,
+            meta=meta,
+        )
 
 
 def family_files() -> list[Path]:

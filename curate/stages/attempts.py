@@ -71,8 +71,9 @@ def attempt(
     for answer in model.ask(asks):
         answers[answer.id] = answer
         progress(1)
-    rows = [attempt_row(ask, answers[ask.id], model.name) for ask in asks]
-    return pl.DataFrame(rows, schema=dict(ATTEMPT_SCHEMA), orient="row")
+    return pl.DataFrame(
+        [attempt_row(ask, answers[ask.id], model.name) for ask in asks], schema=dict(ATTEMPT_SCHEMA), orient="row"
+    )
 
 
 def attempt_row(ask: Ask, answer: Answer, model: str) -> tuple[object, ...]:

@@ -13,7 +13,6 @@ from curate.sources import Draft, RowError, Skip, Source
 from engine.errors import InputError
 from engine.rows_file import BadRow
 
-STAGE = "collect"
 RAW = 200
 """Characters of a row that cannot be read which are kept as evidence."""
 
@@ -62,10 +61,10 @@ def collect_source(source: Source, advance: Callable[[int], None]) -> tuple[pl.D
         orient="row",
     )
     lost = [
-        (f"{source.label}/{number}", None, STAGE, False, rule, clean(evidence))
+        (f"{source.label}/{number}", None, "collect", False, rule, clean(evidence))
         for number, (rule, evidence) in sorted(dropped.items())
     ]
-    kept = decisions(questions, STAGE, pl.lit(True), pl.lit("kept"), pl.lit(""))
+    kept = decisions(questions, "collect", pl.lit(True), pl.lit("kept"), pl.lit(""))
     return questions, pl.concat([kept, pl.DataFrame(lost, schema=DECISION, orient="row")])
 
 

@@ -130,14 +130,19 @@ def _drops(
     for stage, table in decisions.items():
         lost = table.filter(~pl.col("keep"))
         for rule, count in sorted(lost.group_by("rule").len().iter_rows(), key=lambda pair: (-pair[1], pair[0])):
-            shown = lost.filter(pl.col("rule") == rule).sort("row_id").head(examples)
             source = pl.coalesce("source", pl.col("row_id").str.replace(r"/[^/]*$", ""))
-            told = shown.join(texts, on="row_id", how="left", maintain_order="left").select(
-                "row_id",
-                pl.when(source.is_in(private))
-                .then(pl.lit(PRIVATE))
-                .otherwise(pl.col("question", "evidence").fill_null("").str.head(SHOWN))
-                .name.keep(),
+            told = (
+                lost.filter(pl.col("rule") == rule)
+                .sort("row_id")
+                .head(examples)
+                .join(texts, on="row_id", how="left", maintain_order="left")
+                .select(
+                    "row_id",
+                    pl.when(source.is_in(private))
+                    .then(pl.lit(PRIVATE))
+                    .otherwise(pl.col("question", "evidence").fill_null("").str.head(SHOWN))
+                    .name.keep(),
+                )
             )
             found.append((stage, rule, count, told.rows()))
     return found
@@ -190,9 +195,8 @@ def _notes(counts: dict[str, Any]) -> list[list[Any]]:
 def _domains(context: Context) -> pl.DataFrame:
     """[title, pool, selected]."""
     labels = context.table("domain", "domains").with_columns(pl.format("{} {}", "code", "title").alias("title"))
-    chosen = context.table("select", "selection").select("qid", pl.lit(1).alias("picked"))
     return (
-        labels.join(chosen, on="qid", how="left")
+        labels.join(context.table("select", "selection").select("qid", picked=1), on="qid", how="left")
         .group_by("title")
         .agg(
             pl.len().cast(pl.Int64).alias("pool"), pl.col("picked").fill_null(0).sum().cast(pl.Int64).alias("selected")

@@ -77,12 +77,14 @@ def run_attempts(stage: str, context: Context) -> Output:
         .sort("model")
     )
     reasons = made.with_columns(pl.col("finish_reason").fill_null(pl.format("error: {}", "error")))
-    counts = {
-        "rows": made.height,
-        "models": {row.pop("model"): row for row in table.to_dicts()},
-        "finish_reasons": counts_of(reasons, "finish_reason"),
-    }
-    return Output({f"{stage}s": made}, counts)
+    return Output(
+        {f"{stage}s": made},
+        {
+            "rows": made.height,
+            "models": {row.pop("model"): row for row in table.to_dicts()},
+            "finish_reasons": counts_of(reasons, "finish_reason"),
+        },
+    )
 
 
 def run_grade(context: Context) -> Output:

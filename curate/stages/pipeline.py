@@ -102,8 +102,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
 def eval_files(config: Config) -> list[Path]:
     sets = config.decontaminate.against
-    generated = family_files() if any(e.heldout is not None for e in sets) else []
-    return files(tuple(e.path for e in sets if e.path is not None)) + generated
+    found = files(tuple(each.path for each in sets if each.path is not None))
+    return found + family_files() if any(each.heldout is not None for each in sets) else found
 
 
 def tokenizer_files(folder: str | None) -> list[Path]:
