@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -50,6 +51,13 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def write_all(file: FileIO, data: bytes) -> None:
+    """Write `data` to an unbuffered file, in as many goes as it takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
 class AppendLog:
     """One such file, `file` to read it. Whoever opens it reads it first: `read_lines`, then `cut`."""
 
@@ -70,11 +78,9 @@ class AppendLog:
         """Write whole lines in one go; returns where they begin. Raises OSError where the disk is full, and then
         nothing of them stays."""
         offset = self._end.seek(0, os.SEEK_END)
-        rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._end.write(rest) or 0 :]
-        except OSError:
+            write_all(self._end, data)
+        except BaseException:
             self._end.truncate(offset)
             raise
         if time.monotonic() - self._synced > SYNC_S:

@@ -5,21 +5,20 @@ finished; the disk is asked to keep it every few seconds and at the end. Orderin
 first and renames it over it, so the file is whole at every moment.
 """
 
-import contextlib
 import json
 import os
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from engine.command.append_log import SYNC_S, read_lines
+from engine.command.append_log import AppendLog, read_lines, write_all
 from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
-from engine.errors import InputError
+from engine.errors import InputError, refuse
+from engine.whole_file import write_whole
 
 
 class ResultsFile:
@@ -31,13 +30,12 @@ class ResultsFile:
         self._stream_to: Path | None = None
         if self._path is not None and os.path.exists(self._path) and not self._path.is_file():
             self._path, self._stream_to = None, self._path  # a pipe or a device: appended to, never renamed over
-        self._file: FileIO | None = None
+        self._log: AppendLog | None = None
+        self._stream: FileIO | None = None
         self._spans: dict[int, tuple[int, int]] = {}
         """Offset and length of each finished index."""
         self._whole = 0
-        """Bytes up to the end of the last whole line."""
-        self._last, self._sorted = -1, True
-        self._synced = time.monotonic()
+        """Bytes that `open` keeps."""
 
     def prepare(self, lines: Sequence[InputLine], origin: Origin, resume: bool, overwrite: bool) -> list[str]:
         """Check that the file can be written and, for `resume`, what it holds. Returns warnings.
@@ -46,13 +44,16 @@ class ResultsFile:
         and where a line of it was not made from the same input, parameters, model and settings of the engine.
         """
         if self._path is None:
-            if self._stream_to is None and sys.stdout is None:
-                raise InputError(f"{self.name}: is closed; give a file for --output")
-            if self._stream_to is not None and (self._stream_to.is_dir() or not os.access(self._stream_to, os.W_OK)):
-                what = "is a folder" if self._stream_to.is_dir() else "cannot be written"
-                raise InputError(f"{self.name}: {what}; choose another --output")
-            if resume:
-                raise InputError(f"--resume needs an output file, and {self.name} is none")
+            target = self._stream_to
+            refuse(
+                (target is None and sys.stdout is None, f"{self.name}: is closed; give a file for --output"),
+                (target is not None and target.is_dir(), f"{self.name}: is a folder; choose another --output"),
+                (
+                    target is not None and not os.access(target, os.W_OK),
+                    f"{self.name}: cannot be written; choose another --output",
+                ),
+                (resume, f"--resume needs an output file, and {self.name} is none"),
+            )
             return []
         self._check_writable()
         exists = self._path.is_file() and self._path.stat().st_size > 0
@@ -72,76 +73,45 @@ class ResultsFile:
 
     def open(self) -> None:
         """Start writing: behind the last whole line, which is the beginning unless `prepare` was told to resume."""
-        # Unbuffered: what could not be written is nowhere, so that closing does not fail on it again.
-        if self._path is None:
-            if self._stream_to is None:
-                sys.stdout.flush()
-                self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 (until `close`)
-            else:
-                self._file = self._stream_to.open("ab", buffering=0)
-            return
-        self._file = self._path.open("r+b" if self._path.exists() else "x+b", buffering=0)
-        self._file.truncate(self._whole)
+        if self._path is not None:
+            self._log = AppendLog(self._path)
+            self._log.cut(self._whole)
+        elif self._stream_to is not None:
+            self._stream = self._stream_to.open("ab", buffering=0)
+        else:
+            # Unbuffered: what could not be written is nowhere, so that closing does not fail on it again.
+            sys.stdout.flush()
+            self._stream = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 (until `close`)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one finished request. Raises OSError where the disk is full; what fitted is overwritten or cut off."""
-        assert self._file is not None, "open first"
-        data = encode_record(record)
-        if self._path is not None:
-            self._file.seek(self._whole)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) or 0 :]
-        self._note(record["index"], len(data))
-        if self._path is not None and time.monotonic() - self._synced > SYNC_S:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        """Append one finished request. Raises OSError where the disk is full; nothing of it then stays in a file."""
+        data, offset = encode_record(record), 0
+        if self._log is not None:
+            offset = self._log.append(data)
+        else:
+            assert self._stream is not None, "open first"
+            write_all(self._stream, data)
+        self._spans[record["index"]] = offset, len(data)
 
     def close(self, order: bool) -> None:
         """End writing; with `order`, put the lines into input order by an atomic rename."""
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        if self._path is None:
-            file.close()
-            return
-        with file:
-            file.truncate(self._whole)
-            os.fsync(file.fileno())
-            if order and not self._sorted:
-                self._write_ordered(file, self._path)
-
-    def _note(self, index: int, length: int) -> None:
-        """A whole line of a finished request stands at the end of the file."""
-        self._sorted = self._sorted and index > self._last
-        self._last = index
-        self._spans[index] = (self._whole, length)
-        self._whole += length
-
-    def _write_ordered(self, source: FileIO, path: Path) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as target:
-                for _, (offset, length) in sorted(self._spans.items()):
-                    source.seek(offset)
-                    target.write(source.read(length))
-                target.flush()
-                os.fsync(target.fileno())
-            shutil.copymode(path, temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        if self._stream is not None:
+            self._stream.close()
+        if self._log is not None and self._path is not None:
+            with closing(self._log) as log:
+                spans, size = sorted(self._spans.items()), log.file.seek(0, os.SEEK_END)
+                as_written = spans == list(self._spans.items()) and sum(length for _, (_, length) in spans) == size
+                if order and not as_written:
+                    whole = (os.pread(log.file.fileno(), length, offset) for _, (offset, length) in spans)
+                    write_whole(self._path, whole)
+            self._log = None
 
     def _check_writable(self) -> None:
         assert self._path is not None
         try:
             if self._path.exists():
-                with self._path.open("r+b"):
-                    pass
-            with tempfile.TemporaryFile(prefix=".", dir=self._path.parent):
-                pass  # the final rename needs the folder
+                self._path.open("r+b").close()
+            tempfile.TemporaryFile(prefix=".", dir=self._path.parent).close()  # the final rename needs the folder
         except OSError as error:
             raise InputError(f"{self.name}: cannot be written: {error.strerror}; choose another --output") from error
 
@@ -150,13 +120,11 @@ class ResultsFile:
         assert self._path is not None
         with self._path.open("rb") as file:
             number = 0
-            for number, _, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
+            for number, offset, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
                 _check_same(record, f"{self.name}:{number}", lines, origin)
-                if record["index"] not in self._spans and not _failed(record):
-                    self._note(record["index"], size)
-                else:  # left out when the file is put in order
-                    self._sorted = False
-                    self._whole += size
+                if record["index"] not in self._spans and not _failed(record):  # else left out of the final order
+                    self._spans[record["index"]] = offset, size
+                self._whole += size
             torn = file.seek(0, os.SEEK_END) > self._whole
         return [f"{self.name}:{number + 1}: the last line is torn; its request runs again"] if torn else []
 
