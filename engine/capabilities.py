@@ -4,7 +4,7 @@
 """
 
 import os
-import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,11 @@ class Fit:
 def routes(config: EngineConfig, dtype: torch.dtype, device: torch.device) -> list[Route]:
     """Which implementation runs what, for a model of `dtype` on `device`."""
     if REFERENCE:
-        why = "S1_KERNELS=reference asks for the torch definitions; unset it"
-        return [Route("all", "torch definitions", why, slow=True)]
+        return [
+            Route(
+                "all", "torch definitions", "S1_KERNELS=reference asks for the torch definitions; unset it", slow=True
+            )
+        ]
     return _cuda_routes(config, device) if device.type == "cuda" else _cpu_routes(config, dtype)
 
 
@@ -74,51 +77,79 @@ def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
     if dtype is torch.float16:
         why = "the native library takes float32 and bfloat16; give --dtype bfloat16"
         return [*found, Route("layers and head", "torch definitions", why, slow=True)]
-    products = Route("products", library, "weights are packed once, after loading")
-    if config.quantization == "int8":
-        products = Route("products", f"{library}, int8 weights", "codes are widened in registers")
-    elif config.quantization == "fp8":
-        why = (
+    products = {
+        "none": Route("products", library, "weights are packed once, after loading"),
+        "int8": Route("products", f"{library}, int8 weights", "codes are widened in registers"),
+        "fp8": Route(
+            "products",
+            library,
             "there are no float8 products for CPUs: weights are rounded to float8 and kept in the model's dtype, "
-            "so nothing is faster or smaller; give --quantization int8"
-        )
-        products = Route("products", library, why, slow=True)
-    attention = Route("attention", library, "float32 and bfloat16 caches")
-    if config.kv_cache_dtype == "fp8":
-        why = "there is no native attention over a float8 cache; leave --kv-cache-dtype at auto on a CPU"
-        attention = Route("attention", "torch definitions", why, slow=True)
+            "so nothing is faster or smaller; give --quantization int8",
+            slow=True,
+        ),
+    }
+    attention = {
+        "auto": Route("attention", library, "float32 and bfloat16 caches"),
+        "fp8": Route(
+            "attention",
+            "torch definitions",
+            "there is no native attention over a float8 cache; leave --kv-cache-dtype at auto on a CPU",
+            slow=True,
+        ),
+    }
     draws = Route("draws and thinking machine", library, "one call for all rows")
-    return [*found, products, attention, draws]
+    return [*found, products[config.quantization], attention[config.kv_cache_dtype], draws]
 
 
 def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
     name = torch.cuda.get_device_name(device)
     if triton is None:
         return [Route("all", "nothing", "CUDA needs Triton, and it is not installed; pip install triton", slow=True)]
-    kernels = f"Triton {triton.__version__}"
-    major, minor = torch.cuda.get_device_capability(device)
-    found = [Route("attention, norms, draws, thinking machine", kernels, f"{name} (sm_{major}{minor})")]
-    if (major, minor) != (9, 0):
-        why = "tile sizes were chosen for sm_90 (H100, H200); other GPUs run them as they are"
-        found.append(Route("tiles", kernels, why, slow=True))
-    rows = [choice for choice in read_choices(table_in_use()) if choice.device == name]
-    why = f"{len(rows)} shapes where Triton was measured to be faster" if rows else "no shape was measured on this GPU"
-    found.append(Route("products", "cuBLAS" + (f" and {kernels}" if rows else ""), why))
-    if config.quantization != "none":
-        found.append(
-            Route(f"{config.quantization} products", kernels, f"up to {MOST_TOKENS} tokens, widened in registers")
-        )
-        if config.max_num_seqs > MOST_TOKENS:
-            why = f"they widen whole matrices first, no faster than 16 bits; --max-num-seqs {MOST_TOKENS} avoids it"
-            found.append(Route(f"{config.quantization} products beyond {MOST_TOKENS} tokens", "cuBLAS", why, slow=True))
-    if config.step_graphs == "off":
-        found.append(Route("decode steps", "operator by operator", "--step-graphs off", slow=True))
-    else:
-        found.append(Route("decode steps", "CUDA graphs", f"padded to {len(BUCKETS)} sizes up to {BUCKETS[-1]} rows"))
-        if config.max_num_seqs > BUCKETS[-1]:
-            why = f"steps of more than {BUCKETS[-1]} rows are not captured; lower --max-num-seqs"
-            found.append(Route("larger decode steps", "operator by operator", why, slow=True))
-    return found
+    kernels, (major, minor) = f"Triton {triton.__version__}", torch.cuda.get_device_capability(device)
+    measured = sum(choice.device == name for choice in read_choices(table_in_use()))
+    narrow, captured, most_rows = config.quantization != "none", config.step_graphs != "off", BUCKETS[-1]
+    possible = (
+        (True, Route("attention, norms, draws, thinking machine", kernels, f"{name} (sm_{major}{minor})")),
+        (
+            (major, minor) != (9, 0),
+            Route(
+                "tiles",
+                kernels,
+                "tile sizes were chosen for sm_90 (H100, H200); other GPUs run them as they are",
+                slow=True,
+            ),
+        ),
+        (
+            measured > 0,
+            Route("products", f"cuBLAS and {kernels}", f"{measured} shapes where Triton was measured to be faster"),
+        ),
+        (measured == 0, Route("products", "cuBLAS", "no shape was measured on this GPU")),
+        (
+            narrow,
+            Route(f"{config.quantization} products", kernels, f"up to {MOST_TOKENS} tokens, widened in registers"),
+        ),
+        (
+            narrow and config.max_num_seqs > MOST_TOKENS,
+            Route(
+                f"{config.quantization} products beyond {MOST_TOKENS} tokens",
+                "cuBLAS",
+                f"they widen whole matrices first, no faster than 16 bits; --max-num-seqs {MOST_TOKENS} avoids it",
+                slow=True,
+            ),
+        ),
+        (not captured, Route("decode steps", "operator by operator", "--step-graphs off", slow=True)),
+        (captured, Route("decode steps", "CUDA graphs", f"padded to {len(BUCKETS)} sizes up to {most_rows} rows")),
+        (
+            captured and config.max_num_seqs > most_rows,
+            Route(
+                "larger decode steps",
+                "operator by operator",
+                f"steps of more than {most_rows} rows are not captured; lower --max-num-seqs",
+                slow=True,
+            ),
+        ),
+    )
+    return [route for applies, route in possible if applies]
 
 
 def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: int) -> Limits:
@@ -136,10 +167,10 @@ def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: i
 
 def fit(config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int) -> Fit:
     """What would fit beside the weights in the memory that is free now. Raises InputError as the engine would."""
-    shard = Shard.of(model, 0, ranks)
     limits = limits_of(config, model, UNKNOWN, ranks)
     weights = int(limits.resident_bytes / ranks)
-    kv_bytes = 2 * model.num_layers * shard.num_kv_heads * model.head_dim * int(limits.kv_bytes)
+    heads = Shard.of(model, 0, ranks).num_kv_heads
+    kv_bytes = 2 * model.num_layers * heads * model.head_dim * int(limits.kv_bytes)
     size, length = config.page_size, model_length(config, model)
     left = max(0, free_bytes(device, ranks) - weights)
     pages = pages_that_fit(config, left, device.type, kv_bytes * size, length, size)
@@ -157,12 +188,7 @@ def limiting_device(device: torch.device, step_bytes: float) -> Device:
         return UNKNOWN
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     buffer = torch.zeros(max(_READ_BYTES, 2 * _cache_bytes()), dtype=torch.int8)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        native.read(buffer)
-        seconds.append(time.perf_counter() - start)
-    rate = len(buffer) / min(seconds)
+    rate = len(buffer) / min(timeit.repeat(lambda: native.read(buffer), number=1, repeat=3))
     name = f"this CPU, which reads {rate / 1e9:.3g} GB/s now"
     return Device(name, rate, float("inf"), float(memory), gpu=False)
 

@@ -49,25 +49,24 @@ def machine() -> dict[str, Any]:
     page = os.sysconf("SC_PAGE_SIZE")
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        major, minor = torch.cuda.get_device_capability(index)
-        gpus.append(
-            {
-                "name": torch.cuda.get_device_name(index),
-                "capability": f"sm_{major}{minor}",
-                "memory_bytes": total,
-                "free_bytes": free,
-            }
-        )
+    cards = [
+        (torch.cuda.get_device_properties(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())
+    ]
     return {
         "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * page,
         "free_bytes": os.sysconf("SC_AVPHYS_PAGES") * page,
-        "gpus": gpus,
+        "gpus": [
+            {
+                "name": card.name,
+                "capability": f"sm_{card.major}{card.minor}",
+                "memory_bytes": total,
+                "free_bytes": free,
+            }
+            for card, free, total in cards
+        ],
         "native_library": native.LEVEL if native.LOADED else native.REASON,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -85,15 +84,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     room = fit(config, model, device, ranks)
     limits = predicted(config, model, device, ranks)
     context = min(1024, max(1, room.context))
-    steps = (
-        {}
-        if limits.device is UNKNOWN
-        else {
-            batch: limits.step_seconds(batch, context)
-            for batch in (1, 8, 64)
-            if batch <= max(1, room.tokens // context)
-        }
-    )
+    batches = [] if limits.device is UNKNOWN else [b for b in (1, 8, 64) if b <= max(1, room.tokens // context)]
     return {
         "machine": machine(),
         "model": {
@@ -110,7 +101,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
             "of": limits.device.name,
             "bytes_per_step": limits.streamed_bytes,
             "context": context,
-            "step_seconds": steps,
+            "step_seconds": {batch: limits.step_seconds(batch, context) for batch in batches},
         },
         "kernels": [asdict(route) for route in routes(config, model.dtype, device)],
     }
@@ -119,41 +110,51 @@ def examine(config: EngineConfig) -> dict[str, Any]:
 def show(found: dict[str, Any], console: Console) -> None:
     """For a person."""
     host, model, room, limit = found["machine"], found["model"], found["fits"], found["limit"]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     gib = 2**30
-    table.add_row("processor", f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads")
-    table.add_row("memory", f"{host['free_bytes'] / gib:.1f} of {host['memory_bytes'] / gib:.1f} GiB free")
-    for gpu in host["gpus"]:
-        free, total = gpu["free_bytes"] / gib, gpu["memory_bytes"] / gib
-        table.add_row("GPU", f"{gpu['name']} ({gpu['capability']}), {free:.1f} of {total:.1f} GiB free")
-    if not host["gpus"]:
-        table.add_row("GPU", "none")
-    cuda = f"CUDA {host['cuda']}" if host["cuda"] else "CPU build"
-    software = f"Python {host['python']}, torch {host['torch']} ({cuda}), Triton {host['triton'] or 'none'}"
-    table.add_row("software", software)
-    table.add_row("native CPU library", host["native_library"])
-    kinds = f"{model['dtype']}, quantization {model['quantization']}, KV cache {model['kv_cache_dtype']}"
-    table.add_row("model", f"{Path(model['path']).name}: {model['parameters'] / 1e6:,.1f} M parameters; {kinds}")
-    weights = f"{room['weight_bytes'] / 2**20:,.1f} MiB of weights each"
-    table.add_row("ranks", f"{found['ranks']} on {found['device']}, {weights}")
-    table.add_row(
-        "pages",
-        f"{room['pages']:,} of {room['page_size']} tokens: {room['tokens']:,} tokens of "
-        f"{room['kv_bytes_per_token'] / 1024:.4g} KiB",
-    )
-    table.add_row("context", f"{room['context']:,} tokens; {room['sequences']:,} sequences of that length at once")
     steps = ", ".join(
         f"{seconds * 1e3:.3g} ms at batch {batch} ({batch / seconds:,.0f} tok/s)"
         for batch, seconds in limit["step_seconds"].items()
     )
-    table.add_row(
-        "least time of a step",
-        f"{steps}, context {limit['context']:,}; {limit['of']}"
-        if steps
-        else "not told: the GPU's rates are not known, or the CPU's caches hold the model",
-    )
-    for route in found["kernels"]:
-        table.add_row(route["operator"], ("slow: " if route["slow"] else "") + f"{route['runs']}: {route['why']}")
+    cards = [
+        f"{c['name']} ({c['capability']}), {c['free_bytes'] / gib:.1f} of {c['memory_bytes'] / gib:.1f} GiB free"
+        for c in host["gpus"]
+    ]
+    rows = [
+        ("processor", f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads"),
+        ("memory", f"{host['free_bytes'] / gib:.1f} of {host['memory_bytes'] / gib:.1f} GiB free"),
+        *(("GPU", card) for card in cards or ["none"]),
+        (
+            "software",
+            f"Python {host['python']}, torch {host['torch']} "
+            f"({'CUDA ' + host['cuda'] if host['cuda'] else 'CPU build'}), Triton {host['triton'] or 'none'}",
+        ),
+        ("native CPU library", host["native_library"]),
+        (
+            "model",
+            f"{Path(model['path']).name}: {model['parameters'] / 1e6:,.1f} M parameters; {model['dtype']}, "
+            f"quantization {model['quantization']}, KV cache {model['kv_cache_dtype']}",
+        ),
+        (
+            "ranks",
+            f"{found['ranks']} on {found['device']}, {room['weight_bytes'] / 2**20:,.1f} MiB of weights each",
+        ),
+        (
+            "pages",
+            f"{room['pages']:,} of {room['page_size']} tokens: {room['tokens']:,} tokens of "
+            f"{room['kv_bytes_per_token'] / 1024:.4g} KiB",
+        ),
+        ("context", f"{room['context']:,} tokens; {room['sequences']:,} sequences of that length at once"),
+        (
+            "least time of a step",
+            f"{steps}, context {limit['context']:,}; {limit['of']}"
+            if steps
+            else "not told: the GPU's rates are not known, or the CPU's caches hold the model",
+        ),
+        *((r["operator"], f"{'slow: ' if r['slow'] else ''}{r['runs']}: {r['why']}") for r in found["kernels"]),
+    ]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
