@@ -7,7 +7,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.core import Core
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.model.shard import Shard
@@ -67,21 +67,25 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
     Shard.of(model, 0, config.tensor_parallel_size)
     resolve_format(config.thinking_format, tokenizer)
     ranks = max(config.tensor_parallel_size, int(os.environ.get("WORLD_SIZE", "1")))
-    if config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"):
-        raise InputError(
+    refuse(
+        (
+            config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"),
             "one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
-            "tensor_parallel_size above 1 on CUDA"
-        )
-    if config.kv_cache_tokens is not None and config.kv_cache_tokens < config.page_size:
-        raise InputError(
-            f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of {config.page_size}; raise it"
-        )
+            "tensor_parallel_size above 1 on CUDA",
+        ),
+        (
+            config.kv_cache_tokens is not None and config.kv_cache_tokens < config.page_size,
+            f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of {config.page_size}; raise it",
+        ),
+    )
 
 
 def precision(config: EngineConfig) -> Precision:
     """The dtypes behind `quantization` and `kv_cache_dtype`."""
-    codes = {"none": None, "int8": torch.int8, "fp8": FLOAT8}[config.quantization]
-    return Precision(codes, FLOAT8 if config.kv_cache_dtype == "fp8" else None)
+    return Precision(
+        weights={"none": None, "int8": torch.int8, "fp8": FLOAT8}[config.quantization],
+        kv={"auto": None, "fp8": FLOAT8}[config.kv_cache_dtype],
+    )
 
 
 def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, group: Group) -> Core:
@@ -129,8 +133,8 @@ def assemble(
 
 def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, size: int) -> int:
     """Pages of the pool, the dummy page not counted; the same on every rank."""
-    page_bytes = decoder.kv_bytes_per_token * size
-    pages = pages_that_fit(config, free_bytes(group.device, group.size), group.device.type, page_bytes, length, size)
+    free, page_bytes = free_bytes(group.device, group.size), decoder.kv_bytes_per_token * size
+    pages = pages_that_fit(config, free, group.device.type, page_bytes, length, size)
     if group.size > 1:
         pages = int(group.all_gather_last_dim(torch.tensor([pages], device=group.device)).min())
     if pages < 1:

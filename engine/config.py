@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.errors import InputError
+from engine.errors import InputError, is_whole
 
 _INDIFFERENT = (
     *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
@@ -69,9 +69,7 @@ class EngineConfig:
         optional = ("max_model_len", "kv_cache_tokens")
         for name in positive + optional:
             value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_whole(value, 1) and (value is not None or name not in optional):
                 raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
         choices = {
             "dtype": ("auto", "float32", "bfloat16", "float16"),

@@ -195,9 +195,7 @@ def _question(line: InputLine, tokenizer: Tokenizer) -> str:
     prompt = line.prompt
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, Mapping):
-        return str(prompt["messages"][-1].get("content"))
-    return tokenizer.decode(prompt)
+    return str(prompt["messages"][-1].get("content")) if isinstance(prompt, Mapping) else tokenizer.decode(prompt)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, is_whole, shown
 from engine.request import Prompt, SamplingParams
 from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
@@ -37,12 +37,9 @@ class Preparer:
         """Render, append the opener, check. Raises InputError naming the field."""
         format = self.format(params.thinking_format)
         ids = self._prompt_ids(prompt, format)
-        self._check_ids("stop_token_ids", params.stop_token_ids)
-        self._check_ids("banned_token_ids", params.banned_token_ids)
-        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
-        self._check_ids("logit_bias", tuple(params.logit_bias or ()))
-        eos_ids = self.tokenizer.eos_token_ids
-        plan = make_plan(params, format, ids, self.context, self.tokenizer, eos_ids)
+        for name in ("stop_token_ids", "banned_token_ids", "allowed_token_ids", "logit_bias"):
+            self._check_ids(name, tuple(getattr(params, name) or ()))
+        plan = make_plan(params, format, ids, self.context, self.tokenizer, self.tokenizer.eos_token_ids)
         return Prepared(array("i", ids), params, plan)
 
     def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat) -> list[int]:
@@ -69,7 +66,7 @@ class Preparer:
 
     def _check_ids(self, field: str, ids: list[int] | tuple[int, ...]) -> None:
         for at, token in enumerate(ids):
-            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.tokenizer.size:
+            if not is_whole(token, 0, self.tokenizer.size - 1):
                 raise InputError(
                     f"{field}[{at}] is {shown(token)}; this tokenizer has the ids 0 to {self.tokenizer.size - 1}"
                 )

@@ -1,6 +1,7 @@
 """The command line of `python -m engine.generate`: every field of SamplingParams and EngineConfig is a flag."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ import tyro
 import tyro._errors
 
 from engine.config import EngineConfig
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 from engine.request import SamplingParams
 
 _ENGINE = Path(__file__).resolve().parents[1]
@@ -65,30 +66,31 @@ class Arguments(SamplingParams, EngineConfig):
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
-    names = [word[2:].partition("=")[0].removeprefix("no-").replace("-", "_") for word in argv if word.startswith("--")]
-    for name in names:
-        if names.count(name) > 1:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(f"{flag} is given {names.count(name)} times; give it once, with all its values behind it")
-    arguments = replace(_cli(argv), given=frozenset(names))
-    if (arguments.prompt is None) == (arguments.input is None):
-        raise InputError("give exactly one of --prompt TEXT and --input FILE")
-    if arguments.resume and (arguments.output is None or arguments.overwrite):
-        raise InputError("--resume needs --output and contradicts --overwrite")
-    if arguments.overwrite and arguments.output is None:
-        raise InputError("--overwrite needs --output")
-    if (
-        arguments.output not in (None, "-")
-        and arguments.input not in (None, "-")
-        and os.path.realpath(arguments.output) == os.path.realpath(arguments.input)
-    ):
-        raise InputError(f"--output {arguments.output} is the input file; choose another")
-    return arguments
-
-
-def _cli(argv: Sequence[str]) -> Arguments:
+    names = Counter(word[2:].partition("=")[0].removeprefix("no-") for word in argv if word.startswith("--"))
+    refuse(
+        *(
+            (n > 1, f"--{name} is given {n} times; give it once, with all its values behind it")
+            for name, n in names.items()
+        )
+    )
     with tyro._errors.on_parse_error(_refuse):
-        return tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
+        parsed = tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
+    output, source = parsed.output, parsed.input
+    refuse(
+        ((parsed.prompt is None) == (source is None), "give exactly one of --prompt TEXT and --input FILE"),
+        (
+            parsed.resume and (output is None or parsed.overwrite),
+            "--resume needs --output and contradicts --overwrite",
+        ),
+        (parsed.overwrite and output is None, "--overwrite needs --output"),
+        (
+            output not in (None, "-")
+            and source not in (None, "-")
+            and os.path.realpath(output) == os.path.realpath(source),
+            f"--output {output} is the input file; choose another",
+        ),
+    )
+    return replace(parsed, given=frozenset(name.replace("-", "_") for name in names))
 
 
 def _refuse(event: tyro._errors.ParseErrorEvent) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.config import EngineConfig
-from engine.errors import InputError, shown
+from engine.errors import InputError, is_whole, refuse, shown
 from engine.request import Completion, Prompt, RequestOutput, SamplingParams
 from engine.text.chat_template import check_messages
 
@@ -44,13 +44,10 @@ def read_input(path: str, base: SamplingParams) -> list[InputLine]:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-    lines: list[InputLine] = []
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if raw.strip():
-            lines.append(_parse_line(raw, f"{name}:{number}", len(lines), base))
-    if not lines:
+    given = [(n, raw) for n, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if raw.strip()]
+    if not given:
         raise InputError(f'{name}: holds no requests; give lines such as {{"prompt": "..."}}')
-    return lines
+    return [_parse_line(raw, f"{name}:{number}", index, base) for index, (number, raw) in enumerate(given)]
 
 
 def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> InputLine:
@@ -63,14 +60,21 @@ def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> Inp
     if not isinstance(value, dict):
         raise InputError(f'{where}: a JSON {type(value).__name__}, not an object such as {{"prompt": "..."}}')
     given = [name for name in _PROMPTS if name in value]
-    if len(given) != 1:
-        raise InputError(f"{where}: {' and '.join(given) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}")
-    params = value.pop("params", {})
-    if not isinstance(params, dict):
-        raise InputError(f"{where}: params is {shown(params)}; give an object of sampling parameters")
-    request_id = value.pop("id", str(index))
-    if not isinstance(request_id, (str, int)) or isinstance(request_id, bool):
-        raise InputError(f"{where}: id is {shown(request_id)}; give a string or a whole number")
+    params, request_id = value.pop("params", {}), value.pop("id", str(index))
+    refuse(
+        (
+            len(given) != 1,
+            f"{where}: {' and '.join(given) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}",
+        ),
+        (
+            not isinstance(params, dict),
+            f"{where}: params is {shown(params)}; give an object of sampling parameters",
+        ),
+        (
+            not isinstance(request_id, str) and not is_whole(request_id),
+            f"{where}: id is {shown(request_id)}; give a string or a whole number",
+        ),
+    )
     try:
         sampling = SamplingParams.from_dict(params, base)
     except InputError as error:
@@ -87,24 +91,21 @@ def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
     if name == "messages":
         check_messages(given)
         return {"messages": given}
-    if name == "prompt":
-        if not isinstance(given, str):
-            raise InputError(f"prompt is {shown(given)}; give a string")
-        if not given:
-            raise InputError("prompt is empty; give a question")
-        return given
-    if not isinstance(given, list) or any(not isinstance(i, int) or isinstance(i, bool) for i in given):
-        raise InputError("prompt_token_ids is not a list of whole numbers")
+    refuse(
+        (name == "prompt" and not isinstance(given, str), f"prompt is {shown(given)}; give a string"),
+        (name == "prompt" and given == "", "prompt is empty; give a question"),
+        (
+            name == "prompt_token_ids" and not (isinstance(given, list) and all(map(is_whole, given))),
+            "prompt_token_ids is not a list of whole numbers",
+        ),
+    )
     return given
 
 
 def changed_params(params: SamplingParams) -> dict[str, Any]:
     """The parameters that differ from the defaults, as JSON values."""
-    defaults = SamplingParams()
-    changed = {
-        f.name: getattr(params, f.name) for f in fields(params) if getattr(params, f.name) != getattr(defaults, f.name)
-    }
-    return json.loads(json.dumps(changed))
+    values = {f.name: getattr(params, f.name) for f in fields(params) if getattr(params, f.name) != f.default}
+    return json.loads(json.dumps(values))
 
 
 @dataclass(frozen=True)

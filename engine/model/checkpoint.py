@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 from engine.json_file import read_object
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -31,10 +31,9 @@ def resolve(model: str) -> Path:
     except HFValidationError:
         raise InputError(f"model {model!r} is no directory, nor the form of a hub id; check the path") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model {model!r} is no directory and cannot be fetched as a hub id ({reason}); "
-            "check the name, or download it and give the directory"
+            f"model {model!r} is no directory and cannot be fetched as a hub id "
+            f"({str(error).strip().splitlines()[0]}); check the name, or download it and give the directory"
         ) from None
 
 
@@ -109,10 +108,13 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
         raise InputError(f"{file} is missing; copy it into the checkpoint directory") from None
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error})") from None
-    if start == b"version ":
-        raise InputError(f"{file} is a Git LFS pointer, not the weights; run `git lfs pull`")
-    if not text or len(text) < length:
-        raise InputError(f"{file} is truncated or no safetensors file ({size} bytes); copy it again")
+    refuse(
+        (start == b"version ", f"{file} is a Git LFS pointer, not the weights; run `git lfs pull`"),
+        (
+            not text or len(text) < length,
+            f"{file} is truncated or no safetensors file ({size} bytes); copy it again",
+        ),
+    )
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
@@ -123,8 +125,9 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{file} has no readable safetensors header ({error!r}); copy it again") from None
     for name, (tensor, end) in sorted(found.items(), key=lambda item: item[1][1]):
-        if 8 + length + end > size:
-            raise InputError(f"{file} is truncated: {name} ends at byte {8 + length + end} of {size}; copy it again")
-        if tensor.dtype not in _FLOATS:
-            raise InputError(f"{file}: {name} is {tensor.dtype}; supported are {', '.join(_FLOATS)}")
+        last = 8 + length + end
+        refuse(
+            (last > size, f"{file} is truncated: {name} ends at byte {last} of {size}; copy it again"),
+            (tensor.dtype not in _FLOATS, f"{file}: {name} is {tensor.dtype}; supported are {', '.join(_FLOATS)}"),
+        )
     return {name: tensor for name, (tensor, _) in found.items()}

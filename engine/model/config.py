@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, is_number, is_whole, refuse, shown
 from engine.json_file import read_object
 from engine.model.rope import Rope
 
@@ -51,18 +51,23 @@ class ModelConfig:
         heads = _size(values, "num_attention_heads", source)
         kv_heads = _size(values, "num_key_value_heads", source, heads)
         hidden = _size(values, "hidden_size", source)
-        if heads % kv_heads:
-            raise InputError(f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-        if values.get("head_dim") is None and hidden % heads:
-            raise InputError(
-                f"{source}: hidden_size {hidden} is no multiple of num_attention_heads {heads}; add head_dim"
-            )
-        head_dim = _size(values, "head_dim", source, hidden // heads)
-        if head_dim % 2:
-            raise InputError(f"{source}: head_dim is {head_dim}; RoPE rotates pairs, so it must be even")
+        head_dim = _size(values, "head_dim", source, max(1, hidden // heads))
         eps = values.get("rms_norm_eps", 1e-6)
-        if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
-            raise InputError(f"{source}: rms_norm_eps is {eps!r}; give a number between 0 and 1")
+        refuse(
+            (
+                heads % kv_heads,
+                f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}",
+            ),
+            (
+                values.get("head_dim") is None and hidden % heads,
+                f"{source}: hidden_size {hidden} is no multiple of num_attention_heads {heads}; add head_dim",
+            ),
+            (head_dim % 2, f"{source}: head_dim is {head_dim}; RoPE rotates pairs, so it must be even"),
+            (
+                not is_number(eps, 0, 1) or eps in (0, 1),
+                f"{source}: rms_norm_eps is {eps!r}; give a number between 0 and 1",
+            ),
+        )
         return cls(
             hidden_size=hidden,
             num_layers=_size(values, "num_hidden_layers", source),
@@ -113,38 +118,41 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
         architectures = [ARCHITECTURE]
     if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
         raise InputError(f"{source}: architectures is {architectures!r}; supported is {ARCHITECTURE}")
-    if values.get("hidden_act", "silu") != "silu":
-        raise InputError(f"{source}: hidden_act is {values['hidden_act']!r}; supported is 'silu'")
-    if values.get("quantization_config") is not None:
-        how = values["quantization_config"]
-        method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else shown(how)
-        raise InputError(f"{source}: the weights are quantized ({method}); give the float32, bfloat16 or float16 model")
-    window = values.get("sliding_window")
-    if values.get("use_sliding_window") and window is not None:
-        layers = values.get("layer_types")
-        if layers is None:
-            full = _size(values, "max_window_layers", source, 28, least=0)
-            sliding = _size(values, "num_hidden_layers", source) > full
-        elif isinstance(layers, list):
-            sliding = "sliding_attention" in layers
-        else:
-            raise InputError(f"{source}: layer_types is {shown(layers)}; give a list")
-        if sliding:
-            raise InputError(
-                f"{source}: sliding-window attention ({window} tokens) is in use and not supported; "
-                f"set use_sliding_window to false for full attention"
-            )
+    act, how = values.get("hidden_act", "silu"), values.get("quantization_config")
+    method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else shown(how)
+    window, layers = values.get("sliding_window"), values.get("layer_types")
+    slides = bool(values.get("use_sliding_window")) and window is not None
+    refuse(
+        (act != "silu", f"{source}: hidden_act is {act!r}; supported is 'silu'"),
+        (
+            how is not None,
+            f"{source}: the weights are quantized ({method}); give the float32, bfloat16 or float16 model",
+        ),
+        (
+            slides and not isinstance(layers, (list, type(None))),
+            f"{source}: layer_types is {shown(layers)}; give a list",
+        ),
+    )
+    if slides and layers is None:
+        full = _size(values, "max_window_layers", source, 28, least=0)
+        slides = _size(values, "num_hidden_layers", source) > full
+    if slides and (layers is None or "sliding_attention" in layers):
+        raise InputError(
+            f"{source}: sliding-window attention ({window} tokens) is in use and not supported; "
+            f"set use_sliding_window to false for full attention"
+        )
 
 
 def _size(values: Mapping[str, Any], name: str, source: str, default: int | None = None, least: int = 1) -> int:
-    value = values.get(name)
-    if value is None:
-        value = default
-    if value is None:
-        raise InputError(f"{source}: {name} is missing")
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{source}: {name} is {shown(value)}; give a whole number of at least {least}")
-    return value
+    value = default if values.get(name) is None else values[name]
+    refuse(
+        (value is None, f"{source}: {name} is missing"),
+        (
+            not is_whole(value, least),
+            f"{source}: {name} is {shown(value)}; give a whole number of at least {least}",
+        ),
+    )
+    return cast(int, value)
 
 
 def _flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> bool:

@@ -150,7 +150,6 @@ class Decoder:
     def _native_for(self, kv: KVCache) -> NativeDecoder | None:
         """The layers as one native call, where one rank on the CPU has all it needs; made once for a cache."""
         if self._native is None or self._native[0] is not kv:
-            heads = self.shard.num_heads, self.shard.num_kv_heads
             native = None
             if self.group.size == 1 and not REFERENCE and NativeDecoder.supports(self.layers, self.norm, kv):
                 native = NativeDecoder(
@@ -158,7 +157,7 @@ class Decoder:
                     self.norm,
                     self.cos_sin,
                     kv,
-                    heads,
+                    (self.shard.num_heads, self.shard.num_kv_heads),
                     self.config.rms_norm_eps,
                     self.scale,
                     native_cpu.decoder,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from engine.errors import InputError, shown
+from engine.errors import InputError, refuse, shown
 
 _KNOWN = {
     "default": set(),
@@ -55,23 +54,29 @@ class Rope:
         if not isinstance(section, Mapping):
             raise InputError(f"{source}: {name} is {section!r}; give an object")
         given = dict(section)
-        older_kind = given.pop("type", "default")
-        kind = given.pop("rope_type", older_kind)
+        kind = given.pop("rope_type", given.pop("type", "default"))
         theta = given.pop("rope_theta", None) or values.get("rope_theta") or 10_000.0
         partial = given.pop("partial_rotary_factor", None) or values.get("partial_rotary_factor") or 1.0
-        if not isinstance(kind, str) or kind not in _KNOWN:
-            raise InputError(f"{source}: RoPE kind is {shown(kind)}; supported are {', '.join(_KNOWN)}")
-        if partial != 1.0:
-            raise InputError(f"{source}: partial_rotary_factor is {partial!r}; Qwen2 rotates whole heads, give 1.0")
-        unknown = sorted(set(given) - _KNOWN[kind])
-        if unknown:
-            raise InputError(f"{source}: RoPE kind {kind} does not read {unknown[0]!r}; remove it or correct the kind")
+        known = _KNOWN.get(kind) if isinstance(kind, str) else None
+        unknown = sorted(set(given) - (known or set()))
+        refuse(
+            (known is None, f"{source}: RoPE kind is {shown(kind)}; supported are {', '.join(_KNOWN)}"),
+            (
+                partial != 1.0,
+                f"{source}: partial_rotary_factor is {partial!r}; Qwen2 rotates whole heads, give 1.0",
+            ),
+            (
+                unknown,
+                f"{source}: RoPE kind {kind} does not read {', '.join(map(repr, unknown))}; remove it or correct the "
+                "kind",
+            ),
+        )
         if kind == "default":
             return cls(theta=_number(theta, "rope_theta", source))
         limit = int(_number(values.get("max_position_embeddings", 0), "max_position_embeddings", source))
-        original = values.get("original_max_position_embeddings") or given.pop("original_max_position_embeddings", None)
-        given.pop("original_max_position_embeddings", None)
-        original = int(_number(original or limit, "original_max_position_embeddings", source))
+        stated = given.pop("original_max_position_embeddings", None)
+        original = values.get("original_max_position_embeddings") or stated or limit
+        original = int(_number(original, "original_max_position_embeddings", source))
         if given.get("factor") is None and kind == "yarn":
             given["factor"] = limit / original
         truncate = given.pop("truncate", True)
@@ -97,7 +102,7 @@ class Rope:
             return _mscale(self.factor, self.mscale) / _mscale(self.factor, self.mscale_all_dim)
         return _mscale(self.factor, 1.0)
 
-    def inverse_frequencies(self, head_dim: int) -> Tensor:
+    def inverse_frequencies(self, head_dim: int) -> torch.Tensor:
         """Radians per position of each rotated pair: [head_dim / 2] float32, on the CPU."""
         wavelengths = self.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         extrapolated = 1.0 / wavelengths
@@ -120,7 +125,7 @@ class Rope:
         wavelength = self.original_max_position_embeddings / (rotations * 2 * math.pi)
         return head_dim * math.log(wavelength) / (2 * math.log(self.theta))
 
-    def cos_sin(self, max_positions: int, head_dim: int, device: torch.device) -> Tensor:
+    def cos_sin(self, max_positions: int, head_dim: int, device: torch.device) -> torch.Tensor:
         """The table the kernels read: [max_positions, head_dim] float32, cos in the first half, sin in the second."""
         positions = torch.arange(max_positions, dtype=torch.float32, device=device)
         angles = torch.outer(positions, self.inverse_frequencies(head_dim).to(device))

@@ -1,5 +1,6 @@
 """A rank's weights: their tensors, and filling them from a checkpoint or with random numbers."""
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -146,10 +147,6 @@ class Placement:
         return slice(self.start, self.stop) if self.dim else None
 
 
-def _first_rows(matrix: Matrix, count: int) -> Matrix:
-    return matrix.split([count, matrix.shape[0] - count])[0]
-
-
 def _quantise_tied_head(weights: Weights, config: ModelConfig, shard: Shard) -> None:
     """A tied head of 8 bits is a matrix of its own, made of the embedding."""
     if config.tie_word_embeddings and isinstance(weights.head, QuantizedMatrix):
@@ -164,7 +161,7 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
         "model.embed_tokens.weight", vocabulary, weights.embedding[: shard.vocab_rows], start=shard.vocab_start
     )
     if not config.tie_word_embeddings:
-        head = _first_rows(weights.head, shard.vocab_rows)
+        head, _ = weights.head.split([shard.vocab_rows, shard.vocab_size - shard.vocab_rows])
         yield Placement("lm_head.weight", vocabulary, head, start=shard.vocab_start)
     yield Placement("model.norm.weight", (hidden,), weights.norm)
 
@@ -183,9 +180,8 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
                 yield Placement(f"{prefix}self_attn.{letter}_proj.bias", (size,), bias, start=start)
         yield Placement(prefix + "self_attn.o_proj.weight", (hidden, config.q_size), layer.output, 1, q_start)
         half = layer.gate_up.shape[0] // 2
-        for letter, target in zip(("gate", "up"), layer.gate_up.split((half, half)), strict=True):
-            shape = (config.intermediate_size, hidden)
-            yield Placement(f"{prefix}mlp.{letter}_proj.weight", shape, target, start=column)
+        for name, target in zip(("gate", "up"), layer.gate_up.split((half, half)), strict=True):
+            yield Placement(f"{prefix}mlp.{name}_proj.weight", (config.intermediate_size, hidden), target, start=column)
         yield Placement(prefix + "mlp.down_proj.weight", (hidden, config.intermediate_size), layer.down, 1, column)
 
 
@@ -251,17 +247,11 @@ def _check(stored: Mapping[str, StoredTensor], wanted: list[Placement], director
 
 def _check_tied(head: StoredTensor, weights: Weights, config: ModelConfig, shard: Shard) -> None:
     """A head that is stored although it is tied must equal the embedding: using either would be a guess."""
-    placement = Placement(
-        "lm_head.weight",
-        (config.vocab_size, config.hidden_size),
-        weights.embedding[: shard.vocab_rows],
-        start=shard.vocab_start,
-    )
+    target, shape = weights.embedding[: shard.vocab_rows], (config.vocab_size, config.hidden_size)
+    placement = Placement("lm_head.weight", shape, target, start=shard.vocab_start)
     with safe_open(head.file, framework="pt", device="cpu") as tensors:
-        if head.shape == placement.shape:
-            target = weights.embedding[: shard.vocab_rows]
-            if torch.equal(_slice(tensors, placement).to(target), target):
-                return
+        if head.shape == shape and torch.equal(_slice(tensors, placement).to(target), target):
+            return
     raise InputError(
         f"{head.file}: lm_head.weight differs from model.embed_tokens.weight, and config.json says "
         "tie_word_embeddings true; set it to false, or remove the tensor"
@@ -286,11 +276,9 @@ def random(
         # One hash of both: the CPU's generator looks at the low 32 bits of a seed only.
         generator.manual_seed(zlib.crc32(f"{seed} {placement.name}".encode()))
         rows, *rest = placement.shape
-        width = rest[0] if rest else 1
-        step = max(1, _RANDOM_BLOCK // width)
+        step = max(1, _RANDOM_BLOCK // math.prod(rest))
         for first in range(0, rows, step):
-            shape = (min(step, rows - first), *rest)
-            block = torch.empty(shape, dtype=torch.float32, device=device)
+            block = torch.empty(min(step, rows - first), *rest, dtype=torch.float32, device=device)
             block.normal_(0, _RANDOM_STD, generator=generator)
             if placement.dim:
                 part, at = block, first

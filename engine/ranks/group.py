@@ -53,9 +53,8 @@ class Group:
         refuse_second_group()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
-            backend,
+            "nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=rank,
             world_size=size,
@@ -139,18 +138,15 @@ class Group:
 
     def agree(self, error: InputError | None) -> None:
         """Called by every rank after work that may fail on some: raises the lowest rank's error on all of them."""
-        if self.size == 1:
-            if error is not None:
-                raise error
-            return
-        errors: list[str | None] = [None] * self.size
-        try:
-            dist.all_gather_object(errors, None if error is None else str(error), group=self._control)
-        except RuntimeError as dead:
-            raise self._dead(dead) from dead
+        errors: list[str | None] = [None if error is None else str(error)] * self.size
+        if self.size > 1:
+            try:
+                dist.all_gather_object(errors, errors[0], group=self._control)
+            except RuntimeError as dead:
+                raise self._dead(dead) from dead
         for message in errors:
             if message is not None:
-                raise InputError(message)
+                raise InputError(message) from error
 
     def barrier(self) -> None:
         """Returns once every rank has called it."""
@@ -189,10 +185,9 @@ class Group:
         return True
 
     def _dead(self, error: RuntimeError) -> EngineDead:
-        reason = str(error).splitlines()[0]
         return EngineDead(
-            f"rank {self.rank} of {self.size} cannot reach the others ({reason}); one of them has ended: "
-            "its own message says why"
+            f"rank {self.rank} of {self.size} cannot reach the others ({str(error).splitlines()[0]}); one of them has "
+            "ended: its own message says why"
         )
 
 

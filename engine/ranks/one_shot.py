@@ -100,5 +100,6 @@ def _shared(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
         buffer = symmetric_memory.empty(count, dtype=dtype, device=device)
         return buffer, symmetric_memory.rendezvous(buffer, dist.group.WORLD.group_name)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"one_shot_all_reduce is not possible on {device} ({reason}); leave it off") from error
+        raise InputError(
+            f"one_shot_all_reduce is not possible on {device} ({str(error).splitlines()[0]}); leave it off"
+        ) from error

@@ -52,9 +52,8 @@ def spawn_ranks(
     if device.type == "cpu":
         torch.set_num_threads(max(1, threads // size))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=START_TIMEOUT)
-    context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(
+        multiprocessing.get_context("spawn").Process(
             target=_run_rank,
             args=(rank, size, store.port, device_type, torch.get_num_threads(), target, tuple(args)),
             name=f"rank {rank}",
@@ -97,8 +96,7 @@ class SpawnedRanks:
 
     def _kill(self) -> None:
         for process in self._processes:
-            if process.is_alive():
-                process.kill()
+            process.kill()  # nothing happens to one that has ended
 
     def close(self, healthy: bool) -> None:
         """Stops watching; ranks that have left the group get a moment to end, the others are killed."""

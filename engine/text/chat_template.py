@@ -56,8 +56,7 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.globals.update(raise_exception=_raise_exception, strftime_now=lambda f: datetime.now().strftime(f))
         try:
             tree = environment.parse(source)
             self._mark(tree, environment)

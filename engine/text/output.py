@@ -37,8 +37,9 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._beginnings = {stop[:size] for stop in stops for size in range(1, len(stop))}
-        self._longest = max(map(len, self._beginnings), default=0)
+        begin = sorted({stop[:size] for stop in stops for size in range(1, len(stop))}, key=len, reverse=True)
+        self._beginnings = {last: [text for text in begin if text[-1] == last] for last in {text[-1] for text in begin}}
+        """What begins one of the strings, the longest first, by its last character."""
         self.tail = ""
         """The longest suffix of the text that begins one of the strings. Cleared, a match does not reach back."""
 
@@ -50,8 +51,7 @@ class StopMatcher:
         if found:
             end, _, stop = min(found)
             return end - len(self.tail), stop
-        suffixes = (whole[-size:] for size in range(min(len(whole), self._longest), 0, -1))
-        self.tail = next((suffix for suffix in suffixes if suffix in self._beginnings), "")
+        self.tail = next((text for text in self._beginnings.get(whole[-1:], ()) if whole.endswith(text)), "")
         return None
 
 

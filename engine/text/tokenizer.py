@@ -13,15 +13,11 @@ from engine.errors import InputError, is_whole, shown
 from engine.json_file import read_object
 from engine.text.chat_template import ChatTemplate, any_of
 
-
-def _byte_alphabet() -> dict[str, int]:
-    """Byte of each character of the byte-level alphabet (GPT-2, `bytes_to_unicode`): printable bytes are themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + i): byte for i, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)
+}
+"""Byte of each character of the byte-level alphabet (GPT-2, `bytes_to_unicode`): printable bytes are themselves."""
 
 
 class Tokenizer:
@@ -178,12 +174,8 @@ class Tokenizer:
     def _token_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id]["content"].encode()
-        text = self._encoder.id_to_token(token_id)
-        if text is None:
-            return b""  # a hole in the vocabulary
-        if all(char in _BYTE_OF for char in text):
-            return bytes(_BYTE_OF[char] for char in text)
-        return text.encode()
+        text = self._encoder.id_to_token(token_id) or ""  # None: a hole in the vocabulary
+        return bytes(_BYTE_OF[char] for char in text) if all(char in _BYTE_OF for char in text) else text.encode()
 
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.size:
@@ -226,9 +218,8 @@ def _is_byte_level(decoder: Any) -> bool:
 
 def _token_text(value: Any) -> str | None:
     """tokenizer_config.json writes a token as its text or as an object with `content`."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+    text = value.get("content") if isinstance(value, Mapping) else value
+    return text if isinstance(text, str) else None
 
 
 def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:

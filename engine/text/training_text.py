@@ -7,7 +7,7 @@ anybody else spells is ordinary text, in training as in inference: the ids up to
 
 from collections.abc import Mapping, Sequence
 
-from engine.errors import InputError
+from engine.errors import InputError, refuse
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS
 
@@ -31,11 +31,11 @@ def training_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]])
     template does not render a turn as its generation prompt and the turn.
     """
     whole = tokenizer.render(messages, add_generation_prompt=False)
-    if messages[0]["role"] == "assistant":
-        raise InputError("the first message is the assistant's; put what it answers before it")
-    turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
-    if not turns:
-        raise InputError("no assistant message behind another one; nothing to train on")
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    refuse(
+        (0 in turns, "the first message is the assistant's; put what it answers before it"),
+        (not turns, "no assistant message behind another one; nothing to train on"),
+    )
     ids: list[int] = []
     trained: list[bool] = []
     done = 0
