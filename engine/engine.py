@@ -7,7 +7,6 @@ serves rank 0 until that closes, then leaves the process: the same script runs o
 import os
 import pickle
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -49,7 +48,7 @@ class Engine:
         directory = resolve(self.config.model)
         self.tokenizer = Tokenizer.load(directory)
         self._lock = threading.Condition()
-        self._commands: deque[Command] = deque()
+        self._commands: list[Command] = []
         self._open: dict[int, Handle] = {}
         self._submitted, self._closing, self._dead = 0, False, False
         # Whatever needs no weights is refused before a process is started.
@@ -122,7 +121,8 @@ class Engine:
         `place` is what a request without a seed draws by; None: how many were submitted before it.
         """
         with self._lock:
-            self._refuse_if_dead()
+            if self._dead or self._closing:
+                raise EngineDead("the engine is closed; make a new one")
             if len(self._open) >= self.config.max_waiting:
                 raise InputError(f"{len(self._open)} requests are open, the most that max_waiting allows; try later")
             number = self._submitted
@@ -149,23 +149,20 @@ class Engine:
     @contextmanager
     def clocked(self) -> Iterator[list[StepTime]]:
         """Inside it, every step that ends is entered in the list, in order."""
-        clock = self._core.clock
         times: list[StepTime] = []
-        clock.times = times
+        self._core.clock.times = times
         try:
             yield times
         finally:
-            clock.times = None
+            self._core.clock.times = None
 
     def start_lines(self) -> list[str]:
         """What to tell when the engine starts: the pool and the predicted limit, what capturing took, slow paths."""
-        pool = self._core.scheduler.pool
+        pool, report = self._core.scheduler.pool, self._core.runner.capture_report
         lines = start_lines(self.config, self._model, self._group.device, self._group.size, pool.capacity)
-        report = self._core.runner.capture_report
-        if report.graphs:
-            taken = f"{report.bytes / 2**20:,.0f} MiB, {report.seconds:.1f} s"
-            lines.insert(1, f"{report.graphs} decode steps captured: {taken}")
-        return lines
+        taken = f"{report.bytes / 2**20:,.0f} MiB, {report.seconds:.1f} s"
+        captured = [f"{report.graphs} decode steps captured: {taken}"] if report.graphs else []
+        return [*lines[:1], *captured, *lines[1:]]
 
     def check(self) -> None:
         """Raises EngineDead unless every page and slot is accounted for. Call it while nothing runs."""
@@ -206,24 +203,20 @@ class Engine:
                 self._commands.append(command)
                 self._lock.notify()
 
-    def _refuse_if_dead(self) -> None:
-        if self._dead or self._closing:
-            raise EngineDead("the engine is closed; make a new one")
-
     def _run(self) -> None:
         """The loop of rank 0."""
         if self._group.device.type == "cuda" and self._group.device.index is not None:
             torch.cuda.set_device(self._group.device)  # the current device is each thread's own
+        closing = False
         try:
-            while True:
+            while not closing:
                 with self._lock:
                     while not (self._commands or self._core.has_work or self._closing):
                         self._lock.wait()
                     closing = self._closing
                     if closing:
                         self._commands.extend(End(number) for number in self._open)
-                    commands = list(self._commands)
-                    self._commands.clear()
+                    commands, self._commands = self._commands, []
                 if self._group.size > 1:
                     self._group.broadcast_bytes(pickle.dumps((commands, closing)))
                 for command in commands:
@@ -233,8 +226,6 @@ class Engine:
                         self._forget(command.request_id)
                 if self._core.has_work:
                     self._step()
-                if closing:
-                    break
             self._end(EngineDead("the engine was closed before the request finished"))
         except BaseException as error:  # whatever it is, nobody may be left waiting
             self._end(error if isinstance(error, EngineDead) else EngineDead(f"the engine loop failed: {error!r}"))
@@ -245,12 +236,11 @@ class Engine:
         for event in self._core.step():
             number, sample = event.sequence.key
             handle = self._open.get(number)
-            if handle is None:
-                continue
-            if handle.response.push(event):
-                self._tell(End(number, sample))
-            if handle.response.done:
-                self._forget(number)
+            if handle is not None:
+                if handle.response.push(event):
+                    self._tell(End(number, sample))
+                if handle.response.done:
+                    self._forget(number)
 
     def _forget(self, number: int) -> None:
         with self._lock:
@@ -259,9 +249,8 @@ class Engine:
     def _end(self, error: EngineDead) -> None:
         with self._lock:
             self._dead = True
-            handles = list(self._open.values())
-            self._open.clear()
-        for handle in handles:
+            ended, self._open = self._open, {}
+        for handle in ended.values():
             handle.fail(error)
 
 

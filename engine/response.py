@@ -22,7 +22,7 @@ from engine.request import (
     TokenKind,
     Usage,
 )
-from engine.schedule.sequence import Prepared, Sequence
+from engine.schedule.sequence import Prepared
 from engine.text.output import KINDS, OutputStream, Piece
 from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Record, Stop
@@ -98,7 +98,8 @@ class Response:
         if sample.finish_reason is not None:
             return False  # a step that was in flight when the host ended the sample
         if self._first is None:
-            self._note(event.sequence)
+            self._first = time.monotonic()
+            self._seated, self._cached = event.sequence.seated_at, event.sequence.cached
         sample.record = event.record
         token, kind, forced, finish, _, _, _ = event.record
         if token >= 0:
@@ -132,10 +133,6 @@ class Response:
             if sample.finish_reason is None:
                 self._write(sample)
                 self._show(sample, "abort")
-
-    def _note(self, sequence: Sequence) -> None:
-        self._first = time.monotonic()
-        self._seated, self._cached = sequence.seated_at, sequence.cached
 
     def _write(self, sample: _Sample) -> None:
         """Make text of the tokens that wait."""
@@ -174,7 +171,6 @@ class Response:
 
     def _output(self) -> RequestOutput:
         now = time.monotonic()
-        completions = [self._completion(s) for s in self._samples]
         prompt_reasoning = self._prepared.plan.thinking
         usage = Usage(
             prompt_tokens=len(self._prepared.prompt),
@@ -183,23 +179,23 @@ class Response:
             reasoning_tokens=sum(max(0, s.record[Record.THINKING] - prompt_reasoning) for s in self._samples),
             forced_tokens=sum(len(s.forced) for s in self._samples),
         )
-        timing = Timing(
-            queue_s=(self._seated or now) - self._submitted,
-            ttft_s=(self._first or now) - self._submitted,
-            total_s=now - self._submitted,
+        return RequestOutput(
+            id=self.id,
+            index=self.index,
+            prompt_token_ids=self._prepared.prompt.tolist(),
+            outputs=[self._completion(s) for s in self._samples],
+            usage=usage,
+            timing=Timing(
+                queue_s=(self._seated or now) - self._submitted,
+                ttft_s=(self._first or now) - self._submitted,
+                total_s=now - self._submitted,
+            ),
         )
-        return RequestOutput(self.id, self.index, self._prepared.prompt.tolist(), completions, usage, timing)
 
     def _completion(self, sample: _Sample) -> Completion:
         wants_logprobs = self._prepared.params.logprobs is not None
         record = sample.record
         reason = Stop(record[Record.STOP_REASON])
-        report = ThinkingReport(
-            tokens=record[Record.THINKING],
-            forced_tokens=len(sample.forced),
-            extensions=record[Record.EXTENSIONS_USED],
-            stop_reason=None if reason is Stop.NONE else cast(StopReason, reason.name.lower()),
-        )
         return Completion(
             index=sample.index,
             text=sample.stream.text,
@@ -208,7 +204,12 @@ class Response:
             token_ids=sample.token_ids,
             forced=sample.forced,
             finish_reason=sample.finish_reason or "abort",
-            thinking=report,
+            thinking=ThinkingReport(
+                tokens=record[Record.THINKING],
+                forced_tokens=len(sample.forced),
+                extensions=record[Record.EXTENSIONS_USED],
+                stop_reason=None if reason is Stop.NONE else cast(StopReason, reason.name.lower()),
+            ),
             logprobs=sample.logprobs if wants_logprobs else None,
             cumulative_logprob=sum(p.logprob for p in sample.logprobs if not p.forced) if wants_logprobs else None,
             error=sample.error,

@@ -10,7 +10,7 @@ serve another prompt's keys and values.
 """
 
 from array import array
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
 from engine.errors import EngineDead
@@ -109,10 +109,7 @@ class PagePool:
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Raises EngineDead unless reference counts equal those recomputed from the block tables in use."""
-        counted = [0] * self.num_pages
-        for pages in tables:
-            for page in pages:
-                counted[page] += 1
+        counted = Counter(page for pages in tables for page in pages)
         blank, idle = set(self._blank), set(self._idle)
         for page in range(1, self.num_pages):
             places = (counted[page] > 0) + (page in blank) + (page in idle)

@@ -89,10 +89,9 @@ class Scheduler:
 
     def add(self, admission: Admission) -> list[Sequence]:
         """Queue a request. Returns its samples; all but the first wait to fork from it."""
-        samples = []
-        for index in range(admission.prepared.params.n):
-            samples.append(Sequence(admission, index, self._arrivals, admission.prepared.prompt[:]))
-            self._arrivals += 1
+        count, prompt = admission.prepared.params.n, admission.prepared.prompt
+        samples = [Sequence(admission, index, self._arrivals + index, prompt[:]) for index in range(count)]
+        self._arrivals += count
         samples[0].siblings = samples[1:]
         self.waiting.append(samples[0])
         return samples
@@ -284,7 +283,7 @@ class Scheduler:
         full = min(sequence.computed, len(sequence.tokens)) // size
         while sequence.published < full and sequence.slot >= 0:
             start = sequence.published * size
-            page = sequence.pages[sequence.published]
-            sequence.chain = self.pool.publish(page, sequence.chain, sequence.tokens[start : start + size])
+            tokens = sequence.tokens[start : start + size]
+            sequence.chain = self.pool.publish(sequence.pages[sequence.published], sequence.chain, tokens)
             sequence.published += 1
         sequence.publish_at = (sequence.published + 1) * size

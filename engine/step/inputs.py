@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 SLOT, PLACE, PAGE = range(3)
 """Rows of the input: each row's slot; where in the flat block table a new page goes; the page."""
@@ -31,7 +30,7 @@ class StepInputs:
         for row, value in enumerate(self._dummy):
             self.device[row] = value
 
-    def write(self, slots: Sequence[int], new_pages: Sequence[tuple[int, int]], bucket: int) -> Tensor:
+    def write(self, slots: Sequence[int], new_pages: Sequence[tuple[int, int]], bucket: int) -> torch.Tensor:
         """Bring the step's slots and at most as many new pages to the device, padded to `bucket` rows.
         Returns [3, bucket] int64, a view of `device`."""
         array, count = self._arrays[0], len(slots)

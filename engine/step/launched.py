@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.errors import EngineDead
 from engine.model.batch import StepResult
@@ -55,7 +54,7 @@ class Launched:
 class ResultBuffer:
     """Host memory for the records of one step in flight, pinned on CUDA."""
 
-    records: Tensor
+    records: torch.Tensor
     """[rows, len(Record)] int32"""
     unread: bool = False
 
@@ -68,11 +67,10 @@ class ResultBuffers:
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        pinned = device.type == "cuda"
+        self._on_cuda = pinned = device.type == "cuda"
         self._buffers = [
             ResultBuffer(torch.empty(rows, len(Record), dtype=torch.int32, pin_memory=pinned)) for _ in range(2)
         ]
-        self._on_cuda = pinned
 
     def copy_out(self, rows: list[Sequence], result: StepResult) -> Launched:
         """Queue the copy of the first len(rows) rows of `result` to the host. Raises EngineDead where the buffer's last
@@ -88,12 +86,11 @@ class ResultBuffers:
         # Rare and of varying width: memory of their own, which the caching host allocator recycles.
         extra = (result.logprobs, result.top_ids, result.top_logprobs)
         optional = (None if t is None else self._copy(t[:count]) for t in extra)
-        event = None
         copied = StepResult(records, *optional)
-        if self._on_cuda:
-            event = torch.cuda.Event()
+        event = torch.cuda.Event() if self._on_cuda else None
+        if event is not None:
             event.record()
         return Launched(rows, copied, event, buffer)
 
-    def _copy(self, tensor: Tensor) -> Tensor:
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._on_cuda).copy_(tensor, non_blocking=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.model.batch import AttentionMeta, Batch, StepResult
 from engine.schedule.scheduler import Chunk, Step
 from engine.schedule.sequence import Control, Sequence
-from engine.step.graphs import CaptureReport, StepGraphs, StepKey
+from engine.step.graphs import CaptureReport, StepGraphs, StepKey, buckets_for
 from engine.step.inputs import StepInputs
 from engine.step.launched import Launched, ResultBuffers
 from engine.step.slots import LOGPROBS, MASKED, NOISE, SlotTables, StepTables, needs_of, sampling_needs, to_device
@@ -50,9 +50,9 @@ class Runner:
         self.model, self.kv, self.tables, self.page_size = model, kv, tables, page_size
         self._device = device = tables.device
         sequences, width = tables.num_slots - 1, tables.blocks.shape[1]
-        self._graphs = StepGraphs(self._captured, self._clear, sequences, device) if step_graphs else None
-        rows = max(sequences, self._graphs.buckets[-1] if self._graphs is not None else 0)
+        rows = max(sequences, buckets_for(sequences)[-1]) if step_graphs else sequences
         self._inputs = StepInputs(rows, tables.dummy, tables.dummy * width, device)
+        self._graphs = StepGraphs(self._captured, self._inputs.clear, sequences, device) if step_graphs else None
         self._results = ResultBuffers(sequences, device)
         self._no_chunks = torch.zeros(1, dtype=torch.int32, device=device)
 
@@ -73,7 +73,7 @@ class Runner:
     def launch(self, step: Step) -> Launched:
         """Queue a step. Slots change hands first: states saved, tables written, forks' pages copied."""
         for sequence, slot in step.preempted:
-            sequence.saved_state = self.tables.save(slot)
+            sequence.saved_state = self.tables.machine.state[slot].clone()
         for sequence in step.admitted:
             self._seat(sequence)
         if step.copies:
@@ -134,9 +134,6 @@ class Runner:
         context = tables.blocks.shape[1] * self.page_size
         return self._decode(self._inputs.device[:, : key.bucket], tables, key.needs, key.top, context)
 
-    def _clear(self) -> None:
-        self._inputs.clear()
-
     def _decode(self, inputs: Tensor, tables: StepTables, bits: int, top: int, longest: int) -> StepResult:
         """inputs [3, B]: see engine.step_inputs. Where each sequence stands is the machine's state: the host may not
         know yet what was committed."""
@@ -186,14 +183,13 @@ class Runner:
             max_q=max(chunk.count for chunk in step.chunks),
             max_context=longest,
         )
-        sampled = list(range(len(decodes)))
-        for end, chunk in zip(cu_q[1:], step.chunks, strict=True):
-            sampled += [len(decodes) + end - 1] * len(chunk.samples)
+        last_rows = [len(decodes) + end - 1 for end in cu_q[1:]]
+        drawn = (at for at, chunk in zip(last_rows, step.chunks, strict=True) for _ in chunk.samples)
         return Batch(
             ids=torch.cat([tables.machine.history[slots, last].long(), chunk_ids]),
             positions=torch.cat([last, chunk_positions]),
             meta=meta,
-            sampled=self._ids(sampled),
+            sampled=self._ids([*range(len(decodes)), *drawn]),
             slots=self._ids([s.slot for s in rows]),
         )
 
@@ -201,7 +197,7 @@ class Runner:
         """(ids, positions, slot mapping) of one chunk, int64."""
         positions = np.arange(chunk.start, chunk.start + chunk.count)
         ids = np.array(chunk.sequence.tokens[chunk.start : chunk.start + chunk.count], dtype=np.int64)
-        pages = self.tables.host_pages(chunk.sequence.slot)[positions // self.page_size].astype(np.int64)
+        pages = self.tables.host_blocks[chunk.sequence.slot, positions // self.page_size].astype(np.int64)
         return ids, positions, pages * self.page_size + positions % self.page_size
 
     def _draw(self, hidden: Tensor, slots: Tensor, tables: StepTables, bits: int, top: int) -> StepResult:

@@ -106,7 +106,8 @@ class SlotTables:
         self.dummy = num_slots
         """The dummy request's slot."""
         pages = -(-context // page_size) + 1
-        self._host_blocks = np.zeros((rows, pages), dtype=np.int32)
+        self.host_blocks = np.zeros((rows, pages), dtype=np.int32)
+        """[S, P], the block table on the host"""
         self.blocks = table(pages, fill=0)
         """[S, P] int32"""
         self._longest_lead = self._longest_opener = 0
@@ -148,8 +149,8 @@ class SlotTables:
         """Enter the pages that the sequence got since the last call; `new_pages` then brings them to the device."""
         slot, pages = sequence.slot, sequence.pages
         for at in range(self._pages_written[slot], len(pages)):
-            self._host_blocks[slot, at] = pages[at]
-            self._new_pages.append((slot * self._host_blocks.shape[1] + at, pages[at]))
+            self.host_blocks[slot, at] = pages[at]
+            self._new_pages.append((slot * self.host_blocks.shape[1] + at, pages[at]))
         self._pages_written[slot] = len(pages)
 
     def new_pages(self) -> list[tuple[int, int]]:
@@ -160,16 +161,8 @@ class SlotTables:
     def flush_pages(self) -> None:
         """Bring new pages to the device in one copy of their own: for steps that do not bring them as an input."""
         if self._new_pages:
-            place, page = self._to_device(self.new_pages(), torch.int64).T
+            place, page = to_device(self.new_pages(), torch.int64, self.device).T
             self.blocks.view(-1)[place] = page.int()
-
-    def host_pages(self, slot: int) -> np.ndarray:
-        """[P] int32, the slot's block table on the host."""
-        return self._host_blocks[slot]
-
-    def save(self, slot: int) -> Tensor:
-        """A copy of the machine's state row, on the device."""
-        return self.machine.state[slot].clone()
 
     def for_step(self, bits: int) -> StepTables:
         """The tables for a step that does what `bits` ask for: the same object until a table is replaced by a wider
@@ -216,7 +209,7 @@ class SlotTables:
             Real.PRESENCE: params.presence_penalty,
             Real.FREQUENCY: params.frequency_penalty,
         }
-        self.sampling.real[slot] = self._to_device([real[c] for c in Real], torch.float32)
+        self.sampling.real[slot] = to_device([real[c] for c in Real], torch.float32, self.device)
         low, high = seed & 0xFFFFFFFF, seed >> 32
         whole = {
             Whole.TOP_K: max(params.top_k, 0),
@@ -231,7 +224,7 @@ class SlotTables:
             self._for_steps.clear()
         if self.sampling.bias is not None:
             self.sampling.bias[slot] = (
-                self._to_device(_bias_row(sequence, self._columns).numpy(), torch.float32) if biased else 0.0
+                to_device(_bias_row(sequence, self._columns).numpy(), torch.float32, self.device) if biased else 0.0
             )
         if penalised(sequence) and self.sampling.counts is None:
             shape = (rows, self._columns)
@@ -244,20 +237,16 @@ class SlotTables:
         if self.sampling.counts is not None and self.sampling.in_prompt is not None:
             tokens = np.frombuffer(sequence.tokens, dtype=np.int32)
             prompt, response = np.split(tokens, [sequence.admission.prepared.plan.prompt_len])
-            counts = np.bincount(response, minlength=self._columns).astype(np.int32)
-            present = np.bincount(prompt, minlength=self._columns) > 0
-            self.sampling.counts[slot] = self._to_device(counts, torch.int32)
-            self.sampling.in_prompt[slot] = self._to_device(present, torch.bool)
+            counts, present = (np.bincount(part, minlength=self._columns) for part in (response, prompt))
+            self.sampling.counts[slot] = to_device(counts.astype(np.int32), torch.int32, self.device)
+            self.sampling.in_prompt[slot] = to_device(present > 0, torch.bool, self.device)
 
     def _write(self, row: Tensor, values: Seq[int] | array, pad: int | None = None) -> None:
         """The first columns of a row; the rest becomes `pad` unless it is None."""
         if len(values):
-            row[: len(values)] = self._to_device(values, torch.int32)
+            row[: len(values)] = to_device(values, torch.int32, self.device)
         if pad is not None:
             row[len(values) :] = pad
-
-    def _to_device(self, values: Seq[Any] | array | np.ndarray, dtype: torch.dtype) -> Tensor:
-        return to_device(values, dtype, self.device)
 
 
 def to_device(values: Seq[Any] | array | np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
