@@ -19,9 +19,9 @@ from typing import Literal
 import tyro
 
 from curate.families import FAMILIES, Problem, problems
-from curate.families.distinct import draw_distinct
+from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import thinking
-from engine.errors import refuse
+from engine.errors import InputError, refuse
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def main() -> int:
             (arguments.count < 1, f"--count is {arguments.count}; give 1 or more"),
         )
         drawn = _draw(arguments)
-    except ValueError as error:  # of `refuse`, or RanDry
+    except (InputError, RanDry) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with arguments.out.open("w", encoding="utf-8") as out:

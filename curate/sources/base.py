@@ -215,7 +215,7 @@ def optional_text(row: Mapping[str, Any], column: str) -> str | None:
     other values as str."""
     value = row.get(column)
     if isinstance(value, (list, tuple)):
-        value = ", ".join(map(str, value))
+        value = ", ".join(str(part) for part in value if part is not None)
     return None if value is None else str(value).strip() or None
 
 
