@@ -80,9 +80,8 @@ def compile_case(case: Case) -> Compiled:
         usage = subprocess.run([_tool("cuobjdump"), "-res-usage", cubin], capture_output=True, text=True, check=True)
         listing = subprocess.run([_tool("nvdisasm"), "-c", cubin], capture_output=True, text=True, check=True)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage.stdout)}
-    counts: dict[str, int] = {}
-    for name in ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128"):
-        counts[name] = len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout))
+    names = ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128")
+    counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout)) for name in names}
     return Compiled(
         case.name,
         found["REG"],
@@ -98,12 +97,9 @@ def compile_case(case: Case) -> Compiled:
 def binary_of(case: Case) -> Any:
     """Triton's compiled kernel for sm_90; `asm` has its "ptx" and "cubin"."""
     require_triton()
-    constants = dict(case.constants)
-    options = {name: constants.pop(name) for name in LAUNCH_OPTIONS if name in constants}
     names = case.kernel.arg_names
-    for name in names:
-        if name not in case.arguments and name not in constants:
-            constants[name] = None
+    options = {name: case.constants[name] for name in LAUNCH_OPTIONS if name in case.constants}
+    constants = {name: case.constants.get(name) for name in names if name not in case.arguments}
     signature = {name: case.arguments.get(name, "constexpr") for name in names}
     # What the launcher's specialisation finds for torch allocations: pointers are aligned to 16 bytes.
     varying = {parameter.name for parameter in case.kernel.params if parameter.do_not_specialize_on_alignment}

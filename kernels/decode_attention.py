@@ -192,16 +192,16 @@ def _workspace(
     A captured graph keeps their addresses, so they are kept for good: one set for each power of two of rows. Launches
     that share them must be on one stream.
     """
-    partial = torch.empty(2 * programs, block_m, head_dim, dtype=torch.float32, device=device)
-    stats = torch.empty(2 * programs, 2, block_m, dtype=torch.float32, device=device)
-    return partial, stats, torch.zeros(items, dtype=torch.int32, device=device)
+    return (
+        torch.empty(2 * programs, block_m, head_dim, dtype=torch.float32, device=device),
+        torch.empty(2 * programs, 2, block_m, dtype=torch.float32, device=device),
+        torch.zeros(items, dtype=torch.int32, device=device),
+    )
 
 
 def decode_attention_programs(device: torch.device) -> int:
     """Programs of the fixed grid: two per multiprocessor, so one loads while the other reduces."""
-    if device.type != "cuda":
-        return 8
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
 
 
 def decode_attention_triton(

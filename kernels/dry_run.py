@@ -119,17 +119,15 @@ class Counts:
 class DryRun:
     """A context in which "cuda" is a card that computes nothing. `card` is the one it stands for."""
 
-    def __init__(self, card: Device = H100, multiprocessors: int = 132, compiles: bool = False) -> None:
+    def __init__(self, card: Device = H100, compiles: bool = False) -> None:
         """`compiles`: kernels are compiled for sm_90 as they are launched, into Triton's cache."""
         require_triton()
-        self.card, self.counts = card, Counts()
-        self.taken = 0
-        """Bytes of the card that are said to be in use."""
+        self.counts = Counts()
         self.replayed: Callable[[Graph], None] = lambda graph: None
         """Called at every replay of a captured step."""
         self._properties = SimpleNamespace(
             name=f"NVIDIA {card.name}",
-            multi_processor_count=multiprocessors,
+            multi_processor_count=132,
             total_memory=int(card.memory),
             major=9,
             minor=0,
@@ -145,10 +143,8 @@ class DryRun:
     def __enter__(self) -> "DryRun":
         self._stack.callback(_clear_caches)
         _clear_caches()
-        for patch in (_guard(), *self._cuda(), *self._triton()):
-            self._stack.enter_context(patch)
-        self._stack.enter_context(_Functions(self))
-        self._stack.enter_context(_Operators(self))
+        for inside in (_guard(), *self._cuda(), *self._triton(), _Functions(self), _Operators(self)):
+            self._stack.enter_context(inside)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -170,8 +166,8 @@ class DryRun:
     def _cuda(self) -> Iterator[Any]:
         """Stand-ins for what the project uses of torch.cuda."""
         properties = self._properties
-        free = lambda device=None: (properties.total_memory - self.taken, properties.total_memory)  # noqa: E731
         stream = SimpleNamespace(wait_stream=lambda other: None)
+        generator = torch.Generator
         simple = {
             "_lazy_init": lambda: None,
             "is_available": lambda: True,
@@ -181,7 +177,7 @@ class DryRun:
             "get_device_name": lambda device=None: properties.name,
             "get_device_capability": lambda device=None: (properties.major, properties.minor),
             "get_device_properties": lambda device=None: properties,
-            "mem_get_info": free,
+            "mem_get_info": lambda device=None: (properties.total_memory, properties.total_memory),
             "max_memory_allocated": lambda device=None: 0,
             "graph_pool_handle": object,
             "Stream": lambda *args, **kwargs: stream,
@@ -195,10 +191,10 @@ class DryRun:
                 record=lambda: None, synchronize=lambda: None, elapsed_time=lambda other: 1.0
             ),
         }
-        for name, value in simple.items():
-            yield mock.patch.object(torch.cuda, name, value)
+        yield mock.patch.multiple(torch.cuda, **simple)
         yield mock.patch.object(fake_tensor, "init_gpu_context", lambda device: None)
-        yield mock.patch.object(torch, "Generator", _generator)
+        # There is none for a card that is not there; what it would draw is not looked at.
+        yield mock.patch.object(torch, "Generator", lambda device="cpu": generator("cpu"))
         yield mock.patch.object(FakeTensor, "tolist", lambda tensor: self._read("tolist"))
 
     def _synchronize(self, device: Any = None) -> None:
@@ -257,7 +253,8 @@ class DryRun:
         yield mock.patch.object(jit.JITFunction, "_do_compile", compiled)
 
     def _launched(self, kernel: Any, grid: tuple[int, ...], values: tuple[Any, ...]) -> None:
-        arguments = dict(zip(kernel.arg_names, (_unwrapped(value) for value in values), strict=True))
+        tensors = (value.tensor if isinstance(value, Pointer) else value for value in values)
+        arguments = dict(zip(kernel.arg_names, tensors, strict=True))
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor) and value.device != CUDA:
                 raise HostSync(f"{kernel.__name__}: {name} is on {value.device}, not on the card")
@@ -396,18 +393,6 @@ class _Operators(TorchDispatchMode):
 
 def _pointer(value: Any) -> Any:
     return Pointer(value) if isinstance(value, torch.Tensor) else value
-
-
-def _unwrapped(value: Any) -> Any:
-    return value.tensor if isinstance(value, Pointer) else value
-
-
-_Generator = torch.Generator
-
-
-def _generator(device: Any = "cpu") -> torch.Generator:
-    """There is none for a card that is not there; what it would draw is not looked at."""
-    return _Generator("cpu")
 
 
 def _build_launcher(compiled: Any) -> None:

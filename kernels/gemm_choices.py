@@ -55,8 +55,8 @@ def read_choices(path: Path = TABLE) -> tuple[Choice, ...]:
 
 def write_choices(choices: list[Choice], path: Path = TABLE) -> None:
     """Replace a table; rows are sorted, so that a diff shows what changed."""
-    rows = [{**asdict(choice), "product": choice.product.value} for choice in choices]
-    rows.sort(key=lambda r: (r["device"], r["product"], r["out_features"], r["in_features"], r["tokens"]))
+    ordered = sorted(choices, key=lambda c: (c.device, c.product.value, c.out_features, c.in_features, c.tokens))
+    rows = [{**asdict(choice), "product": choice.product.value} for choice in ordered]
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -172,10 +172,7 @@ class Limits:
 
     def step_seconds(self, batch: int, context: int) -> float:
         """Least seconds of that step."""
-        ranks = self.tensor_parallel_size
-        stream = self.step_bytes(batch, context) / ranks / self.device.bandwidth
-        compute = self.step_flops(batch, context) / ranks / self.device.flops
-        return max(stream, compute) + self._communication_seconds(batch)
+        return self._seconds(self.step_bytes(batch, context), self.step_flops(batch, context), batch)
 
     def tokens_per_second(self, batch: int, context: int) -> float:
         """Most tokens per second of the whole batch."""
@@ -190,10 +187,8 @@ class Limits:
 
     def prefill_seconds(self, tokens: int, cached: int = 0) -> float:
         """Least seconds of that prefill: compute, or reading the weights where `tokens` is small."""
-        ranks = self.tensor_parallel_size
-        stream = (self.streamed_bytes + cached * self.kv_bytes_per_token) / ranks / self.device.bandwidth
-        compute = self.prefill_flops(tokens, cached) / ranks / self.device.flops
-        return max(stream, compute) + self._communication_seconds(tokens)
+        moved = self.streamed_bytes + cached * self.kv_bytes_per_token
+        return self._seconds(moved, self.prefill_flops(tokens, cached), tokens)
 
     @property
     def kv_pool_tokens(self) -> int:
@@ -210,10 +205,12 @@ class Limits:
         """Batch from which matrix FLOPs take longer than streaming the weights (context 0)."""
         return self.streamed_bytes / self.device.bandwidth * self.device.flops / (2 * matrix_params(self.shape))
 
-    def _communication_seconds(self, tokens: int) -> float:
-        if self.tensor_parallel_size == 1:
-            return 0.0
-        return 2 * self.shape.num_layers * all_reduce_seconds(tokens * self.shape.hidden_size * 2)
+    def _seconds(self, moved: float, flops: float, tokens: int) -> float:
+        """Least seconds of a step of `tokens` that moves so many bytes, over all ranks."""
+        ranks = self.tensor_parallel_size
+        alone = max(moved / ranks / self.device.bandwidth, flops / ranks / self.device.flops)
+        reduces = 2 * self.shape.num_layers if ranks > 1 else 0
+        return alone + reduces * all_reduce_seconds(tokens * self.shape.hidden_size * 2)
 
 
 def known_device(name: str, among: Sequence[Device] = (H200, H100)) -> Device | None:
