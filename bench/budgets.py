@@ -134,8 +134,7 @@ def make_plans(engine: Engine, options: Options, seed: int) -> list[Plan]:
         budget = stand_in.tokens(options.budget[i % len(options.budget)])
         bias = min(100.0, log(engine.tokenizer.size / max(2.0, budget / (options.extensions + 1))))
         sampling = {"temperature": 1.0, "seed": seed * 1000 + i, "ignore_eos": True, "logit_bias": {trigger: bias}}
-        total = budget + len(S1.budget_end) + options.answer
-        plans.append(Plan(prompt, budget, options.extensions, total, sampling))
+        plans.append(Plan(prompt, budget, options.extensions, budget + len(S1.budget_end) + options.answer, sampling))
     return plans
 
 

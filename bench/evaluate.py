@@ -119,9 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "grade":
                 _grade(options)
             case "report":
-                _report(options)
+                found = _write_report(options.folder, options.grader, options.mode, options.write)
+                print(tables.markdown(found), end="")
             case "plot":
-                _plot(options)
+                found = _write_report(options.folder, options.grader, options.mode)
+                print(*plot.draw(found, options.folder / "figures"), sep="\n")
             case "browse":
                 print(browse.write_page(options.folder, options.grader, options.mode))
             case "compare":
@@ -211,20 +213,13 @@ def _grade(options: FolderOptions) -> None:
     if options.judge_model is None:
         raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
     read_run(options.folder)  # a folder without a run gets no store
-    key = "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else ""
-    asked = {"model": options.judge_model, "base_url": options.judge_url, "api_key_env": key}
+    asked = {
+        "model": options.judge_model,
+        "base_url": options.judge_url,
+        "api_key_env": "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else "",
+    }
     with Store(options.folder / "judge.sqlite", retry_errors=True) as store, open_model(asked, store) as model:
         print(grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model)))
-
-
-def _report(options: FolderOptions) -> None:
-    print(tables.markdown(_write_report(options.folder, options.grader, options.mode, options.write)), end="")
-
-
-def _plot(options: FolderOptions) -> None:
-    found = _write_report(options.folder, options.grader, options.mode)
-    for file in plot.draw(found, options.folder / "figures"):
-        print(file)
 
 
 def _write_report(

@@ -222,7 +222,10 @@ def main(options: Options) -> None:
         ),
     ):
         pairs = measure()
-        figures = {side: statistics.median(seconds) * 1e6 for side, seconds in zip(sides, zip(*pairs, strict=True), strict=True)}
+        figures = {
+            side: statistics.median(seconds) * 1e6
+            for side, seconds in zip(sides, zip(*pairs, strict=True), strict=True)
+        }
         print(f"{text.format(**case, **figures)}, ratio {median_ratio(pairs):.3f}")
         write(benchmark, case, figures | {"ratio": median_ratio(pairs)})
     for name in ("collected", "streamed"):

@@ -57,7 +57,6 @@ class Row:
         )
 
 
-_PEERS = {"s1-engine, unquantized": "bf16 weights"}
 _WHOLE = {"quantization": None, "kv_cache_dtype": None, "products": None}
 """Weights and cache in the model's own type, products by the package's table: records name only what differs."""
 _WAYS: dict[str | None, tuple[dict[str, str], str]] = {
@@ -83,7 +82,7 @@ def _decode(
     different, words = _WAYS[way]
     what = f"decode, batch {batch}, context {context:,}{words}"
     if engine != "s1-engine":
-        what += f": against {_PEERS.get(engine, engine)}"
+        what += ": against " + {"s1-engine, unquantized": "bf16 weights"}.get(engine, engine)
     if budget is not None:
         what += f": budgets of {budget} in half of it, over none"
     case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": budget}
@@ -252,28 +251,37 @@ def table(lines: Sequence[Record], rehearsal: str | None = None) -> str:
     """Markdown: a row for each question, with device and commit of its answer; one for a card that has answered none.
     With `rehearsal`, only the rows of that card, from its stand-in, and a sentence that says so."""
     rows = [row for row in ROWS if rehearsal is None or row.card == rehearsal]
-    out = ["| on | what | goal | measured | device, commit |", "|---|---|---|---|---|"]
-    if rehearsal is not None:
-        out[:0] = [
-            f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named.",
-            "",
-        ]
     answers = {row: newest(row, lines, rehearsal) for row in rows}
     heard = {None, *(row.card for row, line in answers.items() if line is not None)}
-    for row, line in answers.items():
-        if row.card in heard:
-            source = "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
-            out.append(f"| {row.on} | {row.what} | {row.goal} | {_answer(row, line)} | {source} |")
-    for card, count in Counter(row.card for row in rows if row.card not in heard).items():
-        what = f"decode, prefill, forcing, training, peers: {count} figures, see `docs/gpu_day.md`"
-        out.append(f"| {card} | {what} | | {GAP_GPU} | |")
-    return "\n".join(out)
+    unheard = Counter(row.card for row in rows if row.card not in heard)
+    words = f"A rehearsal: no figure here is of an {rehearsal}. A tiny model ran on the device that is named."
+    return "\n".join(
+        [
+            *([words, ""] if rehearsal is not None else []),
+            "| on | what | goal | measured | device, commit |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {row.on} | {row.what} | {row.goal} | {_answer(row, line)} | {_source(line)} |"
+                for row, line in answers.items()
+                if row.card in heard
+            ),
+            *(
+                f"| {card} | decode, prefill, forcing, training, peers: {count} figures, see `docs/gpu_day.md` | "
+                f"| {GAP_GPU} | |"
+                for card, count in unheard.items()
+            ),
+        ]
+    )
 
 
 def short_table(lines: Sequence[Record]) -> str:
     """Markdown: the rows of `SHORT`, without devices and goals."""
     rows = [f"| {row.on} | {row.what} | {_answer(row, newest(row, lines))} |" for row in SHORT]
     return "\n".join(["| on | what | measured |", "|---|---|---|", *rows])
+
+
+def _source(line: Record | None) -> str:
+    return "" if line is None else f"{line.device}, {line.threads} threads, `{line.commit}`"
 
 
 def _answer(row: Row, line: Record | None) -> str | None:
@@ -294,14 +302,11 @@ def drawn(lines: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(11, 4.2))
     gpu, cpu = figure.subplots(1, 2)
     gpu.set_title("Qwen2.5-32B bf16, context 1,024")
-    measured = False
     for device, color in ((H200, "C0"), (H100, "C1")):
         limits = Limits(SHAPES["qwen2.5-32b"], device)
         _limit(gpu, limits, 1024, _BATCHES, f"limit, {device.name}", color)
-        found = _newest(lines, "qwen2.5-32b", 1024, device.name)
-        _points(gpu, found, f", {device.name}", color)
-        measured |= bool(found)
-    if not measured:
+        _points(gpu, _newest(lines, "qwen2.5-32b", 1024, device.name), f", {device.name}", color)
+    if all(line.get_marker() != "o" for line in gpu.lines):
         gpu.text(0.95, 0.08, GAP_GPU, transform=gpu.transAxes, ha="right")
     cpu.set_title("0.5B bf16 on a CPU, context 128")
     found = _newest(lines, "qwen2.5-0.5b", 128, None)

@@ -60,7 +60,7 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
     outcomes, means, asked = cell.outcomes, cell.means, cell.condition
     exact = cell.size == 1 or _alike(means)
     low, high = wilson(int(sum(means)), len(means)) if exact else bootstrap(means)
-    greedy, sizes = _greedy(cell, cells), {cell.size, *(2**i for i in range(cell.size.bit_length()))}
+    powers = {2**i for i in range(cell.size.bit_length())}
     tried = {"tries": mean(o.tries for o in outcomes), "generated_tokens": mean(o.generated for o in outcomes)}
     return {
         "condition": asked.label,
@@ -87,7 +87,11 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
         "change": None if before is None else change(before, cell),
         "rules": dict(sorted(Counter(o.graded.rule for o in outcomes).items())),
         **(tried if asked.tries else {}),
-        **({"at_k": [at_k(cell, k, greedy) for k in sorted(sizes)]} if cell.size > 1 else {}),
+        **(
+            {"at_k": [at_k(cell, k, _greedy(cell, cells)) for k in sorted({*powers, cell.size})]}
+            if cell.size > 1
+            else {}
+        ),
     }
 
 

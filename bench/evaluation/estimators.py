@@ -32,12 +32,13 @@ def majority_at_k(votes: Sequence[str | None], correct: Sequence[bool], k: int) 
         if vote is not None and right.setdefault(vote, verdict) != verdict:
             raise ValueError(f"answer {vote!r} is right in one sample and wrong in another; grade by the answer")
     silent = n - sum(counts.values())
-    total = 0.0
-    for answer in (a for a in counts if right[a]):
-        others = [c for a, c in counts.items() if a != answer]
-        for top in range(1, min(counts[answer], k) + 1):
-            total += math.comb(counts[answer], top) * _shared_wins(others, silent, k - top, top)
-    return total / math.comb(n, k)
+    wins = (
+        math.comb(count, top) * _shared_wins([c for a, c in counts.items() if a != answer], silent, k - top, top)
+        for answer, count in counts.items()
+        if right[answer]
+        for top in range(1, min(count, k) + 1)
+    )
+    return sum(wins) / math.comb(n, k)
 
 
 def _shared_wins(others: Sequence[int], silent: int, places: int, top: int) -> float:

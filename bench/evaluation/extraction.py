@@ -66,14 +66,12 @@ def extract_as_s1(answer: str, kind: AnswerKind) -> Extraction:
     at = answer.rfind(r"\boxed")
     if at >= 0:
         spaced = answer[at:].startswith(r"\boxed ")
-        text = answer[at + 7 :].split("$", 1)[0] if spaced else last_box(answer[at:])
-        found = Extraction(text, "s1.boxed")
+        found = Extraction(answer[at + 7 :].split("$", 1)[0] if spaced else last_box(answer[at:]), "s1.boxed")
     elif line := re.search(r"answer\s*:\s*(.*)", answer, re.IGNORECASE | re.DOTALL):
         found = Extraction(line[1].strip(), "s1.first_answer")
     else:
         found = Extraction(answer.strip() or None, "s1.whole")
     if kind is not AnswerKind.CHOICE:
         return found
-    letter = (found.text or "").strip()
-    told = re.fullmatch(r"[A-Da-d]", letter) is not None
-    return Extraction(letter.upper(), found.rule) if told else Extraction("A", "s1.default_a")
+    letter = re.fullmatch(r"\s*([A-Da-d])\s*", found.text or "")
+    return Extraction(letter[1].upper(), found.rule) if letter else Extraction("A", "s1.default_a")

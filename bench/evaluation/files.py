@@ -107,16 +107,16 @@ def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | N
 
 
 def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        from pyarrow import parquet  # optional: the hub's files are parquet, those in the data folder are not
+    match path.suffix.lower():
+        case ".parquet":
+            from pyarrow import parquet  # optional: the hub's files are parquet, those in the data folder are not
 
-        return parquet.read_table(io.BytesIO(data)).to_pylist()
-    text = data.decode("utf-8-sig")
-    if suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    if suffix not in (".json", ".jsonl"):
-        raise ValueError(f"unknown kind of file {suffix!r}; give .jsonl, .json, .csv or .parquet")
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return parquet.read_table(io.BytesIO(data)).to_pylist()
+        case ".csv":
+            return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        case ".json" | ".jsonl":
+            text = data.decode("utf-8-sig")
+            whole = text.lstrip().startswith("[")
+            return json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
+        case suffix:
+            raise ValueError(f"unknown kind of file {suffix!r}; give .jsonl, .json, .csv or .parquet")

@@ -57,10 +57,11 @@ def grade(
     """
     known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
     rows = sorted(sample_rows(folder), key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
-    unknown = [row for row in rows if (row["task"], row["problem"]) not in known]
-    if unknown:
-        at = unknown[0]
-        raise InputError(f"the log has problem {at['problem']!r} of task {at['task']}, which its data does not have")
+    for row in rows:
+        if (row["task"], row["problem"]) not in known:
+            raise InputError(
+                f"the log has problem {row['problem']!r} of task {row['task']}, which its data does not have"
+            )
     problems = [known[row["task"], row["problem"]] for row in rows]
     if grader == "s1-grader":
         verdicts = list(map(_as_s1, rows, problems))
@@ -127,8 +128,13 @@ def _verdict(row: Mapping[str, Any], found: Extraction, kind: AnswerKind, given:
         return Graded(False, "error", None, None, str(row["error"])[:200])
     if given is None:
         return Graded(False, "no_answer" if row["left_thinking"] else "never_left_thinking", None, None)
-    rule = f"{found.rule}/{given.rule.rsplit('/', 1)[-1]}"
-    return Graded(given.correct, rule, found.text, vote(found.text or "", kind, bool(given.correct)), given.detail)
+    return Graded(
+        given.correct,
+        rule=f"{found.rule}/{given.rule.rsplit('/', 1)[-1]}",
+        extracted=found.text,
+        vote=vote(found.text or "", kind, bool(given.correct)),
+        detail=given.detail,
+    )
 
 
 def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:

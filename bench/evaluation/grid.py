@@ -69,9 +69,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"samples is {self.samples} and temperature 0: greedy samples are all alike; raise the "
                 "temperature or lower samples to 1"
             )
-        twice = _twice([task.name for task in self.tasks])
-        if twice is not None:
-            raise InputError(f"task {twice} is given twice; use two grids")
+        _refuse_twice([task.name for task in self.tasks], "task {} is given twice; use two grids")
         engine_config(self.model, self.engine)
         self.conditions()
 
@@ -81,16 +79,18 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.temperature, self.top_p, self.samples, self.max_tokens, self.answer_tokens, self.thinking_format
         )
         found = tuple(condition for method in self.methods for condition in method.conditions(defaults))
-        twice = _twice([condition.label for condition in found])
-        if twice is not None:
-            raise InputError(f"condition {twice!r} stands in the grid twice; leave one out")
+        _refuse_twice(
+            [condition.label for condition in found], "condition {!r} stands in the grid twice; leave one out"
+        )
         if not found:
             raise InputError("the methods come to no condition; give them budgets, limits or extensions")
         return found
 
 
-def _twice(names: Sequence[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
+def _refuse_twice(names: Sequence[str], message: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(message.format(name))
 
 
 def load(path: Path) -> Grid:

@@ -50,11 +50,9 @@ def control(points: Sequence[Point]) -> float:
 
 def scaling(points: Sequence[Point], least_doublings: float = 0.0) -> Scaling:
     """Mean slope over all pairs of runs at least `least_doublings` apart: 100 x accuracy over log2 of tokens."""
-    slopes = []
-    for a, b in combinations((point for point in points if point.tokens > 0), 2):
-        apart = math.log2(b.tokens / a.tokens)
-        if apart != 0 and abs(apart) >= least_doublings:
-            slopes.append(100 * (b.accuracy - a.accuracy) / apart)
+    pairs = combinations((point for point in points if point.tokens > 0), 2)
+    rises = [(100 * (b.accuracy - a.accuracy), math.log2(b.tokens / a.tokens)) for a, b in pairs]
+    slopes = [rise / apart for rise, apart in rises if apart != 0 and abs(apart) >= least_doublings]
     return Scaling(sum(slopes) / len(slopes) if slopes else None, len(slopes))
 
 

@@ -143,9 +143,14 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
                 f"{model} ever left thinking, so none has an answer; give a budget or method auto, which close it, or "
                 "check that thinking_format is the model's"
             )
-    total = sum(len(task.problems) for task in tasks.values()) * sum(c.samples for c in conditions)
-    missing = total - sum(len(cell.outcomes) for cell in cells)
-    return Results(model, cells, _tokens(folder), missing, {task.name: task.note for task in tasks.values()})
+    wanted = sum(len(task.problems) for task in tasks.values()) * sum(c.samples for c in conditions)
+    return Results(
+        model,
+        cells,
+        _tokens(folder),
+        missing=wanted - sum(len(cell.outcomes) for cell in cells),
+        notes={task.name: task.note for task in tasks.values()},
+    )
 
 
 def _cell(task: Task, condition: Condition, found: dict[str, dict[int, Outcome]]) -> Cell:

@@ -53,7 +53,9 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
 
 def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures of all samples taken together: majority and best of k, and what majority gains in shares, paired."""
-    figures: dict[str, float | None] = {
+    gains = [name for name in ("gain", "gain_over_greedy") if name in entry]
+    ends = {"": "difference", "_low95": "low", "_high95": "high"}
+    return {
         "k": float(entry["k"]),
         "majority": entry["majority"],
         "majority_low95": entry["majority_interval"][0],
@@ -62,11 +64,8 @@ def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
         "pass": entry["pass"],
         "unique_tokens": entry["unique_tokens"],
         "path_tokens": entry["path_tokens"],
+        **{f"{name}{end}": entry[name][of] for name in gains for end, of in ends.items()},
     }
-    for name in filter(entry.__contains__, ("gain", "gain_over_greedy")):
-        found = entry[name]
-        figures |= {name: found["difference"], f"{name}_low95": found["low"], f"{name}_high95": found["high"]}
-    return figures
 
 
 def write_samples(folder: Path, file: Path) -> None:

@@ -132,11 +132,10 @@ def _families(spec: TaskSpec) -> Task:
 
 
 def _gsm8k(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
-    solution = row.text("answer")
-    if "####" not in solution:
+    _, mark, reference = row.text("answer").rpartition("####")
+    if not mark:
         raise InputError(f"{row.place}: the answer has no ####")
-    reference = solution.rsplit("####", 1)[1].strip()
-    return Problem(f"gsm8k-{row.number}", "", row.text("question"), reference, AnswerKind.NUMBER)
+    return Problem(f"gsm8k-{row.number}", "", row.text("question"), reference.strip(), AnswerKind.NUMBER)
 
 
 def _aqua(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:

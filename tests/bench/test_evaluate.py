@@ -12,13 +12,13 @@ from scipy.stats import binomtest
 
 from bench import demo, evaluate
 from bench.evaluation import accuracy as report
-from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables, tasks
+from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables
 from bench.evaluation.log import read_rows
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
 from bench.statistics import discordant, sign_test, wilson
 from curate.families import check
-from engine import Engine, SamplingParams
+from engine import SamplingParams
 from engine.whole_file import write_whole
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")
@@ -334,8 +334,10 @@ def test_flags_make_a_grid_and_keep_nothing(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "s.jsonl", "f.png"}
 
 
-def test_the_demo_answers_its_questions():
-    problems = tasks.load(tasks.TaskSpec(name="s1_nano", count=8, seed=7)).problems
-    with Engine(MODEL, device="cpu", dtype="float32") as engine:
-        found, thinking = demo.answered(engine, problems, demo.CONDITIONS[0])
-    assert len(found) == 8 and 0 < thinking <= 16
+def test_the_demo_answers_its_questions(capsys):
+    demo.main(demo.Options(model=MODEL, count=8, live=0, device="cpu"))
+    told = capsys.readouterr().out
+    for condition in demo.CONDITIONS:
+        (row,) = (line for line in told.splitlines() if f" {condition.label} " in line)
+        marks, thinking = re.search(r"[✓·]{8}", row), float(re.findall(r"\d+", row)[-1])
+        assert marks is not None and 0 < thinking <= condition.limit
