@@ -168,7 +168,7 @@ class DryRun:
         properties = self._properties
         stream = SimpleNamespace(wait_stream=lambda other: None)
         generator = torch.Generator
-        simple = {
+        simple: dict[str, Any] = {
             "_lazy_init": lambda: None,
             "is_available": lambda: True,
             "device_count": lambda: 1,
