@@ -43,11 +43,13 @@ def main(options: Options) -> None:
             *map(str, (one.registers, one.stack, one.shared, one.warps_per_sm)),
             *map(str, (one.instructions["HGMMA"], one.instructions["HMMA"], one.length, one.compile_s)),
         )
-    lines = (
-        {"triton": language.triton.__version__, **asdict(one), "warps_per_sm": one.warps_per_sm} for one in kernels
-    )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output.write_text(
+        "".join(
+            json.dumps({"triton": language.triton.__version__, **asdict(one), "warps_per_sm": one.warps_per_sm}) + "\n"
+            for one in kernels
+        )
+    )
     Console().print(table)
 
 

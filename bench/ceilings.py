@@ -83,8 +83,7 @@ def measure_here(device: torch.device, buffer_bytes: int | None = None, matmul_s
     copy, read = _bandwidths(device, buffer_bytes)
     if device.type == "cuda":
         size, memory = matmul_size or 8192, torch.cuda.get_device_properties(device).total_memory
-        has_fp8 = torch.cuda.get_device_capability(device) >= (8, 9)
-        fp8 = _matmul(device, size, torch.float8_e4m3fn) if has_fp8 else None
+        fp8 = _matmul(device, size, torch.float8_e4m3fn) if torch.cuda.get_device_capability(device) >= (8, 9) else None
         return Ceilings(copy, read, _matmul(device, size, torch.bfloat16), fp8, memory)
     size, memory = matmul_size or 1024, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flops = _matmul(device, size, torch.float32)

@@ -97,5 +97,8 @@ def _write_tokenizer(target: Path, size: int) -> None:
     # the last id is config.json's EOS
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
     tokenizer.save(str(target / "tokenizer.json"))
-    settings = {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": SPECIALS[-1], "chat_template": TEMPLATE}
-    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    (target / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": SPECIALS[-1], "chat_template": TEMPLATE}, indent=1
+        )
+    )

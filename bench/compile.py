@@ -38,7 +38,6 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny float32": ("tiny", {"dtype": "float32"}),  # correctness
     "32B float32": ("qwen2.5-32b", {"dtype": "float32"}),
 }
-TOKENS = (1, 8, 32, 64)
 _WARM = (
     SamplingParams(max_tokens=40, thinking_format="none"),
     SamplingParams(max_tokens=40, temperature=1.0, thinking_token_budget=2, thinking_extensions=1),
@@ -97,7 +96,7 @@ def jobs(options: Options) -> Mapping[str, Callable[[], int]]:
     """What there is to do, the longest first, by name."""
     products = {
         f"{linear.name}, {tokens} tokens": partial(tuner, linear, tokens)
-        for tokens in TOKENS
+        for tokens in gemm.Options.tokens
         for linear in gemm.linears(shapes.SHAPES["qwen2.5-32b"], 1)
     }
     if stand_in.card() is not None:  # the few that compile fast

@@ -249,8 +249,8 @@ class Run:
         self._ceilings = ceilings.measure(self._device)
         self._limits, self._plain = limits_of(options, self._model, self._ceilings.limits_of(self._device))
         self._known = options.known("decode", self._device)
-        chosen = {"quantization": options.quantization, "kv_cache_dtype": options.kv_cache_dtype}
-        self._eight_bits = {name: value for name, value in chosen.items() if value not in ("none", "auto")}
+        chosen = ("quantization", options.quantization), ("kv_cache_dtype", options.kv_cache_dtype)
+        self._eight_bits = {name: value for name, value in chosen if value not in ("none", "auto")}
         self._opener = Tokenizer.load(self._folder).encode(PRESETS["s1"].opener, specials=True)
         self._ours: dict[Case, list[float]] = {}  # this engine's round medians, which the others are compared with
 
@@ -317,21 +317,20 @@ class Run:
         return True
 
     def _start(self, names: tuple[str, ...], stack: ExitStack) -> list[Lane]:
-        options = self._options
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         setup = Setup(
             checkpoint=str(self._folder),
-            dtype=options.dtype,
-            device=str(stand_in.device(options.device)),
-            threads=options.threads,
-            max_model_len=max(case.most_tokens(options.tokens) for case in options.cases),
-            max_num_seqs=max(case.batch for case in options.cases),
-            dummy=options.dummy,
+            dtype=self._options.dtype,
+            device=str(stand_in.device(self._options.device)),
+            threads=self._options.threads,
+            max_model_len=max(case.most_tokens(self._options.tokens) for case in self._options.cases),
+            max_num_seqs=max(case.batch for case in self._options.cases),
+            dummy=self._options.dummy,
             engine=self._eight_bits,
         )
         lanes = []
         for name in names:
-            python = options.peer_python if name == "vllm" and options.peer_python else sys.executable
+            python = self._options.peer_python if name == "vllm" and self._options.peer_python else sys.executable
             program, own = ("engine", replace(setup, engine={})) if name == "unquantized" else (name, setup)
             worker = stack.enter_context(Worker(f"{program}_worker.py", own, logs / f"{name}.log", python))
             lanes += [Lane(worker, _NAMES.get(name, name), budget) for budget in self._budgets(name)]

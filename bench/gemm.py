@@ -20,10 +20,9 @@ from torch import Tensor
 
 from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from kernels import INTERPRET, aot, language, rms_norm, silu_mul
+from kernels import INTERPRET, aot, language, rms_norm, silu_mul, small_gemm
 from kernels.gemm_choices import Choice, Product, read_choices, write_choices
 from kernels.linear import linear_cost
-from kernels.small_gemm import GemmConfig, small_gemm
 
 _MARGIN = 0.98
 """A configuration must take less than this of cuBLAS's time: closer is noise."""
@@ -43,9 +42,9 @@ class Linear:
     inner: int
     bias: bool = False
 
-    def ours(self, x: Tensor, weight: Tensor, bias: Tensor | None, config: GemmConfig) -> Tensor:
+    def ours(self, x: Tensor, weight: Tensor, bias: Tensor | None, config: small_gemm.GemmConfig) -> Tensor:
         """The kernel in one configuration."""
-        return small_gemm(
+        return small_gemm.small_gemm(
             x, weight, config, bias=bias, gated=self.product is Product.GATED, maxima=self.product is Product.HEAD
         )[0]
 
@@ -79,7 +78,7 @@ def linears(shape: shapes.Shape, ranks: int) -> tuple[Linear, ...]:
     )
 
 
-def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[GemmConfig]:
+def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[small_gemm.GemmConfig]:
     """What is tried, plain launches: four tiles, and for a plain product splits of K that fill the device."""
     for out, inner, warps in ((64, 128, 4), (64, 256, 4), (128, 64, 8), (128, 128, 8)):
         rows = out * (2 if linear.product is Product.GATED else 1) + max(16, language.next_power_of_2(tokens))
@@ -87,7 +86,7 @@ def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[GemmConfi
         wanted = {language.cdiv(programs, language.cdiv(linear.out, out)) for programs in _PROGRAMS}
         most = language.cdiv(linear.inner, inner) // 4 if linear.product is Product.PLAIN else 1
         for split in sorted({1, *(split for split in wanted if split <= most)}):
-            yield GemmConfig(out, inner, split, warps, stages)
+            yield small_gemm.GemmConfig(out, inner, split, warps, stages)
 
 
 class Race:
@@ -113,7 +112,7 @@ class Race:
         """Seconds that a call adds to the norm in front of it."""
         return self._seconds(lambda: call(self._norm(early))) - self.norm_seconds
 
-    def our_seconds(self, configs: Iterable[GemmConfig]) -> dict[GemmConfig, float]:
+    def our_seconds(self, configs: Iterable[small_gemm.GemmConfig]) -> dict[small_gemm.GemmConfig, float]:
         """What each adds to the norm; those whose result is not that of cuBLAS are left out."""
         times = {}
         for config in configs:
@@ -125,7 +124,7 @@ class Race:
                 print(f"{self.linear.name}, {len(self.x)} tokens: {config} is wrong by {float(error):.3g}; left out")
         return times
 
-    def best(self) -> tuple[GemmConfig, float] | None:
+    def best(self) -> tuple[small_gemm.GemmConfig, float] | None:
         """The fastest candidate, then with its weight on the way before the norm ends, where the device has that."""
         rehearsed = stand_in.card() is not None
         right = self.our_seconds(
@@ -168,7 +167,9 @@ def choices_of(records: list[record.Record]) -> list[Choice]:
         ours, cublas = line.figures["ours_us"], line.figures["cublas_us"]
         if ours is not None and cublas is not None and ours < _MARGIN * cublas:
             below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
-            config = GemmConfig(**{field.name: int(line.figures[field.name] or 0) for field in fields(GemmConfig)})
+            config = small_gemm.GemmConfig(
+                **{field.name: int(line.figures[field.name] or 0) for field in fields(small_gemm.GemmConfig)}
+            )
             found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
     return found
 

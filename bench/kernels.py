@@ -21,12 +21,9 @@ from rich.console import Console
 
 from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from kernels import embedding, paged, rms_norm, rope_append, silu_mul, weights
+from kernels import embedding, linear, paged, rms_norm, rope_append, sampler, silu_mul, thinking, weights
 from kernels.attention import decode_attention, decode_attention_cost, prefill_attention, prefill_attention_cost
-from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
 from kernels.native import decoder, library
-from kernels.sampler import Real, SamplingNeeds, SamplingTables, Whole, sample, sample_cost
-from kernels.thinking import MachineTables, Param, State, Text, thinking_step, thinking_step_cost
 
 _PAGE = 64
 LAYERS = ("layers", *(f"layers: {part}" for part in decoder.PARTS))
@@ -133,33 +130,32 @@ def rows(shape: shapes.Shape, batch: int, device: torch.device, dtype: torch.dty
     )
     logits = torch.empty(batch, shape.vocab_size)
     for name, out, inner, ours, theirs in (
-        ("linear qkv", width, hidden, linear, F.linear),
-        ("linear o", hidden, shape.num_heads * shape.head_dim, linear, F.linear),
-        ("linear down", hidden, features, linear, F.linear),
-        ("linear_silu_mul", 2 * features, hidden, linear_silu_mul, lambda a, w: gated(F.linear(a, w))),
-        ("head", shape.vocab_size, hidden, lambda a, w: head(a, w, logits), lambda a, w: F.linear(a, w).float()),
+        ("linear qkv", width, hidden, linear.linear, F.linear),
+        ("linear o", hidden, shape.num_heads * shape.head_dim, linear.linear, F.linear),
+        ("linear down", hidden, features, linear.linear, F.linear),
+        ("linear_silu_mul", 2 * features, hidden, linear.linear_silu_mul, lambda a, w: gated(F.linear(a, w))),
+        ("head", shape.vocab_size, hidden, lambda a, w: linear.head(a, w, logits), lambda a, w: F.linear(a, w).float()),
     ):
         a, w = random(batch, inner), weights.LinearWeight(table if name == "head" else random(out, inner))
-        packed = [pack(w) for _ in range(copies(w.weight.nbytes, device))]
+        packed = [linear.pack(w) for _ in range(copies(w.weight.nbytes, device))]
         turn = cycle(packed)
         yield Operation(
             name,
             f"{batch}x{out}x{inner}",
             lambda a=a, turn=turn, ours=ours: ours(a, next(turn)),
-            linear_cost(batch, out, inner, item, 4 if name == "head" else None),
+            linear.linear_cost(batch, out, inner, item, 4 if name == "head" else None),
             lambda a=a, w=w, theirs=theirs: theirs(a, w.weight),
             None if packed[0].packed is None else lambda turn=turn: library.read(next(turn).panels.data),
         )
-    yield from steps(shape.vocab_size, batch, device)
 
 
 def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
     """Sampling and the thinking machine, in plain states."""
     zeros = partial(torch.zeros, dtype=torch.int32, device=device)
-    machine = MachineTables(
-        zeros(batch, len(State)),
-        zeros(batch, len(Param)),
-        zeros(batch, len(Text), 8),
+    machine = thinking.MachineTables(
+        zeros(batch, len(thinking.State)),
+        zeros(batch, len(thinking.Param)),
+        zeros(batch, len(thinking.Text), 8),
         zeros(batch, 1) - 1,
         zeros(batch, 1),
         zeros(batch, 1) - 1,
@@ -167,31 +163,31 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
         zeros(2) - 1,
         zeros(vocab, dtype=torch.bool),
     )
-    machine.params[:, [Param.BUDGET, Param.MAX_TOKENS, Param.MAX_CONTEXT]] = 2**30
-    real, slots = torch.ones(batch, len(Real), device=device), torch.arange(batch, device=device)
-    real[:, Real.MIN_P] = 0
+    machine.params[:, [thinking.Param.BUDGET, thinking.Param.MAX_TOKENS, thinking.Param.MAX_CONTEXT]] = 2**30
+    real, slots = torch.ones(batch, len(sampler.Real), device=device), torch.arange(batch, device=device)
+    real[:, sampler.Real.MIN_P] = 0
     logits = torch.randn(batch, vocab, device=device) * 4
     for label, needs, top_p in (
-        ("greedy", SamplingNeeds(masked=True), 1.0),
-        ("gumbel", SamplingNeeds(noise=True, masked=True), 1.0),
-        ("top-p", SamplingNeeds(noise=True, filters=True, masked=True), 0.95),
+        ("greedy", sampler.SamplingNeeds(masked=True), 1.0),
+        ("gumbel", sampler.SamplingNeeds(noise=True, masked=True), 1.0),
+        ("top-p", sampler.SamplingNeeds(noise=True, filters=True, masked=True), 0.95),
     ):
-        chosen = SamplingTables(real.clone(), zeros(batch, len(Whole)))
-        chosen.real[:, Real.TOP_P] = top_p
+        chosen = sampler.SamplingTables(real.clone(), zeros(batch, len(sampler.Whole)))
+        chosen.real[:, sampler.Real.TOP_P] = top_p
         yield Operation(
             f"sample {label}",
             f"{batch}x{vocab}",
-            lambda chosen=chosen, needs=needs: sample(logits, chosen, machine, slots, vocab, needs),
-            sample_cost(batch, vocab),
+            lambda chosen=chosen, needs=needs: sampler.sample(logits, chosen, machine, slots, vocab, needs),
+            sampler.sample_cost(batch, vocab),
             lambda: torch.argmax(logits, 1),
         )
     draw, bad = torch.ones(batch, dtype=torch.int64, device=device), zeros(batch, dtype=torch.bool)
 
     def step() -> None:
-        machine.state[:, State.LENGTH] = 1  # so that the history never fills up
-        thinking_step(machine, slots, draw, draw, bad)
+        machine.state[:, thinking.State.LENGTH] = 1  # so that the history never fills up
+        thinking.thinking_step(machine, slots, draw, draw, bad)
 
-    yield Operation("thinking_step", f"{batch}", step, thinking_step_cost(batch))
+    yield Operation("thinking_step", f"{batch}", step, thinking.thinking_step_cost(batch))
 
 
 def attention(
@@ -265,7 +261,7 @@ def layers(
                 input_norm=ones,
                 mlp_norm=ones,
                 **{
-                    name: pack(weights.LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+                    name: linear.pack(weights.LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
                     for name, (out, inner) in sizes.items()
                 },
             )
@@ -275,7 +271,7 @@ def layers(
         return decoder.NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, library.decoder)
 
     x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([model() for _ in range(copies(needed, device))])
-    costs = {name: linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()} | {
+    costs = {name: linear.linear_cost(batch, out, inner, item) for name, (out, inner) in sizes.items()} | {
         "attention": decode_attention_cost([context] * batch, heads, shape.head_dim, item, item)
     }
 
@@ -337,6 +333,7 @@ def main(options: Options) -> None:
     for batch in options.batch:
         sources = [
             rows(shape, batch, device, dtype),
+            steps(shape.vocab_size, batch, device),
             *(attention(shape, batch, context, device, dtype) for context in options.context),
         ]
         if name == "cpu" and decoder.LOADED and any(options.only in operator for operator in LAYERS):
@@ -348,8 +345,11 @@ def main(options: Options) -> None:
             case = {"operator": operation.name, "size": operation.size, "shape": shape_name, "dtype": str(dtype)[6:]}
             if wanted and case not in known:
                 found = figures(operation, rates, device, "torch" in options.against)
-                shown = (f"{found[key]:.3g}" if key in found else "" for key in _COLUMNS.values())
-                table.add_row(operation.name, operation.size, *shown)
+                table.add_row(
+                    operation.name,
+                    operation.size,
+                    *(f"{found[key]:.3g}" if key in found else "" for key in _COLUMNS.values()),
+                )
                 machine.write(options.output, "kernels", case, found | {"read_GBps": rates.read / 1e9})
     Console().print(table)
 

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 from rich.markup import escape
-from torch._C._profiler import _ExperimentalConfig
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench import decode, record, stand_in
 from bench.command import Shaped, columns, command
@@ -61,17 +58,21 @@ def look(engine: Engine, case: decode.Case, ids: list[list[int]], steps: int) ->
     params = SamplingParams(max_tokens=case.ahead + steps, ignore_eos=True, thinking_format="none")
     engine.generate(ids, params)
     cuda = torch.cuda.is_available() and stand_in.card() is None
-    wanted, more = (DeviceType.CUDA, [ProfilerActivity.CUDA]) if cuda else (DeviceType.CPU, [])
+    wanted, more = (
+        (torch.autograd.DeviceType.CUDA, [torch.profiler.ProfilerActivity.CUDA])
+        if cuda
+        else (torch.autograd.DeviceType.CPU, [])
+    )
     with (
-        profile(
-            activities=[ProfilerActivity.CPU, *more],
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU, *more],
             # operators of a CPU are those of the engine's own thread
-            experimental_config=None if cuda else _ExperimentalConfig(profile_all_threads=True),
+            experimental_config=None if cuda else torch._C._profiler._ExperimentalConfig(profile_all_threads=True),
         ) as profiler,
         engine.clocked() as times,
     ):
         marked = time.perf_counter()
-        with record_function(_MARK):
+        with torch.profiler.record_function(_MARK):
             pass
         engine.generate(ids, params)
     events = profiler.events() or ()

@@ -20,11 +20,9 @@ import yaml
 
 from bench import checkpoints, record, shapes, stand_in, timing
 from bench.command import Threaded, command
-from train import huggingface, parallel, sft
-from train.architecture import Architecture
+from train import architecture, huggingface, parallel, plan, sft
 from train.config import load_config
 from train.data import Dataset, step_samples
-from train.plan import plan_memory, plan_steps
 
 ALL_SHAPES = shapes.SHAPES | {
     "nano": shapes.Shape(
@@ -145,7 +143,9 @@ def pad_batch(ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def draw_on_device(model: torch.nn.Module, arch: Architecture, seed: int, adapters_only: bool = False) -> None:
+def draw_on_device(
+    model: torch.nn.Module, arch: architecture.Architecture, seed: int, adapters_only: bool = False
+) -> None:
     """Random weights for whom it does not matter which: the CPU's generator takes a minute for 7B."""
     for parameter in model.parameters():
         parameter.normal_(0.0, arch.initializer_range)
@@ -196,8 +196,11 @@ def compare(options: Options, folder: Path) -> None:
     )
     own = {"first_step_s": first} | ({"times_transformers": statistics.median(ratios)} if ratios else {})
     if world.device.type == "cuda":
-        plan = plan_memory(config, ours.arch, world.size, plan_steps(config, lengths, world.size).largest_slice)
-        own |= {"memory_GB": torch.cuda.max_memory_allocated() / 1e9, "planned_GB": plan.total}
+        most = plan.plan_steps(config, lengths, world.size).largest_slice
+        own |= {
+            "memory_GB": torch.cuda.max_memory_allocated() / 1e9,
+            "planned_GB": plan.plan_memory(config, ours.arch, world.size, most).total,
+        }
     for engine, times in seconds.items():
         step = statistics.median(times)
         figures = {
@@ -207,20 +210,24 @@ def compare(options: Options, folder: Path) -> None:
             **(own if engine == "s1-engine" else {}),
         }
         print(f"{engine:14s} " + "  ".join(f"{name} {value:,.3g}" for name, value in figures.items()))
-        case = {
-            "engine": engine,
-            "shape": options.shape,
-            "batch_size": options.batch_size,
-            "compile": options.compile,
-            "mean_tokens": options.mean_tokens,
-            "sigma": options.sigma,
-            "padding": padded,
-            "dtype": options.dtype,
-            "layers": options.layers,
-            "checkpointing": options.checkpointing,
-            "lora": None if config.lora is None else config.lora.rank,
-        }
-        machine.write(options.output, "train", case, figures)
+        machine.write(
+            options.output,
+            "train",
+            {
+                "engine": engine,
+                "shape": options.shape,
+                "batch_size": options.batch_size,
+                "compile": options.compile,
+                "mean_tokens": options.mean_tokens,
+                "sigma": options.sigma,
+                "padding": padded,
+                "dtype": options.dtype,
+                "layers": options.layers,
+                "checkpointing": options.checkpointing,
+                "lora": None if config.lora is None else config.lora.rank,
+            },
+            figures,
+        )
 
 
 if __name__ == "__main__":

@@ -73,11 +73,6 @@ def decode_seconds(options: decode.Options, card: Device) -> float:
     return total
 
 
-def compile_seconds(options: compile.Options, card: Device) -> float:
-    """`bench.compile`: about fifteen kernels a job, shared by the cores."""
-    return START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2  # the last jobs leave cores idle
-
-
 def correctness_seconds(options: correctness.Options, card: Device) -> float:
     """`bench.correctness`."""
     parts = {
@@ -86,11 +81,6 @@ def correctness_seconds(options: correctness.Options, card: Device) -> float:
         "operators": 2 * START + 80 * COMPILE / options.workers * 1.5,  # the largest of the files, side by side
     }
     return START + sum(parts[name] for name in options.parts)
-
-
-def kernels_seconds(options: kernels.Options, card: Device) -> float:
-    """`bench.kernels`: some fourteen operators and an attention for each batch and context."""
-    return START + len(options.batch) * (14 + 1.3 * len(options.context)) * 0.35 + 8 * COMPILE
 
 
 def gemm_seconds(options: gemm.Options, card: Device) -> float:
@@ -138,10 +128,10 @@ def train_seconds(options: train.Options, card: Device) -> float:
         0.02,
         32768,
     )
-    frozen = any(setting.startswith("lora=") for setting in options.settings)
-    again = {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
-    flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen) * again
     assert card.peak_flops is not None
+    frozen = any(setting.startswith("lora=") for setting in options.settings)
+    flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)
+    flops *= {"none": 1.0, "selective": 1.15, "full": 1.33}[options.checkpointing]
     return START + 15 + ((options.steps + 1) * options.rounds + 2) * (flops / card.peak_flops / TRAIN + 0.1)
 
 
@@ -155,10 +145,18 @@ def budgets_seconds(options: budgets.Options, card: Device) -> float:
 
 _COSTS: dict[str, tuple[Any, Callable[[Any, Device], float]]] = {
     "bench.decode": (decode.Options, decode_seconds),
-    "bench.compile": (compile.Options, compile_seconds),
+    # about fifteen kernels a job, shared by the cores, some of which the last jobs leave idle
+    "bench.compile": (
+        compile.Options,
+        lambda options, card: START + 10 + 15 * len(compile.jobs(options)) * COMPILE / CORES * 2,
+    ),
     "bench.ceilings": (command.Threaded, lambda options, card: START + 4),  # four kinds of repeated calls
     "bench.correctness": (correctness.Options, correctness_seconds),
-    "bench.kernels": (kernels.Options, kernels_seconds),
+    # some fourteen operators and an attention for each batch and context
+    "bench.kernels": (
+        kernels.Options,
+        lambda options, card: START + len(options.batch) * (14 + 1.3 * len(options.context)) * 0.35 + 8 * COMPILE,
+    ),
     "bench.gemm": (gemm.Options, gemm_seconds),
     "bench.prefill": (prefill.Options, prefill_seconds),
     "bench.profile": (profile.Options, profile_seconds),

@@ -72,14 +72,18 @@ class Options:
 def wheels(folder: Path, python_version: str) -> None:
     """Download what is carried, in the versions that pyproject.toml pins or that are installed here, for the machine's
     Python."""
-    asked = tomllib.loads((record.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    pinned = {name: version for name, equal, version in (line.partition("==") for line in asked) if equal}
+    project = tomllib.loads((record.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = dict(line.split("==", 1) for line in project["dependencies"] if "==" in line)
     names = [f"{name}=={pinned.get(name) or metadata.version(name)}" for name in CARRIED]
-    words = [
-        *("-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"),
-        *("--implementation=cp", f"--python-version={python_version}", *map("--platform={}".format, _PLATFORMS)),
-    ]
-    done = subprocess.run([sys.executable, *words, "-d", str(folder), *names], capture_output=True, text=True)
+    words = ("-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
+    done = subprocess.run(
+        [
+            *(sys.executable, *words, "--implementation=cp", f"--python-version={python_version}"),
+            *(*map("--platform={}".format, _PLATFORMS), "-d", str(folder), *names),
+        ],
+        capture_output=True,
+        text=True,
+    )
     check(
         done.returncode != 0
         and f"pip cannot fetch {', '.join(names)} for Python {python_version}: {done.stderr.strip()[-300:]}"
@@ -100,13 +104,16 @@ def fill_cache(python: str, folder: Path) -> None:
 
 def command_there(kit: Path, commit: str) -> str:
     """What to run there, in a copy of the repository that has the kit in it."""
-    given = {"--resume-from": kit / "earlier", "--cache": kit / CACHE}
     return " ".join(
         [
             f"python3 -m pip install -qU --no-index --no-deps --no-compile --target /tmp/s1-site {kit}/wheels/*.whl &&",
             f"export PYTHONPATH=/tmp/s1-site S1_COMMIT={commit} &&",
             'python3 -m bench.gpu_day --out "${OUT:-gpu-day}"',
-            *(f"{flag} {folder}" for flag, folder in given.items() if folder.is_dir()),
+            *(
+                f"{flag} {folder}"
+                for flag, folder in (("--resume-from", kit / "earlier"), ("--cache", kit / CACHE))
+                if folder.is_dir()
+            ),
         ]
     )
 

@@ -47,8 +47,10 @@ def main() -> None:
             )
         if setup["device"].startswith("cuda"):
             torch.cuda.synchronize()
-        answer = {"seconds": time.perf_counter() - start, "tokens": out[:, ids.shape[1] :].numel()}
-        print(json.dumps(answer), file=answers)
+        print(
+            json.dumps({"seconds": time.perf_counter() - start, "tokens": out[:, ids.shape[1] :].numel()}),
+            file=answers,
+        )
 
 
 if __name__ == "__main__":
