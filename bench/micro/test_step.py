@@ -28,7 +28,7 @@ def admitted(tokenizer: Tokenizer, prompts: list[list[int]], params: SamplingPar
     return scheduler
 
 
-def published(pool: PagePool, pages: list[int] | None, chain: int, tokens: array[int]) -> int:
+def published(pool: PagePool, pages: list[int] | None, chain: int, tokens: "array[int]") -> int:
     """Write `tokens` into allocated pages behind `chain` and release them; the chain's new end."""
     assert pages is not None
     for at, page in enumerate(pages):
