@@ -14,6 +14,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """What `error` says, in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def refuse(*faults: tuple[object, str]) -> None:
     """Raise InputError with the first message whose condition holds. All messages are made, whatever holds."""
     for holds, message in faults:

@@ -119,8 +119,9 @@ class Checkpoints:
             if marker.get(name) != mine:
                 detail = f"{name} was {marker.get(name)!r}, is {mine!r}"
                 if name == "architecture":
-                    wrong = next(k for k in mine if marker[name].get(k) != mine[k])
-                    detail = f"it is of another model: {wrong} was {marker[name].get(wrong)!r}, is {mine[wrong]!r}"
+                    theirs = marker.get(name) or {}
+                    wrong = next(k for k in mine | theirs if theirs.get(k) != mine.get(k))
+                    detail = f"it is of another model: {wrong} was {theirs.get(wrong)!r}, is {mine.get(wrong)!r}"
                 raise TrainingError(
                     f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
                 )

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from engine import InputError
+from engine.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
         return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset", revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"task {task}: {given} cannot be fetched ({str(error).strip().splitlines()[0]}); "
+            f"task {task}: {given} cannot be fetched ({first_line(error)}); "
             "log in with `hf auth login`, or give path: FILE"
         ) from error
 

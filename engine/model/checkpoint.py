@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from engine.errors import InputError, refuse
+from engine.errors import InputError, first_line, refuse
 from engine.json_file import read_object
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -33,7 +33,7 @@ def resolve(model: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
             f"model {model!r} is no directory and cannot be fetched as a hub id "
-            f"({str(error).strip().splitlines()[0]}); check the name, or download it and give the directory"
+            f"({first_line(error)}); check the name, or download it and give the directory"
         ) from None
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, first_line
 from engine.ranks.one_shot import OneShotAllReduce, OneShotAllReduceNorm
 from kernels.rms_norm import rms_norm
 from kernels.torch_versions import all_gather
@@ -186,7 +186,7 @@ class Group:
 
     def _dead(self, error: RuntimeError) -> EngineDead:
         return EngineDead(
-            f"rank {self.rank} of {self.size} cannot reach the others ({str(error).splitlines()[0]}); one of them has "
+            f"rank {self.rank} of {self.size} cannot reach the others ({first_line(error)}); one of them has "
             "ended: its own message says why"
         )
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import _symmetric_memory as symmetric_memory
 
-from engine.errors import InputError
+from engine.errors import InputError, first_line
 from kernels.all_reduce_norm import Parts, all_reduce_norm
 
 MOST_BYTES = 512 << 10
@@ -101,5 +101,5 @@ def _shared(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
         return buffer, symmetric_memory.rendezvous(buffer, dist.group.WORLD.group_name)
     except RuntimeError as error:
         raise InputError(
-            f"one_shot_all_reduce is not possible on {device} ({str(error).splitlines()[0]}); leave it off"
+            f"one_shot_all_reduce is not possible on {device} ({first_line(error)}); leave it off"
         ) from error

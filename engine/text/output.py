@@ -37,9 +37,7 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        begin = sorted({stop[:size] for stop in stops for size in range(1, len(stop))}, key=len, reverse=True)
-        self._beginnings = {last: [text for text in begin if text[-1] == last] for last in {text[-1] for text in begin}}
-        """What begins one of the strings, the longest first, by its last character."""
+        self._longest, self._firsts = max(map(len, stops)), {stop[0] for stop in stops}
         self.tail = ""
         """The longest suffix of the text that begins one of the strings. Cleared, a match does not reach back."""
 
@@ -51,7 +49,9 @@ class StopMatcher:
         if found:
             end, _, stop = min(found)
             return end - len(self.tail), stop
-        self.tail = next((text for text in self._beginnings.get(whole[-1:], ()) if whole.endswith(text)), "")
+        starts = range(max(0, len(whole) + 1 - self._longest), len(whole))
+        ends = [whole[at:] for at in starts if whole[at] in self._firsts]
+        self.tail = next((text for text in ends if any(stop.startswith(text) for stop in self._stops)), "")
         return None
 
 

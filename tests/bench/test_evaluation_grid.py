@@ -196,6 +196,8 @@ def test_published_commands_map_one_to_one(arguments, expected, limit, tries):
         ("thinking_budget=3", "thinking_budget"),
         ("max_tokens_thinking=many", "no whole number"),
         ("temperature=hot", "no number"),
+        ("temperature_thinking=hot", "no number"),
+        ("top_k=--3", "no whole number"),
         ("temperature=0,temperature_thinking=1,max_tokens_thinking=9", "sampled alike"),
         ("rejection_sample=True,temperature=1", "needs max_tokens_thinking"),
         ("rejection_sample=True,max_tokens_thinking=9", "temperature above 0"),

@@ -164,6 +164,7 @@ def test_a_stage_that_fails_leaves_what_was_there(tmp_path, tree):
         ({"dedupe": {"jacard": 0.5}}, r"unknown setting dedupe.jacard; did you mean jaccard\?"),
         ({"dedupe": {"jaccard": "high"}}, r"dedupe.jaccard is 'high': expected `float`, got `str`"),
         ({"dedupe": {"jaccard": 1.5}}, "dedupe.jaccard is 1.5"),
+        ({"dedupe": {"bands": 0}}, "dedupe.bands is 0: expected `int` >= 1"),
         ({"dedupe": {"bands": 30}}, "permutations is 128, which 30 bands do not divide"),
         ({"decontaminate": {"rule": "s2"}}, "decontaminate.rule is 's2': invalid enum value"),
         ({"select": {"count": 0}}, "select.count is 0: expected `int` >= 1"),

@@ -246,6 +246,11 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     for override, message in cases.items():
         with pytest.raises(TrainingError, match=message):
             trainer(config, override).fit()
+    marker = max((tmp_path / "run" / "checkpoints").glob("step-*/complete.json"))
+    about = json.loads(marker.read_text())
+    marker.write_text(json.dumps(about | {"architecture": about["architecture"] | {"later": 1}}))
+    with pytest.raises(TrainingError, match="of another model: later was 1, is None"):
+        trainer(config).fit()
     wrong = json.loads((model / "config.json").read_text()) | {"intermediate_size": 64}
     (model / "config.json").write_text(json.dumps(wrong))
     with pytest.raises(TrainingError, match=r"gate_proj.weight has shape \(48, 32\), config.json asks for \(64, 32\)"):
