@@ -28,7 +28,7 @@ from engine.model.batch import AttentionMeta, StepResult
 from engine.prepare import Preparer
 from engine.request import SamplingParams
 from engine.response import Response
-from engine.schedule.pages import PagePool
+from engine.schedule.page_pool import PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Admission, Prepared
 from engine.step.runner import Runner

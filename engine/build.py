@@ -13,7 +13,7 @@ from engine.model.decoder import Decoder
 from engine.model.shard import Shard
 from engine.model.weights import Precision
 from engine.ranks.group import Group
-from engine.schedule.pages import PagePool
+from engine.schedule.page_pool import PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.step.runner import Runner
 from engine.step.slots import SlotTables

@@ -1,7 +1,8 @@
 """Attention over the paged KV cache: one query per row (decode) and chunks of queries (prefill).
 
-Pages are written by `kernels.rope_append`, read here, and copied whole (`kernels.pages`). What lies where inside a page
-is theirs: as the definitions have it, but for bfloat16 on processors whose products come in pairs (csrc/cpu/paged.h).
+Pages are written by `kernels.rope_append`, read here, and copied whole (`kernels.copy_pages`). What lies where inside a
+page is theirs: as the definitions have it, but for bfloat16 on processors whose products come in pairs
+(csrc/cpu/paged.h).
 """
 
 from kernels.decode_attention import decode_attention, decode_attention_cost, decode_attention_reference

@@ -7,7 +7,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine import SamplingParams, TokenKind, prepare
-from engine.schedule.pages import ROOT, PagePool
+from engine.schedule.page_pool import ROOT, PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Admission
 from engine.step.slots import SlotTables, needs_of, sampling_needs

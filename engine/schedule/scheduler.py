@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from engine.errors import EngineDead
-from engine.schedule.pages import PagePool
+from engine.schedule.page_pool import PagePool
 from engine.schedule.sequence import Admission, Sequence
 
 

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from engine.request import SamplingParams
-from engine.schedule.pages import ROOT
+from engine.schedule.page_pool import ROOT
 from engine.thinking.plan import ThinkingPlan
 
 

@@ -20,8 +20,8 @@ from engine.step.graphs import CaptureReport, StepGraphs, StepKey, buckets_for
 from engine.step.inputs import StepInputs
 from engine.step.launched import Launched, ResultBuffers
 from engine.step.slots import LOGPROBS, MASKED, NOISE, SlotTables, StepTables, needs_of, sampling_needs, to_device
+from kernels.copy_pages import copy_pages
 from kernels.decode_inputs import decode_inputs
-from kernels.pages import copy_pages
 from kernels.sampler import sample
 from kernels.thinking import Param, Record, State, thinking_step
 

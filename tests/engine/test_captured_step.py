@@ -23,7 +23,7 @@ from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.prepare import Preparer
 from engine.ranks.group import Group
-from engine.schedule.pages import PagePool
+from engine.schedule.page_pool import PagePool
 from engine.schedule.sequence import Admission, Control
 from engine.step.graphs import BUCKETS, buckets_for
 from engine.step.inputs import PAGE, PLACE, SLOT, StepInputs

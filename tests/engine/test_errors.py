@@ -15,5 +15,5 @@ def test_an_error_is_told_in_one_line(error, line):
 
 def test_of_several_faults_the_first_is_named():
     refuse((False, "none"), ([], "none"))
-    with pytest.raises(InputError, match="^second$"):
+    with pytest.raises(InputError, match=r"^second$"):
         refuse((0, "first"), ("so", "second"), (True, "third"))

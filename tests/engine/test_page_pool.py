@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.errors import EngineDead
 from engine.request import SamplingParams
-from engine.schedule.pages import PagePool
+from engine.schedule.page_pool import PagePool
 from engine.schedule.scheduler import Scheduler, Step
 from engine.schedule.sequence import Admission, Prepared, Sequence
 from engine.thinking.plan import ThinkingFormat, make_plan

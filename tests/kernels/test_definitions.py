@@ -15,10 +15,10 @@ from kernels.attention import (
     prefill_attention_cost,
     prefill_attention_reference,
 )
+from kernels.copy_pages import copy_pages
 from kernels.embedding import embedding
 from kernels.gemm_choices import Choice, Product, pick, read_choices, write_choices
 from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
-from kernels.pages import copy_pages
 from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 from kernels.silu_mul import silu_mul

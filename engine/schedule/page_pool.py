@@ -2,7 +2,7 @@
 
 A page holds `page_size` tokens of every layer. It is *blank* (free, nothing worth keeping), *held* (one or more
 sequences count on it) or *idle* (free, but its content can still be found). Allocation takes blank pages first and
-evicts the longest-idle page after that.
+evicts the longest-idle page after that. A sequence gives its pages back in `Scheduler._vacate`.
 
 Prefix cache: a full page is known by (uid of the page before it, its tokens). A uid is given once and never again, so
 equal keys mean equal prefixes by induction; the dictionary compares the tokens themselves, so a hash collision cannot
