@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "grade":
                 _grade(options)
             case "report":
-                found = _write_report(options.folder, options.grader, options.mode, options.write)
+                found = _write_report(options.folder, options.grader, options.mode)
+                _insert(options.write, found)
                 print(tables.markdown(found), end="")
             case "plot":
                 found = _write_report(options.folder, options.grader, options.mode)
@@ -151,7 +152,7 @@ def _run(options: RunOptions) -> None:
         run.run(what, folder)
         seconds = time.perf_counter() - started
         grade.grade(folder, workers=options.workers)
-        found = _write_report(folder, write=options.write)
+        found = _write_report(folder)
         files = plot.draw(found, folder / "figures")
         browse.write_page(folder)
         if options.results is not None:
@@ -161,6 +162,7 @@ def _run(options: RunOptions) -> None:
         for figure in options.figure:
             figure.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), figure)
+        _insert(options.write, found)
         print(tables.markdown(found), end="")
         if keep:
             print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
@@ -222,16 +224,17 @@ def _grade(options: FolderOptions) -> None:
         print(grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model)))
 
 
-def _write_report(
-    folder: Path, grader: grade.GraderName = "s1-engine", mode: Mode = "answer", write: Sequence[Path] = ()
-) -> dict[str, Any]:
+def _write_report(folder: Path, grader: grade.GraderName = "s1-engine", mode: Mode = "answer") -> dict[str, Any]:
     found = accuracy.report(outcomes.load(folder, grader, mode), grader, mode)
     name = grade.grades_file(folder, grader, mode).stem.replace("grades", "report")
     write_whole(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
     write_whole(folder / f"{name}.md", tables.markdown(found))
-    for file in write:
-        write_whole(file, publish.insert(file, tables.summary(found)))
     return found
+
+
+def _insert(files: Sequence[Path], found: Mapping[str, Any]) -> None:
+    for file in files:
+        write_whole(file, publish.insert(file, tables.summary(found)))
 
 
 if __name__ == "__main__":

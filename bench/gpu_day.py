@@ -290,6 +290,7 @@ def run(options: Options, console: Console, parts: tuple[Part, ...], card: str) 
             outcomes.append(run_part(part, options, day, deadline - time.monotonic()))
             day.keep()
         except OSError as error:  # whatever a part has done to the folder is its failure alone
+            day.out.mkdir(parents=True, exist_ok=True)
             outcomes.append(Outcome(part.name, "failed", why=f"the folder of the results: {error}"))
         if outcomes[-1].state == "stuck":
             break

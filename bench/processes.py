@@ -28,7 +28,8 @@ def descendants(root: int) -> list[int]:
             state, parent = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
                 parents[int(entry)] = int(parent)
-    found, level = list[int](), {root}
+    found: list[int] = []
+    level = {root}
     while level:
         level = {pid for pid, parent in parents.items() if parent in level}
         found += level

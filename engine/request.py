@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
-from engine.errors import InputError, is_number, is_whole, refuse, shown
+from engine.errors import InputError, is_number, is_whole, shown
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text (rendered by the chat template), token ids (taken as they are), or {"messages": [...]}."""
@@ -124,59 +124,38 @@ class SamplingParams:
             ):
                 raise InputError(f"{name} is {shown(value)}; give a list of {noun}")
             object.__setattr__(self, name, tuple(value))
+        if self.n > MAX_SAMPLES:
+            raise InputError(f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several")
+        if self.seed is not None and not is_whole(self.seed, 0, 2**63 - 1):
+            raise InputError(f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1")
+        for name in ("top_p", "repetition_penalty"):
+            if getattr(self, name) == 0:
+                raise InputError(f"{name} is 0; give a number above 0")
+        for name, kinds, wanted in _KINDS:
+            if not isinstance(getattr(self, name), kinds):
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give {wanted}")
+        for name, choices in _CHOICES:
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give one of {', '.join(choices)}")
         allowed, budget = self.allowed_token_ids, self.thinking_token_budget
-        surrogates = [f"U+{ord(char):04X}" for char in "".join(self.stop) if "\ud800" <= char <= "\udfff"]
-        sizes = [len(text.encode("utf-8", "surrogatepass")) for text in self.stop]
-        refuse(
-            (self.n > MAX_SAMPLES, f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several"),
-            (
-                self.seed is not None and not is_whole(self.seed, 0, 2**63 - 1),
-                f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1",
-            ),
-            (self.top_p == 0, "top_p is 0; give a number above 0"),
-            (self.repetition_penalty == 0, "repetition_penalty is 0; give a number above 0"),
-            (not isinstance(self.ignore_eos, bool), f"ignore_eos is {shown(self.ignore_eos)}; give true or false"),
-            (
-                not isinstance(self.thinking_format, (str, Mapping, type(None))),
-                f"thinking_format is {shown(self.thinking_format)}; give a name or an object",
-            ),
-            (allowed == (), "allowed_token_ids is empty; leave it out to allow every token"),
-            (
-                allowed is not None and set(allowed) <= set(self.banned_token_ids),
-                "allowed_token_ids are all in banned_token_ids too; allow a token that is not banned",
-            ),
-            (surrogates, f"stop holds the lone surrogate {', '.join(surrogates)}; give valid Unicode text"),
-            (
-                len(sizes) > MAX_STOP_STRINGS or any(not 0 < size <= MAX_STOP_BYTES for size in sizes),
-                f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes",
-            ),
-            (
-                self.thinking_budget_action not in ("force_end", "truncate"),
-                f"thinking_budget_action is {shown(self.thinking_budget_action)}; give one of force_end, truncate",
-            ),
-            (
-                self.thinking_eos_policy not in ("end", "stop"),
-                f"thinking_eos_policy is {shown(self.thinking_eos_policy)}; give one of end, stop",
-            ),
-            (
-                not isinstance(self.thinking_extension_str, str),
-                f"thinking_extension_str is {shown(self.thinking_extension_str)}; give a string",
-            ),
-            (
-                not isinstance(self.thinking_end_str, (str, type(None))),
-                f"thinking_end_str is {shown(self.thinking_end_str)}; give a string",
-            ),
-            (
-                budget is not None and self.min_thinking_tokens > budget,
+        if allowed == ():
+            raise InputError("allowed_token_ids is empty; leave it out to allow every token")
+        if allowed is not None and set(allowed) <= set(self.banned_token_ids):
+            raise InputError("allowed_token_ids are all in banned_token_ids too; allow a token that is not banned")
+        lone = next((char for text in self.stop for char in text if "\ud800" <= char <= "\udfff"), None)
+        if lone is not None:
+            raise InputError(f"stop holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
+        if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
+            raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
+        if budget is not None and self.min_thinking_tokens > budget:
+            raise InputError(
                 f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget {budget}; lower it or "
-                "raise the budget",
-            ),
-            (
-                (self.loop_ngram > 0) != (self.loop_count > 0),
-                "loop_ngram and loop_count belong together; give both or neither",
-            ),
-            (self.loop_count == 1, "loop_count is 1, and any text repeats once; give at least 2"),
-        )
+                "raise the budget"
+            )
+        if (self.loop_ngram > 0) != (self.loop_count > 0):
+            raise InputError("loop_ngram and loop_count belong together; give both or neither")
+        if self.loop_count == 1:
+            raise InputError("loop_count is 1, and any text repeats once; give at least 2")
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", _clean_bias(self.logit_bias))
 
@@ -205,10 +184,10 @@ def _clean_bias(bias: Mapping[Any, Any]) -> dict[int, float]:
         digits = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10
         if not digits and not is_whole(key):
             raise InputError(f"logit_bias has key {shown(key)}; keys are token ids")
-        refuse(
-            (not is_number(value, -100, 100), f"logit_bias[{key}] is {shown(value)}; give a number from -100 to 100"),
-            (int(key) in clean, f"logit_bias has token {int(key)} twice; give it once"),
-        )
+        if not is_number(value, -100, 100):
+            raise InputError(f"logit_bias[{shown(key)}] is {shown(value)}; give a number from -100 to 100")
+        if int(key) in clean:
+            raise InputError(f"logit_bias has token {int(key)} twice; give it once")
         clean[int(key)] = float(value)
     return clean
 
@@ -247,6 +226,16 @@ _LISTS = (
     ("banned_token_ids", int, "token ids"),
 )
 """List fields, what they hold, and what that is called."""
+
+_KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("ignore_eos", (bool,), "true or false"),
+    ("thinking_format", (str, Mapping, type(None)), "a name or an object"),
+    ("thinking_extension_str", (str,), "a string"),
+    ("thinking_end_str", (str, type(None)), "a string"),
+)
+"""Other fields, what they may be, and what that is called."""
+
+_CHOICES = (("thinking_budget_action", ("force_end", "truncate")), ("thinking_eos_policy", ("end", "stop")))
 
 _MAY_BE_NONE = ("max_tokens", "logprobs", "thinking_token_budget", "allowed_token_ids")
 

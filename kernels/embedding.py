@@ -48,8 +48,11 @@ def embedding_triton(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int =
 
 def embedding(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
     """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere."""
-    on_cpu = native.embedding if native.supports_embedding(ids, weight) else embedding_reference
-    return (embedding_triton if use_triton(weight) else on_cpu)(ids, weight, vocab_start)
+    if use_triton(weight):
+        return embedding_triton(ids, weight, vocab_start)
+    return (native.embedding if native.supports_embedding(ids, weight) else embedding_reference)(
+        ids, weight, vocab_start
+    )
 
 
 def embedding_cost(tokens: int, hidden: int, itemsize: int = 2) -> tuple[int, int]:

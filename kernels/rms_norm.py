@@ -88,8 +88,9 @@ def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x [N, H], weight [H], residual [N, H] or None -> (y [N, H], residual_out [N, H]); residual_out = x + residual."""
-    on_cpu = native.rms_norm if native.supports_rows(x) else rms_norm_reference
-    return (rms_norm_triton if use_triton(x) else on_cpu)(x, weight, eps, residual)
+    if use_triton(x):
+        return rms_norm_triton(x, weight, eps, residual)
+    return (native.rms_norm if native.supports_rows(x) else rms_norm_reference)(x, weight, eps, residual)
 
 
 def rms_norm_cost(tokens: int, hidden: int, itemsize: int = 2, residual: bool = True) -> tuple[int, int]:

@@ -11,25 +11,21 @@ NEVER = float("-inf")
 class Real(IntEnum):
     """Columns of `SamplingTables.real`."""
 
-    (
-        TEMPERATURE,  # 0: greedy
-        TOP_P,
-        MIN_P,
-        REPETITION,
-        PRESENCE,
-        FREQUENCY,
-    ) = range(6)
+    TEMPERATURE = 0  # 0: greedy
+    TOP_P = 1
+    MIN_P = 2
+    REPETITION = 3
+    PRESENCE = 4
+    FREQUENCY = 5
 
 
 class Whole(IntEnum):
     """Columns of `SamplingTables.whole`."""
 
-    (
-        TOP_K,  # 0: off
-        SEED_LOW,
-        SEED_HIGH,
-        SAMPLE,
-    ) = range(4)
+    TOP_K = 0  # 0: off
+    SEED_LOW = 1
+    SEED_HIGH = 2
+    SAMPLE = 3
 
 
 @dataclass(frozen=True)

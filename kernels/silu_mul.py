@@ -44,8 +44,9 @@ def silu_mul_triton(x: torch.Tensor) -> torch.Tensor:
 
 def silu_mul(x: torch.Tensor) -> torch.Tensor:
     """x [N, 2F] (gate | up) -> silu(gate) * up, [N, F], in x's dtype."""
-    on_cpu = native.silu_mul if native.supports_rows(x) else silu_mul_reference
-    return (silu_mul_triton if use_triton(x) else on_cpu)(x)
+    if use_triton(x):
+        return silu_mul_triton(x)
+    return (native.silu_mul if native.supports_rows(x) else silu_mul_reference)(x)
 
 
 def silu_mul_cost(tokens: int, features: int, itemsize: int = 2) -> tuple[int, int]:

@@ -300,8 +300,10 @@ def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Te
 
     Arguments and result as `thinking_step_reference`.
     """
+    if use_triton(draw):
+        return thinking_step_triton(tables, slots, draw, masked, bad)
     on_cpu = native_step.thinking_step if native_step.supports(tables) else thinking_step_reference
-    return (thinking_step_triton if use_triton(draw) else on_cpu)(tables, slots, draw, masked, bad)
+    return on_cpu(tables, slots, draw, masked, bad)
 
 
 def thinking_step_cost(batch: int, state: int = len(State), params: int = len(Param)) -> tuple[int, int]:

@@ -38,65 +38,59 @@ class Stop(IntEnum):
 class State(IntEnum):
     """Columns of `MachineTables.state`, what changes from token to token."""
 
-    (
-        PHASE,
-        FINISH,
-        STOP_REASON,
-        LENGTH,  # tokens in `history`: prompt + committed
-        COMMITTED,  # tokens committed in this response
-        THINKING,  # T
-        EXTENSIONS_LEFT,
-        EXTENSIONS_USED,
-        FORCED,  # 0, or 1 + the Text under way
-        FORCED_POS,  # its next token
-        MASK_NEXT,  # the next draw in thinking is masked
-        NEWLINE,  # the text so far ends in a newline
-        MATCH_FROM,  # first position of `history` that a delimiter may start at
-        CLOSED,  # `end` was committed in this response
-        ANSWERED,  # tokens sampled after it
-        LOOP_RUN,  # consecutive tokens equal to those `loop_ngram` before them
-        END_REQUESTED,  # live control: treat as at the limit
-    ) = range(17)
+    PHASE = 0
+    FINISH = 1
+    STOP_REASON = 2
+    LENGTH = 3  # tokens in `history`: prompt + committed
+    COMMITTED = 4  # tokens committed in this response
+    THINKING = 5  # T
+    EXTENSIONS_LEFT = 6
+    EXTENSIONS_USED = 7
+    FORCED = 8  # 0, or 1 + the Text under way
+    FORCED_POS = 9  # its next token
+    MASK_NEXT = 10  # the next draw in thinking is masked
+    NEWLINE = 11  # the text so far ends in a newline
+    MATCH_FROM = 12  # first position of `history` that a delimiter may start at
+    CLOSED = 13  # `end` was committed in this response
+    ANSWERED = 14  # tokens sampled after it
+    LOOP_RUN = 15  # consecutive tokens equal to those `loop_ngram` before them
+    END_REQUESTED = 16  # live control: treat as at the limit
 
 
 class Param(IntEnum):
     """Columns of `MachineTables.params`, fixed per request (the budget may be moved by live control)."""
 
-    (
-        BUDGET,  # UNLIMITED where there is none
-        MIN_THINKING,
-        GRACE,
-        TRUNCATE,
-        EOS_STOPS,
-        IGNORE_EOS,
-        MAX_TOKENS,
-        MAX_CONTEXT,  # context - prompt: tokens that may be committed before the context is full
-        RESERVE,  # F + R
-        LOOP_NGRAM,
-        LOOP_RUN,  # loop_ngram * (loop_count - 1); UNLIMITED where off
-        EXTENSION_LEN,
-        END_LEN,
-        BUDGET_END_LEN,
-        BUDGET_END_AT,  # where `end` starts inside BUDGET_END (0 unless the request brought its own string)
-        OPENER_LEN,  # 0: format `none`
-        NEWLINE_ID,
-        MIN_ANSWER,
-        MIN_TOKENS,
-    ) = range(19)
+    BUDGET = 0  # UNLIMITED where there is none
+    MIN_THINKING = 1
+    GRACE = 2
+    TRUNCATE = 3
+    EOS_STOPS = 4
+    IGNORE_EOS = 5
+    MAX_TOKENS = 6
+    MAX_CONTEXT = 7  # context - prompt: tokens that may be committed before the context is full
+    RESERVE = 8  # F + R
+    LOOP_NGRAM = 9
+    LOOP_RUN = 10  # loop_ngram * (loop_count - 1); UNLIMITED where off
+    EXTENSION_LEN = 11
+    END_LEN = 12
+    BUDGET_END_LEN = 13
+    BUDGET_END_AT = 14  # where `end` starts inside BUDGET_END (0 unless the request brought its own string)
+    OPENER_LEN = 15  # 0: format `none`
+    NEWLINE_ID = 16
+    MIN_ANSWER = 17
+    MIN_TOKENS = 18
 
 
 class Record(IntEnum):
     """Columns of what a transition reports to the host."""
 
-    (
-        TOKEN,  # -1: nothing was committed
-        KIND,
-        FORCED,
-        FINISH,
-        STOP_REASON,
-        THINKING,
-        EXTENSIONS_USED,
-    ) = range(7)
+    TOKEN = 0  # -1: nothing was committed
+    KIND = 1
+    FORCED = 2
+    FINISH = 3
+    STOP_REASON = 4
+    THINKING = 5
+    EXTENSIONS_USED = 6
 
 
 class Kind(IntEnum):

@@ -1,8 +1,10 @@
 """The shape of a Qwen2-, Qwen3- or Llama-like decoder, and its arithmetic: parameters, FLOPs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.errors import shown
 from engine.json_file import read_object
 from train.errors import TrainingError
 
@@ -73,14 +75,16 @@ class Architecture:
         path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         config = read_object(path)
         model_type = config.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise TrainingError(
+                f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
+            )
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise TrainingError(f"{path}: rope_parameters or rope_scaling is {shown(rope)}; it must be an object")
         kind = rope.get("rope_type", rope.get("type", "default"))
         refused = (
-            (
-                model_type not in MODEL_TYPES,
-                f"model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can",
-            ),
             (kind != "default", f"rope scaling {kind!r} is not implemented for training; use the unscaled model"),
             *(
                 (config.get(name), f"{name} is set; this trainer implements full attention without MLP bias")

@@ -18,6 +18,27 @@ from train.loss import chunked_cross_entropy
 from train.pointwise import RmsNorm, Rotate
 
 
+class Attention(nn.Module):
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        d, bias = arch.head_dim, arch.qkv_bias
+        self.q_proj = nn.Linear(arch.hidden_size, arch.num_heads * d, bias=bias)
+        self.k_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
+        self.v_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
+        self.o_proj = nn.Linear(arch.num_heads * d, arch.hidden_size, bias=False)
+        if arch.qk_norm:
+            self.q_norm = RmsNorm(d, arch.rms_norm_eps)
+            self.k_norm = RmsNorm(d, arch.rms_norm_eps)
+
+
+class Mlp(nn.Module):
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(arch.intermediate_size, arch.hidden_size, bias=False)
+
+
 class Block(nn.Module):
     """One layer.
 
@@ -29,39 +50,25 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.head_dim = (arch.num_heads, arch.num_kv_heads), arch.head_dim
         self.checkpointing = checkpointing
-        queries, keys, hidden, bias = arch.num_heads, arch.num_kv_heads, arch.hidden_size, arch.qkv_bias
-        attention: dict[str, nn.Module] = {
-            "q_proj": nn.Linear(hidden, queries * self.head_dim, bias=bias),
-            "k_proj": nn.Linear(hidden, keys * self.head_dim, bias=bias),
-            "v_proj": nn.Linear(hidden, keys * self.head_dim, bias=bias),
-            "o_proj": nn.Linear(queries * self.head_dim, hidden, bias=False),
-        }
-        if arch.qk_norm:
-            attention |= {name: RmsNorm(self.head_dim, arch.rms_norm_eps) for name in ("q_norm", "k_norm")}
-        mlp = {
-            "gate_proj": nn.Linear(hidden, arch.intermediate_size, bias=False),
-            "up_proj": nn.Linear(hidden, arch.intermediate_size, bias=False),
-            "down_proj": nn.Linear(arch.intermediate_size, hidden, bias=False),
-        }
-        self.input_layernorm = RmsNorm(hidden, arch.rms_norm_eps)
-        self.self_attn = nn.ModuleDict(attention)
-        self.post_attention_layernorm = RmsNorm(hidden, arch.rms_norm_eps)
-        self.mlp = nn.ModuleDict(mlp)
+        self.input_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.self_attn = Attention(arch)
+        self.post_attention_layernorm = RmsNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.mlp = Mlp(arch)
 
     def before(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """x [tokens, H], cos and sin [tokens, D] float32 -> rotated qkv [tokens, Hq + 2 Hk, D]."""
         attention, shape = self.self_attn, (x.shape[0], -1, self.head_dim)
         x = self.input_layernorm(x)
-        q, k, v = (attention[name](x).view(shape) for name in ("q_proj", "k_proj", "v_proj"))
-        if "q_norm" in attention:
-            q, k = attention["q_norm"](q), attention["k_norm"](k)
+        q, k, v = (project(x).view(shape) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+        if hasattr(attention, "q_norm"):
+            q, k = attention.q_norm(q), attention.k_norm(k)
         return Rotate.apply(q, k, v, cos, sin)
 
     def after(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """x [tokens, H], attended [tokens, Hq, D] -> the layer's output [tokens, H]."""
-        x = x + self.self_attn["o_proj"](attended.flatten(1))
+        x = x + self.self_attn.o_proj(attended.flatten(1))
         y = self.post_attention_layernorm(x)
-        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))
+        return x + self.mlp.down_proj(F.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y))
 
     def compute(
         self,

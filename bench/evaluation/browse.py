@@ -32,10 +32,9 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
             raise InputError(f"the tokenizer of {grid.model} is needed to mark forced tokens: {error}") from error
     order = [condition.label for condition in grid.conditions()]
     samples: dict[tuple[str, str], list[tuple[Mapping[str, Any], Graded]]] = defaultdict(list)
-    for row, graded in sorted(
-        rows_with_grades(folder, grader, mode),
-        key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"]),
-    ):
+    shown = {(task.name, problem.id) for task in tasks.values() for problem in task.problems[:problems]}
+    pairs = [pair for pair in rows_with_grades(folder, grader, mode) if (pair[0]["task"], pair[0]["problem"]) in shown]
+    for row, graded in sorted(pairs, key=lambda pair: (order.index(pair[0]["condition"]), pair[0]["sample"])):
         samples[row["task"], row["problem"]].append((row, graded))
 
     def pieces(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -211,12 +211,17 @@ def text(row: Mapping[str, Any], column: str) -> str:
 
 
 def optional_text(row: Mapping[str, Any], column: str) -> str | None:
-    """The string in `column`, stripped; None where it is empty, null or missing; the parts of a list joined by commas,
-    other values as str."""
+    """The string in `column`, stripped; None where it is empty, null or missing; other values as str."""
+    value = row.get(column)
+    return None if value is None else str(value).strip() or None
+
+
+def joined_text(row: Mapping[str, Any], column: str) -> str | None:
+    """As `optional_text`; of a list its parts, joined by commas."""
     value = row.get(column)
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(part) for part in value if part is not None)
-    return None if value is None else str(value).strip() or None
+        return ", ".join(str(part) for part in value if part is not None).strip() or None
+    return optional_text(row, column)
 
 
 def texts_in(paths: tuple[str, ...], column: str) -> Iterator[str]:

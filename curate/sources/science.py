@@ -14,6 +14,7 @@ from curate.sources.base import (
     RowError,
     Skip,
     Source,
+    joined_text,
     key_of,
     optional_text,
     options_text,
@@ -41,7 +42,7 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         if row.get("figure_exists"):
             return Skip("modality", str(row["modality"]))
-        answer, kind = optional_text(row, "answer"), str(row.get("answer_type") or "")
+        answer, kind = joined_text(row, "answer"), str(row.get("answer_type") or "")
         types = {"SC": "choice", "MC": "choice", "CODE": "code", "TF": "text", "OT": "text"}
         subject = str(row["subject"])
         return Draft(
@@ -130,7 +131,7 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
     seed: int = 42
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
-        answer = optional_text(row, "answer")
+        answer = joined_text(row, "answer")
         if answer is None:
             return Skip("no_answer", "the split keeps its answers back")
         if row.get("type") not in (None, "multiple-choice", "filling", "judge"):

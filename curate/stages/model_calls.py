@@ -98,8 +98,8 @@ def run_grade(context: Context) -> Output:
         def rows(table: pl.DataFrame, advance: Progress) -> pl.DataFrame:
             about = table.select("qid", "question", "answer", "answer_type", "family").unique("qid")
             with (
-                Store(store, retry) as responses,
-                open_model(judge.model, responses) if judge else nullcontext() as model,
+                Store(store, retry) if judge else nullcontext() as responses,
+                open_model(judge.model, responses) if judge and responses else nullcontext() as model,
                 Grader(
                     settings.workers,
                     settings.time_limit_s,

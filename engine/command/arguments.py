@@ -66,7 +66,8 @@ class Arguments(SamplingParams, EngineConfig):
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
-    names = Counter(word[2:].partition("=")[0].removeprefix("no-") for word in argv if word.startswith("--"))
+    flags = (word[2:].partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
+    names = Counter(flag.removeprefix("no-") for flag in flags)
     refuse(
         *(
             (n > 1, f"--{name} is given {n} times; give it once, with all its values behind it")

@@ -91,14 +91,13 @@ def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
     if name == "messages":
         check_messages(given)
         return {"messages": given}
-    refuse(
-        (name == "prompt" and not isinstance(given, str), f"prompt is {shown(given)}; give a string"),
-        (name == "prompt" and given == "", "prompt is empty; give a question"),
-        (
-            name == "prompt_token_ids" and not (isinstance(given, list) and all(map(is_whole, given))),
-            "prompt_token_ids is not a list of whole numbers",
-        ),
-    )
+    if name == "prompt":
+        if not isinstance(given, str):
+            raise InputError(f"prompt is {shown(given)}; give a string")
+        if not given:
+            raise InputError("prompt is empty; give a question")
+    elif not isinstance(given, list) or not all(map(is_whole, given)):
+        raise InputError("prompt_token_ids is not a list of whole numbers")
     return given
 
 

@@ -138,12 +138,15 @@ class Group:
 
     def agree(self, error: InputError | None) -> None:
         """Called by every rank after work that may fail on some: raises the lowest rank's error on all of them."""
-        errors: list[str | None] = [None if error is None else str(error)] * self.size
-        if self.size > 1:
-            try:
-                dist.all_gather_object(errors, errors[0], group=self._control)
-            except RuntimeError as dead:
-                raise self._dead(dead) from dead
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        errors: list[str | None] = [None] * self.size
+        try:
+            dist.all_gather_object(errors, None if error is None else str(error), group=self._control)
+        except RuntimeError as dead:
+            raise self._dead(dead) from dead
         for message in errors:
             if message is not None:
                 raise InputError(message) from error

@@ -10,8 +10,9 @@ serve another prompt's keys and values.
 """
 
 from array import array
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from engine.errors import EngineDead
 
@@ -109,7 +110,11 @@ class PagePool:
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Raises EngineDead unless reference counts equal those recomputed from the block tables in use."""
-        counted = Counter(page for pages in tables for page in pages)
+        counted = [0] * self.num_pages
+        for page in chain.from_iterable(tables):
+            if not 0 < page < self.num_pages:
+                raise EngineDead(f"page {page} of a block table is none of the pool's {self.num_pages - 1}")
+            counted[page] += 1
         blank, idle = set(self._blank), set(self._idle)
         for page in range(1, self.num_pages):
             places = (counted[page] > 0) + (page in blank) + (page in idle)

@@ -50,8 +50,11 @@ class StopMatcher:
             end, _, stop = min(found)
             return end - len(self.tail), stop
         starts = range(max(0, len(whole) + 1 - self._longest), len(whole))
-        ends = [whole[at:] for at in starts if whole[at] in self._firsts]
-        self.tail = next((text for text in ends if any(stop.startswith(text) for stop in self._stops)), "")
+        self.tail = ""
+        for at in starts:
+            if whole[at] in self._firsts and any(stop.startswith(whole[at:]) for stop in self._stops):
+                self.tail = whole[at:]
+                break
         return None
 
 

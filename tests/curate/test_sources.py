@@ -70,6 +70,21 @@ def test_numina_keeps_listed_problems_of_other_subsets(tmp_path):
     assert [q["answer"] for q in questions] == ["-3, 3", "4", None]
 
 
+@pytest.mark.parametrize(
+    ("cls", "column", "value", "answer"),
+    [
+        (science.SciEval, "answer", ["B"], "B"),
+        (science.SciEval, "answer", ["1", None, "2"], "1, 2"),
+        (science.OlympicArena, "answer", [1, 2], "1, 2"),
+        (mathematics.TheoremQA, "Answer", [1, 2], "[1, 2]"),  # a list is that question's answer
+    ],
+)
+def test_lists_of_answers(tmp_path, cls, column, value, answer):
+    path = write(tmp_path / "rows.jsonl", [ROWS[cls][0] | {column: value}])
+    questions, _ = gathered(cls(path=path))
+    assert [q["answer"] for q in questions] == [answer]
+
+
 def test_gpqa_options_do_not_depend_on_the_order_of_rows_and_diamond_is_left_out(tmp_path):
     row = ROWS[science.GPQA][0]
     rows = [row | {"Record ID": f"rec{i}", "Question": f"Which gas, {i}?"} for i in range(40)]

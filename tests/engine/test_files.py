@@ -12,6 +12,7 @@ from engine.errors import InputError
 from engine.model.fingerprint import fingerprint
 from engine.rows_file import read_rows
 from engine.struct_file import read_struct
+from engine.whole_file import write_whole
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,3 +125,30 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "model.safetensors").symlink_to("nowhere")
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         fingerprint(tmp_path)
+
+
+def test_a_whole_file_keeps_its_mode_and_is_read_by_nobody_else_meanwhile(tmp_path):
+    path, seen = tmp_path / "results.jsonl", []
+    path.touch(0o640)
+
+    def content():
+        for number in range(2):
+            seen.extend(other.stat().st_mode & 0o777 for other in tmp_path.iterdir() if other != path)
+            yield b"%d\n" % number
+
+    write_whole(path, content())
+    assert path.read_bytes() == b"0\n1\n" and path.stat().st_mode & 0o777 == 0o640
+    assert seen == [0o600, 0o600] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_whole_file_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "report.json"
+    write_whole(path, "before")
+
+    def content():
+        yield b"half"
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, content())
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]

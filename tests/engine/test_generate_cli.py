@@ -141,6 +141,7 @@ def test_flags_arrive():
         (["--prompt", "a", "--output", "x", "--resume", "--overwrite"], "contradicts --overwrite"),
         (["--prompt", "a", "--overwrite"], "--overwrite needs --output"),
         (["--prompt", "a", "--stop", "x", "--stop", "y"], "--stop is given 2 times"),
+        (["--prompt", "a", "--max-tokens", "3", "--max_tokens", "4"], "--max-tokens is given 2 times"),
     ],
 )
 def test_contradictory_flags(words, message):

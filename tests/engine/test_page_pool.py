@@ -148,6 +148,15 @@ def test_lost_page_is_named() -> None:
         pool.check([pages[1:]])
 
 
+@pytest.mark.parametrize("page", [-1, 0, 4, 9])
+def test_page_that_is_not_the_pools_is_named(page) -> None:
+    pool = PagePool(4, 2)
+    pages = pool.allocate(2)
+    assert pages is not None
+    with pytest.raises(EngineDead, match=f"page {page} of a block table"):
+        pool.check([[*pages, page]])
+
+
 def test_oldest_request_is_served_first_and_the_youngest_is_preempted() -> None:
     scheduler = Scheduler(PagePool(PAGES + 1, PAGE_SIZE), SLOTS, BATCH)
     samples = [scheduler.add(admission(i, [3 + i % 3] * 8, 60, 1))[0] for i in range(4)]

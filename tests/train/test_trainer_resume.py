@@ -24,6 +24,7 @@ from tests.train.support import (
     write_model,
     write_tokens,
 )
+from train.architecture import Architecture
 from train.errors import TrainingError
 from train.parallel import World
 
@@ -255,6 +256,22 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (model / "config.json").write_text(json.dumps(wrong))
     with pytest.raises(TrainingError, match=r"gate_proj.weight has shape \(48, 32\), config.json asks for \(64, 32\)"):
         trainer(config, f"run={tmp_path}/new")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2", "rope_scaling": "linear"}, "model_type 'gpt2' cannot be trained"),
+        ({"rope_scaling": "linear"}, "rope_parameters or rope_scaling is 'linear'"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope scaling 'yarn' is not implemented"),
+        ({"use_sliding_window": True}, "use_sliding_window is set"),
+    ],
+)
+def test_a_shape_that_cannot_be_trained_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    config = write_model(tmp_path / "model") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_parameters": None} | change))
+    with pytest.raises(TrainingError, match=message):
+        Architecture.load(config)
 
 
 @torch.compiler.set_stance("force_eager")
