@@ -20,11 +20,11 @@ from rich.table import Table
 
 from engine.build import check_config, resolve_device
 from engine.capabilities import fit, predicted, routes
-from engine.command.arguments import EMBEDDED
 from engine.config import EngineConfig
 from engine.errors import InputError
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
+from engine.model.embedded import EMBEDDED
 from engine.text.tokenizer import Tokenizer
 from kernels.language import triton
 from kernels.limits import UNKNOWN
@@ -35,7 +35,7 @@ from kernels.native import library as native
 class Arguments(EngineConfig):
     """What this machine can do with a model: memory, kernels, limits."""
 
-    model: Annotated[str, tyro.conf.Positional] = EMBEDDED
+    model: Annotated[str, tyro.conf.Positional] = str(EMBEDDED)
     """Checkpoint directory in the Hugging Face layout, or a hub id."""
     json: bool = False
     """Print JSON."""

@@ -5,19 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from pathlib import Path
 
 import tyro
 import tyro._errors
 
 from engine.config import EngineConfig
 from engine.errors import InputError, refuse
+from engine.model.embedded import EMBEDDED
 from engine.request import SamplingParams
-
-_ENGINE = Path(__file__).resolve().parents[1]
-_PLACES = (_ENGINE / "s1-nano", _ENGINE.parent / "models" / "s1-nano")
-EMBEDDED = str(next(filter(Path.is_dir, _PLACES), _PLACES[-1]))
-"""The checkpoint that comes with the engine: inside the package where that is installed, in `models/` in a checkout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +29,8 @@ class Arguments(SamplingParams, EngineConfig):
     """Go on with the output file: requests that it holds are not run again."""
     overwrite: bool = False
     """Start the output file anew."""
-    model: str = EMBEDDED
-    """Checkpoint directory in the Hugging Face layout, or a hub id."""
+    model: str = str(EMBEDDED)
+    """Checkpoint directory in the Hugging Face layout, a hub id, or s1-nano, which comes with the engine."""
     seed: int = 0
     """Seed of the random draws, and of the weights that --load-format dummy makes."""
     thinking_format: str = "auto"
@@ -52,7 +47,7 @@ class Arguments(SamplingParams, EngineConfig):
     @property
     def model_name(self) -> str:
         """What output lines call the model: as given, without the folder of the embedded one."""
-        return "s1-nano" if self.model == EMBEDDED else self.model
+        return "s1-nano" if self.model == str(EMBEDDED) else self.model
 
     def sampling_params(self, base: SamplingParams) -> SamplingParams:
         """`base` under the sampling flags that were given. Raises InputError naming the field."""

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from engine.errors import InputError, first_line, refuse
 from engine.json_file import read_object
+from engine.model.embedded import EMBEDDED, NAMES
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = ("F32", "BF16", "F16")
@@ -20,10 +21,13 @@ _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", 
 
 
 def resolve(model: str) -> Path:
-    """The local directory of `model`: itself where it is one, else the snapshot of that hub id (fetched if need be)."""
+    """The local directory of `model`: itself where it is one, else that of s1-nano by its name, else the snapshot of
+    that hub id (fetched if need be)."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path
+    if model in NAMES and EMBEDDED.is_dir():
+        return EMBEDDED
     if path.exists():
         raise InputError(f"model {model!r} is a file; give its directory")
     try:

@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -295,7 +296,11 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     spec = importlib.util.find_spec("kernels._cpu")
     path = os.environ.get("S1_CPU_LIBRARY") or (spec and spec.origin)
     if not path:
-        return None, "the native CPU library was not built (no C++ compiler at install time); torch runs instead"
+        if Path(__file__).parents[2].joinpath("pyproject.toml").exists():
+            why = "for this source tree; `pip install -e .` does it where a C++ compiler is"
+        else:
+            why = "(no C++ compiler at install time)"
+        return None, f"the native CPU library was not built {why}; torch runs instead"
     try:
         library = ctypes.CDLL(path)
         library.s1_interface.restype = ctypes.c_uint64
