@@ -60,13 +60,14 @@ def test_the_random_tables_reach_every_ending(labs):
     for seed in (1, 2, 3, 4):
         lab = labs(random_table(seed), {"specials": SPECIALS, "best": 60.0}, **ROOMY)
 
-        @settings(max_examples=120)
-        @given(case=cases(VOCABULARY, EVERY))
-        def collect(case: Case) -> None:
-            want = lab.oracle(case)  # noqa: B023
-            seen.add(want.stop_reason)
-            seen.add((case.format, bool(want.forced)))
-            seen.add(("extensions", want.extensions > 1))
+        @settings(max_examples=20, derandomize=True)  # drawn anew, a format or an ending is missed now and then
+        @given(batch=st.tuples(*(cases(VOCABULARY, (name,)) for name in EVERY)))
+        def collect(batch: tuple[Case, ...]) -> None:
+            for case in batch:
+                want = lab.oracle(case)  # noqa: B023
+                seen.add(want.stop_reason)
+                seen.add((case.format, bool(want.forced)))
+                seen.add(("extensions", want.extensions > 1))
 
         collect()
     assert {"natural", "eos", "budget", "max_tokens", "truncated", None, ("extensions", True)} <= seen
