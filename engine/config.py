@@ -52,8 +52,7 @@ class EngineConfig:
     overlap: bool | None = None
     """Launch step n+1 before the host has read step n. None: on CUDA only."""
     step_graphs: str = "auto"
-    """Decode steps padded to buckets of rows and captured as CUDA graphs: `auto` (on CUDA), `on` (on the CPU too, where
-    the padded step is called instead), `off`."""
+    """Padded decode steps, captured as CUDA graphs: `auto` (on CUDA), `on` (a CPU calls the padded step), `off`."""
     capture_at_start: bool = False
     """Capture the graphs of greedy and sampled steps before the first request, not when a step first needs one."""
     seed: int = 0
