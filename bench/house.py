@@ -179,6 +179,7 @@ def _node(name: str) -> str:
 
 
 def first_line(file: Path) -> str:
+    """The first line of a file's docstring; empty without one."""
     return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 

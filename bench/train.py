@@ -134,6 +134,7 @@ def peer(options: Options, data: Dataset, folder: Path) -> Callable[[list[int]],
 
 
 def pad_batch(ids: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Samples of token ids as one batch, padded on the right; padding carries no loss and is not attended to."""
     values = {
         "input_ids": (ids, 0),
         "labels": (ids, -100),

@@ -20,11 +20,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Collect(Section, frozen=True):
+    """Where the questions come from."""
+
     sources: Annotated[tuple[AnySource, ...], Meta(min_length=1)]
     """In the order of their priority: of two questions that are the same, the one of the earlier source stays."""
 
 
 class Dedupe(Section, frozen=True):
+    """When two questions are the same."""
+
     jaccard: Annotated[float, Meta(gt=0, le=1)] = 0.8
     """Share of common word shingles from which two questions are near duplicates."""
     shingle: Count = 5
@@ -48,6 +52,8 @@ class Evaluation(Section, frozen=True):
 
 
 class Decontaminate(Section, frozen=True):
+    """When a question is too near to one that models are evaluated on."""
+
     against: tuple[Evaluation, ...] = ()
     rule: Literal["s1", "scored"] = "scored"
     """Which rule drops rows; the evidence of both is kept."""
@@ -74,11 +80,15 @@ class Asked(Section, frozen=True):
 
 
 class Attempts(Section, frozen=True):
+    """Which models try the questions, and how often."""
+
     models: Annotated[tuple[Asked, ...], Meta(min_length=1)]
     samples: Count = 1
 
 
 class Quality(Section, frozen=True):
+    """What is thrown out by looks alone."""
+
     asy_exempt: tuple[str, ...] = ("AIME",)
     """Sources whose [asy] drawings are let through."""
     page_reference: Literal["s1", "word"] = "word"
@@ -92,6 +102,8 @@ class Quality(Section, frozen=True):
 
 
 class Grade(Section, frozen=True):
+    """Who judges attempts, in how many processes, under which limits."""
+
     workers: Count = 1
     time_limit_s: Annotated[float, Meta(gt=0)] = 5.0
     memory_limit_mb: int = 1024
@@ -99,16 +111,22 @@ class Grade(Section, frozen=True):
 
 
 class Difficulty(Section, frozen=True):
+    """What happens to questions that no attempt could be graded on."""
+
     ungradable: Literal["drop", "keep"] = "drop"
 
 
 class Domain(Section, frozen=True):
+    """Who sorts questions into subjects."""
+
     model: dict[str, Any] | None = None
     """None: TF-IDF against the subjects' descriptions, marked as fallback."""
     sampling: Sampling = Sampling()
 
 
 class Select(Section, frozen=True):
+    """How many questions stay, and how they are drawn."""
+
     mode: Literal["paper", "notebook", "random", "diverse", "longest", "full"] = "paper"
     count: Count = 1000
     pool: Literal["hard", "quality"] = "hard"
@@ -129,6 +147,8 @@ class Select(Section, frozen=True):
 
 
 class Format(Section, frozen=True):
+    """What the training file looks like."""
+
     tokenizer: str
     """Directory of tokenizer.json and the chat template of the model to be trained."""
     style: Literal["s1", "messages", "text"] = "s1"
@@ -138,18 +158,24 @@ class Format(Section, frozen=True):
 
 
 class Report(Section, frozen=True):
+    """What the page shows."""
+
     examples: int = 3
     """Dropped rows shown per rule."""
     title: str = "Curation report"
 
 
 class Ray(Section, frozen=True):
+    """A cluster over which rows are spread; without it everything runs here."""
+
     address: str | None = None
     """Of the cluster; None: the one that RAY_ADDRESS names, or a new one on this machine."""
     batch_rows: int = 4096
 
 
 class Config(Section, frozen=True):
+    """A whole run: one section a stage."""
+
     run: str
     """Folder of everything the run writes."""
     collect: Collect

@@ -33,6 +33,8 @@ SHAPE = (128, 4, 4, 384)
 
 @dataclass(frozen=True)
 class Arguments:
+    """Where s1-nano is built, and of how much data."""
+
     out: Path
     """Directory of the finished checkpoint; weights and tokenizer files in it are replaced."""
     work: Path = Path("runs/s1-nano")

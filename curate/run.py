@@ -28,6 +28,8 @@ from engine.whole_file import write_whole
 
 @dataclass(frozen=True)
 class Arguments:
+    """A configuration, and which of its stages run."""
+
     config: tyro.conf.Positional[Path]
     """Configuration (YAML); see curate/config.py and curate/recipes."""
     stage: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -82,6 +84,7 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
 
 
 def main() -> int:
+    """Run the stages; returns the exit code: 0 done, 2 what cannot be used or failed, 130 interrupted."""
     arguments = tyro.cli(Arguments, description=__doc__)
     console = Console(stderr=True)
     try:

@@ -40,6 +40,8 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Arguments:
+    """Where the two small models are built."""
+
     out: Path
     """Directory of the two checkpoints and, under `work`, of their corpora and runs."""
     only: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
 
 
 def main() -> None:
+    """Build them, and print what each took."""
     arguments = tyro.cli(Arguments, description=__doc__)
     known = [size.name for size in SIZES]
     if unknown := [name for name in arguments.only if name not in known]:

@@ -13,6 +13,8 @@ MODEL_TYPES = ("qwen2", "qwen3", "llama")
 
 @dataclass(frozen=True)
 class Architecture:
+    """The numbers that shape a decoder, named as in config.json where that says it best."""
+
     model_type: str
     hidden_size: int
     intermediate_size: int

@@ -84,6 +84,8 @@ class Parallel(Section, frozen=True):
 
 
 class Compute(Section, frozen=True):
+    """Device, number formats, and what is recomputed, compiled and checked."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of matmuls and activations; master weights, gradients between ranks and the loss are float32."""
@@ -98,12 +100,16 @@ class Compute(Section, frozen=True):
 
 
 class Lora(Section, frozen=True):
+    """Low-rank adapters: everything else is frozen."""
+
     rank: Count = 16
     alpha: Positive = 32.0
     targets: Annotated[tuple[Layer, ...], Meta(min_length=1)] = Layer.__args__  # type: ignore[attr-defined]
 
 
 class Checkpoint(Section, frozen=True):
+    """What is saved to go on from, and in which format the model is exported."""
+
     every: Annotated[int, Meta(ge=0)] = 0
     """Steps between checkpoints; 0: at the end of each epoch."""
     keep: Count = 2
@@ -114,6 +120,8 @@ class Checkpoint(Section, frozen=True):
 
 
 class Metrics(Section, frozen=True):
+    """Where the figures of a step go, besides `metrics.jsonl`."""
+
     tensorboard: bool = False
     wandb: str | None = None
     """Project name."""

@@ -164,6 +164,7 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 def steps_per_epoch(samples: int, config: Data) -> int:
+    """Optimiser steps of one pass over the data. Raises TrainingError where there are none."""
     steps = -(-samples // config.batch_size) if config.last_batch == "wrap" else samples // config.batch_size
     if steps == 0:
         raise TrainingError(

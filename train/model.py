@@ -19,6 +19,8 @@ from train.pointwise import RmsNorm, Rotate
 
 
 class Attention(nn.Module):
+    """The projections of a layer's attention; Hugging Face's names."""
+
     def __init__(self, arch: Architecture):
         super().__init__()
         d, bias = arch.head_dim, arch.qkv_bias
@@ -32,6 +34,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """The projections of a layer's gated MLP; Hugging Face's names."""
+
     def __init__(self, arch: Architecture):
         super().__init__()
         self.gate_proj = nn.Linear(arch.hidden_size, arch.intermediate_size, bias=False)

@@ -46,6 +46,7 @@ def lr_at(step: int, total: int, config: Optim) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group, in place where it is a tensor."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):  # torchao keeps it on the device
             group["lr"].fill_(lr)

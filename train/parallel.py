@@ -81,6 +81,7 @@ def join_world(config: TrainConfig) -> World:
 
 
 def leave_world() -> None:
+    """Leaves the process group, once every rank has come here (collective)."""
     # Without the barrier a rank may tear the group down while another still uses it, and that one aborts.
     dist.barrier()
     dist.destroy_process_group()

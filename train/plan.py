@@ -88,6 +88,7 @@ def state_bytes(config: TrainConfig) -> float:
 
 
 def adapter_parameters(config: Lora, arch: Architecture) -> int:
+    """Parameters of the adapters, all layers."""
     q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
     h, f = arch.hidden_size, arch.intermediate_size
     sizes = {
@@ -196,6 +197,8 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
 
 @dataclass(frozen=True)
 class Arguments:
+    """A configuration, and what it is planned for."""
+
     config: tyro.conf.Positional[Path]
     """Configuration (YAML)."""
     overrides: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -209,6 +212,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan; returns the exit code: 0, or 2 for input that cannot be used."""
     arguments = tyro.cli(Arguments, prog="python -m train.plan", args=argv, description=__doc__)
     try:
         config = load_config(arguments.config, arguments.overrides)

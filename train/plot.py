@@ -56,6 +56,8 @@ def draw(runs: Sequence[Path], output: Path) -> None:
 
 @dataclass(frozen=True)
 class Arguments:
+    """Whose curves are drawn, and where to."""
+
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of train.sft."""
     output: Path | None = None
@@ -63,6 +65,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the curves; returns the exit code: 0, or 2 for input that cannot be used."""
     arguments = tyro.cli(Arguments, prog="python -m train.plot", args=argv, description="Draws the curves of runs.")
     try:
         if not arguments.runs:

@@ -251,6 +251,7 @@ class Trainer:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train; returns the exit code: 0, or 2 for input that cannot be used."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)

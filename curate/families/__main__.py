@@ -26,6 +26,8 @@ from engine.errors import InputError, refuse
 
 @dataclass(frozen=True)
 class Arguments:
+    """How many questions of which families, and where to."""
+
     split: Literal["train", "heldout"]
     """Side of the split; a hash of the question decides it, never the seed."""
     out: Path
@@ -53,6 +55,7 @@ def _draw(arguments: Arguments) -> Iterator[Problem]:
 
 
 def main() -> int:
+    """Write the questions; returns the exit code: 0, or 2 for input that cannot be used."""
     arguments = tyro.cli(Arguments, description=__doc__)
     unknown = next((name for name in arguments.families if name not in FAMILIES), None)
     try:

@@ -14,6 +14,7 @@ import sys
 
 
 def main() -> None:
+    """Read pairs from standard input, write a verdict for each, until one exceeds the limits or the input ends."""
     cpu_limit, wall_limit, memory_limit = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

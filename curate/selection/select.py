@@ -24,6 +24,8 @@ BENCHMARK_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Pick:
+    """A question that was chosen, and why."""
+
     qid: str
     why: str
     weight: float
@@ -32,6 +34,8 @@ class Pick:
 
 @dataclass(frozen=True)
 class Candidate:
+    """A question that may be chosen."""
+
     qid: str
     source: str
     domain: str

@@ -53,6 +53,8 @@ class Math(Source, frozen=True, kw_only=True, tag="MATH"):
 
 
 class OmniMath(Source, frozen=True, kw_only=True, tag="OmniMath"):
+    """Omni-MATH: olympiad problems with a difficulty."""
+
     info: ClassVar[Info] = Info(
         "OmniMath", "KbsdJames/Omni-MATH", "Apache-2.0", ("problem", "solution", "answer"), 4_238, ((None, "test"),)
     )

@@ -56,6 +56,8 @@ class OlympicArena(Source, frozen=True, kw_only=True, tag="OlympicArena"):
 
 
 class JEEBench(Source, frozen=True, kw_only=True, tag="JEEBench"):
+    """JEEBench: JEE Advanced in physics, chemistry and mathematics."""
+
     info: ClassVar[Info] = Info(
         "JEEBench", "daman1209arora/jeebench", "MIT", ("question", "gold", "type", "subject"), 515, ((None, "test"),)
     )
@@ -157,6 +159,8 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
 
 
 class USACO(Source, frozen=True, kw_only=True, tag="USACO"):
+    """USACO: contest problems, whose answers are programs."""
+
     info: ClassVar[Info] = Info(
         "USACO", "codegenning/usacobench_formatted", "unknown", ("question",), 519, ((None, "test"),)
     )

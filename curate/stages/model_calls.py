@@ -88,6 +88,7 @@ def run_attempts(stage: str, context: Context) -> Output:
 
 
 def run_grade(context: Context) -> Output:
+    """Verdicts on all attempts and traces, by rule and, where there is one, by a judge."""
     settings, store, retry = context.config.grade, context.store_path, context.retry_errors
     judge = settings.judge
     questions = alive(context, "grade").select("qid", "question", "answer", "answer_type", "family")
@@ -124,6 +125,7 @@ def run_grade(context: Context) -> Output:
 
 
 def run_difficulty(context: Context) -> Output:
+    """Keeps the questions that no model solved, and says of the others why not."""
     questions = alive(context, "difficulty").select("row_id", "qid")
     made = difficulty(questions, context.table("grade", "grades"), context.config.difficulty.ungradable)
     table = decisions(questions.join(made, on="qid", maintain_order="left"), "difficulty")
@@ -131,6 +133,7 @@ def run_difficulty(context: Context) -> Output:
 
 
 def run_domain(context: Context) -> Output:
+    """The subject of each question that is left."""
     settings, store, retry = context.config.domain, context.store_path, context.retry_errors
     pool = "domain" if context.config.select.pool == "hard" else "difficulty"
     questions = alive(context, pool).select("qid", "question")

@@ -101,12 +101,14 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
 
 def eval_files(config: Config) -> list[Path]:
+    """The files that evaluation questions are read from."""
     sets = config.decontaminate.against
     found = files(tuple(each.path for each in sets if each.path is not None))
     return found + family_files() if any(each.heldout is not None for each in sets) else found
 
 
 def tokenizer_files(folder: str | None) -> list[Path]:
+    """What of a tokenizer's folder decides its tokens. Raises InputError where it holds none."""
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     found = [] if folder is None else [path for name in names if (path := Path(folder) / name).is_file()]
     if folder is not None and Path(folder) / names[0] not in found:
@@ -115,6 +117,7 @@ def tokenizer_files(folder: str | None) -> list[Path]:
 
 
 def run_collect(context: Context) -> Output:
+    """The questions of all sources, and what became of every row."""
     sources = context.config.collect.sources
     expected = [source.expected() for source in sources]
     with context.bars.bar("collect", None if None in expected else sum(filter(None, expected))) as advance:
@@ -126,6 +129,7 @@ def run_collect(context: Context) -> Output:
 
 
 def run_dedupe(context: Context) -> Output:
+    """Of questions that are the same one stays."""
     questions = context.table("collect", "questions")
     with context.bars.bar("dedupe", questions.height) as advance:
         made = dedupe(questions, context.config.dedupe, advance)
@@ -133,6 +137,7 @@ def run_dedupe(context: Context) -> Output:
 
 
 def run_decontaminate(context: Context) -> Output:
+    """Questions near those of an evaluation go, with the evidence of both rules."""
     settings = context.config.decontaminate
     questions = alive(context, "decontaminate")
     with context.bars.bar("decontaminate", questions.height) as advance:
@@ -147,6 +152,7 @@ def run_decontaminate(context: Context) -> Output:
 
 
 def run_quality(context: Context) -> Output:
+    """Questions and traces that are damaged by their looks go."""
     table, settings = alive(context, "quality"), context.config.quality
     if context.config.trace is not None:
         traces = context.table("trace", "traces").select(
@@ -164,6 +170,7 @@ def run_quality(context: Context) -> Output:
 
 
 def run_select(context: Context) -> Output:
+    """The questions that stay, in the order in which they were drawn."""
     settings = context.config.select
     questions = alive(context, "select" if settings.pool == "hard" else "difficulty")
     traces = context.table("trace", "traces").join(questions.select("qid"), on="qid", how="semi")
@@ -191,6 +198,7 @@ def run_select(context: Context) -> Output:
 
 
 def run_format(context: Context) -> Output:
+    """The training file, and what it holds."""
     settings = context.config.format
     assert settings is not None
     rows = (
