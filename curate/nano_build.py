@@ -115,4 +115,4 @@ def build(arguments: Arguments) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(build(tyro.cli(Arguments, description=__doc__)), indent=2))
+    print(json.dumps(build(tyro.cli(Arguments, prog="python -m curate.nano_build", description=__doc__)), indent=2))

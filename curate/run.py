@@ -85,7 +85,7 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
 
 def main() -> int:
     """Run the stages; returns the exit code: 0 done, 2 what cannot be used or failed, 130 interrupted."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m curate.run", description=__doc__)
     console = Console(stderr=True)
     try:
         run(load_config(arguments.config), arguments, console)

@@ -74,7 +74,7 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
 
 def main() -> None:
     """Build them, and print what each took."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m curate.small_models", description=__doc__)
     known = [size.name for size in SIZES]
     if unknown := [name for name in arguments.only if name not in known]:
         raise SystemExit(f"error: no model {unknown[0]!r}; known: {', '.join(known)}")

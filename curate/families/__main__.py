@@ -56,7 +56,7 @@ def _draw(arguments: Arguments) -> Iterator[Problem]:
 
 def main() -> int:
     """Write the questions; returns the exit code: 0, or 2 for input that cannot be used."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m curate.families", description=__doc__)
     unknown = next((name for name in arguments.families if name not in FAMILIES), None)
     try:
         refuse(
