@@ -1,7 +1,7 @@
 """`python -m bench.demo`: eight held-out questions, three budgets, Waits 0 and 2, and what they do to the accuracy.
 
 All eight and 56 more are answered in batches. Then the thinking of two of the eight is shown live under every setting,
-forced tokens marked, first one that "Wait" repairs, and the accuracies stand in a small table. About two minutes on two
+forced tokens marked, first one that "Wait" repairs, and the accuracies stand in a small table. Some ten seconds on two
 CPU cores.
 """
 

@@ -1,5 +1,8 @@
 """The house as docs/house.md draws it: arrows one way, no circle, nothing in two places, typed, one version."""
 
+import io
+import re
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -42,6 +45,34 @@ def test_every_wing_says_what_it_does():
     said = {name: house.first_line(file) for name, file in FILES.items() if file.name == "__init__.py"}
     assert {"engine.step", "curate.models", "kernels.native"} <= said.keys()
     assert not [name for name, line in said.items() if not line.endswith((".", ":"))]
+
+
+def prose(file: Path) -> str:
+    """Comments and docstrings."""
+    tokens = tokenize.generate_tokens(io.StringIO(file.read_text(encoding="utf-8")).readline)
+    return "\n".join(t.string for t in tokens if t.type == tokenize.COMMENT or t.string.startswith('"""'))
+
+
+def astray(text: str) -> list[str]:
+    """Modules and source files of the house that `text` names and that are not there."""
+    packages = "|".join(sorted({name.partition(".")[0] for name in FILES}))
+    dotted = re.findall(rf"(?<![\w./-])((?:{packages})(?:\.[a-z_]+)+)\b(?![/(])", text)
+    paths = re.findall(rf"(?<![\w./-])((?:{packages}|csrc|tests)/[\w./]+\.(?:py|cpp|h))\b", text)
+    known = {".".join(parts[:2]) for name in FILES for parts in [name.split(".")]}
+    wrong = [
+        name for name in dotted if ".".join(name.split(".")[:2]) not in known and not name.endswith((".py", ".md"))
+    ]
+    return wrong + [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_no_comment_names_a_module_that_is_not_there():
+    assert astray("see engine.slots and kernels/native_step.py, engine.step.slots, bench/host.py") == [
+        "engine.slots",
+        "kernels/native_step.py",
+    ]
+    sources = {file: prose(file) for file in FILES.values()}
+    sources |= {file: file.read_text(encoding="utf-8") for file in (ROOT / "csrc").rglob("*.[ch]*")}
+    assert not {str(file.relative_to(ROOT)): found for file, text in sources.items() if (found := astray(text))}
 
 
 def test_every_package_is_typed_and_has_the_version_of_the_project():

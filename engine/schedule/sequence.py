@@ -64,7 +64,7 @@ class Sequence:
     """-1: waiting, or finished"""
     finished: bool = False
     needs: int = 0
-    """Bits of engine.slots: what its rows need of a step."""
+    """Bits of engine.step.slots: what its rows need of a step."""
     budget: int | None = None
     """A budget set while the request runs, in place of the plan's."""
     controls: list[Control] = field(default_factory=list)

@@ -36,7 +36,7 @@ class StepKey:
     bucket: int
     """Rows, padding included."""
     needs: int
-    """Bits of engine.slots: work that the step does. More than its rows need is harmless."""
+    """Bits of engine.step.slots: work that the step does. More than its rows need is harmless."""
     top: int = 0
     """Best log-probabilities per row."""
 

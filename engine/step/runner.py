@@ -135,7 +135,7 @@ class Runner:
         return self._decode(self._inputs.device[:, : key.bucket], tables, key.needs, key.top, context)
 
     def _decode(self, inputs: Tensor, tables: StepTables, bits: int, top: int, longest: int) -> StepResult:
-        """inputs [3, B]: see engine.step_inputs. Where each sequence stands is the machine's state: the host may not
+        """inputs [3, B]: see engine.step.inputs. Where each sequence stands is the machine's state: the host may not
         know yet what was committed."""
         machine, size = tables.machine, self.page_size
         rows = decode_inputs(inputs, machine.state, machine.history, tables.blocks, size, -(-longest // size))
@@ -220,7 +220,7 @@ class Runner:
 
 
 def _needs(rows: list[Sequence]) -> tuple[int, int]:
-    """(bits of engine.slots that any row needs, most log-probabilities that one asks for)."""
+    """(bits of engine.step.slots that any row needs, most log-probabilities that one asks for)."""
     bits = 0
     for sequence in rows:
         bits |= sequence.needs
