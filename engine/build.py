@@ -1,18 +1,20 @@
 """From a configuration and a checkpoint directory to a loaded core: every rank calls `build_core` alike."""
 
 import os
+import re
 from pathlib import Path
 
 import torch
 
 from engine.config import EngineConfig
 from engine.core import Core
-from engine.errors import InputError, refuse
+from engine.errors import InputError, refuse, shown
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.model.shard import Shard
 from engine.model.weights import Precision
 from engine.ranks.group import Group
+from engine.ranks.torchrun import torchrun
 from engine.schedule.page_pool import PagePool
 from engine.schedule.scheduler import Scheduler
 from engine.step.runner import Runner
@@ -22,14 +24,17 @@ from engine.thinking.plan import resolve_format
 from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
 
+_PAGE_BYTES, _LOGITS = 256, 4
+"""Of a page on the host, beside its keys and values; copies of a row's logits that a draw makes, in float32."""
+
 
 def resolve_device(device: str) -> str:
     """`cpu` or `cuda`/`cuda:N` for what the configuration says. Raises InputError for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", device):
+        raise InputError(f"device is {shown(device)}; give auto, cpu, cuda or cuda:N")
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise InputError(f"device is {device!r}; give auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device is {device!r} and this machine has {torch.cuda.device_count()} CUDA devices; give another, or cpu"
@@ -66,10 +71,11 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
     model_length(config, model)
     Shard.of(model, 0, config.tensor_parallel_size)
     resolve_format(config.thinking_format, tokenizer)
-    ranks = max(config.tensor_parallel_size, int(os.environ.get("WORLD_SIZE", "1")))
+    ranks = max(config.tensor_parallel_size, torchrun().size)
+    device = resolve_device(config.device)
     refuse(
         (
-            config.one_shot_all_reduce and (ranks == 1 or resolve_device(config.device) == "cpu"),
+            config.one_shot_all_reduce and (ranks == 1 or device == "cpu"),
             "one_shot_all_reduce is set and there is one rank, or the device is the CPU; it is for "
             "tensor_parallel_size above 1 on CUDA",
         ),
@@ -78,6 +84,32 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
             f"kv_cache_tokens is {config.kv_cache_tokens}, less than a page of {config.page_size}; raise it",
         ),
     )
+    if device == "cpu":  # of a GPU, only the rank that uses it may ask what is free
+        check_sizes(config, model, free_bytes(torch.device(device), ranks), ranks, "this machine")
+
+
+def check_sizes(config: EngineConfig, model: ModelConfig, free: int, ranks: int, where: str) -> None:
+    """Raises InputError where what the flags have allocated (pages, slots, a step's activations) is more than the
+    `free` bytes of `where`; names the flag that takes most of it, and how much."""
+    length, size, width = model_length(config, model), config.page_size, model.dtype.itemsize
+    given, slots = config.kv_cache_tokens, config.max_num_seqs
+    context = length if given is None else min(length, given)
+    pool = slots * length if given is None else given
+    values = 2 * model.num_layers * Shard.of(model, 0, ranks).num_kv_heads * model.head_dim
+    page = size * values * (1 if config.kv_cache_dtype == "fp8" else width) + _PAGE_BYTES
+    slot = 4 * (context + 2 * -(-context // size) + _LOGITS * model.vocab_size)
+    token = width * (6 * model.hidden_size + 2 * (model.q_size + 2 * model.kv_size) + 3 * model.intermediate_size)
+    takes = {
+        "page_size" if given is None else "kv_cache_tokens": page * (2 if given is None else 1 + given // size),
+        "max_num_seqs": slots * slot,
+        "max_num_batched_tokens": min(config.max_num_batched_tokens, pool) * token // ranks,
+    }
+    name = max(takes, key=lambda name: takes[name])
+    if sum(takes.values()) > free:
+        raise InputError(
+            f"{name} is {getattr(config, name)} and takes {takes[name] / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are "
+            f"free on {where}, lower it"
+        )
 
 
 def precision(config: EngineConfig) -> Precision:
@@ -134,6 +166,12 @@ def assemble(
 def _num_pages(config: EngineConfig, decoder: Decoder, group: Group, length: int, size: int) -> int:
     """Pages of the pool, the dummy page not counted; the same on every rank."""
     free, page_bytes = free_bytes(group.device, group.size), decoder.kv_bytes_per_token * size
+    error = None
+    try:
+        check_sizes(config, decoder.config, free, group.size, f"{group.device} after the weights")
+    except InputError as caught:
+        error = caught
+    group.agree(error)
     pages = pages_that_fit(config, free, group.device.type, page_bytes, length, size)
     if group.size > 1:
         pages = int(group.all_gather_last_dim(torch.tensor([pages], device=group.device)).min())
@@ -154,7 +192,14 @@ def pages_that_fit(config: EngineConfig, free: int, kind: str, page_bytes: int, 
 
 
 def free_bytes(device: torch.device, ranks: int) -> int:
-    """Memory that is free now: of the GPU, or of the machine, shared by the ranks."""
+    """Memory that can be had now: of the GPU, or of the machine, shared by the ranks."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks
+    return available_bytes() // ranks
+
+
+def available_bytes() -> int:
+    """Memory of the machine that can be had without swapping, files that it keeps cached included."""
+    told = Path("/proc/meminfo")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", told.read_text(), re.MULTILINE) if told.exists() else None
+    return int(found[1]) << 10 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

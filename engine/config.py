@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.errors import InputError, is_whole
+from engine.errors import InputError, is_whole, shown
 
 _INDIFFERENT = (
     *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
-    *("enable_prefix_caching", "overlap", "capture_at_start"),
+    *("max_samples", "max_logprobs", "enable_prefix_caching", "overlap", "capture_at_start"),
 )
 
 
@@ -41,6 +41,10 @@ class EngineConfig:
     """Tokens of one step: decodes first, the rest for prefill chunks."""
     max_waiting: int = 100_000
     """Requests that may queue; `submit` refuses the next one."""
+    max_samples: int = 1024
+    """Most samples of one request (`n`): they stand in the queue together, before whoever comes later."""
+    max_logprobs: int = 64
+    """Most alternatives per token that a request may ask for (`logprobs`): each is kept until the request ends."""
     kv_cache_tokens: int | None = None
     """Tokens the page pool holds. None: what memory allows, at most max_num_seqs full contexts."""
     page_size: int = 64
@@ -64,12 +68,13 @@ class EngineConfig:
         return {name: value for name, value in asdict(self).items() if name not in _INDIFFERENT}
 
     def __post_init__(self) -> None:
-        positive = ("tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size")
-        optional = ("max_model_len", "kv_cache_tokens")
-        for name in positive + optional:
+        for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if not is_whole(value, 1) and (value is not None or name not in optional):
-                raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+            if not is_whole(value, least, _MOST) and (value is not None or name not in _MAY_BE_NONE):
+                raise InputError(f"{name} is {shown(value)}; give a whole number from {least} to 2^63 - 1")
+        for name, kinds, wanted in _KINDS:
+            if not isinstance(getattr(self, name), kinds):
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give {wanted}")
         choices = {
             "dtype": ("auto", "float32", "bfloat16", "float16"),
             "load_format": ("auto", "dummy"),
@@ -80,4 +85,25 @@ class EngineConfig:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give one of {', '.join(allowed)}")
+
+
+_MOST = 2**63 - 1
+_WHOLE = {
+    **dict.fromkeys(("tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting"), 1),
+    **dict.fromkeys(("max_samples", "page_size", "max_model_len", "kv_cache_tokens"), 1),
+    **dict.fromkeys(("max_logprobs", "seed"), 0),
+}
+"""Integer fields and their least value; what a machine holds of them is checked before it is allocated."""
+
+_MAY_BE_NONE = ("max_model_len", "kv_cache_tokens")
+
+_KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    *((name, (str,), "a string") for name in ("model", "device", "thinking_format")),
+    *(
+        (name, (bool,), "true or false")
+        for name in ("one_shot_all_reduce", "enable_prefix_caching", "capture_at_start")
+    ),
+    ("overlap", (bool, type(None)), "true, false or None"),
+)
+"""Other fields, what they may be, and what that is called."""

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.build import check_config, resolve_device
+from engine.build import available_bytes, check_config, resolve_device
 from engine.capabilities import fit, predicted, routes
 from engine.config import EngineConfig
 from engine.errors import InputError
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * page,
-        "free_bytes": os.sysconf("SC_AVPHYS_PAGES") * page,
+        "free_bytes": available_bytes(),
         "gpus": [
             {
                 "name": card.name,

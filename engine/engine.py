@@ -4,12 +4,11 @@ One thread runs the loop; callers hand it requests through a queue and wait. On 
 serves rank 0 until that closes, then leaves the process: the same script runs on every rank under torchrun.
 """
 
-import os
-import pickle
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,21 @@ from engine.config import EngineConfig
 from engine.core import Command, Core, End
 from engine.errors import EngineDead, InputError, shown
 from engine.handle import Handle
+from engine.messages import decode_commands, encode_commands
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
 from engine.model.generation_config import default_params
 from engine.prepare import Preparer
 from engine.ranks.group import Group, from_env
 from engine.ranks.spawn import spawn_ranks
+from engine.ranks.torchrun import torchrun
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.schedule.sequence import Admission, Prepared
 from engine.step.clock import StepTime
 from engine.text.tokenizer import Tokenizer
+
+_STUCK_S = 2.0
+"""How long `close` waits for the step under way before it kills the other ranks."""
 
 
 class Engine:
@@ -58,7 +62,8 @@ class Engine:
         """What a request without parameters gets."""
         self._group = self._join(directory)
         try:
-            self._core = build_core(self.config, directory, self.tokenizer, self._group)
+            build = partial(build_core, self.config, directory, self.tokenizer, self._group)
+            self._core = self._group.interruptible(build)
         except InputError:
             self._group.close()
             raise
@@ -68,7 +73,9 @@ class Engine:
             raise SystemExit(0)
         self.context = self._core.context
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
-        self._preparer = Preparer(self.tokenizer, self.config.thinking_format, self.context)
+        self._preparer = Preparer(
+            self.tokenizer, self.config.thinking_format, self.context, self.config.max_samples, self.config.max_logprobs
+        )
         self._thread = threading.Thread(target=self._run, name="engine loop", daemon=True)
         self._thread.start()
 
@@ -173,7 +180,10 @@ class Engine:
         with self._lock:
             self._closing = True
             self._lock.notify()
-        self._thread.join()
+        self._thread.join(_STUCK_S)
+        if self._thread.is_alive():  # in a long step, or waiting for a rank that does not answer
+            self._group.abandon()
+            self._thread.join(_STUCK_S if self._group.size > 1 else None)
         self._group.close()
 
     def __enter__(self) -> "Engine":
@@ -185,7 +195,7 @@ class Engine:
     def _join(self, directory: Path) -> Group:
         device = resolve_device(self.config.device)
         kind = device.partition(":")[0]
-        size = int(os.environ.get("WORLD_SIZE", "1"))
+        size = torchrun().size
         if size > 1:  # torchrun
             if self.config.tensor_parallel_size not in (1, size):
                 raise InputError(
@@ -218,7 +228,7 @@ class Engine:
                         self._commands.extend(End(number) for number in self._open)
                     commands, self._commands = self._commands, []
                 if self._group.size > 1:
-                    self._group.broadcast_bytes(pickle.dumps((commands, closing)))
+                    self._group.broadcast_bytes(encode_commands(commands, closing))
                 for command in commands:
                     self._core.apply(command)
                     if isinstance(command, End) and command.sample is None and command.request_id in self._open:
@@ -258,7 +268,7 @@ def serve(core: Core, group: Group) -> None:
     """The loop of the other ranks: do what rank 0 does, until it closes."""
     closing = False
     while not closing:
-        commands, closing = pickle.loads(group.broadcast_bytes(None))
+        commands, closing = decode_commands(group.broadcast_bytes(None))
         for command in commands:
             core.apply(command)
         if core.has_work:

@@ -4,7 +4,8 @@
     python -m engine.generate --input questions.jsonl --output answers.jsonl --thinking-extensions 2
 
 All input is checked before the model is loaded. Exit codes: 0 done, 1 the engine or a request failed, 2 bad input
-(one line on standard error, nothing written), 130 interrupted (what had finished is in the output file).
+(one line on standard error, nothing written), 130 and 143 interrupted and terminated (what had finished is in the
+output file).
 """
 
 import io
@@ -13,16 +14,19 @@ import queue
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 from rich.console import Console
 
 from engine.build import context_limit, resolve_device
+from engine.command.append_log import Displaced
 from engine.command.arguments import Arguments, parse
 from engine.command.jsonl import InputLine, Origin, output_record, read_input
 from engine.command.results import ResultsFile
+from engine.command.stop import Terminated, exit_code, terminable
 from engine.command.view import StreamView, Totals, progress_bar
+from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import EngineDead, InputError
 from engine.handle import Handle
@@ -30,18 +34,21 @@ from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
 from engine.model.generation_config import default_params
 from engine.prepare import Preparer
+from engine.ranks.torchrun import torchrun
 from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
-    leads = int(os.environ.get("RANK", "0")) == 0 or int(os.environ.get("WORLD_SIZE", "1")) == 1
+    leads = True
     try:
+        leads = torchrun().rank == 0
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if not leads:  # under torchrun: serves rank 0, which reads the input and writes the output, then exits
             Engine(config=arguments.engine_config())
-        return _run(arguments)
+        with terminable():
+            return _run(arguments)
     except InputError as error:
         if leads:
             print(f"error: {error}", file=sys.stderr)
@@ -49,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineDead as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if leads:
-            print("interrupted", file=sys.stderr)
-        return 130
+            print(_stopped(stop), file=sys.stderr)
+        return exit_code(stop)
     except OSError as error:  # a full disk, or whoever read standard output has gone
         if not isinstance(error, BrokenPipeError):
             print(f"error: {error}", file=sys.stderr)
@@ -73,28 +80,31 @@ def _run(arguments: Arguments) -> int:
     resolve_device(config.device)
     tokenizer = Tokenizer.load(directory)
     context = context_limit(config, ModelConfig.load(directory, config.dtype))
-    prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, context))
+    prepared = _prepare(lines, config, tokenizer, context)
     origin = Origin.of(arguments.model_name, config)
     results = None if arguments.output is None else ResultsFile(arguments.output)
-    if results is not None:
-        for warning in results.prepare(lines, origin, arguments.resume, arguments.overwrite):
-            print(f"warning: {warning}", file=sys.stderr)
-        if len(results.finished) == len(lines):
-            print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
-            results.open()
-            results.close(order=True)
-            return 0
-    with Engine(config=config) as engine:
+    with ExitStack() as held:
+        if results is not None:
+            held.callback(results.release)
+            for warning in results.prepare(lines, origin, arguments.resume, arguments.overwrite):
+                print(f"warning: {warning}", file=sys.stderr)
+            if len(results.finished) == len(lines):
+                print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
+                results.open()
+                results.close(order=True)
+                return 0
+        engine = held.enter_context(Engine(config=config))
         print(*engine.start_lines(), sep="\n", file=sys.stderr)
         if engine.context != context:  # memory holds less than the model's length
-            prepared = _prepare(lines, Preparer(tokenizer, config.thinking_format, engine.context))
+            prepared = _prepare(lines, config, tokenizer, engine.context)
         if results is None:
             return _show(engine, lines, prepared)
         return _write(engine, lines, prepared, results, origin)
 
 
-def _prepare(lines: Sequence[InputLine], preparer: Preparer) -> list[Prepared]:
+def _prepare(lines: Sequence[InputLine], config: EngineConfig, tokenizer: Tokenizer, context: int) -> list[Prepared]:
     """Check every request. Raises InputError naming the line of the first that cannot run."""
+    preparer = Preparer(tokenizer, config.thinking_format, context, config.max_samples, config.max_logprobs)
     prepared = []
     for line in lines:
         try:
@@ -150,20 +160,25 @@ def _write(
                 totals.add(output)
                 progress.update(task, advance=1, rate=totals.rate(time.monotonic() - start))
             seconds, stats = time.monotonic() - start, engine.stats()
+        results.close(order=True)
     except (KeyboardInterrupt, EngineDead, OSError) as error:
-        if not isinstance(error, OSError) and not results.streams:  # a stream may stand in the middle of a line
-            _write_finished(finished, results, origin)
-        results.close(order=False)
+        why = error
+        try:
+            if not isinstance(error, OSError) and not results.streams:  # a stream may stand in the middle of a line
+                _write_finished(finished, results, origin)
+            results.close(order=False)
+        except OSError as other:  # says where the lines are, or is one fault more
+            why = other
         done = len(results.finished)
         print(
-            f"{_stopped(error)}: {done} of {len(lines)} requests are in {results.name}"
-            + ("" if results.streams else "; --resume goes on with the others"),
+            f"{_stopped(why)}: {done} of {len(lines)} requests are "
+            + ("there" if isinstance(why, Displaced) else f"in {results.name}")
+            + ("" if results.streams or done == len(lines) else "; --resume goes on with the others"),
             file=sys.stderr,
         )
         if isinstance(error, BrokenPipeError):
             raise
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
-    results.close(order=True)
+        return exit_code(error) if isinstance(error, KeyboardInterrupt) and why is error else 1
     print(totals.line(seconds, stats), file=sys.stderr)
     return 1 if totals.errors else 0
 
@@ -186,7 +201,7 @@ def _finish(finished: queue.SimpleQueue[tuple[InputLine, Handle]], line: InputLi
 
 def _stopped(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return "terminated" if isinstance(error, Terminated) else "interrupted"
     return f"error: {error}" if isinstance(error, EngineDead) else f"error: cannot write: {error}"
 
 

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from engine.config import EngineConfig
 from engine.errors import InputError, is_whole, shown
 from engine.request import Prompt, SamplingParams
 from engine.schedule.sequence import Prepared
@@ -18,9 +19,17 @@ from engine.thinking.plan import ThinkingFormat, inside_thinking, make_plan, res
 class Preparer:
     """Checks requests against one model. `context` is min(max_model_len, tokens the page pool holds)."""
 
-    def __init__(self, tokenizer: Tokenizer, thinking_format: str, context: int) -> None:
-        """Raises InputError where `thinking_format` does not suit the tokenizer."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        thinking_format: str,
+        context: int,
+        max_samples: int = EngineConfig.max_samples,
+        max_logprobs: int = EngineConfig.max_logprobs,
+    ) -> None:
+        """Raises InputError where `thinking_format` does not suit the tokenizer. The last two: see EngineConfig."""
         self.tokenizer, self.context = tokenizer, context
+        self._most = {"n": ("max_samples", max_samples), "logprobs": ("max_logprobs", max_logprobs)}
         self._formats: dict[str, ThinkingFormat] = {}
         self._default = thinking_format
         self.format(None)
@@ -35,8 +44,20 @@ class Preparer:
 
     def prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         """Render, append the opener, check. Raises InputError naming the field."""
+        for field, (bound, most) in self._most.items():
+            if (getattr(params, field) or 0) > most:
+                asked = getattr(params, field)
+                raise InputError(f"{field} is {asked} and the engine's {bound} {most}; lower it, or raise {bound}")
+        size = self.tokenizer.size
+        if (params.logprobs or 0) > size:
+            raise InputError(f"logprobs is {params.logprobs} and the vocabulary has {size} tokens; lower logprobs")
         format = self.format(params.thinking_format)
         ids = self._prompt_ids(prompt, format)
+        for name in ("banned_token_ids", "allowed_token_ids"):
+            if len(getattr(params, name) or ()) > size:
+                raise InputError(
+                    f"{name} holds {len(getattr(params, name)):,} ids and the vocabulary {size:,}; name each once"
+                )
         for name in ("stop_token_ids", "banned_token_ids", "allowed_token_ids", "logit_bias"):
             self._check_ids(name, tuple(getattr(params, name) or ()))
         plan = make_plan(params, format, ids, self.context, self.tokenizer, self.tokenizer.eos_token_ids)

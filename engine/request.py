@@ -13,7 +13,9 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 FinishReason = Literal["stop", "length", "abort", "error"]
 StopReason = Literal["natural", "eos", "budget", "max_tokens", "context", "truncated", "loop", "client"]
 
-MAX_SAMPLES, MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_LOGIT_BIAS = 16_384, 16, 256, 1024
+MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_LOGIT_BIAS = 16, 256, 1024, 1024
+MAX_THINKING_BYTES = 4096
+"""Of the strings that the machine writes: every slot has room for the longest that came."""
 _INT32_MAX = 2**31 - 1
 
 
@@ -41,9 +43,9 @@ class SamplingParams:
     """
 
     n: int = 1
-    """Samples per prompt, at most 16,384."""
+    """Samples per prompt, at most the engine's `max_samples`."""
     seed: int | None = None
-    """Seed of the random draws; None: the engine's."""
+    """Seed of the random draws, below 2^63; None: the engine's."""
     max_tokens: int | None = None
     """Most tokens of a response, forced ones included; None: as many as the context holds."""
     temperature: float = 0.0
@@ -55,13 +57,13 @@ class SamplingParams:
     min_p: float = 0.0
     """Draw from tokens with at least this share of the likeliest one's probability."""
     repetition_penalty: float = 1.0
-    """Divides (positive) or multiplies (negative) the logits of tokens seen in prompt or output."""
+    """Divides (positive) or multiplies (negative) the logits of tokens seen in prompt or output; 0.01 to 100."""
     presence_penalty: float = 0.0
     """Taken off the logit of every token that the output holds."""
     frequency_penalty: float = 0.0
     """Taken off a token's logit once per occurrence in the output."""
     logit_bias: Mapping[int, float] | None = None
-    """Added to the logits of these token ids."""
+    """Added to the logits of these token ids, at most 1,024."""
     allowed_token_ids: tuple[int, ...] | None = None
     """Only these are drawn; None: all."""
     banned_token_ids: tuple[int, ...] = ()
@@ -71,11 +73,11 @@ class SamplingParams:
     ignore_eos: bool = False
     """EOS is an ordinary token."""
     stop: tuple[str, ...] = ()
-    """Strings that end the response outside thinking; the text is cut before them."""
+    """Up to 16 strings of 256 bytes that end the response outside thinking; the text is cut before them."""
     stop_token_ids: tuple[int, ...] = ()
-    """Token ids that end the response outside thinking."""
+    """Up to 1,024 token ids that end the response outside thinking."""
     logprobs: int | None = None
-    """Report each token's log-probability and this many alternatives; None: none of it."""
+    """Report each token's log-probability and so many alternatives, at most the engine's `max_logprobs`; None: none."""
 
     thinking_format: str | Mapping[str, Any] | None = None
     """How thinking is marked; None: the engine's."""
@@ -86,9 +88,9 @@ class SamplingParams:
     thinking_extensions: int = 0
     """How many ends of thinking are replaced by the extension."""
     thinking_extension_str: str = "Wait"
-    """What replaces them; empty: the likeliest token that does not end thinking."""
+    """What replaces them, up to 4,096 bytes; empty: the likeliest token that does not end thinking."""
     thinking_end_str: str | None = None
-    """Written at the budget instead of the format's own; must contain its end."""
+    """Written at the budget instead of the format's own, up to 4,096 bytes; must contain its end."""
     thinking_grace_tokens: int = 0
     """Past the budget, at most this many tokens to finish the line."""
     thinking_budget_action: Literal["force_end", "truncate"] = "force_end"
@@ -124,13 +126,10 @@ class SamplingParams:
             ):
                 raise InputError(f"{name} is {shown(value)}; give a list of {noun}")
             object.__setattr__(self, name, tuple(value))
-        if self.n > MAX_SAMPLES:
-            raise InputError(f"n is {self.n}; a request has at most {MAX_SAMPLES:,} samples, make several")
         if self.seed is not None and not is_whole(self.seed, 0, 2**63 - 1):
             raise InputError(f"seed is {shown(self.seed)}; give a whole number from 0 to 2^63 - 1")
-        for name in ("top_p", "repetition_penalty"):
-            if getattr(self, name) == 0:
-                raise InputError(f"{name} is 0; give a number above 0")
+        if self.top_p == 0:
+            raise InputError("top_p is 0; give a number above 0")
         for name, kinds, wanted in _KINDS:
             if not isinstance(getattr(self, name), kinds):
                 raise InputError(f"{name} is {shown(getattr(self, name))}; give {wanted}")
@@ -142,9 +141,15 @@ class SamplingParams:
             raise InputError("allowed_token_ids is empty; leave it out to allow every token")
         if allowed is not None and set(allowed) <= set(self.banned_token_ids):
             raise InputError("allowed_token_ids are all in banned_token_ids too; allow a token that is not banned")
-        lone = next((char for text in self.stop for char in text if "\ud800" <= char <= "\udfff"), None)
-        if lone is not None:
-            raise InputError(f"stop holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
+        for name in ("stop", "thinking_extension_str", "thinking_end_str"):
+            text = "".join(getattr(self, name) or "")
+            lone = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+            if lone is not None:
+                raise InputError(f"{name} holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
+            if name != "stop" and len(text.encode()) > MAX_THINKING_BYTES:
+                raise InputError(f"{name} has {len(text.encode()):,} bytes; give at most {MAX_THINKING_BYTES:,}")
+        if len(self.stop_token_ids) > MAX_STOP_IDS:
+            raise InputError(f"stop_token_ids holds {len(self.stop_token_ids):,} ids; give at most {MAX_STOP_IDS:,}")
         if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
             raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
         if budget is not None and self.min_thinking_tokens > budget:
@@ -213,7 +218,7 @@ _REAL = {
     "temperature": (0.0, 100.0),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
-    "repetition_penalty": (0.0, 100.0),
+    "repetition_penalty": (0.01, 100.0),
     "presence_penalty": (-100.0, 100.0),
     "frequency_penalty": (-100.0, 100.0),
 }

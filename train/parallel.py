@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from engine.ranks.torchrun import torchrun
 from train.config import Compute, TrainConfig
 from train.errors import TrainingError
 from train.model import Block, Decoder
@@ -51,7 +52,7 @@ class World:
 
 def join_world(config: TrainConfig) -> World:
     """Joins torchrun's ranks (once per process), or makes a world of one process, for which no port is opened."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    rank, size, local_rank = torchrun()
     context = config.parallel.context
     cuda = torch.cuda.is_available() if config.compute.device == "auto" else config.compute.device == "cuda"
     if cuda and not torch.cuda.is_available():
@@ -61,7 +62,7 @@ def join_world(config: TrainConfig) -> World:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
         # Restarted ranks would read the addresses of dead ones from the kept store and wait for them: pytorch #135712.
         raise TrainingError("torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():

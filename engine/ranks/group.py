@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from engine.errors import EngineDead, InputError, first_line
 from engine.ranks.one_shot import OneShotAllReduce, OneShotAllReduceNorm
+from engine.ranks.secret import on_loopback, prove, ranks_secret
+from engine.ranks.torchrun import torchrun
 from kernels.rms_norm import rms_norm
 from kernels.torch_versions import all_gather
 
@@ -20,14 +24,22 @@ CONTROL_TIMEOUT = timedelta(days=365)
 """An idle rank waits in `broadcast_bytes` for the next command; a peer's death ends the wait at once."""
 START_TIMEOUT = timedelta(minutes=5)
 """Longest wait for all ranks to come to the store: a cold import of torch on a busy disk takes a minute."""
-CLOSE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
 """How long a rank that leaves waits for the others to do the same."""
+_MESSAGE_BYTES = 4096
+"""What of an error travels to the other ranks."""
+
+T = TypeVar("T")
 
 
 class Companions(Protocol):
     """The processes that this rank started, if any."""
 
     def any_dead(self) -> bool: ...
+
+    def interruptible(self, work: Callable[[], T]) -> T: ...
+
+    def unwatch(self) -> None: ...
 
     def close(self, healthy: bool) -> None: ...
 
@@ -40,8 +52,11 @@ class Group:
     rank has gone.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: dist.Store | None = None) -> None:
-        """Joins the other ranks at `store`, blocking until all `size` have come. `store` is None only for size 1."""
+    def __init__(
+        self, rank: int, size: int, device: torch.device, store: dist.Store | None = None, secret: bytes = b""
+    ) -> None:
+        """Joins the other ranks at `store`, blocking until all `size` have come and have proved that they know
+        `secret`; raises EngineDead where one does not. `store` is None only for size 1."""
         self.rank, self.size, self.device = rank, size, device
         self.companions: Companions | None = None
         self._store = store
@@ -62,6 +77,9 @@ class Group:
             device_id=device if device.type == "cuda" else None,
         )
         self._control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+        assert dist.group.WORLD is not None and self._control is not None
+        prove(secret, dist.group.WORLD, device)
+        prove(secret, self._control, torch.device("cpu"))
 
     @classmethod
     def single(cls, device: torch.device) -> "Group":
@@ -142,14 +160,16 @@ class Group:
             if error is not None:
                 raise error
             return
-        errors: list[str | None] = [None] * self.size
+        said = b"" if error is None else b"!" + str(error).encode("utf-8", "replace")[: _MESSAGE_BYTES - 1]
+        mine = torch.frombuffer(bytearray(said.ljust(_MESSAGE_BYTES, b"\0")), dtype=torch.uint8)
+        messages = [torch.empty_like(mine) for _ in range(self.size)]
         try:
-            dist.all_gather_object(errors, None if error is None else str(error), group=self._control)
+            dist.all_gather(messages, mine, group=self._control)
         except RuntimeError as dead:
             raise self._dead(dead) from dead
-        for message in errors:
-            if message is not None:
-                raise InputError(message) from error
+        for message in (row.numpy().tobytes().rstrip(b"\0") for row in messages):
+            if message:
+                raise InputError(message[1:].decode("utf-8", "replace")) from error
 
     def barrier(self) -> None:
         """Returns once every rank has called it."""
@@ -166,6 +186,8 @@ class Group:
         """
         if self._store is None or self._control is None:
             return
+        if self.companions is not None:
+            self.companions.unwatch()
         healthy = self._all_leave(self._store)
         # NCCL cannot be torn down while a peer is missing; the process that meets this is about to end.
         if healthy or self.device.type == "cpu":
@@ -173,6 +195,15 @@ class Group:
         self._control = None
         if self.companions is not None:
             self.companions.close(healthy)
+
+    def interruptible(self, work: Callable[[], T]) -> T:
+        """What `work`, which calls collectives, returns. Where this rank started the others, Ctrl-C ends it."""
+        return work() if self.companions is None else self.companions.interruptible(work)
+
+    def abandon(self) -> None:
+        """Kills the ranks that this one started, if any: whatever waits for one of them then raises EngineDead."""
+        if self.companions is not None:
+            self.companions.close(healthy=False)
 
     def _all_leave(self, store: dist.Store) -> bool:
         keys = [f"leaving/{rank}" for rank in range(self.size)]
@@ -206,20 +237,24 @@ def refuse_second_group() -> None:
 def from_env(device_type: str) -> Group:
     """The group that `torchrun` describes by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
-    `device_type` is `cpu` or `cuda` (the local rank's device). Raises InputError where a variable is missing.
+    `device_type` is `cpu` or `cuda` (the local rank's device). The store is torchrun's, without a password; the secret
+    is that of `ranks_secret`. Raises InputError where a variable is missing or no number.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise InputError(f"environment variable {missing[0]} is not set; start the ranks with torchrun")
-    rank, size, local = (int(os.environ[name]) for name in names[:3])
+    rank, size, local = torchrun()
     device = local_device(device_type, local)
     if size == 1:
         return Group.single(device)
     refuse_second_group()
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    secret = ranks_secret(one_machine)
     # torchrun's agent holds the store itself (TORCHELASTIC_USE_AGENT_STORE); env:// knows when.
     store, rank, size = next(iter(dist.rendezvous("env://", rank, size, timeout=DATA_TIMEOUT)))
-    return Group(rank, size, device, dist.PrefixStore("s1-engine", store))
+    with on_loopback() if one_machine else nullcontext():
+        return Group(rank, size, device, dist.PrefixStore("s1-engine", store), secret)
 
 
 def local_device(device_type: str, local_rank: int) -> torch.device:

@@ -90,7 +90,7 @@ class Scheduler:
     def add(self, admission: Admission) -> list[Sequence]:
         """Queue a request. Returns its samples; all but the first wait to fork from it."""
         count, prompt = admission.prepared.params.n, admission.prepared.prompt
-        samples = [Sequence(admission, index, self._arrivals + index, prompt[:]) for index in range(count)]
+        samples = [Sequence(admission, index, self._arrivals + index, prompt) for index in range(count)]
         self._arrivals += count
         samples[0].siblings = samples[1:]
         self.waiting.append(samples[0])
@@ -235,6 +235,7 @@ class Scheduler:
         sequence.slot = heapq.heappop(self._slots)
         if sequence.seated_at is None:
             sequence.seated_at = time.monotonic()
+            sequence.tokens = sequence.tokens[:]  # waiting samples share the prompt's
         self.running[sequence.key] = sequence
 
     def _chunk(self, sequence: Sequence, budget: int, step: Step) -> int:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from engine.errors import InputError, refuse, shown
-from engine.request import SamplingParams
+from engine.request import MAX_THINKING_BYTES, SamplingParams
 from kernels.thinking import UNLIMITED, Param, Phase
+
+MAX_TRIGGERS = 16
+"""Of a format: every slot has room for as many as the largest has."""
 
 
 class Encoder(Protocol):
@@ -127,6 +130,17 @@ def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
     strings = [spec["opener"], spec["end"], spec["budget_end"], *listed]
     if any(not isinstance(s, str) or not s for s in strings) or not triggers:
         raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of them, none empty")
+    longest = max(len(s.encode("utf-8", "surrogatepass")) for s in strings)
+    refuse(
+        (
+            len(listed) > MAX_TRIGGERS,
+            f"thinking_format has {len(listed):,} triggers; give at most {MAX_TRIGGERS}",
+        ),
+        (
+            longest > MAX_THINKING_BYTES,
+            f"thinking_format has a string of {longest:,} bytes; give at most {MAX_THINKING_BYTES:,}",
+        ),
+    )
     return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers))
 
 
@@ -323,7 +337,8 @@ def _scan_prompt(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequenc
 
 def _find(text: Sequence[int], pattern: Sequence[int]) -> int | None:
     """First position of `pattern` in `text`; None for an empty pattern or no match."""
-    places = range(len(text) - len(pattern) + 1 if pattern else 0)
+    first = pattern[0] if pattern else None
+    places = (at for at in range(len(text) - len(pattern) + 1 if pattern else 0) if text[at] == first)
     return next((at for at in places if tuple(text[at : at + len(pattern)]) == tuple(pattern)), None)
 
 

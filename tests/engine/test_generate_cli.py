@@ -307,7 +307,7 @@ BAD_LINES = [
     ({"prompt": "x", "params": {"logit_bias": {"\u00b2": 1}}}, "params: logit_bias has key '\u00b2'"),
     ({"prompt": "x", "params": {"logit_bias": {"9" * 5000: 1}}}, "params: logit_bias has key '999"),
     ({"prompt": "x", "params": {"logit_bias": {"1": 1, "01": 2}}}, "params: logit_bias has token 1 twice"),
-    ({"prompt": "x", "params": {"n": 2_000_000_000}}, "params: n is 2000000000"),
+    ({"prompt": "x", "params": {"n": 2_000_000_000}}, "n is 2000000000 and the engine's max_samples 1024"),
     ({"prompt": "x", "params": {"thinking_format": 5}}, "params: thinking_format is 5"),
     (
         {"prompt": "x", "params": {"thinking_format": ["opener", "end", "budget_end", "triggers"]}},
