@@ -5,7 +5,6 @@ samples that had not finished. Opening the folder again goes on where it ended: 
 made with anything else (grid, model, problems) is refused by name.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -47,17 +46,11 @@ class Log(AbstractContextManager["Log"]):
         self.warnings: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lines = AppendLog(folder / "samples.jsonl")
+            self._lines = AppendLog(folder / "samples.jsonl", str(folder))
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
         with ExitStack() as opened:
-            opened.callback(self._lines.close)
-            try:
-                fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{folder}: another process is writing this run; wait for it, or choose another folder"
-                ) from error
+            opened.callback(self._lines.release)
             self._check_identity(json.loads(json.dumps(identity)), about)
             self._offsets = self._scan()
             opened.pop_all()  # all is well: it stays open
@@ -86,15 +79,24 @@ class Log(AbstractContextManager["Log"]):
         self._offsets |= {key: end + start for key, start in starts.items()}
 
     def __exit__(self, *exc: object) -> None:
-        self._lines.close()
+        try:
+            self._lines.close()
+        finally:
+            if self._lines.path.exists() and not self._run_file.exists():  # without it the samples are no run's
+                write_whole(self._run_file, self._made)
+
+    @property
+    def _run_file(self) -> Path:
+        return self.folder / "run.json"
 
     def _check_identity(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        file = self.folder / "run.json"
-        if not file.exists():
+        if not self._run_file.exists():
             if self._lines.file.seek(0, os.SEEK_END):
                 raise InputError(f"{self.folder}: has samples and no run.json; choose another folder")
-            write_whole(file, json.dumps({"identity": identity, "about": about}, indent=1) + "\n")
+            self._made = json.dumps({"identity": identity, "about": about}, indent=1).encode() + b"\n"
+            write_whole(self._run_file, self._made)
             return
+        self._made = self._run_file.read_bytes()
         before = read_run(self.folder)["identity"]
         if before != identity:
             where, old, new = _first_difference(before, identity)

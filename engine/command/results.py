@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 from engine.command.append_log import AppendLog, read_lines, write_all
 from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
 from engine.errors import InputError, refuse
-from engine.whole_file import write_whole
 
 
 class ResultsFile:
@@ -38,10 +36,12 @@ class ResultsFile:
         """Bytes that `open` keeps."""
 
     def prepare(self, lines: Sequence[InputLine], origin: Origin, resume: bool, overwrite: bool) -> list[str]:
-        """Check that the file can be written and, for `resume`, what it holds. Returns warnings.
+        """Check that the file can be written and, for `resume`, what it holds. Returns warnings. A file that is there
+        is kept from other processes until `close` or `release`.
 
-        Raises InputError where it cannot be written, where it exists and neither `resume` nor `overwrite` is given,
-        and where a line of it was not made from the same input, parameters, model and settings of the engine.
+        Raises InputError where it cannot be written or another process writes it, where it exists and neither `resume`
+        nor `overwrite` is given, and where a line of it was not made from the same input, parameters, model and
+        settings of the engine.
         """
         if self._path is None:
             target = self._stream_to
@@ -55,8 +55,8 @@ class ResultsFile:
                 (resume, f"--resume needs an output file, and {self.name} is none"),
             )
             return []
-        self._check_writable()
-        exists = self._path.is_file() and self._path.stat().st_size > 0
+        self._claim()
+        exists = self._log is not None and self._log.file.seek(0, os.SEEK_END) > 0
         if exists and not resume and not overwrite:
             raise InputError(f"{self.name} exists; --resume goes on with it, --overwrite starts it anew")
         return self._read_finished(lines, origin) if exists and resume else []
@@ -72,9 +72,15 @@ class ResultsFile:
         return set(self._spans)
 
     def open(self) -> None:
-        """Start writing: behind the last whole line, which is the beginning unless `prepare` was told to resume."""
+        """Start writing: behind the last whole line, which is the beginning unless `prepare` was told to resume.
+
+        Raises InputError where another process has come first.
+        """
         if self._path is not None:
-            self._log = AppendLog(self._path)
+            if self._log is None:
+                self._log = AppendLog(self._path, self.name)
+                if self._log.file.seek(0, os.SEEK_END):
+                    raise InputError(f"{self.name}: another process has written it meanwhile; choose another --output")
             self._log.cut(self._whole)
         elif self._stream_to is not None:
             self._stream = self._stream_to.open("ab", buffering=0)
@@ -94,38 +100,53 @@ class ResultsFile:
         self._spans[record["index"]] = offset, len(data)
 
     def close(self, order: bool) -> None:
-        """End writing; with `order`, put the lines into input order by an atomic rename."""
+        """End writing; with `order`, put the lines into input order by an atomic rename. Calling it again does nothing.
+
+        Raises OSError where that cannot be. No line is lost by it: the message says where they are.
+        """
         if self._stream is not None:
             self._stream.close()
-        if self._log is not None and self._path is not None:
-            with closing(self._log) as log:
-                spans, size = sorted(self._spans.items()), log.file.seek(0, os.SEEK_END)
-                as_written = spans == list(self._spans.items()) and sum(length for _, (_, length) in spans) == size
-                if order and not as_written:
-                    whole = (os.pread(log.file.fileno(), length, offset) for _, (offset, length) in spans)
-                    write_whole(self._path, whole)
-            self._log = None
+        if self._log is None:
+            return
+        log, self._log = self._log, None
+        try:
+            spans, size = sorted(self._spans.items()), log.file.seek(0, os.SEEK_END)
+            as_written = spans == list(self._spans.items()) and sum(length for _, (_, length) in spans) == size
+            if order and not as_written and log.in_place:
+                try:
+                    log.replace(os.pread(log.file.fileno(), length, offset) for _, (offset, length) in spans)
+                except OSError as error:
+                    raise OSError(
+                        f"cannot put the lines into input order: {error.strerror or error}; make room, and --resume "
+                        "does it"
+                    ) from error
+        finally:
+            log.close()
 
-    def _check_writable(self) -> None:
+    def release(self) -> None:
+        """Let go of a file that was not written after all."""
+        if self._log is not None:
+            self._log.release()
+
+    def _claim(self) -> None:
         assert self._path is not None
         try:
             if self._path.exists():
-                self._path.open("r+b").close()
+                self._log = AppendLog(self._path, self.name)
             tempfile.TemporaryFile(prefix=".", dir=self._path.parent).close()  # the final rename needs the folder
         except OSError as error:
             raise InputError(f"{self.name}: cannot be written: {error.strerror}; choose another --output") from error
 
     def _read_finished(self, lines: Sequence[InputLine], origin: Origin) -> list[str]:
         """Take note of the finished lines; a torn last one is left out, and so overwritten."""
-        assert self._path is not None
-        with self._path.open("rb") as file:
-            number = 0
-            for number, offset, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
-                _check_same(record, f"{self.name}:{number}", lines, origin)
-                if record["index"] not in self._spans and not _failed(record):  # else left out of the final order
-                    self._spans[record["index"]] = offset, size
-                self._whole += size
-            torn = file.seek(0, os.SEEK_END) > self._whole
+        assert self._log is not None
+        file, number = self._log.file, 0
+        for number, offset, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
+            _check_same(record, f"{self.name}:{number}", lines, origin)
+            if record["index"] not in self._spans and not _failed(record):  # else left out of the final order
+                self._spans[record["index"]] = offset, size
+            self._whole += size
+        torn = file.seek(0, os.SEEK_END) > self._whole
         return [f"{self.name}:{number + 1}: the last line is torn; its request runs again"] if torn else []
 
 

@@ -150,7 +150,7 @@ def test_two_writers_do_not_share_a_folder(tmp_path):
     run.run(small, folder)
     with (
         Log(folder, run.identity(small, [tasks.load(s) for s in small.tasks]), {}),
-        pytest.raises(InputError, match="another process is writing"),
+        pytest.raises(InputError, match="is writing it"),
     ):
         run.run(small, folder)
 

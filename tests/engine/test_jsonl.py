@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
+from engine.command.append_log import Displaced
 from engine.command.jsonl import InputLine, Origin, changed_params, encode_record, read_input
 from engine.command.results import ResultsFile
 from engine.errors import InputError
@@ -226,6 +228,7 @@ def test_resume_skips_what_is_there(tmp_path):
     results = ResultsFile(str(out))
     assert results.prepare(lines, Origin("m", {}), resume=True, overwrite=False) == []
     assert results.finished == {0, 2}
+    results.release()
     assert run_file(out, lines, [3, 1], resume=True) == []
     assert indices(out) == [0, 1, 2, 3]
 
@@ -351,6 +354,98 @@ except OSError:
     assert indices(out) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_process_writes_an_output(tmp_path, resume):
+    """By whatever name, before its model loads; and one that looked when nothing was there comes too late."""
+    lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
+    out, other, link = (tmp_path / name for name in ("out.jsonl", "other.jsonl", "link.jsonl"))
+    first, late = ResultsFile(str(out)), ResultsFile(str(out))
+    for results in (first, late):
+        results.prepare(lines, Origin("m", {}), resume=False, overwrite=False)
+    first.open()
+    first.write(record_of(lines[1]))
+    os.link(out, other)
+    link.symlink_to(out)
+    for name in (out, other, link):
+        with pytest.raises(InputError, match=rf"{name.name}: another process \({os.getpid()}\) is writing it"):
+            ResultsFile(str(name)).prepare(lines, Origin("m", {}), resume=resume, overwrite=not resume)
+    with pytest.raises(InputError, match="is writing it"):
+        late.open()
+    first.write(record_of(lines[0]))
+    first.close(order=True)
+    with pytest.raises(InputError, match="another process has written it meanwhile"):
+        late.open()
+    assert indices(out) == [0, 1] and indices(other) == [1, 0]
+
+
+def away(out):
+    out.unlink()
+
+
+def away_with_its_folder(out):
+    shutil.rmtree(out.parent)
+
+
+def moved(out):
+    out.rename(out.with_name("moved"))
+
+
+def moved_with_its_folder(out):
+    out.parent.rename(out.parent.with_name("moved"))
+
+
+def another_file(out):
+    out.unlink()
+    out.write_text("precious\n")
+
+
+def a_folder(out):
+    out.unlink()
+    out.mkdir()
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["at the end", "before a line"])
+@pytest.mark.parametrize("how", [away, away_with_its_folder, moved, moved_with_its_folder, another_file, a_folder])
+def test_an_output_that_loses_its_name_keeps_its_lines(tmp_path, how, writes):
+    lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(3)))
+    out = tmp_path / "folder" / "out.jsonl"
+    out.parent.mkdir()
+    results = ResultsFile(str(out))
+    results.prepare(lines, Origin("m", {}), resume=False, overwrite=False)
+    results.open()
+    for i in (2, 0):
+        results.write(record_of(lines[i]))
+    how(out)
+    if writes:
+        with pytest.raises(OSError, match="was removed, moved or replaced"):
+            results.write(record_of(lines[1]))
+    with pytest.raises(Displaced, match="its lines are in ") as told:
+        results.close(order=True)
+    place = Path(str(told.value).partition("its lines are in ")[2])
+    assert indices(place) == [2, 0]
+    assert (place == out) == (how in (away, away_with_its_folder))
+    assert how is not another_file or out.read_text() == "precious\n"
+    assert run_file(place, lines, [1], resume=True) == [] and indices(place) == [0, 1, 2]
+
+
+def test_a_disk_without_room_for_a_second_copy_leaves_the_lines(tmp_path):
+    """A real one: ordering needs room beside the lines. With it, --resume puts them into order."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a tmpfs")
+    try:
+        lines = lines_of(tmp_path, *({"prompt": "x" * 10_000, "n": i} for i in range(4)))
+        out = disk / "out.jsonl"
+        with pytest.raises(OSError, match=r"cannot put the lines into input order: No space left.*--resume does it"):
+            run_file(out, lines, [3, 1, 0, 2])
+        assert indices(out) == [3, 1, 0, 2] and [p.name for p in disk.iterdir()] == ["out.jsonl"]
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        assert run_file(out, lines, [], resume=True) == [] and indices(out) == [0, 1, 2, 3]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_file_names_that_cannot_be(tmp_path):
     lines = lines_of(tmp_path, {"prompt": "0"})
     for name, reason in (("a" * 300, "File name too long"), ("", "is a folder")):
@@ -401,7 +496,7 @@ def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
         results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)
         assert len(results.finished) >= kept + len(seen)
         kept = len(results.finished)
-        time.sleep(0)
+        results.release()
     subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True, stdout=subprocess.DEVNULL
     )
