@@ -11,12 +11,16 @@ import yaml
 from msgspec import inspect
 
 from engine.errors import InputError, shown
+from engine.input_file import read_regular
 
 T = TypeVar("T")
+_MOST_BYTES = 1 << 20
+"""Of a configuration file; YAML is read at about a megabyte a second."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the last would silently win, and reads 1e-5 as a number."""
+    """YAML that refuses a key given twice, of which the last would silently win, and whole numbers beyond 64 bits, and
+    reads 1e-5 as a number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """The mapping as written, before `<<` merges others into it. Raises yaml.YAMLError naming key and line."""
@@ -28,7 +32,14 @@ class _Loader(yaml.SafeLoader):
             seen.add(str(key.value))
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Raises yaml.YAMLError naming number and line; what computes with them would overflow."""
+        if len(node.value) > 80 or not -(2**63) <= (value := super().construct_yaml_int(node)) < 2**63:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {shown(node.value)} is beyond 64 bits")
+        return value
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -40,7 +51,7 @@ def read_struct(path: str | Path, kind: type[T], overrides: Iterable[str] = ()) 
     Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
     """
     try:
-        tree = _parsed(Path(path).read_bytes(), str(path))
+        tree = _parsed(read_regular(Path(path), _MOST_BYTES), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the configuration: {error.strerror}") from error
     if not isinstance(tree, dict):
@@ -68,6 +79,8 @@ def to_struct(tree: Any, kind: type[T]) -> T:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         raise InputError(str(error.__cause__ or _explained(str(error), tree, kind))) from error
+    except RecursionError as error:
+        raise InputError("it is nested too deeply") from error
 
 
 def _parsed(text: str | bytes, name: str) -> Any:
@@ -85,10 +98,13 @@ def _parsed(text: str | bytes, name: str) -> Any:
 
 def _explained(message: str, tree: Any, kind: type) -> str:
     """msgspec's message with the setting's full name and value, or the nearest known name beside an unknown one."""
-    what, _, where = message.partition(" - at `$")
-    where = where.strip(".`")
+    what, _, where = message.rpartition(" - at `") if " - at `" in message else (message, "", "")
+    where = where.strip("$.`")
+    if where.startswith("key` in"):
+        owner = where.removeprefix("key` in `$").lstrip(".") or "the configuration"
+        return f"{owner} has a name that is no text, {what.partition(', ')[2] or 'or null'}"
     place = re.findall(r"\w+", where)
-    field = re.fullmatch(r"Object .*(unknown|required) field `(.*)`", what)
+    field = re.fullmatch(r"Object .*(unknown|required) field `(.*)`", what, re.DOTALL)
     if field is not None:
         name = f"{where}.{field[2]}" if where else field[2]
         if field[1] == "required":
@@ -99,7 +115,10 @@ def _explained(message: str, tree: Any, kind: type) -> str:
     if not where or "..." in where:  # a value of a mapping, whose key msgspec does not tell
         return f"{where}: {what}" if where else what
     for key in place:
-        tree = tree[int(key) if isinstance(tree, (list, tuple)) else key]
+        try:
+            tree = tree[int(key) if isinstance(tree, (list, tuple)) else key]
+        except (LookupError, TypeError, ValueError):  # a name that looks like a place
+            return f"{where}: {what}"
     return f"{where} is {shown(tree)}: {what[0].lower()}{what[1:]}"
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from engine.errors import InputError
+from engine.input_file import open_regular
 
 _READ, _READS = 1 << 20, 64
 """Bytes of a piece, and how many pieces of a file are hashed: files up to 64 MiB whole, larger ones here and there."""
@@ -13,14 +14,14 @@ _READ, _READS = 1 << 20, 64
 def fingerprint(directory: Path) -> str:
     """Of its JSON files, its chat template and its weights, by names, sizes and contents.
 
-    Raises InputError for one that cannot be read.
+    Raises InputError for a file that cannot be read, or is none.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.suffix not in (".json", ".jinja", ".safetensors") or path.is_dir():
             continue
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 size = file.seek(0, os.SEEK_END)
                 digest.update(f"{path.name} {size}\n".encode())
                 for at in range(0, size, max(_READ, size // _READS)):

@@ -1,5 +1,8 @@
 """Files that grow by lines, YAML made into structures, fingerprints: what must not be lost or mistaken."""
 
+import contextlib
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 
 from engine.command.append_log import AppendLog, read_lines
 from engine.errors import InputError
+from engine.json_file import read_object, read_object_if_any
 from engine.model.fingerprint import fingerprint
 from engine.rows_file import read_rows
 from engine.struct_file import read_struct
@@ -112,6 +116,78 @@ def test_a_setting_that_cannot_be_is_named(tmp_path, override, message):
     (tmp_path / "f.yaml").write_text("one: {name: x}\ntwo: {name: y}\nall: {k: {name: z}}\n")
     with pytest.raises(InputError, match=message):
         read_struct(tmp_path / "f.yaml", Tree, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one: {name: x, size: 1" + "0" * 400 + "}", r"line 1: '1000.* is beyond 64 bits"),
+        ("one: {name: x, size: 1" + "0" * 5000 + "}", r"line 1: '1000.* is beyond 64 bits"),
+        ("one: {name: x}\ntwo: {name: x, 1: y}", "two has a name that is no text"),
+        ("one: {name: x}\ntwo: {name: x, null: y}", "two has a name that is no text"),
+        ("one: {name: x}\ntwo: {name: x, 'a`) - at `$.x': y}", r"unknown setting two\.a`\) - at `\$\.x"),
+        ('one: {name: x}\ntwo: {name: x, "a\\nb\\e[1m": y}', r"unknown setting two\.a\\nb\\x1b\[1m; known: name, size"),
+    ],
+)
+def test_what_yaml_can_write_and_no_setting_is(tmp_path, text, message):
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as told:
+        read_struct(tmp_path / "f.yaml", Tree)
+    assert str(told.value).isprintable()
+
+
+def read_all(path: Path) -> None:
+    list(read_rows(path))
+
+
+def read_tree(path: Path) -> None:
+    read_struct(path, Tree)
+
+
+@pytest.mark.parametrize("read", [read_object, read_object_if_any, read_tree, read_all, fingerprint])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_only_regular_files_are_read(tmp_path, kind, read):
+    """Nobody writes into the pipe: what opened it as a file would wait for ever."""
+    path = tmp_path / "config.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    if read is fingerprint and kind == "folder":
+        return  # folders have no part in it
+    with pytest.raises(InputError, match=rf"config\.json.* (is a {kind}; give a regular file)"):
+        read(tmp_path if read is fingerprint else path)
+
+
+def test_files_without_an_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.json_file._MOST_BYTES", 100)
+    monkeypatch.setattr("engine.struct_file._MOST_BYTES", 100)
+    monkeypatch.setattr("engine.input_file.MAX_LINE_BYTES", 100)
+    for name, read in (("a.json", read_object), ("a.yaml", read_tree)):
+        (tmp_path / name).write_text("{}" + " " * 99)
+        with pytest.raises(InputError, match=rf"{name} is larger than 100 bytes"):
+            read(tmp_path / name)
+    (tmp_path / "a.jsonl").write_text("{}\n" + " " * 97 + "{}\n" + " " * 101)
+    rows = read_rows(tmp_path / "a.jsonl")
+    assert [next(rows), next(rows)] == [(1, {}), (2, {})]
+    with pytest.raises(InputError, match=r"a\.jsonl:3: the line is longer than 100 bytes"):
+        next(rows)
+
+
+def test_numbers_that_python_does_not_read_are_named(tmp_path):
+    for name, read in (("a.json", read_object), ("a.jsonl", read_rows)):
+        (tmp_path / name).write_text('{"size": 1' + "0" * 5000 + "}")
+        try:
+            (_, row) = next(read(tmp_path / name))  # type: ignore[call-overload]
+            told = row.reason
+        except InputError as error:
+            told = str(error)
+        assert "a whole number has more than 4,300 digits" in told
 
 
 def test_rows_may_begin_with_a_byte_order_mark(tmp_path):
