@@ -9,6 +9,7 @@ import torch
 from engine.config import EngineConfig
 from engine.core import Core
 from engine.errors import InputError, refuse, shown
+from engine.model import weights
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.model.shard import Shard
@@ -88,6 +89,20 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
         check_sizes(config, model, free_bytes(torch.device(device), ranks), ranks, "this machine")
 
 
+def check_weights(config: EngineConfig, directory: Path, model: ModelConfig) -> None:
+    """Raises InputError where the weights are not those that config.json describes, by their files' headers alone, or
+    where a CPU's memory cannot hold them: before a process is started and anything is allocated."""
+    if config.load_format == "auto":
+        weights.check(directory, model)
+    width = model.dtype.itemsize if config.quantization == "none" else 1
+    wanted, free = model.num_parameters * width, available_bytes()
+    if resolve_device(config.device) == "cpu" and wanted > free:
+        raise InputError(
+            f"{directory / 'config.json'} describes {wanted / 2**30:,.1f} GiB of weights and {free / 2**30:,.1f} GiB "
+            "of this machine are free; give a smaller model, or another device"
+        )
+
+
 def check_sizes(config: EngineConfig, model: ModelConfig, free: int, ranks: int, where: str) -> None:
     """Raises InputError where what the flags have allocated (pages, slots, a step's activations) is more than the
     `free` bytes of `where`; names the flag that takes most of it, and how much."""
@@ -126,7 +141,8 @@ def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, grou
     length = model_length(config, model)
     if config.one_shot_all_reduce:
         group.use_one_shot(model.dtype)
-    decoder = Decoder.load(directory, model, group, length, config.load_format, config.seed, precision(config))
+    positions = context_limit(config, model)
+    decoder = Decoder.load(directory, model, group, positions, config.load_format, config.seed, precision(config))
     size = config.page_size
     pool = PagePool(_num_pages(config, decoder, group, length, size) + 1, size, config.enable_prefix_caching)
     context = min(length, pool.capacity)

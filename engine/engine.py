@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from engine.build import build_core, check_config, resolve_device
+from engine.build import build_core, check_config, check_weights, resolve_device
 from engine.capabilities import start_lines
 from engine.config import EngineConfig
 from engine.core import Command, Core, End
@@ -58,6 +58,7 @@ class Engine:
         # Whatever needs no weights is refused before a process is started.
         check_config(self.config, directory, self.tokenizer)
         self._model = ModelConfig.load(directory, self.config.dtype)
+        check_weights(self.config, directory, self._model)
         self.default_params = default_params(directory, self.config.generation_config)
         """What a request without parameters gets."""
         self._group = self._join(directory)

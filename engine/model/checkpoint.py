@@ -1,42 +1,50 @@
 """The safetensors files of a Hugging Face directory: where each tensor is, and its shape."""
 
-import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from engine.errors import InputError, first_line, refuse
+from engine.errors import InputError, first_line, refuse, shown
+from engine.input_file import open_regular
 from engine.json_file import read_object
 from engine.model.embedded import EMBEDDED, NAMES
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_FLOATS = ("F32", "BF16", "F16")
-_MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+_FLOATS = {"F32": 4, "BF16": 2, "F16": 2}
+"""Bytes of an element."""
+_MAX_HEADER_BYTES = 1 << 25
+"""A tensor takes about 100 of them. The format's own limit is three times that, and so many entries take gigabytes."""
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "merges.txt"]
 
 
 def resolve(model: str) -> Path:
     """The local directory of `model`: itself where it is one, else that of s1-nano by its name, else the snapshot of
     that hub id (fetched if need be)."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise InputError(f"model {shown(model)} is a file; give its directory")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise InputError(f"model {shown(model)} is no directory ({first_line(error)}); check the path") from None
     if model in NAMES and EMBEDDED.is_dir():
         return EMBEDDED
-    if path.exists():
-        raise InputError(f"model {model!r} is a file; give its directory")
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except HFValidationError:
-        raise InputError(f"model {model!r} is no directory, nor the form of a hub id; check the path") from None
+        raise InputError(f"model {shown(model)} is no directory, nor the form of a hub id; check the path") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"model {model!r} is no directory and cannot be fetched as a hub id "
+            f"model {shown(model)} is no directory and cannot be fetched as a hub id "
             f"({first_line(error)}); check the name, or download it and give the directory"
         ) from None
 
@@ -58,9 +66,9 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
     """
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     listed: Mapping[str, str] = {}
-    if single.is_file():
+    if os.path.lexists(single):
         files = [single]
-    elif index.is_file():
+    elif os.path.lexists(index):
         listed = _read_index(index)
         files = [directory / name for name in sorted(set(listed.values()))]
     else:
@@ -81,13 +89,12 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _read_index(index: Path) -> Mapping[str, str]:
-    try:
-        listed = read_object(index)["weight_map"]
-        wrong = next((name for name in listed.values() if Path(name).name != name), None)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} has no readable weight_map ({error!r}); copy it again") from None
-    if wrong is not None:
-        raise InputError(f"{index} lists {wrong!r}; its files must lie beside it")
+    listed = read_object(index).get("weight_map")
+    if not isinstance(listed, dict):
+        raise InputError(f"{index} has no readable weight_map; copy it again")
+    for name in listed.values():
+        if not isinstance(name, str) or not name.isprintable() or Path(name).name != name:
+            raise InputError(f"{index} lists {shown(name)}; its files must lie beside it")
     return listed
 
 
@@ -100,18 +107,29 @@ def _refuse_pickled(directory: Path) -> None:
         )
 
 
+_Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Entry(msgspec.Struct):
+    """A tensor in a header."""
+
+    dtype: str
+    shape: Annotated[list[_Size], msgspec.Meta(max_length=8)]
+    data_offsets: tuple[_Size, _Size]
+
+
 def _read_header(file: Path) -> dict[str, StoredTensor]:
     """https://huggingface.co/docs/safetensors: header length (8 bytes), JSON header, then the tensors' bytes."""
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             text = stream.read(length) if 0 < length <= _MAX_HEADER_BYTES else b""
     except FileNotFoundError:
         raise InputError(f"{file} is missing; copy it into the checkpoint directory") from None
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error})") from None
+        raise InputError(f"{file} cannot be read ({error.strerror})") from None
     refuse(
         (start == b"version ", f"{file} is a Git LFS pointer, not the weights; run `git lfs pull`"),
         (
@@ -119,19 +137,35 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             f"{file} is truncated or no safetensors file ({size} bytes); copy it again",
         ),
     )
+    name = ""
     try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        found = {
-            name: (StoredTensor(file, entry["dtype"], tuple(entry["shape"])), entry["data_offsets"][1])
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise InputError(f"{file} has no readable safetensors header ({error!r}); copy it again") from None
-    for name, (tensor, end) in sorted(found.items(), key=lambda item: item[1][1]):
-        last = 8 + length + end
-        refuse(
-            (last > size, f"{file} is truncated: {name} ends at byte {last} of {size}; copy it again"),
-            (tensor.dtype not in _FLOATS, f"{file}: {name} is {tensor.dtype}; supported are {', '.join(_FLOATS)}"),
-        )
-    return {name: tensor for name, (tensor, _) in found.items()}
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        entries: dict[str, _Entry] = {}
+        for name, value in raw.items():
+            entries[name] = msgspec.json.decode(value, type=_Entry)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        of = f" for {shown(name)}" if name else ""
+        raise InputError(
+            f"{file} has no readable safetensors header{of} ({first_line(error)}); copy it again"
+        ) from None
+    _check_header(file, entries, 8 + length, size)
+    return {name: StoredTensor(file, entry.dtype, tuple(entry.shape)) for name, entry in entries.items()}
+
+
+def _check_header(file: Path, entries: Mapping[str, _Entry], start: int, size: int) -> None:
+    """Raises InputError unless the tensors lie one behind the other from byte `start` of the file's `size`, each as
+    long as its shape asks for: a header must not promise more than the file holds."""
+    behind = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        (begin, end), width = entry.data_offsets, _FLOATS.get(entry.dtype)
+        if start + end > size:
+            raise InputError(f"{file} is truncated: {name} ends at byte {start + end} of {size}; copy it again")
+        if width is None:
+            raise InputError(f"{file}: {name} is {entry.dtype}; supported are {', '.join(_FLOATS)}")
+        if begin != behind or end - begin != prod(entry.shape) * width:
+            raise InputError(
+                f"{file}: {name} of shape {shown(entry.shape)} has the bytes {begin} to {end}: not as many as it takes "
+                "or not those behind the tensor before it; copy it again"
+            )
+        behind = end

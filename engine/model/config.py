@@ -12,6 +12,11 @@ from engine.json_file import read_object
 from engine.model.rope import Rope
 
 ARCHITECTURE = "Qwen2ForCausalLM"
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 1024, 1024, 1024
+MAX_HIDDEN, MAX_INTERMEDIATE, MAX_VOCABULARY = 1 << 16, 1 << 18, 1 << 20
+MAX_POSITIONS = 1 << 21
+"""What config.json may ask for, each several times that of the largest models known: a folder of random weights has no
+tensors that would contradict it."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,10 +53,11 @@ class ModelConfig:
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
         _refuse_unsupported(values, source)
-        heads = _size(values, "num_attention_heads", source)
-        kv_heads = _size(values, "num_key_value_heads", source, heads)
-        hidden = _size(values, "hidden_size", source)
-        head_dim = _size(values, "head_dim", source, max(1, hidden // heads))
+        heads = _size(values, "num_attention_heads", source, MAX_HEADS)
+        kv_heads = _size(values, "num_key_value_heads", source, MAX_HEADS, heads)
+        hidden = _size(values, "hidden_size", source, MAX_HIDDEN)
+        head_dim = _size(values, "head_dim", source, MAX_HEAD_DIM, max(1, hidden // heads))
+        positions = _size(values, "max_position_embeddings", source, MAX_POSITIONS)
         eps = values.get("rms_norm_eps", 1e-6)
         refuse(
             (
@@ -65,24 +71,30 @@ class ModelConfig:
             (head_dim % 2, f"{source}: head_dim is {head_dim}; RoPE rotates pairs, so it must be even"),
             (
                 not is_number(eps, 0, 1) or eps in (0, 1),
-                f"{source}: rms_norm_eps is {eps!r}; give a number between 0 and 1",
+                f"{source}: rms_norm_eps is {shown(eps)}; give a number between 0 and 1",
             ),
         )
-        return cls(
+        config = cls(
             hidden_size=hidden,
-            num_layers=_size(values, "num_hidden_layers", source),
+            num_layers=_size(values, "num_hidden_layers", source, MAX_LAYERS),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            intermediate_size=_size(values, "intermediate_size", source),
-            vocab_size=_size(values, "vocab_size", source),
+            intermediate_size=_size(values, "intermediate_size", source, MAX_INTERMEDIATE),
+            vocab_size=_size(values, "vocab_size", source, MAX_VOCABULARY),
             rms_norm_eps=float(eps),
             tie_word_embeddings=_flag(values, "tie_word_embeddings", source, False),
             attention_bias=_flag(values, "attention_bias", source, True),
-            rope=Rope.parse(values, source),
-            max_position_embeddings=_size(values, "max_position_embeddings", source),
+            rope=Rope.parse(values, source, positions),
+            max_position_embeddings=positions,
             dtype=_dtype(values, source) if dtype == "auto" else _DTYPES[dtype],
         )
+        if config.context_length > MAX_POSITIONS:
+            raise InputError(
+                f"{source}: RoPE factor {shown(config.rope.factor)} makes a context of {config.context_length} of "
+                f"{config.rope.original_max_position_embeddings}; at most {MAX_POSITIONS:,} are supported, lower it"
+            )
+        return config
 
     @property
     def context_length(self) -> int:
@@ -117,13 +129,14 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
     if architectures is None and values.get("model_type") == "qwen2":
         architectures = [ARCHITECTURE]
     if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
-        raise InputError(f"{source}: architectures is {architectures!r}; supported is {ARCHITECTURE}")
+        raise InputError(f"{source}: architectures is {shown(architectures)}; supported is {ARCHITECTURE}")
     act, how = values.get("hidden_act", "silu"), values.get("quantization_config")
-    method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else shown(how)
+    method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else how
+    method = method if isinstance(method, str) and isinstance(how, Mapping) else shown(method)
     window, layers = values.get("sliding_window"), values.get("layer_types")
     slides = bool(values.get("use_sliding_window")) and window is not None
     refuse(
-        (act != "silu", f"{source}: hidden_act is {act!r}; supported is 'silu'"),
+        (act != "silu", f"{source}: hidden_act is {shown(act)}; supported is 'silu'"),
         (
             how is not None,
             f"{source}: the weights are quantized ({method}); give the float32, bfloat16 or float16 model",
@@ -134,22 +147,24 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
         ),
     )
     if slides and layers is None:
-        full = _size(values, "max_window_layers", source, 28, least=0)
-        slides = _size(values, "num_hidden_layers", source) > full
+        full = _size(values, "max_window_layers", source, MAX_LAYERS, 28, least=0)
+        slides = _size(values, "num_hidden_layers", source, MAX_LAYERS) > full
     if slides and (layers is None or "sliding_attention" in layers):
         raise InputError(
-            f"{source}: sliding-window attention ({window} tokens) is in use and not supported; "
+            f"{source}: sliding-window attention ({shown(window)} tokens) is in use and not supported; "
             f"set use_sliding_window to false for full attention"
         )
 
 
-def _size(values: Mapping[str, Any], name: str, source: str, default: int | None = None, least: int = 1) -> int:
+def _size(
+    values: Mapping[str, Any], name: str, source: str, most: int, default: int | None = None, least: int = 1
+) -> int:
     value = default if values.get(name) is None else values[name]
     refuse(
         (value is None, f"{source}: {name} is missing"),
         (
-            not is_whole(value, least),
-            f"{source}: {name} is {shown(value)}; give a whole number of at least {least}",
+            not is_whole(value, least, most),
+            f"{source}: {name} is {shown(value)}; give a whole number from {least} to {most:,}",
         ),
     )
     return cast(int, value)
@@ -158,7 +173,7 @@ def _size(values: Mapping[str, Any], name: str, source: str, default: int | None
 def _flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> bool:
     value = values.get(name, default)
     if not isinstance(value, bool):
-        raise InputError(f"{source}: {name} is {value!r}; give true or false")
+        raise InputError(f"{source}: {name} is {shown(value)}; give true or false")
     return value
 
 
@@ -166,5 +181,5 @@ def _dtype(values: Mapping[str, Any], source: str) -> torch.dtype:
     key = "dtype" if values.get("dtype") is not None else "torch_dtype"
     name = values.get(key) or "float32"
     if not isinstance(name, str) or name not in _DTYPES:
-        raise InputError(f"{source}: {key} is {name!r}; supported are {', '.join(_DTYPES)}")
+        raise InputError(f"{source}: {key} is {shown(name)}; supported are {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine.errors import InputError
-from engine.json_file import read_object
+from engine.errors import InputError, refuse, shown
+from engine.json_file import read_object_if_any
 from engine.request import SamplingParams
 
 _FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -16,12 +16,14 @@ def default_params(directory: Path, generation_config: str) -> SamplingParams:
     InputError for a file that cannot be used.
     """
     path = directory / "generation_config.json"
-    if generation_config == "none" or not path.is_file():
+    values = {} if generation_config == "none" else read_object_if_any(path)
+    if not values:
         return SamplingParams()
-    values = read_object(path)
     try:
+        sampled = values.get("do_sample", False)
+        refuse((not isinstance(sampled, bool), f"do_sample is {shown(sampled)}; give true or false"))
         found = {name: values[name] for name in _FIELDS if values.get(name) is not None}
-        found["temperature"] = found.get("temperature", 1.0) if values.get("do_sample", False) else 0.0
+        found["temperature"] = found.get("temperature", 1.0) if sampled else 0.0
         return SamplingParams.from_dict(found)
     except InputError as error:
         raise InputError(f"{path} cannot be used for defaults: {error}") from error

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from engine.errors import InputError, refuse, shown
+from engine.errors import InputError, is_number, refuse, shown
 
+_LEAST, _MOST = 1e-6, 1e15
+"""Of every parameter: what is computed of any of them stays well inside float32."""
 _KNOWN = {
     "default": set(),
     "linear": {"factor"},
@@ -44,51 +46,51 @@ class Rope:
     truncate: bool = True
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], source: str) -> "Rope":
+    def parse(cls, values: Mapping[str, Any], source: str, positions: int) -> "Rope":
         """From `config.json` as transformers 4 writes it (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`).
 
-        `source` names the file in errors. Raises InputError for a kind or a parameter that is not known.
+        `source` names the file in errors; `positions` is the file's max_position_embeddings. Raises InputError for a
+        kind or a parameter that is not known, and for numbers of which float32 could make infinities.
         """
         name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
-        section = values.get(name) or {}
+        section = {} if values.get(name) is None else values[name]
         if not isinstance(section, Mapping):
-            raise InputError(f"{source}: {name} is {section!r}; give an object")
+            raise InputError(f"{source}: {name} is {shown(section)}; give an object")
         given = dict(section)
         kind = given.pop("rope_type", given.pop("type", "default"))
-        theta = given.pop("rope_theta", None) or values.get("rope_theta") or 10_000.0
-        partial = given.pop("partial_rotary_factor", None) or values.get("partial_rotary_factor") or 1.0
+        theta = _first(given.pop("rope_theta", None), values.get("rope_theta"), 10_000.0)
+        partial = _first(given.pop("partial_rotary_factor", None), values.get("partial_rotary_factor"), 1.0)
         known = _KNOWN.get(kind) if isinstance(kind, str) else None
         unknown = sorted(set(given) - (known or set()))
+        truncate = given.pop("truncate", True)
         refuse(
             (known is None, f"{source}: RoPE kind is {shown(kind)}; supported are {', '.join(_KNOWN)}"),
             (
-                partial != 1.0,
-                f"{source}: partial_rotary_factor is {partial!r}; Qwen2 rotates whole heads, give 1.0",
+                partial != 1.0 or isinstance(partial, bool),
+                f"{source}: partial_rotary_factor is {shown(partial)}; Qwen2 rotates whole heads, give 1.0",
             ),
             (
                 unknown,
-                f"{source}: RoPE kind {kind} does not read {', '.join(map(repr, unknown))}; remove it or correct the "
-                "kind",
+                f"{source}: RoPE kind {kind} does not read {shown(unknown)[1:-1]}; remove it or correct the kind",
+            ),
+            (not isinstance(truncate, bool), f"{source}: truncate is {shown(truncate)}; give true or false"),
+            (
+                not is_number(theta, 1, _MOST) or theta == 1,
+                f"{source}: rope_theta is {shown(theta)}; give a number above 1, up to {_MOST:g}",
             ),
         )
         if kind == "default":
-            return cls(theta=_number(theta, "rope_theta", source))
-        limit = int(_number(values.get("max_position_embeddings", 0), "max_position_embeddings", source))
+            return cls(theta=float(theta))
         stated = given.pop("original_max_position_embeddings", None)
-        original = values.get("original_max_position_embeddings") or stated or limit
-        original = int(_number(original, "original_max_position_embeddings", source))
+        original = _first(values.get("original_max_position_embeddings"), stated, positions)
+        original = int(_number(original, "original_max_position_embeddings", source, 1))
         if given.get("factor") is None and kind == "yarn":
-            given["factor"] = limit / original
-        truncate = given.pop("truncate", True)
+            given["factor"] = positions / original
         numbers = {name: _number(value, name, source) for name, value in given.items() if value is not None}
         if "factor" not in numbers:
             raise InputError(f"{source}: RoPE kind {kind} has no factor; add one")
         return cls(
-            theta=_number(theta, "rope_theta", source),
-            kind=kind,
-            original_max_position_embeddings=original,
-            truncate=bool(truncate),
-            **numbers,
+            theta=float(theta), kind=kind, original_max_position_embeddings=original, truncate=truncate, **numbers
         )
 
     @property
@@ -127,16 +129,25 @@ class Rope:
 
     def cos_sin(self, max_positions: int, head_dim: int, device: torch.device) -> torch.Tensor:
         """The table the kernels read: [max_positions, head_dim] float32, cos in the first half, sin in the second."""
+        table = torch.empty(max_positions, head_dim, dtype=torch.float32, device=device)  # no second one beside it
         positions = torch.arange(max_positions, dtype=torch.float32, device=device)
-        angles = torch.outer(positions, self.inverse_frequencies(head_dim).to(device))
-        return torch.cat((angles.cos(), angles.sin()), dim=-1) * self.attention_scale
+        cos, sin = table.chunk(2, dim=-1)
+        torch.mul(positions[:, None], self.inverse_frequencies(head_dim).to(device), out=sin)
+        torch.cos(sin, out=cos)
+        sin.sin_()
+        return table.mul_(self.attention_scale)
 
 
 def _mscale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _number(value: object, name: str, source: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{source}: {name} is {value!r}; give a finite number above 0")
+def _first(*values: Any) -> Any:
+    """The first that is given."""
+    return next(value for value in values if value is not None)
+
+
+def _number(value: Any, name: str, source: str, least: float = _LEAST) -> float:
+    if not is_number(value, least, _MOST):
+        raise InputError(f"{source}: {name} is {shown(value)}; give a number from {least:g} to {_MOST:g}")
     return float(value)

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.errors import InputError
+from engine.errors import InputError, first_line
 from engine.model.checkpoint import StoredTensor, read_tensors
 from engine.model.config import ModelConfig
 from engine.model.shard import Shard
@@ -194,9 +194,7 @@ def load(
     the way, or quantised one tensor at a time (`codes`): no second copy on the host. Everything is checked against the
     headers before memory is allocated. Raises InputError naming file and tensor.
     """
-    stored = read_tensors(directory)
-    shapes_only = Weights.allocate(config, shard, torch.device("meta"), codes)
-    _check(stored, list(placements(shapes_only, config, shard)), directory)
+    stored = check(directory, config)
     weights = Weights.allocate(config, shard, device, codes)
     wanted = sorted(((stored[p.name].file, p) for p in placements(weights, config, shard)), key=itemgetter(0))
     for file, group in groupby(wanted, key=itemgetter(0)):
@@ -205,7 +203,7 @@ def load(
                 for _, placement in group:
                     _fill(placement, tensors)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} cannot be read ({error}); copy it again") from None
+            raise InputError(f"{file} cannot be read ({first_line(error)}); copy it again") from None
     _quantise_tied_head(weights, config, shard)
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(stored["lm_head.weight"], weights, config, shard)
@@ -227,7 +225,11 @@ def _slice(tensors: safe_open, placement: Placement) -> Tensor:
     return tensor[:, placement.start : placement.stop] if placement.dim else tensor[placement.start : placement.stop]
 
 
-def _check(stored: Mapping[str, StoredTensor], wanted: list[Placement], directory: Path) -> None:
+def check(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
+    """The tensors in `directory`, by the files' headers alone. Raises InputError, naming file and tensor, unless they
+    are those that `config` asks for."""
+    stored, shard = read_tensors(directory), Shard.of(config)
+    wanted = list(placements(Weights.allocate(config, shard, torch.device("meta")), config, shard))
     for placement in wanted:
         tensor = stored.get(placement.name)
         if tensor is None:
@@ -243,6 +245,7 @@ def _check(stored: Mapping[str, StoredTensor], wanted: list[Placement], director
         # Early checkpoints store the RoPE frequencies, which config.json determines; a tied head is checked later.
         if name not in known and not name.endswith("rotary_emb.inv_freq") and name != "lm_head.weight":
             raise InputError(f"{tensor.file}: {name} is not part of the model that config.json describes")
+    return stored
 
 
 def _check_tied(head: StoredTensor, weights: Weights, config: ModelConfig, shard: Shard) -> None:

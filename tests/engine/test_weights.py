@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from engine.errors import InputError
 from engine.model import weights
 from engine.model.checkpoint import read_tensors, resolve
-from engine.model.config import ModelConfig
+from engine.model.config import MAX_POSITIONS, ModelConfig
 from engine.model.shard import Shard
 from engine.model.weights import Weights
 from tests.checkpoints import write_random_checkpoint
@@ -161,6 +161,108 @@ def test_files_that_are_no_safetensors(content: bytes, message: str, tmp_path: P
         load(tmp_path)
 
 
+def entry(shape: object = (1,), offsets: object = (0, 4), dtype: object = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        *(
+            ({"a": entry(offsets=offsets)}, "no readable safetensors header for 'a'")
+            for offsets in ([0], [0, "4"], [0, 4.5], [-4, 0], [0, True], {"0": 4}, "04", None, [0, 4, 8], [0, 10**400])
+        ),
+        *(
+            ({"a": entry(shape=shape)}, "no readable safetensors header for 'a'")
+            for shape in ([-1], ["1"], [1.5], 1, None, {}, [2**63], [1] * 9, [10**400], [[1]])
+        ),
+        ({"a": entry(dtype=7)}, "no readable safetensors header for 'a'"),
+        ({"a": {"dtype": "F32"}}, "no readable safetensors header for 'a'"),
+        ({"a": 5, "__metadata__": 5}, "no readable safetensors header for 'a'"),
+        ([1], "no readable safetensors header"),
+        ({"a": entry(offsets=[0, 2**40])}, "is truncated: a ends at byte "),
+        ({"a": entry(offsets=[4, 0])}, "has the bytes 4 to 0: not as many as it takes"),
+        ({"a": entry([2**31, 2**31])}, "has the bytes 0 to 4: not as many as it takes"),
+        ({"a": entry(), "b": entry()}, "b of shape .* not those behind the tensor before it"),
+        ({"a": entry(offsets=[4, 8])}, "not those behind the tensor before it"),
+        ({"a": entry(dtype="F8_E4M3")}, "a is F8_E4M3; supported are F32"),
+        ({"\x1b[31m\n": entry(dtype="I8")}, r"\\x1b\[31m\\n is I8"),
+    ],
+)
+def test_headers_that_lie(header: object, message: str, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(100))
+    with pytest.raises(InputError, match=f"model.safetensors.*{message}") as caught:
+        read_tensors(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**26, 10**8, 0])
+def test_header_lengths_beyond_reason(length: int, tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(length.to_bytes(8, "little") + b"{}")
+        file.truncate(2 * 10**8)  # sparse
+    with pytest.raises(InputError, match=r"model.safetensors is truncated or no safetensors file"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a\0b", "a/b", "\ud800", "a\nb", 5, None, ["a"], {}])
+def test_names_in_an_index_that_are_none_beside_it(name: object, tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    with pytest.raises(InputError, match=rf"{INDEX} lists .*; its files must lie beside it") as caught:
+        read_tensors(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX, "other.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_no_checkpoint(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=f"{name} is a {kind}; give a regular file"):
+        read_tensors(tmp_path)
+
+
+ABSURD = (0, -1, 2**31, 2**53, 2**63, 10**400, 1e308, float("nan"), float("inf"), True, "7", [], {}, 7.5)
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "sliding_window"),
+    *("max_window_layers", "layer_types", "rope_scaling", "rope_parameters", "tie_word_embeddings", "dtype"),
+    *("factor", "original_max_position_embeddings", "beta_fast", "attention_factor", "mscale", "truncate"),
+)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_that_the_tensors_contradict(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is allocated for them: what passes here is what the headers are as large as."""
+    directory = tmp_path_factory.getbasetemp() / "sizes"
+    if not directory.is_dir():
+        write_random_checkpoint(directory, tied=True)
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "right.json").write_text(json.dumps({**config, "rope_theta": 1e4}))
+    right = json.loads((directory / "right.json").read_text())
+    yarn = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}
+    for value in (*ABSURD, 1, 2, 4, 65, 1024, 2**16, 2**21, "\x1b[31m" * 10**5):
+        if SIZES.index(name) >= SIZES.index("factor"):
+            changed = {**right, "rope_scaling": {**yarn, name: value}}
+        else:
+            changed = {**right, name: value, "use_sliding_window": name in ("sliding_window", "layer_types")}
+        (directory / "config.json").write_text(json.dumps(changed))
+        try:
+            config = ModelConfig.load(directory)
+            weights.check(directory, config)
+        except InputError as error:
+            assert str(error).isprintable() and len(str(error)) < 600, value
+            continue
+        assert config.context_length <= MAX_POSITIONS
+        assert config.rope.cos_sin(64, config.head_dim, CPU).isfinite().all(), value
+
+
 def test_a_listed_file_that_is_missing(tmp_path: Path) -> None:
     directory = write_random_checkpoint(tmp_path, shards=3)
     (directory / "model-00002-of-00003.safetensors").unlink()
@@ -232,7 +334,7 @@ import sys
 from pathlib import Path
 import torch
 from engine.model.decoder import Decoder
-from engine.model.config import ModelConfig
+from engine.model.config import MAX_POSITIONS, ModelConfig
 from engine.ranks.group import Group
 
 def anonymous_peak():
