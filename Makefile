@@ -14,7 +14,7 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
 
-.PHONY: setup demo test test-full sanitize bench nano gpu-kit clean
+.PHONY: setup demo test test-full sanitize fuzz bench nano gpu-kit clean
 
 setup: $(VENV)/.test
 
@@ -41,6 +41,12 @@ sanitize: $(VENV)/.test
 	$(VENV)/bin/cmake --build $(ASAN)
 	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | tr '\n' ' ')" \
 	ASAN_OPTIONS=detect_leaks=0 S1_CPU_LIBRARY=$(ASAN)/_cpu.so $(TEST) tests/csrc
+
+# Bad input of every kind for so many minutes: make fuzz MINUTES=10 ONLY="chat template"
+MINUTES ?= 10
+fuzz: $(VENV)/.test
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false MALLOC_ARENA_MAX=2 \
+		$(RUN) -m tests.fuzz --minutes $(MINUTES) --workers $(WORKERS) $(if $(ONLY),--only "$(ONLY)")
 
 bench: $(VENV)/.test
 	$(TEST) -o addopts="--strict-markers" --benchmark-only bench/micro

@@ -54,6 +54,25 @@ def api_key(config: EndpointConfig) -> str:
     return os.environ.get(config.api_key_env, "") or "none"  # the package refuses an empty one
 
 
+MAX_REPLY = 16 << 20
+"""Bytes of a reply, unpacked: some hundred thousand tokens with their log-probabilities."""
+
+
+class TooLong(openai.OpenAIError):
+    """A reply of more than `MAX_REPLY` bytes. The package lets errors of its own kind through."""
+
+
+async def _read_bounded(response: Any) -> None:
+    """Read the body here instead of in the package, which would take in whatever a server sends."""
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_REPLY:
+            raise TooLong
+    response._content = b"".join(parts)  # what `aread` returns
+
+
 class Failed(Exception):
     """A call without a reply that can be used.
 
@@ -89,7 +108,11 @@ class Client(AbstractAsyncContextManager["Client", None]):
         """Raises InputError where the key is missing."""
         self._config = config
         self._http = AsyncOpenAI(
-            base_url=config.base_url, api_key=api_key(config), timeout=config.timeout_s, max_retries=0
+            base_url=config.base_url,
+            api_key=api_key(config),
+            timeout=config.timeout_s,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_read_bounded]}),
         )
 
     async def __aexit__(self, *exc: object) -> None:
@@ -133,8 +156,10 @@ class Client(AbstractAsyncContextManager["Client", None]):
             status = error.status_code
             kind = _KINDS.get(status, "server" if status >= 500 else "bad_request")
             after = error.response.headers.get("retry-after", "")
-            wait_s = float(after) if after.replace(".", "", 1).isdigit() else 0.0
+            wait_s = float(after) if after.isascii() and after.replace(".", "", 1).isdigit() else 0.0
             raise Failed(kind, f"status {status}: {error.message}", wait_s) from None
+        except TooLong:
+            raise Failed("garbage", f"the reply is longer than {MAX_REPLY >> 20} MiB") from None
         except openai.APIConnectionError as error:
             raise Failed("connection", f"{error}: {error.__cause__}") from None
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

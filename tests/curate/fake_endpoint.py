@@ -7,6 +7,7 @@ Each request is a line of LOG when it arrives: model, prompt, how many times the
 to the model were open then, itself included.
 """
 
+import gzip
 import hashlib
 import json
 import sys
@@ -79,6 +80,10 @@ def behave(model: str, prompt: str, tries: int) -> tuple[int, bytes, dict[str, s
         return 429, b'{"error": {"message": "slow down"}}', {"Retry-After": "0.05"}
     if model == "broken":
         return 503, b"upstream is away", {}
+    if model == "packed":  # 20 MiB
+        return 200, gzip.compress(b'{"x":"' + b" " * (20 << 20)), {"Content-Encoding": "gzip"}
+    if model == "superscript":
+        return 429, b"{}", {"Retry-After": "\N{SUPERSCRIPT TWO}"}
     if model == "locked":
         return 401, b'{"error": {"message": "wrong key"}}', {}
     if model == "strict":

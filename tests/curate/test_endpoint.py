@@ -87,6 +87,8 @@ def test_thinking_fields_go_into_the_body(endpoint, tmp_path):
     [
         ("broken", "server", 4, "status 503"),
         ("strict", "bad_request", 1, "prompt too long"),
+        ("packed", "garbage", 4, "longer than 16 MiB"),
+        ("superscript", "rate_limit", 4, "status 429"),
         *((f"garbage{i}", "garbage", 4, "") for i in range(7)),
     ],
 )
