@@ -200,8 +200,8 @@ def test_a_worker_that_cannot_start_says_why(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
-def test_a_worker_is_stopped_between_its_turns(tmp_path):
-    """So that one that polls or spins takes nothing from the others."""
+def test_a_worker_is_stopped_between_its_turns_and_killed_where_it_does_not_answer(tmp_path):
+    """Stopped, so that one that polls or spins takes nothing from the others."""
 
     def stopped() -> bool:
         return Path(f"/proc/{worker._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
@@ -213,6 +213,9 @@ def test_a_worker_is_stopped_between_its_turns(tmp_path):
             while not stopped():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+        with pytest.raises(WorkerFailed, match="no answer within 0 s"):
+            worker.run([[1, 2]], 50, seconds=0)
+        assert worker._process.poll() is not None
 
 
 HOLDS = """
@@ -242,11 +245,3 @@ def test_a_worker_ends_with_a_benchmark_that_is_killed(tmp_path):
     while worker.exists() and worker.read_text().rsplit(")", 1)[1].split()[0] != "Z":
         assert time.monotonic() < deadline, "it would hold the card"
         time.sleep(0.05)
-
-
-def test_a_worker_that_does_not_answer_is_killed(tmp_path):
-    folder = checkpoint(tmp_path, SHAPES["tiny"])
-    with Worker("engine_worker.py", setup_of(folder), tmp_path / "log") as worker:
-        with pytest.raises(WorkerFailed, match="no answer within 0 s"):
-            worker.run([[1, 2]], 50, seconds=0)
-        assert worker._process.poll() is not None
