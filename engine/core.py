@@ -7,8 +7,9 @@ Every rank applies the same commands before the same step and so does the same w
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from engine.schedule.scheduler import Scheduler, Step
 from engine.schedule.sequence import Admission, Control, Sequence
@@ -18,16 +19,14 @@ from engine.step.runner import Runner
 from kernels.thinking import UNLIMITED, Finish, Record
 
 
-@dataclass(frozen=True)
-class End:
+class End(msgspec.Struct, frozen=True, tag=True):
     """The host ends a sample (a stop string) or, with `sample` None, a whole request (an abort)."""
 
     request_id: int
     sample: int | None = None
 
 
-@dataclass(frozen=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True, tag=True):
     """Live control of every sample of a request; `budget` goes with SET_BUDGET."""
 
     request_id: int

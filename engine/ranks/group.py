@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from engine.errors import EngineDead, InputError, first_line
 from engine.ranks.one_shot import OneShotAllReduce, OneShotAllReduceNorm
@@ -24,6 +25,8 @@ CONTROL_TIMEOUT = timedelta(days=365)
 """An idle rank waits in `broadcast_bytes` for the next command; a peer's death ends the wait at once."""
 START_TIMEOUT = timedelta(minutes=5)
 """Longest wait for all ranks to come to the store: a cold import of torch on a busy disk takes a minute."""
+CONNECT_TIMEOUT = timedelta(minutes=1)
+"""Longest wait for a connection, once all have come."""
 CLOSE_TIMEOUT_S = 2.0
 """How long a rank that leaves waits for the others to do the same."""
 _MESSAGE_BYTES = 4096
@@ -68,18 +71,23 @@ class Group:
         refuse_second_group()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=DATA_TIMEOUT,
-            device_id=device if device.type == "cuda" else None,
-        )
-        self._control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+        assert store is not None, "several ranks meet in a store"
+        try:
+            self._meet(store)
+            # Gloo waits as long for a stranger who took a rank's place as it does for a rank that computes.
+            backend, timeout = ("nccl", DATA_TIMEOUT) if device.type == "cuda" else ("gloo", CONNECT_TIMEOUT)
+            device_id = device if device.type == "cuda" else None
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=device_id
+            )
+            self._control = dist.new_group(backend="gloo", timeout=CONNECT_TIMEOUT)
+        except RuntimeError as error:
+            raise self._dead(error) from error
         assert dist.group.WORLD is not None and self._control is not None
         prove(secret, dist.group.WORLD, device)
         prove(secret, self._control, torch.device("cpu"))
+        _set_pg_timeout(DATA_TIMEOUT, dist.group.WORLD)
+        _set_pg_timeout(CONTROL_TIMEOUT, self._control)
 
     @classmethod
     def single(cls, device: torch.device) -> "Group":
@@ -205,6 +213,11 @@ class Group:
         if self.companions is not None:
             self.companions.close(healthy=False)
 
+    def _meet(self, store: dist.Store) -> None:
+        keys = [f"here/{rank}" for rank in range(self.size)]
+        store.set(keys[self.rank], "1")
+        store.wait(keys, START_TIMEOUT)
+
     def _all_leave(self, store: dist.Store) -> bool:
         keys = [f"leaving/{rank}" for rank in range(self.size)]
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
@@ -221,7 +234,7 @@ class Group:
     def _dead(self, error: RuntimeError) -> EngineDead:
         return EngineDead(
             f"rank {self.rank} of {self.size} cannot reach the others ({first_line(error)}); one of them has "
-            "ended: its own message says why"
+            "ended (its own message says why), or something else has taken its place: start the run again"
         )
 
 

@@ -1,24 +1,36 @@
-"""Starting the other ranks of a group on this machine, and noticing when one dies."""
+"""Starting the other ranks of a group on this machine, and noticing when one dies or falls silent."""
 
 import contextlib
 import multiprocessing
 import os
+import secrets
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from concurrent.futures import Future
+from math import inf
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from engine.errors import EngineDead, InputError
 from engine.ranks.group import START_TIMEOUT, Group, local_device, refuse_second_group
+from engine.ranks.secret import on_loopback
 
 _GRACE_S = 5.0
 """How long a rank may take to end by itself before it is killed."""
+_BEAT_S = 1.0
+"""Every so often a rank tells the first one that it runs."""
+SILENT_S = 8.0
+"""A rank that has not told so for this long, after it first did, is named on standard error."""
+
+T = TypeVar("T")
 
 
 def exit_on_death(message: str) -> None:
@@ -36,35 +48,22 @@ def spawn_ranks(
 ) -> Group:
     """Makes this process rank 0 of `size` and starts the others, each of which runs `target(group, *args)`.
 
-    `target` and `args` are pickled (processes are spawned, not forked: CUDA does not survive a fork), so a script
-    needs the usual `if __name__ == "__main__"`. The ranks meet on a port that the system chooses. On the CPU each of
-    them, this one included, takes its share of torch's threads, until the group is closed.
+    `target` and `args` reach them through a pipe, pickled by multiprocessing (processes are spawned, not forked: CUDA
+    does not survive a fork), so a script needs the usual `if __name__ == "__main__"`. The ranks meet in a folder that
+    only this user can enter, and listen on the loopback interface only. On the CPU each of them, this one included,
+    takes its share of torch's threads, until the group is closed.
 
     A rank that ends before `Group.close()` is noticed within a second: the remaining ones are killed and
-    `on_death(message)` runs, on a thread of its own. The others end by themselves when this process is gone.
+    `on_death(message)` runs, on a thread of its own. One that is silent is named on standard error. The others end by
+    themselves when this process is gone.
     """
     device = local_device(device_type, 0)
     if size == 1:
         return Group.single(device)
     local_device(device_type, size - 1)  # refuse before anything is started
     refuse_second_group()
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, threads // size))
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=START_TIMEOUT)
-    processes = [
-        multiprocessing.get_context("spawn").Process(
-            target=_run_rank,
-            args=(rank, size, store.port, device_type, torch.get_num_threads(), target, tuple(args)),
-            name=f"rank {rank}",
-            daemon=True,
-        )
-        for rank in range(1, size)
-    ]
-    for process in processes:
-        process.start()
-    ranks = SpawnedRanks(processes, on_death, threads)
-    group = Group(0, size, device, store)
+    ranks = SpawnedRanks(size, target, args, device_type, on_death)
+    group = ranks.interruptible(ranks.join)
     group.companions = ranks
     return group
 
@@ -72,56 +71,157 @@ def spawn_ranks(
 class SpawnedRanks:
     """The processes of ranks 1 and up, watched by a thread until `close`."""
 
-    def __init__(self, processes: Sequence[SpawnProcess], on_death: Callable[[str], None], threads: int) -> None:
-        """`threads`: torch's in this process before it shared them."""
-        self._processes, self._on_death, self._threads = processes, on_death, threads
+    def __init__(
+        self,
+        size: int,
+        target: Callable[..., None],
+        args: Sequence[Any],
+        device_type: str,
+        on_death: Callable[[str], None],
+    ) -> None:
+        self._size, self._device, self._on_death = size, local_device(device_type, 0), on_death
+        self._threads = torch.get_num_threads()
+        if self._device.type == "cpu":
+            torch.set_num_threads(max(1, self._threads // size))
+        self._folder, self._secret = tempfile.mkdtemp(prefix="s1-ranks-"), secrets.token_bytes(32)
+        context, self._beats = multiprocessing.get_context("spawn"), list[Connection]()
+        self._processes = []
+        for rank in range(1, size):
+            beats, beat = context.Pipe(duplex=False)
+            meeting = (self._folder, self._secret, beat)
+            process = context.Process(
+                target=_run_rank,
+                args=(rank, size, meeting, device_type, torch.get_num_threads(), target, tuple(args)),
+                name=f"rank {rank}",
+                daemon=True,
+            )
+            process.start()
+            beat.close()
+            self._beats.append(beats)
+            self._processes.append(process)
         self._closing, self._wake = os.pipe()
         self._watcher = threading.Thread(target=self._watch, name="rank watcher", daemon=True)
         self._watcher.start()
 
+    def join(self) -> Group:
+        """This process as rank 0, once all have come."""
+        return _join(0, self._size, self._folder, self._secret, self._device)
+
+    def interruptible(self, work: Callable[[], T]) -> T:
+        """What `work` returns. It runs on a thread of its own, so that Ctrl-C is answered while it waits for a rank;
+        the ranks are then killed, as on any error."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # the current device is each thread's own
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, name="start", daemon=True).start()
+        try:
+            return done.result()
+        except BaseException as error:
+            if not isinstance(error, InputError):  # which every rank raises: the group can still be closed
+                self.close(healthy=False)
+            raise
+
     def _watch(self) -> None:
-        ready = wait([self._closing, *(process.sentinel for process in self._processes)])
-        if self._closing in ready:
-            return
-        dead = next(process for process in self._processes if process.sentinel in ready)
+        silent, told, passed = [-inf] * len(self._beats), [False] * len(self._beats), time.monotonic()
+        beats = dict(zip(self._beats, range(len(self._beats)), strict=True))
+        while True:
+            ready = wait([self._closing, *(process.sentinel for process in self._processes), *beats], _BEAT_S)
+            if self._closing in ready:
+                return
+            if dead := next((process for process in self._processes if process.sentinel in ready), None):
+                break
+            # This process may have been stopped itself: a pass counts for little more than it can last.
+            now, before = time.monotonic(), passed
+            passed = now
+            for connection, i in list(beats.items()):
+                silent[i] += min(now - before, 2 * _BEAT_S)
+                if connection in ready:
+                    silent[i] = 0.0
+                    try:
+                        connection.recv_bytes()
+                    except EOFError:  # it ends; its sentinel follows
+                        del beats[connection]
+                if (silent[i] > SILENT_S) != told[i]:
+                    told[i] = not told[i]
+                    print(self._report(i, told[i]), file=sys.stderr, flush=True)
         dead.join()
         code = dead.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         self._kill()
         self._on_death(f"{dead.name} (process {dead.pid}) {how}; all ranks end here, start the run again")
 
+    def _report(self, i: int, silent: bool) -> str:
+        rank = f"{self._processes[i].name} (process {self._processes[i].pid})"
+        if not silent:
+            return f"{rank} answers again"
+        return (
+            f"{rank} has been silent for {SILENT_S:.0f} s: stopped, or starved; the others wait (Ctrl-C ends the run)"
+        )
+
     def any_dead(self) -> bool:
-        """Whether one of them has ended."""
-        return any(not process.is_alive() for process in self._processes)
+        """Whether one of them has ended, or all were ended here."""
+        return not self._processes or any(not process.is_alive() for process in self._processes)
 
     def _kill(self) -> None:
         for process in self._processes:
             process.kill()  # nothing happens to one that has ended
 
-    def close(self, healthy: bool) -> None:
-        """Stops watching; ranks that have left the group get a moment to end, the others are killed."""
+    def unwatch(self) -> None:
+        """From now on a rank may end, or be silent."""
         os.write(self._wake, b"x")
         self._watcher.join()
+
+    def close(self, healthy: bool) -> None:
+        """Stops watching; ranks that have left the group get a moment to end, the others are killed. Calling it again
+        does nothing."""
+        if not self._processes:
+            return
+        self.unwatch()
+        deadline = time.monotonic() + (_GRACE_S if healthy else 0)
         for process in self._processes:
-            process.join(_GRACE_S if healthy else 0)
+            process.join(max(0, deadline - time.monotonic()))
         self._kill()
         for process in self._processes:
             process.join()
+        self._processes = []
+        for end in self._beats:
+            end.close()
         os.close(self._closing)
         os.close(self._wake)
+        shutil.rmtree(self._folder, ignore_errors=True)
         torch.set_num_threads(self._threads)
 
 
+def _join(rank: int, size: int, folder: str, secret: bytes, device: torch.device) -> Group:
+    store = dist.FileStore(os.path.join(folder, "store"), size)
+    store.set_timeout(START_TIMEOUT)
+    with on_loopback():
+        return Group(rank, size, device, store, secret)
+
+
 def _run_rank(
-    rank: int, size: int, port: int, device_type: str, threads: int, target: Callable[..., None], args: tuple[Any, ...]
+    rank: int,
+    size: int,
+    meeting: tuple[str, bytes, Connection],
+    device_type: str,
+    threads: int,
+    target: Callable[..., None],
+    args: tuple[Any, ...],
 ) -> None:
     # Ctrl-C reaches the whole process group; rank 0 decides what it means and the others follow its commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, args=(rank,), name="parent watcher", daemon=True).start()
+    folder, secret, beat = meeting
+    threading.Thread(target=_follow_parent, args=(rank, folder, beat), name="parent watcher", daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=START_TIMEOUT)
-        group = Group(rank, size, local_device(device_type, rank), store)
+        group = _join(rank, size, folder, secret, local_device(device_type, rank))
         with contextlib.suppress(InputError):  # rank 0 raises the same, tells the user, and closes the group too
             target(group, *args)
         group.close()
@@ -131,8 +231,11 @@ def _run_rank(
         os._exit(1)
 
 
-def _follow_parent(rank: int) -> None:
+def _follow_parent(rank: int, folder: str, beat: Connection) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
+        while not wait([parent.sentinel], _BEAT_S):
+            with contextlib.suppress(OSError):  # rank 0 closes, or is gone
+                beat.send_bytes(b".")
+        shutil.rmtree(folder, ignore_errors=True)
         exit_on_death(f"rank {rank} (process {os.getpid()}) ends: rank 0 (process {parent.pid}) is gone")

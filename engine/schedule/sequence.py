@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 from engine.request import SamplingParams
 from engine.schedule.page_pool import ROOT
 from engine.thinking.plan import ThinkingPlan
@@ -20,8 +22,7 @@ class Prepared:
     plan: ThinkingPlan
 
 
-@dataclass(frozen=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, tag=True):
     """What every rank needs to know of a new request: the command that lets it in."""
 
     number: int

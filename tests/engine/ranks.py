@@ -1,13 +1,16 @@
 """What the ranks of the tensor-parallel tests run. Apart from the tests: a rank's process imports only this."""
 
+from multiprocessing import SimpleQueue
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from engine.errors import InputError
+from engine.errors import EngineDead, InputError
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.ranks.group import Group
+from engine.ranks.secret import on_loopback
 from tests.engine.steps import random_sequences, run_mixed
 
 
@@ -68,3 +71,12 @@ def waiting_worker(group: Group) -> None:
 
 def failing_worker(group: Group, directory: Path) -> None:
     Decoder.load(directory, ModelConfig.load(directory), group, 64)
+
+
+def impostor_worker(rank: int, store: str, said: "SimpleQueue[tuple[int, str]]") -> None:
+    """Joins with a secret of its own and tells what that came to."""
+    try:
+        with on_loopback():
+            Group(rank, 2, torch.device("cpu"), dist.FileStore(store, 2), b"secret of %d" % rank)
+    except EngineDead as error:
+        said.put((rank, str(error)))
