@@ -81,6 +81,8 @@ def to_struct(tree: Any, kind: type[T]) -> T:
         raise InputError(str(error.__cause__ or _explained(str(error), tree, kind))) from error
     except RecursionError as error:
         raise InputError("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{shown(error.object)} is not valid Unicode (a lone surrogate)") from error
 
 
 def _parsed(text: str | bytes, name: str) -> Any:

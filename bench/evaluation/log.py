@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from engine import InputError
 from engine.command.append_log import AppendLog, read_lines
@@ -27,6 +29,54 @@ class Key(NamedTuple):
     problem: str
     condition: str
     sample: int
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    text: str | None
+    rule: str
+
+
+class _Row(msgspec.Struct):
+    """What is read of a row besides its key."""
+
+    task: str
+    problem: str
+    condition: str
+    sample: _Count
+    at: float
+    source: str
+    generated: _Count
+    tries: _Count
+    left_thinking: bool
+    choice: _Choice | None
+    token_ids: list[_Count]
+    forced: list[_Count]
+    reasoning: str
+    answer: str
+    thinking_tokens: _Count
+    completion_tokens: _Count
+    stop_reason: str | None
+    mean_logprob: float | None
+    error: str | None
+
+
+class _Identity(msgspec.Struct):
+    grid: dict[str, Any]
+    tasks: dict[str, str]
+
+
+class _About(msgspec.Struct):
+    name: str
+
+
+class _Run(msgspec.Struct):
+    """What is read of `run.json`."""
+
+    identity: _Identity
+    about: _About
 
 
 class Log(AbstractContextManager["Log"]):
@@ -133,7 +183,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise InputError(f"{folder / 'run.json'}: no JSON: {error}; restore the file") from error
-    if not isinstance(found, dict) or not {"grid", "tasks"} <= found.get("identity", {}).keys():
+    if not _is(_Run, found):
         raise InputError(f"{folder / 'run.json'}: does not say what was run; restore the file")
     return found
 
@@ -157,7 +207,15 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def _is_row(value: Mapping[str, Any]) -> bool:
-    return {"task", "sample"} <= value.keys()
+    return _is(_Row, value)
+
+
+def _is(kind: type, value: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, UnicodeError):  # the latter: a name that is not valid Unicode
+        return False
+    return True
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any]:

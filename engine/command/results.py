@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.command.append_log import AppendLog, read_lines, write_all
 from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
-from engine.errors import InputError, refuse
+from engine.errors import InputError, is_whole, refuse
 
 
 class ResultsFile:
@@ -141,13 +141,19 @@ class ResultsFile:
         """Take note of the finished lines; a torn last one is left out, and so overwritten."""
         assert self._log is not None
         file, number = self._log.file, 0
-        for number, offset, size, record in read_lines(file, self.name, lambda r: isinstance(r.get("index"), int)):
+        for number, offset, size, record in read_lines(file, self.name, _is_record):
             _check_same(record, f"{self.name}:{number}", lines, origin)
             if record["index"] not in self._spans and not _failed(record):  # else left out of the final order
                 self._spans[record["index"]] = offset, size
             self._whole += size
         torn = file.seek(0, os.SEEK_END) > self._whole
         return [f"{self.name}:{number + 1}: the last line is torn; its request runs again"] if torn else []
+
+
+def _is_record(value: Mapping[str, Any]) -> bool:
+    outputs = value.get("outputs", [])
+    samples = isinstance(outputs, list) and all(isinstance(sample, dict) for sample in outputs)
+    return samples and is_whole(value.get("index"))
 
 
 def _check_same(record: Mapping[str, Any], where: str, lines: Sequence[InputLine], origin: Origin) -> None:
