@@ -172,6 +172,8 @@ class SamplingParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: "SamplingParams | None" = None) -> "SamplingParams":
         """`base` (or the defaults) overridden by `values`; unknown names are refused with the known ones."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"params is {shown(values)}; give an object of sampling parameters")
         known = sorted(f.name for f in fields(cls))
         for name in values:
             if name not in known:

@@ -4,12 +4,14 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.config import EngineConfig
 from engine.errors import InputError, is_whole, refuse, shown
+from engine.input_file import read_lines
+from engine.json_file import parse_json
 from engine.request import Completion, Prompt, RequestOutput, SamplingParams
 from engine.text.chat_template import check_messages
 
@@ -35,27 +37,29 @@ class InputLine:
 def read_input(path: str, base: SamplingParams) -> list[InputLine]:
     """Every request of a JSONL file ("-": standard input), its `params` laid over `base`.
 
-    Raises InputError naming file, line and field for the first line that cannot be used.
+    Pipes are read too, so a line has a bound (`engine.input_file`). Raises InputError naming file, line and field for
+    the first line that cannot be used.
     """
     name = "<stdin>" if path == "-" else path
     if path == "-" and sys.stdin is None:
         raise InputError(f"{name}: is closed; give a file or a pipe")
+    requests: list[InputLine] = []
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            for number, raw in read_lines(file, name):
+                if raw.strip():
+                    requests.append(_parse_line(raw, f"{name}:{number}", len(requests), base))
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-    given = [(n, raw) for n, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if raw.strip()]
-    if not given:
+    if not requests:
         raise InputError(f'{name}: holds no requests; give lines such as {{"prompt": "..."}}')
-    return [_parse_line(raw, f"{name}:{number}", index, base) for index, (number, raw) in enumerate(given)]
+    return requests
 
 
 def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> InputLine:
     try:
-        value = json.loads(
-            raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
-        )
-    except (ValueError, RecursionError) as error:
+        value = parse_json(raw, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
+    except InputError as error:
         raise InputError(f"{where}: bad JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f'{where}: a JSON {type(value).__name__}, not an object such as {{"prompt": "..."}}')

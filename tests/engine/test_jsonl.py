@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_params_are_laid_over_the_flags(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"prompt": "a", "x": 1' + "0" * 5000 + "}", "bad JSON: a whole number has more than 4,300 digits"),
+        (
+            '{"prompt": "a", "params": {"max_tokens": 1' + "0" * 400 + "}}",
+            "params: max_tokens is <a whole number of about 401",
+        ),
+        (
+            '{"prompt": "a", "params": {"temperature": 1' + "0" * 400 + "}}",
+            "params: temperature is <a whole number of about 401",
+        ),
         ("nonsense", "bad JSON"),
         ("[1]", "a JSON list, not an object"),
         ('{"prompt": "a"', "bad JSON"),
@@ -501,3 +511,14 @@ def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
         [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True, stdout=subprocess.DEVNULL
     )
     assert indices(out) == list(range(count))
+
+
+def test_pipes_are_read_and_what_has_no_line_ends_is_refused(tmp_path, monkeypatch):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"prompt": "a"}\n',))
+    writer.start()
+    assert [line.prompt for line in read_input(str(pipe), SamplingParams())] == ["a"]
+    writer.join()
+    monkeypatch.setattr("engine.input_file.MAX_LINE_BYTES", 1000)
+    with pytest.raises(InputError, match="/dev/zero:1: the line is longer than 1,000 bytes; split it"):
+        read_input("/dev/zero", SamplingParams())
