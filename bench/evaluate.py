@@ -31,6 +31,7 @@ from curate.grading.judge import Judge
 from curate.models.opened import open_model
 from curate.models.store import Store
 from engine import EngineDead, InputError
+from engine.command.stop import exit_code, terminable
 from engine.whole_file import write_whole
 
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
@@ -102,7 +103,8 @@ class CompareOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code: 0 done, 1 the engine failed, 2 bad input, 130 interrupted."""
+    """Run one command line; returns the exit code: 0 done, 1 the engine or a disk failed, 2 bad input, 130 and 143
+    interrupted and terminated."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     kinds = {**dict.fromkeys(("status", "grade", "report", "plot", "browse"), FolderOptions), "compare": CompareOptions}
     name = next((word for word in arguments[:1] if word in kinds), "")
@@ -113,31 +115,43 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=arguments[1:] if name else arguments,
             description=None if name == "compare" else __doc__,
         )
-        match name:
-            case "status":
-                print(status.text(options.folder))
-            case "grade":
-                _grade(options)
-            case "report":
-                found = _write_report(options.folder, options.grader, options.mode)
-                _insert(options.write, found)
-                print(tables.markdown(found), end="")
-            case "plot":
-                found = _write_report(options.folder, options.grader, options.mode)
-                print(*plot.draw(found, options.folder / "figures"), sep="\n")
-            case "browse":
-                print(browse.write_page(options.folder, options.grader, options.mode))
-            case "compare":
-                print(compare.text(options.folder, options.other))
-            case _:
-                _run(options)
+        with terminable():
+            _command(name, options)
+            sys.stdout.flush()
         return 0
-    except (InputError, EngineDead, OSError) as error:
+    except (InputError, EngineDead) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it ended", file=sys.stderr)
-        return 130
+    except OSError as error:  # a full disk, a folder that has gone, or whoever read standard output has
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error}; what has finished is kept, the same command goes on from it", file=sys.stderr)
+        if sys.stdout is not None:  # nothing may be written to it at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt as stop:
+        print("stopped; the same command goes on where it ended", file=sys.stderr)
+        return exit_code(stop)
+
+
+def _command(name: str, options: Any) -> None:
+    match name:
+        case "status":
+            print(status.text(options.folder))
+        case "grade":
+            _grade(options)
+        case "report":
+            found = _write_report(options.folder, options.grader, options.mode)
+            _insert(options.write, found)
+            print(tables.markdown(found), end="")
+        case "plot":
+            found = _write_report(options.folder, options.grader, options.mode)
+            print(*plot.draw(found, options.folder / "figures"), sep="\n")
+        case "browse":
+            print(browse.write_page(options.folder, options.grader, options.mode))
+        case "compare":
+            print(compare.text(options.folder, options.other))
+        case _:
+            _run(options)
 
 
 def _run(options: RunOptions) -> None:

@@ -22,7 +22,9 @@ from curate.stages.executor import RayData, local
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage, seconds_of
+from engine.command.stop import exit_code, terminable
 from engine.errors import EngineDead, InputError, refuse
+from engine.one_writer import sole_writer
 from engine.whole_file import write_whole
 
 
@@ -84,17 +86,20 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
 
 
 def main() -> int:
-    """Run the stages; returns the exit code: 0 done, 2 what cannot be used or failed, 130 interrupted."""
+    """Run the stages; returns the exit code: 0 done, 1 the engine, a disk or an endpoint failed, 2 what cannot be used,
+    130 and 143 interrupted and terminated."""
     arguments = tyro.cli(Arguments, prog="python -m curate.run", description=__doc__)
     console = Console(stderr=True)
     try:
-        run(load_config(arguments.config), arguments, console)
+        config = load_config(arguments.config)
+        with terminable(), sole_writer(Path(config.run)):
+            run(config, arguments, console)
     except (InputError, EngineDead, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     return 0
 
 

@@ -4,16 +4,18 @@ A row is committed before its answer is handed on, so a process killed at any po
 flight. Several processes may share one file.
 """
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 
 from curate.models.asking import Answer, Ask
-from engine.errors import InputError
+from engine.errors import InputError, first_line
 
 _COLUMNS = (
     "key",
@@ -37,6 +39,23 @@ CREATE TABLE IF NOT EXISTS responses (
 """
 BUSY_S = 60.0
 """Seconds that a writer waits for another process's."""
+
+
+_WAYS_OUT = {
+    "FULL": "make room",
+    "BUSY": "wait for the process that holds it",
+    "LOCKED": "wait for the process that holds it",
+    "READONLY": "make the file and its folder writable",
+    "CANTOPEN": "make the file and its folder writable, and make room",
+    "PERM": "make the file and its folder writable",
+    "NOTADB": "move the file away",
+    "CORRUPT": "move the file away",
+}
+"""What to do about sqlite's errors, by the names of their kinds; about the others, see to the disk."""
+
+
+class StoreError(OSError):
+    """The store cannot be read or written. The message names the file and the way out; what is in it stays."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +93,70 @@ class Store(AbstractContextManager["Store", None]):
 
         Raises:
             InputError: the file is no response store.
+            StoreError: it cannot be opened. Every method may raise it.
         """
         self.path = Path(path)
         self._retry_errors = retry_errors
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        with self._told():
+            self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")  # survives any kill of ours; a power cut may cost the tail
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM responses LIMIT 1")
-        except sqlite3.DatabaseError as error:
+            with self._told():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(
+                    "PRAGMA synchronous=NORMAL"
+                )  # survives any kill of ours; a power cut may cost the tail
+                self._db.execute(_SCHEMA)
+                self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM responses LIMIT 1")
+            self._file = self.path.stat()
+        except BaseException as error:
             self._db.close()
-            raise InputError(f"{self.path} is no response store ({error}); move it away or name another file") from None
+            cause = error.__cause__
+            if isinstance(cause, sqlite3.Error) and _kind(cause) in ("NOTADB", "CORRUPT", "ERROR"):
+                raise InputError(
+                    f"{self.path} is no response store ({first_line(cause)}); move it away or name another file"
+                ) from None
+            raise
 
     def __exit__(self, *exc: object) -> None:
-        with self._lock:
+        with self._lock, self._told():
             self._db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in a StoreError what sqlite does not do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            way = _WAYS_OUT.get(_kind(error), "see to the disk")
+            raise StoreError(
+                f"{self.path}: {first_line(error)}; {way} and run the same command: what had been answered is kept"
+            ) from error
+
+    def _require_place(self) -> None:
+        """Raises StoreError where the file was removed, moved or replaced meanwhile, once its answers are under its
+        name again, or beside it where another file has the name."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(self.path.stat(), self._file):
+                return
+        copy, way = self.path, "run the same command"
+        if os.path.lexists(copy):
+            copy, way = copy.with_name(f"{copy.name}.{token_hex(4)}"), f"rename it to {copy.name}, and {way}"
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in ("-wal", "-shm"):  # of the file that has gone: they would be taken for the copy's
+                copy.with_name(copy.name + leftover).unlink(missing_ok=True)
+        with closing(sqlite3.connect(copy)) as written:
+            self._db.backup(written)
+        raise StoreError(
+            f"{self.path} was removed, moved or replaced while it was in use; its answers are in {copy}: {way}"
+        )
 
     def get(self, key: str) -> Answer | None:
         """The stored answer of a call (its `id` is the first asker's), or None."""
         wanted = "key = ? AND error IS NULL" if self._retry_errors else "key = ?"
-        with self._lock:
+        with self._lock, self._told():
             row = self._db.execute(
                 f"SELECT ask_id, {', '.join(_COLUMNS)} FROM responses WHERE {wanted}", (key,)
             ).fetchone()
@@ -124,21 +184,22 @@ class Store(AbstractContextManager["Store", None]):
             [*(getattr(answer, name) for name in _COLUMNS), ask.id, ask.prompt_version, ask.sampling.canonical, *about]
             for answer, ask in answers
         ]
-        with self._lock:
+        with self._lock, self._told():
+            self._require_place()
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:  # commits, or takes it back
                 self._db.executemany(f"INSERT OR REPLACE INTO responses VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
     def errors(self) -> list[tuple[str, str, str, str]]:
         """(model, id of the request, error, detail) of every call that ended with an error."""
-        with self._lock:
+        with self._lock, self._told():
             return self._db.execute(
                 "SELECT model, ask_id, error, detail FROM responses WHERE error IS NOT NULL ORDER BY model, ask_id, key"
             ).fetchall()
 
     def totals(self) -> list[Totals]:
         """Sums per model, for the report."""
-        with self._lock:
+        with self._lock, self._told():
             return [
                 Totals(*row)
                 for row in self._db.execute(
@@ -147,3 +208,8 @@ class Store(AbstractContextManager["Store", None]):
                     " FROM responses GROUP BY model ORDER BY model"
                 )
             ]
+
+
+def _kind(error: sqlite3.Error) -> str:
+    """FULL, BUSY, IOERR, ...: the primary kind of an error's code; ERROR where it has none."""
+    return getattr(error, "sqlite_errorname", "SQLITE_ERROR").split("_")[1]

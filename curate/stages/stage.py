@@ -22,7 +22,7 @@ from curate.config import Config
 from curate.progress import Bars
 from curate.stages.executor import Executor
 from curate.table_io import file_hash
-from engine.errors import InputError
+from engine.errors import InputError, first_line
 
 Counts = dict[str, Any]
 
@@ -60,7 +60,10 @@ class Context:
         path = self.folder / stage / f"{name}.parquet"
         if not path.is_file():
             raise InputError(f"{path} is missing; run `--stage {stage}` first")
-        return pl.read_parquet(path)
+        try:
+            return pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{path} cannot be read ({first_line(error)}); run `--stage {stage}` again") from error
 
 
 def seconds_of(run: Path) -> dict[str, float]:
@@ -113,14 +116,12 @@ class Stage:
         folder = Path(config.run) / self.name
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError):
+            key, outputs = manifest["key"], {name: entry["sha256"] for name, entry in manifest["outputs"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # torn, or no manifest of ours
             return False
         return (
-            all(
-                (folder / name).is_file() and file_hash(folder / name) == entry["sha256"]
-                for name, entry in manifest["outputs"].items()
-            )
-            and manifest["key"] == self.key(config)[0]
+            all((folder / name).is_file() and file_hash(folder / name) == sha256 for name, sha256 in outputs.items())
+            and key == self.key(config)[0]
         )
 
     def write(self, config: Config, output: Output) -> dict[str, Any]:
@@ -132,7 +133,13 @@ class Stage:
         try:
             outputs = {}
             for name, table in output.tables.items():
-                table.write_parquet(work / f"{name}.parquet", compression="zstd", statistics=False)
+                try:
+                    table.write_parquet(work / f"{name}.parquet", compression="zstd", statistics=False)
+                except pl.exceptions.PolarsError as error:  # no OSError where the disk is full
+                    raise OSError(
+                        f"{run / self.name / name}.parquet cannot be written ({first_line(error)}); make room and run "
+                        "the same command: earlier stages and what was answered are kept"
+                    ) from error
                 outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": file_hash(work / f"{name}.parquet")}
             for name, content in (output.files or {}).items():
                 (work / name).write_bytes(content)

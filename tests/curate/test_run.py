@@ -155,6 +155,21 @@ def test_a_stage_that_fails_leaves_what_was_there(tmp_path, tree):
             stage.write(config, stage.run(context))
         assert digests(tree["run"]) == before and not stage.current(config)
     assert good.current(config)
+    # A full disk, for which a file size limit stands: polars raises an error of its own.
+    large = Stage("probe", 2, (), lambda c: {}, lambda c: Output({"t": pl.DataFrame({"a": range(100_000)})}, {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"probe/t\.parquet cannot be written \(.*too large.*make room and run"):
+            large.write(config, large.run(context))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert digests(tree["run"]) == before and good.current(config)
+    (Path(tree["run"]) / "probe" / "t.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(InputError, match=r"t\.parquet cannot be read \(.*run `--stage probe` again"):
+        context.table("probe", "t")
+    (Path(tree["run"]) / "probe" / "manifest.json").write_text("{}")
+    assert not good.current(config)
 
 
 @pytest.mark.parametrize(
