@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from engine.whole_file import write_whole
 from train.architecture import Architecture
 from train.config import TrainConfig
-from train.errors import TrainingError
+from train.errors import RunFailed, TrainingError
 from train.huggingface import failure
 from train.parallel import World
 
@@ -48,7 +48,7 @@ class Checkpoints:
         self._options = StateDictOptions(ignore_frozen_params=config.lora is not None, strict=config.lora is None)
         self._pending: tuple[int, Future[Any]] | None = None
         # A group of its own: an asynchronous save must not mix its messages with the next step's.
-        self._group = dist.new_group(backend="gloo") if config.checkpoint.asynchronous else None
+        self._group = world.host_group() if config.checkpoint.asynchronous else None
 
     def path(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}"
@@ -101,7 +101,7 @@ class Checkpoints:
                 shutil.rmtree(self.path(step), ignore_errors=True)
             kept = self.latest()
             last = f"the checkpoint of step {kept} is intact" if kept is not None else "there is no earlier checkpoint"
-            raise TrainingError(
+            raise RunFailed(
                 f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
             ) from error
 

@@ -10,6 +10,7 @@ import yaml
 from msgspec import Meta, Struct, to_builtins
 
 from engine.struct_file import read_struct
+from engine.whole_file import write_whole
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -150,7 +151,7 @@ class TrainConfig(Section, frozen=True):
     lora: Lora | None = None
 
     def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(to_builtins(self), sort_keys=False))
+        write_whole(path, yaml.safe_dump(to_builtins(self), sort_keys=False))
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:

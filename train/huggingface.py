@@ -12,10 +12,11 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from engine.json_file import read_object
 from engine.model.checkpoint import read_tensors, resolve
 from train.architecture import Architecture
 from train.config import Model
-from train.errors import TrainingError
+from train.errors import RunFailed, TrainingError
 from train.lora import adapter_bound
 from train.model import Decoder
 
@@ -48,9 +49,9 @@ def find_config(model: Model) -> Path:
     return Path(model.init or "") if model.path is None else resolve(model.path) / "config.json"
 
 
-def load_weights(model: Decoder, folder: Path) -> None:
-    """Reads `folder`'s weights into the (sharded, allocated) model, cast to its dtype; every rank reads its part."""
-    wanted = {name: p for name, p in model.state_dict().items() if "lora_" not in name}
+def check_weights(model: Decoder, folder: Path) -> None:
+    """Raises InputError, naming the tensor, unless `folder` holds what `model` has; nothing needs to be allocated."""
+    wanted = _loaded(model)
     tied = ("lm_head.weight",) if model.arch.tied else ()  # some exporters write the copy
     stored = {name: tensor.shape for name, tensor in read_tensors(folder).items() if name not in tied}
     for name, tensor in wanted.items():
@@ -65,7 +66,16 @@ def load_weights(model: Decoder, folder: Path) -> None:
         raise TrainingError(
             f"{folder}: tensor {extra[0]} is in the checkpoint but not in a {model.arch.model_type} model"
         )
-    dcp.load(wanted, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+
+
+def load_weights(model: Decoder, folder: Path) -> None:
+    """Reads `folder`'s weights, checked before, into the (sharded, allocated) model, cast to its dtype; every rank
+    reads its part."""
+    dcp.load(_loaded(model), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+
+
+def _loaded(model: Decoder) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
 
 
 @torch.no_grad()
@@ -120,11 +130,11 @@ def export(
     except (OSError, dcp.api.CheckpointException) as error:
         message = f"writing {folder} failed: {failure(error, folder.parent)}"
         shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(f"{message}; the checkpoint is intact: make room and run the same command") from error
+        raise RunFailed(f"{message}; the checkpoint is intact: make room and run the same command") from error
     dist.barrier()
     if first:
         shutil.rmtree(partial / "sharded", ignore_errors=True)  # the writer's own intermediate files
-        config: dict[str, Any] = json.loads(config_file.read_text())
+        config: dict[str, Any] = dict(read_object(config_file))
         config.setdefault("architectures", [config["model_type"].capitalize() + "ForCausalLM"])
         # transformers 5 and before read different names
         config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from engine.whole_file import write_whole
 from train.config import Lora
 
 
@@ -53,11 +54,8 @@ def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, firs
     if not first:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: values.contiguous() for name, values in tensors.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
+    contiguous = {name: values.contiguous() for name, values in tensors.items()}
+    write_whole(folder / "adapter_model.safetensors", save(contiguous, metadata={"format": "pt"}))
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -70,7 +68,7 @@ def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, firs
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_whole(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -7,20 +7,22 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from engine.build import available_bytes
 from engine.errors import InputError
+from engine.one_writer import sole_writer
 from train.architecture import Architecture
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
 from train.data import Dataset, open_tokenizer, read_dataset, step_samples, steps_per_epoch
-from train.errors import TrainingError
-from train.huggingface import export, find_config, initialize, load_weights
+from train.errors import RunFailed, TrainingError
+from train.huggingface import check_weights, export, find_config, initialize, load_weights
 from train.layout import Batch, StepLayout, build_batch, lay_out, target_weights
 from train.lora import add_lora, export_adapter, merge
 from train.metrics import Write, memory_gb, open_sinks, peak_flops
@@ -52,7 +54,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.optim, world.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.told_to_stop = False
-        """This process got a SIGTERM."""
+        """This process got a SIGTERM or a Ctrl-C."""
+        self.interrupted = False
+        """It was a Ctrl-C."""
         self.stopping = False
         """Some rank was told to stop; all ranks learn it in the same step."""
 
@@ -64,10 +68,16 @@ class Trainer:
         available = self.config.compute.gpu_gb
         if available is None and self.world.device.type == "cuda":
             available = torch.cuda.get_device_properties(self.world.device).total_memory / 1e9
-        if available is None:
-            return
         steps = plan_steps(self.config, self.data.lengths, self.world.size)
         memory = plan_memory(self.config, self.arch, self.world.size, steps.largest_slice)
+        if available is None:  # a CPU, whose activations the plan does not know
+            state, free = memory.state * self.world.size, available_bytes() / 1e9
+            if state > free:
+                raise TrainingError(
+                    f"{self.config_file} describes a model whose weights, gradients and optimiser take {state:.1f} GB, "
+                    f"and {free:.1f} GB of this machine are free; train a smaller one, or adapters (lora)"
+                )
+            return
         if memory.total > available:
             raise TrainingError(
                 f"the plan needs {memory.total:.1f} GB per GPU (state {memory.state:.1f}, activations "
@@ -83,6 +93,8 @@ class Trainer:
         model.to(DTYPES[compute.master_dtype if lora is None else compute.dtype])
         if lora is not None:
             add_lora(model, lora, DTYPES[compute.master_dtype])
+        if self.config.model.path:
+            check_weights(model, self.config_file.parent)
         shard(model, self.world, compute)
         model.to_empty(device=self.world.device)
         if self.config.model.path:
@@ -127,7 +139,7 @@ class Trainer:
         report = self.world.sum(torch.stack([loss, loss.new_full((), float(self.told_to_stop))]))
         loss_value, stop, norm_value = torch.cat([report, norm.reshape(1)]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise TrainingError(
+            raise RunFailed(
                 f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; stopped before the weights changed. "
                 f"Samples: {', '.join(ids)}. Lower optim.lr or look at these samples; the last checkpoint is intact"
             )
@@ -171,13 +183,20 @@ class Trainer:
                 loss += self.model(batch)
         return float(self.world.sum(loss))
 
-    def stop(self, *of_the_signal: object) -> None:
+    def stop(self, number: int, *of_the_signal: object) -> None:
         self.told_to_stop = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step
 
-    def fit(self) -> None:
-        """Trains to the end, or to the step during which a SIGTERM came; either way a checkpoint is written."""
+    def fit(self) -> bool:
+        """Trains to the end, or to the step during which a SIGTERM or Ctrl-C came; either way a checkpoint is written.
+        Returns whether it was the end. One trainer at a time has the run's folder: InputError names the other."""
+        with sole_writer(self.run) if self.world.first else nullcontext():
+            return self._fit()
+
+    def _fit(self) -> bool:
         config, world = self.config, self.world
-        self.run.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(self.run / "checkpoints", config, world, self.arch, self.data.fingerprint)
         if not config.checkpoint.resume and checkpoints.latest() is not None:
             raise TrainingError(
@@ -195,7 +214,8 @@ class Trainer:
                 config.save(self.run / "config.yaml")
                 sinks = open_sinks(config, self.run, start, self.total_steps, stack)
                 self.announce(start)
-            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, self.stop))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, self.stop))
             saved = self.loop(start, checkpoints, sinks)
         if saved == self.total_steps:
             self.export()
@@ -204,6 +224,7 @@ class Trainer:
                 f"stopped after step {saved} of {self.total_steps}; the same command goes on from there",
                 file=sys.stderr,
             )
+        return saved == self.total_steps
 
     def loop(self, start: int, checkpoints: Checkpoints, sinks: list[Write]) -> int:
         """Runs steps from `start` on; returns the step of the last checkpoint, which holds all that was done."""
@@ -251,7 +272,8 @@ class Trainer:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns the exit code: 0, or 2 for input that cannot be used."""
+    """Train; returns the exit code: 0 done or stopped by SIGTERM, 1 the run failed, 2 input that cannot be used, 130
+    interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)
@@ -261,18 +283,24 @@ def main(argv: list[str] | None = None) -> int:
         if config.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
             torch.use_deterministic_algorithms(True)
-        Trainer(config, join_world(config)).fit()
+        trainer = Trainer(config, join_world(config))
+        finished = trainer.fit()
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice per machine
             print(f"train: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunFailed) else 2
     except OSError as error:  # of the run folder: full, read-only, gone
         print(
             f"train: {error}; what is checkpointed is intact, run the same command when this is mended", file=sys.stderr
         )
-        return 2
+        return 1
+    except KeyboardInterrupt:  # before the first step, behind the last, or for the second time
+        print(
+            "train: interrupted; what is checkpointed is intact, the same command goes on from there", file=sys.stderr
+        )
+        return 130
     leave_world()
-    return 0
+    return 130 if trainer.interrupted and not finished else 0
 
 
 if __name__ == "__main__":
