@@ -22,21 +22,38 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise TrainingError(f"{run}: no metrics.jsonl; give a run folder of train.sft")
     with file.open("rb") as lines:  # a run that is still going may be in the middle of its last line
-        records = [
-            line.value for line in read_lines(lines, str(file), lambda value: isinstance(value.get("step"), int))
-        ]
+        records = [line.value for line in read_lines(lines, str(file), _is_step)]
     if not records:
         raise TrainingError(f"{file}: no step is finished yet")
     return records
 
 
+def _is_step(value: dict[str, Any]) -> bool:
+    found = [value.get(name) for name in ("step", "epoch", *(name for name, _ in PANELS))]
+    found.append(value.get("heldout_loss", 0.0))
+    return all(isinstance(number, (int, float)) and not abs(number) > 1e300 for number in found)  # NaN is one
+
+
 def draw(runs: Sequence[Path], output: Path) -> None:
-    """Writes the picture; the format is that of the file's name."""
+    """Writes the picture; the format is that of the file's name. Raises TrainingError where that is none."""
     try:
-        from matplotlib.figure import Figure  # Optional: only plots need it.
+        from matplotlib import rc_context  # Optional: only plots need it.
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise TrainingError("train.plot needs matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a name begins no formula
+        figure = _figure(Figure(figsize=(10, 7), layout="constrained"), runs)
+        known = figure.canvas.get_supported_filetypes()
+        if output.suffix[1:].lower() not in known:
+            raise TrainingError(f"{output}: no picture by its name; end it in .{', .'.join(sorted(known))}")
+        try:
+            figure.savefig(output, dpi=150)
+        except OSError as error:
+            raise TrainingError(f"{output}: cannot be written: {error.strerror}; choose another place") from error
+
+
+def _figure(figure: Any, runs: Sequence[Path]) -> Any:
+    """The curves in an empty figure."""
     panels = figure.subplots(2, 2).flatten()
     for run in runs:
         records = read_metrics(run)
@@ -51,7 +68,7 @@ def draw(runs: Sequence[Path], output: Path) -> None:
             for step in epochs:
                 panels[0].axvline(step, color="0.85", linewidth=0.8, zorder=0)
     panels[0].legend(fontsize="small")
-    figure.savefig(output, dpi=150)
+    return figure
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
 from bench.evaluation.log import read_run
 from bench.evaluation.prompts import question_text
+from curate.pages import render
 from engine import InputError
 from engine.model.checkpoint import resolve
 from engine.text.tokenizer import Tokenizer
@@ -43,10 +42,8 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
         else:
             yield "\n\n".join(filter(None, (row["reasoning"], row["answer"]))), False
 
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = pages.get_template("samples.html.jinja").render(
+    page = render(
+        Path(__file__).with_name("samples.html.jinja"),
         name=read_run(folder)["about"]["name"],
         problems=problems,
         conditions=order,
@@ -55,7 +52,7 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
         question_text=question_text,
         pieces=pieces,
     )
-    write_whole(folder / "samples.html", page + "\n")
+    write_whole(folder / "samples.html", page)
     return folder / "samples.html"
 
 

@@ -1,19 +1,24 @@
 """Samples from an OpenAI-compatible server, over its chat completions."""
 
 import asyncio
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from bench.evaluation.grid import Endpoint
-from bench.evaluation.samples import Request, Sample
+from bench.evaluation.samples import Request, Sample, from_values
 from curate.models.client import Client, EndpointConfig, Failed
 from engine import InputError, SamplingParams
 from engine.command.jsonl import changed_params
+from engine.errors import is_whole, shown
+from engine.request import StopReason
 
 _STANDARD = {"temperature", "top_p", "max_tokens", "seed", "n", "stop", "presence_penalty", "frequency_penalty"}
 
@@ -95,7 +100,7 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
         body = {"model": self._endpoint.model, "prompt": text, "add_special_tokens": False}
         url = self._endpoint.url.rstrip("/").removesuffix("/v1") + "/tokenize"
         try:
-            return (await self._client.post(url, body, lambda reply: int(reply["count"])))[0]
+            return (await self._client.post(url, body, _count_of))[0]
         except Failed as error:
             raise InputError(
                 f"{self._endpoint.url}: replies have reasoning and do not count its tokens, and /tokenize "
@@ -103,8 +108,15 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
             ) from error
 
 
+def _count_of(reply: Mapping[str, Any]) -> int:
+    if not is_whole(reply["count"], 0, 2**53):
+        raise ValueError(f"count {shown(reply['count'])}")
+    return int(reply["count"])
+
+
 def _sample(reply: Mapping[str, Any]) -> tuple[Sample, bool]:
-    """One choice as a sample, and whether its thinking is counted: False where there is reasoning and no count.
+    """One choice as a sample, and whether its thinking is counted: False where there is reasoning and no count. Raises
+    ValueError for what is not of the type, or not one of the values, that the field has.
 
     The reasoning is `reasoning_content` or, as newer servers have it, `reasoning`. Token ids, forced positions and why
     thinking ended are there where the server says so.
@@ -119,19 +131,29 @@ def _sample(reply: Mapping[str, Any]) -> tuple[Sample, bool]:
     if stop_reason is None and reasoning:
         stop_reason = "natural" if answer else "truncated"
     values = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
+    mean = sum(values) / len(values) if values else None
     tokens = thinking.get("tokens", (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
-    sample = Sample(
-        token_ids=tuple(choice.get("token_ids") or ()),
-        forced=tuple(choice.get("forced") or ()),
-        reasoning=reasoning.strip(),
-        answer=answer.strip(),
-        finish_reason=choice.get("finish_reason") or "stop",
-        thinking_tokens=int(tokens or 0),
-        extensions=int(thinking.get("extensions", 0)),
-        stop_reason=stop_reason,
-        prompt_tokens=int(usage.get("prompt_tokens", 0)),
-        cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) or 0),
-        completion_tokens=int(usage.get("completion_tokens", 0)),
-        mean_logprob=sum(values) / len(values) if values else None,
-    )
+    fields = {
+        "token_ids": choice.get("token_ids") or (),
+        "forced": choice.get("forced") or (),
+        "reasoning": reasoning.strip(),
+        "answer": answer.strip(),
+        "finish_reason": choice.get("finish_reason") or "stop",
+        "thinking_tokens": tokens or 0,
+        "extensions": thinking.get("extensions") or 0,
+        "stop_reason": stop_reason,
+        "prompt_tokens": usage.get("prompt_tokens") or 0,
+        "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        "completion_tokens": usage.get("completion_tokens") or 0,
+        "mean_logprob": mean,
+    }
+    counts = [fields[name] for name in fields if name.endswith("_tokens") or name == "extensions"]
+    if stop_reason not in (None, *get_args(StopReason)) or (mean is not None and not math.isfinite(mean)):
+        raise ValueError(f"stop_reason {shown(stop_reason)} or log-probability {shown(mean)}")
+    if not all(is_whole(count, 0, 2**53) for count in counts):
+        raise ValueError(f"counts of tokens {shown(counts)}")
+    try:
+        sample = from_values(fields)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
     return sample, bool(tokens) or not sample.reasoning

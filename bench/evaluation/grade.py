@@ -1,6 +1,7 @@
 """Grading as a pass of its own: rows of a run in, `grades*.jsonl` out. Nothing is generated again."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +160,9 @@ def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
     if problem.kind is AnswerKind.FAMILY:
         raise InputError(f"task {row['task']} has no reference answers, which s1-grader needs; grade it without")
     given, reference = (found.text or "").strip(), (problem.reference or "").strip()
-    both = given.isascii() and given.isdigit() and reference.isdigit()
-    correct = int(given) == int(reference) if both else given == reference
+    both = all(re.fullmatch("[0-9]+", text) for text in (given, reference))
+    # As numbers, which Python reads only up to a length.
+    correct = given.lstrip("0") == reference.lstrip("0") if both else given == reference
     return Graded(correct, found.rule + ("/integer" if both else "/string"), found.text, given or None)
 
 

@@ -119,7 +119,8 @@ def _short(row: Mapping[str, Any]) -> str:
 
 def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
     # Ids in an SVG are drawn at random otherwise, and the date would differ too.
-    with matplotlib.rc_context({"svg.hashsalt": "s1-engine", "font.size": 9}):
+    # A dollar sign in a name is one, and begins no formula.
+    with matplotlib.rc_context({"svg.hashsalt": "s1-engine", "font.size": 9, "text.parse_math": False}):
         wide = len(panels) > 1
         figure = Figure(figsize=(9.6 if wide else 6.8, 4.8 if wide else 4.2), layout="constrained")
         figure.suptitle(title, fontsize=10)
@@ -151,6 +152,8 @@ def _panel(axes: Axes, panel: Panel) -> None:
         ticks = _ticks(low, high)
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xlim(low, high)
+    else:  # the axis's own numbers would be formulas
+        axes.set_xticks([])
     axes.minorticks_off()
     axes.grid(alpha=0.25)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -148,7 +149,7 @@ def _aqua(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
 
 def _aime(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     reference = row.text("answer", "expected_answer")
-    if not reference.isdigit() or int(reference) > 999:
+    if not re.fullmatch("0*[0-9]{1,3}", reference):
         raise InputError(f"{row.place}: answer {reference!r} is no integer of 0 to 999")
     question = row.text("problem", "question")
     return Problem(f"{spec.name}-{row.number}", "", question, str(int(reference)), AnswerKind.NUMBER)

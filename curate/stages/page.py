@@ -4,25 +4,11 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
+from curate.pages import render
 from curate.stages.findings import find
 from curate.stages.stage import Context
 from engine.whole_file import write_whole
-
-PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-
-
-def shown(value: Any) -> str:
-    """A cell's text: None is left empty."""
-    return "" if value is None else format(value, {int: ",", float: ".3g"}.get(type(value), ""))
-
-
-PAGES.filters["shown"] = shown
 
 
 def write_report(context: Context) -> Path:
@@ -41,7 +27,8 @@ def write_report(context: Context) -> Path:
     write_whole(folder / "counts.json", json.dumps(found.counts, indent=1) + "\n")
     write_whole(
         folder / "report.html",
-        PAGES.get_template("report.html.jinja").render(
+        render(
+            Path(__file__).with_name("report.html.jinja"),
             found=found,
             plots={name: base64.b64encode(png).decode() for name, png in plots.items()},
             title=context.config.report.title,

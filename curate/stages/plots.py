@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import polars as pl
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -17,12 +18,13 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@rc_context({"text.parse_math": False})
 def domain_plot(table: pl.DataFrame) -> bytes:
     """Bars of `table` [title, pool, selected], the largest pool first."""
     table = table.sort("pool", "title", descending=[False, True])
     figure = Figure(figsize=(9, max(2.5, 0.2 * table.height)))
     left, right = figure.subplots(1, 2, sharey=True)
-    names = [title.replace("$", r"\$") for title in table["title"]]  # text, not formulas
+    names = table["title"].to_list()
     for axes, column, color in ((left, "pool", POOL), (right, "selected", SELECTED)):
         axes.barh(names, table[column].to_list(), color=color)
         axes.set_title({"pool": "questions in the pool", "selected": "selected"}[column])
@@ -34,6 +36,7 @@ def domain_plot(table: pl.DataFrame) -> bytes:
     return _png(figure)
 
 
+@rc_context({"text.parse_math": False})
 def length_plot(lengths: dict[str, list[int]]) -> bytes:
     """Histograms of trace tokens for the two names in `lengths`: the first filled, the second a line over it."""
     figure = Figure(figsize=(8, 3.5))

@@ -11,6 +11,7 @@ from evaluation_data import ENGINE, MODEL, SAME, SWEEP, make, rows_of, write_gpq
 
 from bench.evaluation import accuracy as report
 from bench.evaluation import grade, outcomes, run, tables, tasks
+from bench.evaluation.endpoint import _sample
 from bench.evaluation.engine_backend import EngineBackend
 from bench.evaluation.jobs import Setting, jobs
 from bench.evaluation.log import Log, key_of, read_rows
@@ -277,3 +278,36 @@ def test_step_conditional_prompts_open_with_the_bare_token(tmp_path):
         assert plan.thinking == 0 and plan.phase.name == "THINK"
         digest = hashlib.sha256(json.dumps(list(request.prompt)).encode()).hexdigest()[:16]
         assert prompt_hash(request) == digest
+
+
+GOOD = {"choices": [{"message": {"content": "4", "reasoning": "2 + 2"}}], "usage": {"completion_tokens": 9}}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"thinking": {"stop_reason": "<script>alert(1)</script>"}},
+        {"thinking": {"stop_reason": {"__html__": "<b>"}}},
+        {"thinking": {"tokens": -1}},
+        {"thinking": {"tokens": float("inf")}},
+        {"thinking": {"tokens": 10**400}},
+        {"thinking": {"extensions": "1"}},
+        {"thinking": {"extensions": True}},
+        {"token_ids": ["<b>"]},
+        {"token_ids": 7},
+        {"forced": [1.5]},
+        {"finish_reason": ["stop"]},
+        {"message": {"content": 4}},
+        {"message": {"content": ["4"]}},
+        {"message": None},
+        {"logprobs": {"content": [{"logprob": float("nan")}]}},
+        {"logprobs": {"content": [{"logprob": "0"}]}},
+        {"logprobs": [1]},
+    ],
+)
+def test_a_reply_of_other_types_is_none(choice):
+    """Kinds of errors that the client takes for a reply that cannot be used; nothing of it reaches the log."""
+    assert _sample(GOOD)[0].answer == "4"
+    reply = {**GOOD, "choices": [GOOD["choices"][0] | choice]}
+    with pytest.raises((AttributeError, LookupError, TypeError, ValueError)):
+        _sample(reply)
