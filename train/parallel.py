@@ -1,7 +1,7 @@
 """Ranks: one process group, FSDP2 over all of them, context-parallel groups of neighbours inside."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,9 +9,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from engine.ranks.torchrun import torchrun
+from engine.errors import EngineDead
+from engine.ranks.secret import LOOPBACK, prove, ranks_secret
+from engine.ranks.torchrun import one_machine, torchrun
 from train.config import Compute, TrainConfig
-from train.errors import TrainingError
+from train.errors import RunFailed, TrainingError
 from train.model import Block, Decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,6 +29,7 @@ class World:
     device: torch.device
     mesh: DeviceMesh
     context_group: dist.ProcessGroup | None
+    secret: bytes = field(repr=False)
 
     @property
     def groups(self) -> int:
@@ -43,6 +46,12 @@ class World:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def host_group(self) -> dist.ProcessGroup:
+        """Another group of all ranks, for messages between their hosts (collective)."""
+        group = dist.new_group(backend="gloo")
+        _prove(self.secret, group, torch.device("cpu"))
+        return group
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         if self.size > 1:
@@ -62,14 +71,22 @@ def join_world(config: TrainConfig) -> World:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
         # Restarted ranks would read the addresses of dead ones from the kept store and wait for them: pytorch #135712.
         raise TrainingError("torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
+    secret = ranks_secret(one_machine()) if size > 1 else b""
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # Gloo beside NCCL: asynchronous checkpoints coordinate on the host.
         alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        if size > 1 and one_machine():
+            os.environ.update(LOOPBACK)
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **alone)
+        assert dist.group.WORLD is not None
+        for kind in ("cpu", "cuda") if cuda else ("cpu",):
+            _prove(secret, dist.group.WORLD, torch.device(kind))
     grid = init_device_mesh(device.type, (size // context, context), mesh_dim_names=("dp", "cp"))
+    for name in ("dp", "cp"):
+        _prove(secret, grid[name].get_group(), device)
     context_group = grid["cp"].get_group() if context > 1 else None
     return World(
         rank,
@@ -78,7 +95,15 @@ def join_world(config: TrainConfig) -> World:
         device,
         mesh=init_device_mesh(device.type, (size,), mesh_dim_names=("fsdp",)),
         context_group=context_group,
+        secret=secret,
     )
+
+
+def _prove(secret: bytes, group: dist.ProcessGroup, device: torch.device) -> None:
+    try:
+        prove(secret, group, device)
+    except EngineDead as error:
+        raise RunFailed(str(error)) from error
 
 
 def leave_world() -> None:

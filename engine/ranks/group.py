@@ -15,7 +15,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from engine.errors import EngineDead, InputError, first_line
 from engine.ranks.one_shot import OneShotAllReduce, OneShotAllReduceNorm
 from engine.ranks.secret import on_loopback, prove, ranks_secret
-from engine.ranks.torchrun import torchrun
+from engine.ranks.torchrun import one_machine, torchrun
 from kernels.rms_norm import rms_norm
 from kernels.torch_versions import all_gather
 
@@ -262,11 +262,10 @@ def from_env(device_type: str) -> Group:
     if size == 1:
         return Group.single(device)
     refuse_second_group()
-    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    secret = ranks_secret(one_machine)
+    secret = ranks_secret(one_machine())
     # torchrun's agent holds the store itself (TORCHELASTIC_USE_AGENT_STORE); env:// knows when.
     store, rank, size = next(iter(dist.rendezvous("env://", rank, size, timeout=DATA_TIMEOUT)))
-    with on_loopback() if one_machine else nullcontext():
+    with on_loopback() if one_machine() else nullcontext():
         return Group(rank, size, device, dist.PrefixStore("s1-engine", store), secret)
 
 

@@ -24,6 +24,8 @@ VARIABLE = "S1_RANKS_SECRET"
 """Holds the secret where ranks are started by others (torchrun); needed where they run on several machines."""
 PROOF_TIMEOUT = timedelta(minutes=1)
 """Longest wait for a proof: all ranks are there, and have nothing else to do."""
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Environment in which neither Gloo nor NCCL listens on another interface."""
 _LEAST_CHARACTERS = 16
 _CHALLENGE_BYTES, _ANSWER_BYTES = 32, 32
 
@@ -67,9 +69,8 @@ def _kept(folder: Path) -> bytes:
 @contextmanager
 def on_loopback() -> Iterator[None]:
     """What torch.distributed opens inside it listens on the loopback interface only."""
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "lo"))
+    before = {name: os.environ.get(name) for name in LOOPBACK}
+    os.environ.update(LOOPBACK)
     try:
         yield
     finally:

@@ -33,3 +33,8 @@ def _number(name: str, default: int) -> int:
             f"environment variable {name} is {shown(text)}, no number; unset it, or start the ranks with torchrun"
         )
     return int(text)
+
+
+def one_machine() -> bool:
+    """Whether torchrun started all ranks on this machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
