@@ -8,10 +8,8 @@ import pty
 import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -504,58 +502,6 @@ def test_text_that_the_terminal_cannot_encode(endless):
     )
     assert done.returncode == 0, done.stderr
     assert "caf\\xe9 \\u65e5" in done.stdout
-
-
-def start(model: Path, folder: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "engine.generate",
-            "--model",
-            str(model),
-            *SMALL[:-4],
-            "--max-num-seqs",
-            "16",
-            "--input",
-            str(folder / "in.jsonl"),
-            "--output",
-            str(folder / "out.jsonl"),
-            *words,
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_runs_keep_what_is_finished_and_resume(endless, tmp_path, how):
-    short = {"thinking_token_budget": 5}
-    records = [{"prompt": str(i), "params": short if i % 2 else {}} for i in range(8)]
-    write_lines(tmp_path / "in.jsonl", *records)
-    process = start(endless, tmp_path)
-    out, deadline = tmp_path / "out.jsonl", time.monotonic() + 120
-    while not out.exists() or out.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
-    assert sorted(r["index"] for r in read_lines(out)) == [1, 3, 5, 7]
-    if how is signal.SIGINT:
-        assert process.returncode == 130
-        assert err.strip().splitlines()[-1].startswith("interrupted: 4 of 8 requests are in")
-    again = start(endless, tmp_path, "--resume")
-    _, err = again.communicate(timeout=240)
-    assert again.returncode == 0, err
-    assert "4 requests" in err
-    lines = read_lines(out)
-    assert [r["index"] for r in lines] == list(range(8))
-    assert [r["outputs"][0]["thinking"]["stop_reason"] for r in lines] == ["context", "budget"] * 4
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path):

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -332,38 +331,6 @@ def test_a_full_disk_is_an_error(tmp_path):
         results.write(record_of(lines[0]))
 
 
-@pytest.mark.parametrize("room", [0, 1, 30, 500])
-def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path, room):
-    """The file may grow by two lines and `room` bytes; what the third one left behind is cut off again."""
-    lines = lines_of(tmp_path, *({"prompt": "x" * 5000, "n": i} for i in range(4)))
-    out = tmp_path / "out.jsonl"
-    size = 2 * len(encode_record(record_of(lines[0]))) + room
-    code = f"""
-import resource, signal
-from engine.command.jsonl import Origin, read_input
-from engine.request import SamplingParams
-from engine.command.results import ResultsFile
-from tests.engine.output_lines import record_of
-lines = read_input({str(tmp_path / "in.jsonl")!r}, SamplingParams())
-results = ResultsFile({str(out)!r})
-results.prepare(lines, Origin("m", {{}}), resume=False, overwrite=False)
-results.open()
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
-try:
-    for line in lines:
-        results.write(record_of(line))
-except OSError:
-    results.close(order=False)
-    print(sorted(results.finished))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[0, 1]\n", "")
-    assert indices(out) == [0, 1]
-    assert run_file(out, lines, [2, 3], resume=True) == []
-    assert indices(out) == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("resume", [False, True])
 def test_one_process_writes_an_output(tmp_path, resume):
     """By whatever name, before its model loads; and one that looked when nothing was there comes too late."""
@@ -469,48 +436,6 @@ def test_output_through_a_link_keeps_the_link(tmp_path):
     run_file(tmp_path / "link.jsonl", lines, [1, 0])
     assert (tmp_path / "link.jsonl").is_symlink()
     assert indices(tmp_path / "real.jsonl") == [0, 1]
-
-
-WRITER = """
-import sys
-from engine.command.jsonl import Origin, read_input
-from engine.request import SamplingParams
-from engine.command.results import ResultsFile
-from tests.engine.output_lines import record_of
-lines = read_input(sys.argv[1], SamplingParams())
-results = ResultsFile(sys.argv[2])
-results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)
-results.open()
-for line in reversed(lines):
-    if line.index not in results.finished:
-        results.write(record_of(line))
-        results.close(order=True) if line.index == 0 else print(flush=True)
-"""
-
-
-def test_kill_nine_loses_nothing_that_was_finished(tmp_path):
-    count = 400
-    lines = lines_of(tmp_path, *({"prompt": "x" * 5000, "n": i} for i in range(count)))
-    out = tmp_path / "out.jsonl"
-    kept = 0
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        seen = [process.stdout.readline() for _ in range(60)]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        results = ResultsFile(str(out))
-        results.prepare(lines, Origin("m", {}), resume=True, overwrite=False)
-        assert len(results.finished) >= kept + len(seen)
-        kept = len(results.finished)
-        results.release()
-    subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path / "in.jsonl"), str(out)], check=True, stdout=subprocess.DEVNULL
-    )
-    assert indices(out) == list(range(count))
 
 
 def test_pipes_are_read_and_what_has_no_line_ends_is_refused(tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ PROMISES: dict[str, dict[str, Promise]] = {
     "two writers": _all(_SECOND),
 }
 
-QUICK = {("generate", "terminate"), ("evaluate", "removed"), ("sft", "interrupt"), ("curate", "full disk")}
+QUICK = {("generate", "kill"), ("evaluate", "terminate"), ("sft", "kill"), ("curate", "file limit")}
 """Cells for every change; `make test-full` tries all."""
 
 
