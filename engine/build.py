@@ -112,8 +112,9 @@ def check_sizes(config: EngineConfig, model: ModelConfig, free: int, ranks: int,
     pool = slots * length if given is None else given
     values = 2 * model.num_layers * Shard.of(model, 0, ranks).num_kv_heads * model.head_dim
     page = size * values * (1 if config.kv_cache_dtype == "fp8" else width) + _PAGE_BYTES
+    heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     slot = 4 * (context + 2 * -(-context // size) + _LOGITS * model.vocab_size)
-    token = width * (6 * model.hidden_size + 2 * (model.q_size + 2 * model.kv_size) + 3 * model.intermediate_size)
+    token = width * (6 * model.hidden_size + 2 * heads + 3 * model.intermediate_size)
     takes = {
         "page_size" if given is None else "kv_cache_tokens": page * (2 if given is None else 1 + given // size),
         "max_num_seqs": slots * slot,
