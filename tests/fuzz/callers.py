@@ -135,7 +135,7 @@ TARGETS = (
         ),
         _lines,
     ),
-    Target("flags", st.lists(_words | texts, max_size=6), _flags),
-    Target("prompt", st.sampled_from([s * k for s in STRINGS for k in (1, 30)]) | st.text(), _prompt, quick=10),
-    Target("resume file", st.deferred(_resume_cases), _resume),
+    Target("flags", st.lists(_words | texts, max_size=6), _flags, quick=6),
+    Target("prompt", st.sampled_from([s * k for s in STRINGS for k in (1, 30)]) | st.text(), _prompt, quick=8),
+    Target("resume file", st.deferred(_resume_cases), _resume, known=((2, (((("outputs", 0), "set", "null"),), ())),)),
 )

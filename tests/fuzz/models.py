@@ -107,7 +107,13 @@ _GENERATION, _INDEX = checkpoint.read("generation_config.json"), "model.safetens
 _HEADER_LENGTHS = st.none() | st.sampled_from((0, 1, 2**31, 2**63, 2**64 - 1)) | st.integers(0, 5_000)
 
 TARGETS = (
-    Target("config.json", files(CONFIG, _EXTRA), _config, quick=40),
+    Target(
+        "config.json",
+        files(CONFIG, _EXTRA),
+        _config,
+        quick=20,
+        known=((((("rope_parameters", "factor"), "set", "65536"),), ()),),
+    ),
     Target(
         "generation_config.json",
         files(_GENERATION, _OTHER),
@@ -125,5 +131,5 @@ TARGETS = (
         _file("tokenizer.json", _TOKENIZER, use_tokenizer),
     ),
     Target("tokenizer_config.json", files(_SETTINGS, _OTHER), _file("tokenizer_config.json", _SETTINGS, use_tokenizer)),
-    Target("chat template", blocks, _template),
+    Target("chat template", blocks, _template, quick=6),
 )

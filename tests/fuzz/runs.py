@@ -99,6 +99,9 @@ _replies = st.builds(
 )
 
 
+_REPLIES = (Reply(b"{}", 429, {"Retry-After": "²"}), Reply(b"", kind="bomb"), Reply(b"", kind="endless"))
+
+
 @cache
 def _server() -> Server:
     return Server()
@@ -177,10 +180,10 @@ def _yaml_target(name: str, base: Any, read: Any, overrides: bool = False) -> Ta
 
 
 TARGETS = (
-    Target("evaluation log", log_cases(), _log, quick=8),
-    Target("evaluation grid", files(GRID), _grid),
-    Target("reply to curation", _replies, _curation_reply, quick=8),
-    Target("reply to evaluation", _replies, _evaluation_reply, quick=5),
+    Target("evaluation log", log_cases(), _log, quick=4, known=((0, (((("task",), "set", "0"),), ())),)),
+    Target("evaluation grid", files(GRID), _grid, known=((((("tasks",), "set", '"\\ud800"'),), ()),)),
+    Target("reply to curation", _replies, _curation_reply, quick=4, known=_REPLIES),
+    Target("reply to evaluation", _replies, _evaluation_reply, quick=3, known=_REPLIES),
     _yaml_target("training config", INPUTS["training"], load_training, overrides=True),
     Target("training data", _record_cases, _records),
     _yaml_target("curation config", INPUTS["curation"], load_curation),

@@ -15,5 +15,5 @@ class Target:
     name: str
     cases: st.SearchStrategy[Any]
     run: Callable[[Any], None]
-    quick: int = 20
+    quick: int = 12
     known: tuple[Any, ...] = ()
