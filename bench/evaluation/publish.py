@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.evaluation.grid import Grid
 from bench.evaluation.prompts import question_text
 from bench.record import Machine, append
 from engine import InputError
+from engine.command.append_log import AppendLog
 
 BEGIN, END = "<!-- evaluation: begin (python -m bench.evaluate GRID.yaml --write) -->", "<!-- evaluation: end -->"
 
@@ -75,20 +77,22 @@ def write_samples(folder: Path, file: Path) -> None:
         if task.private:
             raise InputError(f"task {task.name} may not be written in the clear; leave --samples out")
     problems = {(task.name, p.id): p for task in tasks.values() for p in task.problems}
-    with file.open("a", encoding="utf-8") as out:
-        for row, graded in rows_with_grades(folder, "s1-engine", "answer"):
-            sample = {
-                "task": row["task"],
-                "condition": row["condition"],
-                "id": row["problem"],
-                "sample": row["sample"],
-                "prompt": question_text(problems[row["task"], row["problem"]]),
-                "reasoning": row["reasoning"],
-                "answer": row["answer"],
-                "right": graded.correct,
-                "thinking_tokens": row["thinking_tokens"],
-            }
-            out.write(json.dumps(sample) + "\n")
+    samples = [
+        {
+            "task": row["task"],
+            "condition": row["condition"],
+            "id": row["problem"],
+            "sample": row["sample"],
+            "prompt": question_text(problems[row["task"], row["problem"]]),
+            "reasoning": row["reasoning"],
+            "answer": row["answer"],
+            "right": graded.correct,
+            "thinking_tokens": row["thinking_tokens"],
+        }
+        for row, graded in rows_with_grades(folder, "s1-engine", "answer")
+    ]
+    with closing(AppendLog(file)) as log:  # all or nothing, and of one run at a time
+        log.append("".join(json.dumps(sample) + "\n" for sample in samples).encode())
 
 
 def insert(file: Path, text: str) -> str:

@@ -117,7 +117,7 @@ class ResultsFile:
                     log.replace(os.pread(log.file.fileno(), length, offset) for _, (offset, length) in spans)
                 except OSError as error:
                     raise OSError(
-                        f"cannot put the lines into input order: {error.strerror or error}; make room, and --resume "
+                        f"cannot put the lines into input order: {error.strerror or error}; mend that, and --resume "
                         "does it"
                     ) from error
         finally:
