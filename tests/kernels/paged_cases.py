@@ -1,7 +1,10 @@
 """Random paged caches and tolerances for the attention tests."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 
 from kernels import INTERPRET
@@ -9,6 +12,16 @@ from kernels import INTERPRET
 HALF_TYPES = [torch.float16] if INTERPRET or not torch.cuda.is_available() else [torch.float16, torch.bfloat16]
 DTYPES = [torch.float32, *HALF_TYPES]
 """The interpreter's bfloat16 `tl.dot` is wrong, so bfloat16 runs on a GPU alone."""
+
+
+def typed(shapes: Sequence[tuple[Any, ...]], halves: Collection[int]) -> list[Any]:
+    """(dtype, *shape): float32 in every shape; 16 bits in the shapes at `halves`, and elsewhere with the slow tests."""
+    return [
+        pytest.param(dtype, *shape, marks=() if dtype == torch.float32 or at in halves else pytest.mark.slow)
+        for dtype in DTYPES
+        for at, shape in enumerate(shapes)
+    ]
+
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 1e-2}
 """Largest error, relative to the largest value."""

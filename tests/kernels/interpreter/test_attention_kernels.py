@@ -6,7 +6,7 @@ import torch
 from kernels.decode_attention import decode_attention_reference, decode_attention_triton
 from kernels.errors import KernelError
 from kernels.prefill_attention import prefill_attention_reference, prefill_attention_triton
-from tests.kernels.paged_cases import DTYPES, HALF_TYPES, TOLERANCE, Paged, error, paged_cache
+from tests.kernels.paged_cases import DTYPES, HALF_TYPES, TOLERANCE, Paged, error, paged_cache, typed
 
 
 def decode_error(q: torch.Tensor, cache: Paged, programs: int) -> float:
@@ -35,8 +35,7 @@ SHAPES = [  # lengths, query heads, KV heads, head_dim, page size, programs
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lens, num_q, num_kv, head_dim, page_size, programs", SHAPES)
+@pytest.mark.parametrize("dtype, lens, num_q, num_kv, head_dim, page_size, programs", typed(SHAPES, {3, 7}))
 def test_decode(device, dtype, lens, num_q, num_kv, head_dim, page_size, programs):
     cache = paged_cache(lens, num_kv, head_dim, page_size, dtype, device)
     q = torch.randn(len(lens), num_q, head_dim, device=device).to(dtype)

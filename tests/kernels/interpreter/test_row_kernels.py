@@ -8,7 +8,7 @@ from kernels.embedding import embedding_reference, embedding_triton
 from kernels.rms_norm import rms_norm_reference, rms_norm_triton
 from kernels.rope_append import rope_append_reference, rope_append_triton
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
-from tests.kernels.paged_cases import DTYPES, TOLERANCE, error
+from tests.kernels.paged_cases import DTYPES, TOLERANCE, error, typed
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -104,8 +104,9 @@ def test_embedding_gives_zeros_for_ids_of_other_ranks(device, dtype):
     assert (got[[0, 1, 5, 6, 7]] == 0).all() and torch.equal(got[4], weight[39])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_heads, head_dim, page_size", [((8, 1), 64, 64), ((5, 1), 128, 128), ((2, 2), 128, 64)])
+@pytest.mark.parametrize(
+    "dtype, num_heads, head_dim, page_size", typed([((8, 1), 64, 64), ((5, 1), 128, 128), ((2, 2), 128, 64)], {2})
+)
 @pytest.mark.parametrize("tokens", [1, 64])
 def test_rope_append_of_one_row_and_of_many(device, dtype, num_heads, head_dim, page_size, tokens):
     """Slots in random order over whole pages, their first and last places included; one row is dropped."""
