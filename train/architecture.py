@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import shown
+from engine.errors import is_number, shown
 from engine.json_file import read_object
+from engine.model import config as sizes
+from engine.model.config import read_flag, read_size
 from train.errors import TrainingError
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
@@ -77,9 +79,9 @@ class Architecture:
         path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         config = read_object(path)
         model_type = config.get("model_type")
-        if model_type not in MODEL_TYPES:
+        if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
             raise TrainingError(
-                f"{path}: model_type {model_type!r} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
+                f"{path}: model_type {shown(model_type)} cannot be trained; one of {', '.join(MODEL_TYPES)} can"
             )
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -87,7 +89,7 @@ class Architecture:
             raise TrainingError(f"{path}: rope_parameters or rope_scaling is {shown(rope)}; it must be an object")
         kind = rope.get("rope_type", rope.get("type", "default"))
         refused = (
-            (kind != "default", f"rope scaling {kind!r} is not implemented for training; use the unscaled model"),
+            (kind != "default", f"rope scaling {shown(kind)} is not implemented for training; use the unscaled model"),
             *(
                 (config.get(name), f"{name} is set; this trainer implements full attention without MLP bias")
                 for name in ("use_sliding_window", "mlp_bias")
@@ -100,23 +102,27 @@ class Architecture:
         for holds, reason in refused:
             if holds:
                 raise TrainingError(f"{path}: {reason}")
-        try:
-            return Architecture(
-                model_type=config["model_type"],
-                hidden_size=config["hidden_size"],
-                intermediate_size=config["intermediate_size"],
-                num_layers=config["num_hidden_layers"],
-                num_heads=config["num_attention_heads"],
-                num_kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-                head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-                vocab_size=config["vocab_size"],
-                rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                initializer_range=config.get("initializer_range", 0.02),
-                max_positions=config.get("max_position_embeddings", 32768),
-            )
-        except KeyError as error:
-            raise TrainingError(f"{path}: {error.args[0]} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise TrainingError(f"{path}: a size is not a number: {error}") from error
+        heads = read_size(config, "num_attention_heads", str(path), sizes.MAX_HEADS)
+        hidden = read_size(config, "hidden_size", str(path), sizes.MAX_HIDDEN)
+        theta = next((t for t in (rope.get("rope_theta"), config.get("rope_theta")) if t is not None), 10000.0)
+        return Architecture(
+            model_type=model_type,
+            hidden_size=hidden,
+            intermediate_size=read_size(config, "intermediate_size", str(path), sizes.MAX_INTERMEDIATE),
+            num_layers=read_size(config, "num_hidden_layers", str(path), sizes.MAX_LAYERS),
+            num_heads=heads,
+            num_kv_heads=read_size(config, "num_key_value_heads", str(path), sizes.MAX_HEADS, heads),
+            head_dim=read_size(config, "head_dim", str(path), sizes.MAX_HEAD_DIM, max(1, hidden // heads)),
+            vocab_size=read_size(config, "vocab_size", str(path), sizes.MAX_VOCABULARY),
+            rms_norm_eps=_number(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", path, 1),
+            rope_theta=_number(theta, "rope_theta", path, 1e15),
+            tied=read_flag(config, "tie_word_embeddings", str(path), False),
+            initializer_range=_number(config.get("initializer_range", 0.02), "initializer_range", path, 1),
+            max_positions=read_size(config, "max_position_embeddings", str(path), sizes.MAX_POSITIONS, 32768),
+        )
+
+
+def _number(value: object, name: str, path: Path, most: float) -> float:
+    if not is_number(value, 1e-30, most):
+        raise TrainingError(f"{path}: {name} is {shown(value)}; give a number above 0, up to {most:g}")
+    return float(value)  # type: ignore[arg-type]

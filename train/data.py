@@ -95,7 +95,7 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | No
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
+    if not path.exists():
         raise TrainingError(f"data file {path} does not exist")
     for number, row in read_rows(path):
         if isinstance(row, BadRow):
@@ -150,7 +150,7 @@ def _integers(values: Any, kinds: str, name: str) -> np.ndarray:
     """The list `values`, of numpy's `kinds`, as int64 [n]."""
     try:
         array = np.asarray(values)
-    except ValueError:  # of lists that differ in length
+    except (ValueError, OverflowError):  # of lists that differ in length, of whole numbers beyond floats beside floats
         array = np.asarray(None)
     if array.ndim != 1 or (array.dtype.kind not in kinds and len(array)):
         raise TrainingError(f"{name} must be a list of integers")

@@ -53,11 +53,11 @@ class ModelConfig:
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
         _refuse_unsupported(values, source)
-        heads = _size(values, "num_attention_heads", source, MAX_HEADS)
-        kv_heads = _size(values, "num_key_value_heads", source, MAX_HEADS, heads)
-        hidden = _size(values, "hidden_size", source, MAX_HIDDEN)
-        head_dim = _size(values, "head_dim", source, MAX_HEAD_DIM, max(1, hidden // heads))
-        positions = _size(values, "max_position_embeddings", source, MAX_POSITIONS)
+        heads = read_size(values, "num_attention_heads", source, MAX_HEADS)
+        kv_heads = read_size(values, "num_key_value_heads", source, MAX_HEADS, heads)
+        hidden = read_size(values, "hidden_size", source, MAX_HIDDEN)
+        head_dim = read_size(values, "head_dim", source, MAX_HEAD_DIM, max(1, hidden // heads))
+        positions = read_size(values, "max_position_embeddings", source, MAX_POSITIONS)
         eps = values.get("rms_norm_eps", 1e-6)
         refuse(
             (
@@ -76,15 +76,15 @@ class ModelConfig:
         )
         config = cls(
             hidden_size=hidden,
-            num_layers=_size(values, "num_hidden_layers", source, MAX_LAYERS),
+            num_layers=read_size(values, "num_hidden_layers", source, MAX_LAYERS),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            intermediate_size=_size(values, "intermediate_size", source, MAX_INTERMEDIATE),
-            vocab_size=_size(values, "vocab_size", source, MAX_VOCABULARY),
+            intermediate_size=read_size(values, "intermediate_size", source, MAX_INTERMEDIATE),
+            vocab_size=read_size(values, "vocab_size", source, MAX_VOCABULARY),
             rms_norm_eps=float(eps),
-            tie_word_embeddings=_flag(values, "tie_word_embeddings", source, False),
-            attention_bias=_flag(values, "attention_bias", source, True),
+            tie_word_embeddings=read_flag(values, "tie_word_embeddings", source, False),
+            attention_bias=read_flag(values, "attention_bias", source, True),
             rope=Rope.parse(values, source, positions),
             max_position_embeddings=positions,
             dtype=_dtype(values, source) if dtype == "auto" else _DTYPES[dtype],
@@ -147,8 +147,8 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
         ),
     )
     if slides and layers is None:
-        full = _size(values, "max_window_layers", source, MAX_LAYERS, 28, least=0)
-        slides = _size(values, "num_hidden_layers", source, MAX_LAYERS) > full
+        full = read_size(values, "max_window_layers", source, MAX_LAYERS, 28, least=0)
+        slides = read_size(values, "num_hidden_layers", source, MAX_LAYERS) > full
     if slides and (layers is None or "sliding_attention" in layers):
         raise InputError(
             f"{source}: sliding-window attention ({shown(window)} tokens) is in use and not supported; "
@@ -156,9 +156,11 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _size(
+def read_size(
     values: Mapping[str, Any], name: str, source: str, most: int, default: int | None = None, least: int = 1
 ) -> int:
+    """The whole number `name` of config.json's `values`, `default` where it is not there or null. Raises InputError,
+    naming it and `source`, unless it is from `least` to `most`."""
     value = default if values.get(name) is None else values[name]
     refuse(
         (value is None, f"{source}: {name} is missing"),
@@ -170,7 +172,8 @@ def _size(
     return cast(int, value)
 
 
-def _flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> bool:
+def read_flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> bool:
+    """The bool `name` of config.json's `values`. Raises InputError, naming it and `source`, for anything else."""
     value = values.get(name, default)
     if not isinstance(value, bool):
         raise InputError(f"{source}: {name} is {shown(value)}; give true or false")

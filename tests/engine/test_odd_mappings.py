@@ -31,7 +31,7 @@ def test_odd_names_are_refused_in_a_line(key: Any, preparer: Preparer) -> None:
     ]
     for make in (
         lambda: SamplingParams.from_dict(odd),
-        lambda: SamplingParams(logit_bias={1: 1.0, (key if key != 1 else "1"): 2}),  # type: ignore[dict-item]
+        lambda: preparer.prepare("x", SamplingParams(logit_bias={1: 1.0, key if key != 1 else "1": 2.0})),
         lambda: preparer.prepare({"messages": [], key: 1}, SamplingParams()),
         *(lambda format=format: preparer.prepare("x", SamplingParams(thinking_format=format)) for format in formats),
     ):

@@ -1,6 +1,7 @@
 """Order, text format, layout and the plan's arithmetic; refusal of bad input."""
 
 import json
+import os
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -272,6 +273,8 @@ BAD_RECORDS = {
     "token outside": ({"tokens": [1, 9999], "trained": [1, 1]}, "tokens from 1 to 9999, the model's"),
     "tokens as text": ({"tokens": ["a"], "trained": [1]}, "`tokens` must be a list of integers"),
     "tokens as floats": ({"tokens": [1.0, 2.5], "trained": [1, 1]}, "`tokens` must be a list of integers"),
+    "tokens beyond floats": ({"tokens": [10**400, 2.5], "trained": [1, 1]}, "`tokens` must be a list of integers"),
+    "tokens beyond 64 bits": ({"tokens": [10**20], "trained": [1]}, "`tokens` must be a list of integers"),
     "question without text": (chat(question=None), "field 'question' must be text, not NoneType"),
     "trace of numbers": (chat(thinking=[1]), "field 'thinking' must be text, not list"),
     "message without content": ({"messages": [{"role": "user"}]}, "messages[0].content is NoneType; give a string"),
@@ -295,11 +298,14 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"tokens": [1, 2]}\n{"tokens": [1')
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
     (tmp_path / "f.parquet").write_bytes(b"PAR1")
+    os.mkfifo(tmp_path / "pipe")
     for file, message in (
         (tmp_path / "d.jsonl", "d.jsonl:2: not JSON"),
         (tmp_path / "e.jsonl", "e.jsonl does not exist"),
         (tmp_path / "latin.jsonl", "latin.jsonl:1: not JSON"),
         (tmp_path / "f.parquet", "f.parquet: not a readable Parquet"),
+        (tmp_path / "pipe", "pipe is a pipe; give a regular file"),
+        (tmp_path, " is a folder; give a regular file"),
     ):
         with pytest.raises(InputError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)

@@ -266,7 +266,7 @@ def test_a_shape_that_cannot_be_trained_is_named(tmp_path: Path, change: dict, m
 def test_a_model_beyond_memory_is_refused_before_it_is_made(tmp_path: Path, from_weights: bool) -> None:
     """A few bytes of config.json ask for a hundred terabytes; the tensors beside it may say otherwise."""
     model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
-    large = {"hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 512}
+    large = {"hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 512, "num_attention_heads": 512}
     (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | large))
     config = write_config(tmp_path / "config.yaml", model, data)
     override = () if from_weights else ("model.path=null", f"model.init={model}/config.json")
