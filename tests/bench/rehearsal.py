@@ -24,11 +24,15 @@ from bench.processes import descendants
 
 LATER = {
     "compile",
+    "tokens",
     "profile",
     "decode_int8",
     "decode_fp8_kv",
+    "decode_fp8",
+    "training",
     "training_7b_lora",
     "training_32b_slice",
+    "client_loop",
     "operators",
     "peers",
 }
@@ -42,8 +46,9 @@ MISBEHAVING = {
 
 
 def shorter(part: Part) -> Part:
-    """The tuner with one product, which Triton's interpreter takes seconds for."""
-    return replace(part, arguments=(*part.arguments, "--only", "qkv")) if part.module == "bench.gemm" else part
+    """The tuner with one product of few tokens, which Triton's interpreter takes seconds for."""
+    few = (*part.arguments, "--only", "qkv", "--tokens", "1", "8")
+    return replace(part, arguments=few) if part.module == "bench.gemm" else part
 
 
 def kill_the_first(name: str, results: Path, lines: int) -> None:
