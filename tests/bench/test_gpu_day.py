@@ -133,6 +133,7 @@ time.sleep(120)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_workers_of_a_part_end_with_it(part, options, tmp_path, monkeypatch):
     """A benchmark's engine runs in a process group of its own, stopped between its turns: it would keep its memory of

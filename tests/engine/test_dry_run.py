@@ -46,7 +46,13 @@ def mixture(count: int) -> list[SamplingParams]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"quantization": "int8"}, {"quantization": "fp8", "kv_cache_dtype": "fp8"}, {"step_graphs": "off"}]
+    "options",
+    [
+        {},
+        pytest.param({"quantization": "int8"}, marks=pytest.mark.slow),
+        {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+        {"step_graphs": "off"},
+    ],
 )
 def test_s1_nano_loads_prefills_and_decodes(options: dict[str, Any]) -> None:
     """From its file; prompts in chunks, mixed with decodes; captured steps of all kinds."""

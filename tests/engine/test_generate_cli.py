@@ -372,7 +372,25 @@ def empty_template(model):
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": ""}))
 
 
+def piped(model):
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+
+
+def resize(**sizes):
+    def spoil(model):
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, **sizes}))
+
+    return spoil
+
+
 BAD_MODELS = [
+    (piped, "config.json is a pipe; give a regular file"),
+    (resize(num_hidden_layers=2**31), "num_hidden_layers is 2147483648; give a whole number from 1 to 1,024"),
+    (resize(intermediate_size=2**18), "config.json asks for [262144, "),
+    (resize(rope_theta=10**400), "rope_theta is <a whole number of about 401 digits>"),
+    (resize(hidden_act="\x1b]0;\n" * 10**6), r"hidden_act is '\x1b]0;\n\x1b]0;\n"),
     (empty_template, "--prompt: the chat template renders these messages to nothing"),
     (remove("model.safetensors"), "holds no safetensors file"),
     (truncate, "model.safetensors"),
@@ -524,7 +542,7 @@ def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path)
     assert [r["index"] for r in read_lines(tmp_path / "out.jsonl")] == [0, 2]
 
 
-@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+@pytest.mark.parametrize("launcher", ["spawn", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_ranks_answer_like_one(cli, story, tmp_path, launcher):
     write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "params": {"thinking_token_budget": 2}})
     assert cli("--input", "in.jsonl", "--output", "one.jsonl")[0] == 0

@@ -168,6 +168,7 @@ def test_a_rank_of_torchrun_dies_and_the_other_ends(tmp_path: Path) -> None:
     assert f"Signal 9 (SIGKILL) received by PID {pids[1]}" in error
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(

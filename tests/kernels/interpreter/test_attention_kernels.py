@@ -109,8 +109,7 @@ def test_shapes_the_kernels_do_not_take_are_refused(device):
         decode_attention_triton(torch.randn(1, 2, 64, device=device), cache.k, cache.v, cache.tables, cache.lens, 1.0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_q, num_kv, head_dim, page_size", [(5, 1, 64, 16), (2, 2, 128, 64)])
+@pytest.mark.parametrize("dtype, num_q, num_kv, head_dim, page_size", typed([(5, 1, 64, 16), (2, 2, 128, 64)], {1}))
 def test_prefill_of_mixed_chunks(device, dtype, num_q, num_kv, head_dim, page_size):
     """A whole prompt, a chunk in the middle, an empty row, one token at a page boundary, a chunk over 128 queries."""
     q_lens, lens = [33, 20, 0, 1, 130], [33, 150, 40, 65, 131]
