@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -304,11 +302,9 @@ def test_the_originals_grader_is_a_labelled_column(tmp_path):
     assert all(0 <= c["interval"]["low"] <= c["accuracy"] for task in ours["tasks"] for c in task["conditions"])
 
 
-def test_flags_make_a_grid_and_keep_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "bench.evaluate",
+def test_flags_make_a_grid_and_keep_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [
         "--task",
         "s1_nano",
         "--model",
@@ -327,9 +323,9 @@ def test_flags_make_a_grid_and_keep_nothing(tmp_path):
         "--figure",
         str(tmp_path / "f.png"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "| budget 4 |" in done.stdout and "| 1x Wait |" in done.stdout and "8 problems" in done.stdout
+    assert evaluate.main(flags) == 0
+    told = capsys.readouterr().out
+    assert "| budget 4 |" in told and "| 1x Wait |" in told and "8 problems" in told
     assert [(r.case["budget"], r.case["waits"]) for r in read(tmp_path / "r.jsonl")] == [(4, 0), (8, 0), (1024, 1)]
     assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "s.jsonl", "f.png"}
 

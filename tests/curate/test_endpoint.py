@@ -9,12 +9,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
+from curate.config import load_config
 from curate.models.asking import Ask, EndpointDown, Sampling
 from curate.models.endpoint import EndpointConfig, EndpointModel
 from curate.models.opened import check_model_config, open_model
 from curate.models.prompt import Prompt
 from curate.models.store import Store
+from curate.run import Arguments
+from curate.run import run as curate
 from curate.stages.attempts import attempt
 from tests.curate.endpoints import Endpoint
 
@@ -237,33 +241,36 @@ format: {{tokenizer: models/s1-nano}}
 """
 
 
-def started(folder: Path, endpoint: Endpoint) -> subprocess.Popen:
-    """`python -m curate.run` in a process of its own."""
+def config_of(folder: Path, endpoint: Endpoint) -> Path:
     config = folder / "config.yaml"
     folder.mkdir(exist_ok=True)
     text = CONFIG.format(run=folder / "run", url=endpoint.url, rows=QUESTIONS, concurrency=CONCURRENCY)
     config.write_text(text)
-    return subprocess.Popen([sys.executable, "-m", "curate.run", str(config)], stdout=subprocess.DEVNULL)
+    return config
 
 
 def test_kill_at_half_of_the_trace_stage_then_rerun(tmp_path):
+    def run(folder: Path, endpoint: Endpoint) -> None:
+        config = config_of(folder, endpoint)
+        curate(load_config(config), Arguments(config), Console(quiet=True))
+
     unbroken, killed = Endpoint(tmp_path / "unbroken.jsonl"), Endpoint(tmp_path / "killed.jsonl")
     one, two = tmp_path / "one", tmp_path / "two"
     try:
-        assert started(one, unbroken).wait(120) == 0  # its attempts are the traces' calls: the store knows them
+        run(one, unbroken)  # its attempts are the traces' calls: the store knows them
         questions = {call["prompt"] for call in unbroken.calls("flaky")}
         assert len(questions) > QUESTIONS // 2
-        process = started(two, killed)
+        process = subprocess.Popen([sys.executable, "-m", "curate.run", str(config_of(two, killed))])
         while len({call["prompt"] for call in killed.calls("flaky")}) < len(questions) // 2:
             assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.005)
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         time.sleep(0.3)  # for requests that are still on the wire
         before = killed.calls("flaky")
         asked_before = {call["prompt"] for call in before}
         assert len(asked_before) < len(questions) and not list(two.rglob("traces*.parquet"))
-        assert started(two, killed).wait(120) == 0
+        run(two, killed)
         after = killed.calls("flaky")[len(before) :]
         repeated = {call["prompt"] for call in after} & asked_before
         assert len(repeated) <= CONCURRENCY

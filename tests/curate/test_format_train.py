@@ -1,8 +1,6 @@
 """The file that `format` writes is what the trainer reads, and both count the same tokens."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +10,7 @@ from curate.config import Format
 from curate.stages.formatting import formatted
 from engine.text.tokenizer import Tokenizer
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
+from tests.train.support import trainer
 from train.config import Data
 from train.data import read_dataset
 
@@ -96,9 +95,7 @@ def test_a_training_step_runs_on_it_and_counts_the_same(tmp_path):
         "metrics.every=1",
         "metrics.progress=false",
     ]
-    subprocess.run(
-        [sys.executable, "-m", "train.sft", str(recipe), *settings], check=True, cwd=ROOT, capture_output=True
-    )
+    trainer(recipe, *settings).fit()
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (step,) = [line for line in steps if "loss" in line]
     assert step["targets"] == samples["trained"].sum() and step["tokens"] == samples["tokens"].sum()

@@ -1,15 +1,15 @@
 """The command that rebuilds the two small models, at a size that takes seconds."""
 
 import json
-import subprocess
 import sys
 
 import polars as pl
+import pytest
 
 from curate.models.asking import Sampling
 from curate.models.opened import open_model
 from curate.models.store import Store
-from curate.small_models import SIZES, Size, build
+from curate.small_models import SIZES, Size, build, main
 from curate.stages.attempts import attempt
 
 
@@ -24,10 +24,10 @@ def test_a_tiny_build_answers(tmp_path):
     assert traces["error"].null_count() == 2 and traces["completion_tokens"].min() > 0
 
 
-def test_the_two_differ_and_unknown_names_are_refused(tmp_path):
+def test_the_two_differ_and_unknown_names_are_refused(tmp_path, monkeypatch):
     first, second = SIZES
     assert first.shape != second.shape and first.seed != second.seed
-    command = [sys.executable, "-m", "curate.small_models", "--out", str(tmp_path), "--only", "small-z"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0 and "no model 'small-z'; known: small-a, small-b" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["curate.small_models", "--out", str(tmp_path), "--only", "small-z"])
+    with pytest.raises(SystemExit, match="no model 'small-z'; known: small-a, small-b"):
+        main()
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.support import ROOT, environment, trainer, trajectory, write_config, write_model, write_tokens
-from tests.train.two_ranks import LAYOUTS, first_step
+from tests.train.two_ranks import COMBINED, first_step
 from train.data import step_samples
 
 LENGTHS = [31, 7, 22, 15, 40, 9, 18, 26] * 4
@@ -41,7 +41,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     model, data = write_model(folder / "model"), write_tokens(folder / "data.jsonl", LENGTHS)
     wide: dict[str, Any] = {"data": {"batch_size": 16}}
     gradients = write_config(folder / "gradients.yaml", model, data, **wide)
-    for reduction in ("sample_mean", "token_mean"):
+    for reduction in COMBINED:
         loss, grads, micro = first_step(trainer(gradients, f"reduction={reduction}"))
         assert micro == 1
         torch.save({"loss": loss, "gradients": grads}, folder / f"{reduction}.pt")
@@ -69,8 +69,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("reduction", ["sample_mean", "token_mean"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("reduction, layout", [(one, name) for one, layouts in COMBINED.items() for name in layouts])
 def test_any_layout_gives_the_same_step(ranks: tuple[Path, dict[str, Any]], layout: str, reduction: str) -> None:
     """T3 and T4: 16 samples on one process, and as 2 x 8, 2 x (4 + 4), and cut over two context-parallel ranks."""
     loss, gradient, micro = ranks[1]["layouts"][f"{reduction}, {layout}"]

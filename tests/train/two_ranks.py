@@ -27,6 +27,13 @@ LAYOUTS = {
 }
 
 
+COMBINED = {
+    "sample_mean": LAYOUTS,
+    "token_mean": {name: LAYOUTS[name] for name in ("data parallel, 2 x (4 + 4)", "context parallel, micro-batches")},
+}
+"""By reduction; the second one where sums of ranks and micro-batches meet."""
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -41,9 +48,9 @@ def first_step(run: Trainer) -> tuple[float, dict[str, torch.Tensor], int]:
 
 def compare(folder: Path) -> dict[str, list[float]]:
     results = {}
-    for reduction in ("sample_mean", "token_mean"):
+    for reduction, layouts in COMBINED.items():
         reference = torch.load(folder / f"{reduction}.pt")
-        for name, overrides in LAYOUTS.items():
+        for name, overrides in layouts.items():
             run = trainer(folder / "gradients.yaml", f"reduction={reduction}", *overrides)
             loss, gradients, micro = first_step(run)
             worst = max(relative(gradients[key], reference["gradients"][key]) for key in gradients)
