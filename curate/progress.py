@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Display
 from rich.text import Text
 
+from engine.errors import plain
+
 Progress = Callable[[int], None]
 """Told how many rows have been done since the last call."""
 
@@ -37,7 +39,7 @@ class Bars:
         """A function to call with the number of rows done since its last call; `total` None: not known."""
         if self._console.is_terminal:
             with Display(
-                TextColumn("{task.description:>13}"),
+                TextColumn("{task.description:>13}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
@@ -45,7 +47,7 @@ class Bars:
                 console=self._console,
                 transient=True,
             ) as display:
-                task = display.add_task(what, total=total)
+                task = display.add_task(plain(what, 40), total=total)
                 yield lambda rows: display.advance(task, rows)
         else:
             yield _lines(self._console, what, total)
@@ -61,6 +63,6 @@ def _lines(console: Console, what: str, total: int | None) -> Progress:
         if now - shown >= LINE_EVERY_S:
             shown, rate = now, done / (now - started)
             left = "" if total is None else f" of {total:,}, {(total - done) / rate:,.0f} s to go"
-            console.print(f"{what}: {done:,}{left}, {rate:,.1f}/s", highlight=False)
+            console.print(f"{plain(what, 40)}: {done:,}{left}, {rate:,.1f}/s", highlight=False, markup=False)
 
     return advance

@@ -28,7 +28,7 @@ from engine.command.stop import Terminated, exit_code, terminable
 from engine.command.view import StreamView, Totals, progress_bar
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, tell
 from engine.handle import Handle
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except InputError as error:
         if leads:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
         return 2
     except EngineDead as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt as stop:
         if leads:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(stop)
     except OSError as error:  # a full disk, or whoever read standard output has gone
         if not isinstance(error, BrokenPipeError):
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
         if sys.stdout is not None:  # nothing may be written to it at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -87,7 +87,7 @@ def _run(arguments: Arguments) -> int:
         if results is not None:
             held.callback(results.release)
             for warning in results.prepare(lines, origin, arguments.resume, arguments.overwrite):
-                print(f"warning: {warning}", file=sys.stderr)
+                tell(warning, "warning")
             if len(results.finished) == len(lines):
                 print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
                 results.open()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.build import available_bytes
-from engine.errors import InputError
+from engine.errors import InputError, tell
 from engine.one_writer import sole_writer
 from train.architecture import Architecture
 from train.checkpoint import Checkpoints
@@ -287,12 +287,10 @@ def main(argv: list[str] | None = None) -> int:
         finished = trainer.fit()
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one voice per machine
-            print(f"train: {error}", file=sys.stderr)
+            tell(error, "train")
         return 1 if isinstance(error, RunFailed) else 2
     except OSError as error:  # of the run folder: full, read-only, gone
-        print(
-            f"train: {error}; what is checkpointed is intact, run the same command when this is mended", file=sys.stderr
-        )
+        tell(f"{error}; what is checkpointed is intact, run the same command when this is mended", "train")
         return 1
     except KeyboardInterrupt:  # before the first step, behind the last, or for the second time
         print(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from bench.evaluation import reuse, tasks
@@ -22,6 +23,7 @@ from bench.evaluation.samples import Backend, Sample
 from bench.record import Machine
 from curate.models.local import engine_config
 from engine import Engine, InputError
+from engine.errors import plain, tell
 from engine.model.checkpoint import resolve
 from engine.model.fingerprint import fingerprint
 
@@ -39,14 +41,14 @@ def run(grid: Grid, folder: Path) -> None:
     about = {"name": grid.name, **vars(Machine.read(torch.device("cpu")))}
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(warning, "warning")
         keys = list(wanted(loaded, grid.conditions()))
         done = sum(key in log for key in keys)
         if done == len(keys):
             print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
             return
         with _backend(grid) as backend, Progress(console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task(grid.name, total=len(keys), completed=done)
+            bar = progress.add_task(escape(plain(grid.name, 40)), total=len(keys), completed=done)
             work = jobs(Setting(log, backend, grid.prompt, grid.system, grid.seed), loaded, alone, families)
             for written in drive(work, backend):
                 progress.advance(bar, written)
