@@ -59,6 +59,14 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
         lab.engine.close()
 
 
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A random checkpoint that loves delimiters, with transformers' model of it as the judge."""
+    from tests.conformance.forced_world import make_world  # imports transformers, which takes seconds
+
+    return make_world(tmp_path_factory.mktemp("forced"))
+
+
 @pytest.fixture
 def new_lab(tmp_path: Path) -> Iterator[Labs]:
     """As `labs`, for one test alone: its engine is closed when the test ends (a process has one group of ranks)."""

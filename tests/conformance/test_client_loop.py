@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine import Engine, SamplingParams
-from tests.conformance.forced_world import CONTEXT, World, make_world
+from tests.conformance.forced_world import CONTEXT
 from tests.conformance.lab import ENDLESS, STORY
 from tests.conformance.scripted import IM_END, IM_START, Vocabulary
 
@@ -68,11 +68,6 @@ def client_loop(
     write(end)
     loop.token_ids += call(answer, ())[0]
     return loop
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("client"))
 
 
 @pytest.mark.parametrize("extensions", [0, 1, 2, 3])

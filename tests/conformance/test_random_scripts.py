@@ -25,20 +25,21 @@ TIGHT = {
     "max_num_batched_tokens": 13,
     "page_size": 8,
 }
-EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "12"))
-"""Batches of up to 12 requests for each table and engine; raise it for a long search."""
+EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "30"))
+"""Batches of up to 12 requests for each table and engine in the slow tests; raise it for a long search."""
 
 
 @pytest.mark.parametrize("kernels", ["native", "definitions"])
 @pytest.mark.parametrize("config", [ROOMY, TIGHT], ids=["roomy", "tight"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_engine_and_the_specification_agree(labs, config, seed, kernels, request):
+@pytest.mark.parametrize("examples", [6, pytest.param(EXAMPLES, marks=pytest.mark.slow)], ids=["some", "many"])
+def test_the_engine_and_the_specification_agree(labs, config, seed, kernels, examples, request):
     if kernels == "definitions":
         request.getfixturevalue("definitions")
         seed += 2
     lab = labs(random_table(seed), {"specials": SPECIALS, "best": 60.0}, **config)
 
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=examples)
     @given(batch=st.lists(cases(VOCABULARY, EVERY), min_size=1 if config is ROOMY else 8, max_size=12))
     def check(batch: list[Case]) -> None:
         requests = []

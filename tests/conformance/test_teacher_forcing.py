@@ -12,7 +12,7 @@ import torch
 from engine import Engine, SamplingParams
 from engine.request import RequestOutput
 from tests.conformance.cases import FORMATS
-from tests.conformance.forced_world import CONTEXT, World, make_world, step_format
+from tests.conformance.forced_world import CONTEXT, World, step_format
 from tests.conformance.scripted import IM_START
 
 ROOMY = {"kv_cache_tokens": 64 * CONTEXT, "max_num_seqs": 64}
@@ -25,11 +25,6 @@ SCHEDULES = {
     "overlap": {**ROOMY, "overlap": True},
     "everything at once": {**TIGHT, "max_num_batched_tokens": 24, "overlap": True},
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("forced"))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +110,7 @@ def test_rule_35_prefix_hits(engines, requests, base):
     assert all(o.usage.cached_tokens >= len(p) - 4 for o, p in zip(again, requests[0], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_rule_28_rule_35_tensor_parallel(world, requests, base):
     config = {**ROOMY, "max_model_len": CONTEXT, "tensor_parallel_size": 2}

@@ -10,6 +10,7 @@ from itertools import islice
 import pytest
 
 from curate.families import FAMILIES, check, problems
+from curate.families.__main__ import main
 from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import NOT_FOUND, thinking
 
@@ -138,7 +139,7 @@ def test_reasoning_restates_the_question_and_waits_as_often_as_it_is_hard():
                     assert eval(left) == int(right), f"{problem.prompt}: {line}"
 
 
-@pytest.mark.parametrize("seed", [7, 2027])
+@pytest.mark.parametrize("seed", [pytest.param(7, marks=pytest.mark.slow), 2027])
 def test_distinct_questions_keep_the_mix_of_difficulties(seed):
     """The plain draw of the same seed repeats itself; here nothing comes twice, and the easy ones are as many."""
     plain = drawn("heldout", seed, 1000)
@@ -178,12 +179,21 @@ def test_all_that_two_families_have_can_be_drawn_and_not_one_more():
         draw_distinct("heldout", 1, most + 1, both)
 
 
+@pytest.fixture
+def command(monkeypatch):
+    """Runs one command line in this process; its exit code."""
+
+    def run(*options: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["curate.families", *map(str, options)])
+        return main()
+
+    return run
+
+
 @pytest.mark.parametrize("split", ["heldout", "train"])
-def test_command(split, tmp_path):
+def test_command(split, command, tmp_path):
     out = tmp_path / "questions.jsonl"
-    options = ["--split", split, "--seed", "7", "--count", "40", "--out", str(out)]
-    command = [sys.executable, "-m", "curate.families", *options]
-    subprocess.run(command, check=True, timeout=120)
+    assert command("--split", split, "--seed", 7, "--count", 40, "--out", out) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 40 and len({line["id"] for line in lines}) == 40
     assert {line["family"] for line in lines} == set(FAMILIES)
@@ -193,23 +203,21 @@ def test_command(split, tmp_path):
         assert set(line) == {"id", "family", "prompt", "answer"} | extra
 
 
-def test_the_command_says_what_ran_dry_and_writes_nothing_where_too_few_are_left(tmp_path):
-    def run(count):
-        options = ["--split", "heldout", "--families", "sequences", "--count", str(count), "--out", str(tmp_path / "x")]
-        command = [sys.executable, "-m", "curate.families", *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-    done = run(60)
-    assert done.returncode == 0 and "note: no further distinct questions in sequences (gave 16 " in done.stderr
+def test_the_command_says_what_ran_dry_and_writes_nothing_where_too_few_are_left(command, capsys, tmp_path):
+    options = ("--split", "heldout", "--out", tmp_path / "x", "--families")
+    assert command(*options, "sequences", "--count", 60) == 0
+    assert "note: no further distinct questions in sequences (gave 16 " in capsys.readouterr().err
     lines = (tmp_path / "x").read_text().splitlines()
     assert len({json.loads(line)["prompt"] for line in lines}) == 60
     (tmp_path / "x").unlink()
-    done = run(5000)
-    assert done.returncode == 2 and "sequences: " in done.stderr and "5000 are asked for" in done.stderr
+    assert command(*options, "weekdays", "--count", 5000) == 2
+    said = capsys.readouterr().err
+    assert "weekdays: " in said and "5000 are asked for" in said
     assert not (tmp_path / "x").exists()
 
 
 def test_command_refuses_an_unknown_family(tmp_path):
+    """In a process of its own: the exit code is its."""
     options = ["--split", "train", "--families", "riddles", "--out", str(tmp_path / "x")]
     command = [sys.executable, "-m", "curate.families", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

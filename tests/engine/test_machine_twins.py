@@ -63,7 +63,7 @@ def native_or_skip() -> None:
         pytest.skip(f"the C++ twin is not here: {native.REASON}")
 
 
-@pytest.mark.parametrize("least", [50_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("least", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["reference", "native"])
 def test_machine_equals_the_python_machine(implementation: str, least: int) -> None:
     if implementation == "native":
