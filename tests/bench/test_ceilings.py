@@ -23,6 +23,7 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(ceilings, "measure_here", None)
 
 
+@pytest.mark.slow
 def test_a_gpu_is_measured_by_another_process(elsewhere):
     """With its 4 GiB and a CUDA context of its own, which are gone when it ends."""
     found = ceilings.measure(GPU)

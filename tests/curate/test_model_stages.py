@@ -74,6 +74,7 @@ def test_traces_by_the_engine_in_process(questions, traces):
         assert store.totals()[0].completion_tokens == table["completion_tokens"].sum()
 
 
+@pytest.mark.slow
 def test_two_ranks_answer_as_one(questions, traces, tmp_path):
     with Store(tmp_path / "store.sqlite") as store, open_model({**NANO, "tensor_parallel_size": 2}, store) as model:
         two = attempt(questions.head(4), model, Sampling(max_tokens=128, thinking_token_budget=64))
