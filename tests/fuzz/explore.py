@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -18,8 +19,9 @@ from tests.fuzz.target import Target
 
 KEPT = ".hypothesis/fuzz"
 """Cases that failed, in the working directory."""
-HANGS_S = 40.0
-"""Seconds of wall time after which a case is taken to hang: a busy machine is no finding."""
+HANGS_S, WAITS_S = 15.0, 300.0
+"""Seconds of processor time, and of wall time, after which a case is ended with its process: a busy machine is no
+finding."""
 _BATCH = 100
 _NAMES = {"inf": float("inf"), "nan": float("nan"), "Reply": Reply}
 """What the text of a case may hold besides literals."""
@@ -43,7 +45,8 @@ def explore(target: Target, seconds: float) -> None:
         if time.monotonic() > ends and not failed:
             return
         current.write_text(repr(case))
-        faulthandler.dump_traceback_later(HANGS_S, exit=True)
+        faulthandler.dump_traceback_later(WAITS_S, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, HANGS_S)
         count += 1
         try:
             target.run(case)
@@ -51,8 +54,10 @@ def explore(target: Target, seconds: float) -> None:
             failed[:] = [case]
             raise
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
 
+    faulthandler.register(signal.SIGPROF, chain=True)  # says where, and ends the process
     quiet = settings(
         max_examples=_BATCH,
         database=DirectoryBasedExampleDatabase(folder),
