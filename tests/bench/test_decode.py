@@ -151,7 +151,8 @@ def test_cells_are_run_in_their_order():
     assert Options(batch=(1, 2), context=(3, 4)).cases == [Case(1, 3), Case(1, 4), Case(2, 3), Case(2, 4)]
 
 
-def test_a_run_against_its_peers(tmp_path):
+@pytest.mark.parametrize("more", [(), pytest.param(("unquantized",), marks=pytest.mark.slow)])
+def test_a_run_against_its_peers(tmp_path, more):
     """This engine in 8 bits, with budgets, and in 16, which is a lane of its own judged by its own bytes; transformers.
     What the output has already is not measured again."""
     output, told = tmp_path / "out.jsonl", Console(file=StringIO(), width=200)
@@ -164,7 +165,7 @@ def test_a_run_against_its_peers(tmp_path):
         tokens=16,
         rounds=1,
         quantization="int8",
-        against=("transformers", "unquantized"),
+        against=("transformers", *more),
         device="cpu",
         threads=1,
         cache=tmp_path,
@@ -178,12 +179,13 @@ def test_a_run_against_its_peers(tmp_path):
         (ours, None, "int8"),
         (ours, 8, "int8"),
         ("transformers", None, None),
-        (f"{ours}, unquantized", None, None),
+        *((f"{ours}, {name}", None, None) for name in more),
     ]
-    eight, budget, peer, sixteen = (line.figures for line in lines)
-    assert "ratio" not in eight and min(figures["ratio"] for figures in (peer, sixteen)) > 0
+    eight, budget, peer, *sixteen = (line.figures for line in lines)
+    assert "ratio" not in eight and min(figures["ratio"] for figures in (peer, *sixteen)) > 0
     assert eight["step_ms"] > 0 and budget["step_ms"] > 0 and "transformers" in lines[0].versions
-    assert sixteen["GBps"] * sixteen["step_ms"] > 2 * eight["GBps"] * eight["step_ms"]
+    for wide in sixteen:
+        assert wide["GBps"] * wide["step_ms"] > 2 * eight["GBps"] * eight["step_ms"]
     decode.Run(replace(options, resume=True), told).all()
     assert "in the output already" in told.file.getvalue() and record.read(output) == lines
 
