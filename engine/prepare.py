@@ -3,9 +3,9 @@
 Needs the tokenizer and the limits, not the weights, so a whole input file can be checked before a model is loaded.
 """
 
-import json
 from array import array
 from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 from engine.config import EngineConfig
@@ -13,7 +13,10 @@ from engine.errors import InputError, is_whole, shown
 from engine.request import Prompt, SamplingParams
 from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
-from engine.thinking.plan import ThinkingFormat, inside_thinking, make_plan, resolve_format
+from engine.thinking.plan import ThinkingFormat, encoded_format, format_strings, inside_thinking, make_plan
+
+_FORMATS_KEPT = 64
+"""Thinking formats that are kept in token ids; clients may send as many as they like."""
 
 
 class Preparer:
@@ -30,17 +33,14 @@ class Preparer:
         """Raises InputError where `thinking_format` does not suit the tokenizer. The last two: see EngineConfig."""
         self.tokenizer, self.context = tokenizer, context
         self._most = {"n": ("max_samples", max_samples), "logprobs": ("max_logprobs", max_logprobs)}
-        self._formats: dict[str, ThinkingFormat] = {}
         self._default = thinking_format
+        self._encoded = lru_cache(_FORMATS_KEPT)(partial(encoded_format, tokenizer=tokenizer))
         self.format(None)
 
     def format(self, spec: str | Mapping[str, Any] | None) -> ThinkingFormat:
         """The format that `spec` names in this tokenizer's ids; None is the engine's own."""
         spec = self._default if spec is None else spec
-        key = spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
-        if key not in self._formats:
-            self._formats[key] = resolve_format(spec, self.tokenizer)
-        return self._formats[key]
+        return self._encoded(format_strings(spec, self.tokenizer))
 
     def prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         """Render, append the opener, check. Raises InputError naming the field."""
@@ -74,8 +74,8 @@ class Preparer:
             if isinstance(prompt, str):
                 prompt = {"messages": [{"role": "user", "content": prompt}]}
             if set(prompt) != {"messages"}:
-                raise InputError(f"the prompt is an object with {sorted(map(str, prompt))}; give {{'messages': [...]}}")
-            ids = self.tokenizer.render(prompt["messages"])
+                raise InputError(f"the prompt is an object with {shown(list(prompt))}; give {{'messages': [...]}}")
+            ids = self.tokenizer.render(prompt["messages"], most=self.context)
             if not ids:
                 raise InputError("the chat template renders these messages to nothing; correct it, or give token ids")
             if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):

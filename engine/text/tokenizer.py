@@ -1,23 +1,19 @@
 """Text in and out: the checkpoint's byte-level BPE tokenizer, its chat template, and streaming UTF-8."""
 
 import codecs
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer as _Encoder
-
-from engine.errors import InputError, is_whole, shown
-from engine.json_file import read_object
-from engine.text.chat_template import ChatTemplate, any_of
-
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
-    chr(256 + i): byte for i, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)
-}
-"""Byte of each character of the byte-level alphabet (GPT-2, `bytes_to_unicode`): printable bytes are themselves."""
+from engine.errors import InputError, shown
+from engine.input_file import read_regular
+from engine.json_file import read_object, read_object_if_any
+from engine.text.chat_template import MOST_SIZE, MOST_SOURCE, ChatTemplate
+from engine.text.encoder import Encoder
+from engine.text.literals import any_of
+from engine.text.vocabulary import Vocabulary
 
 
 class Tokenizer:
@@ -37,30 +33,26 @@ class Tokenizer:
         """`tokenizer_json` is the parsed tokenizer.json. Raises InputError unless it is a byte-level BPE."""
         if not _is_byte_level(tokenizer_json.get("decoder")):
             raise InputError(
-                f"the tokenizer's decoder is {json.dumps(tokenizer_json.get('decoder'))[:80]}; "
+                f"the tokenizer's decoder is {shown(tokenizer_json.get('decoder'))}; "
                 "only byte-level BPE (ByteLevel) is supported"
             )
-        added = _added_tokens(tokenizer_json)
-        self._added: dict[int, Mapping[str, Any]] = {token["id"]: token for token in added}
-        self._specials: dict[str, int] = {token["content"]: token["id"] for token in added}
-        try:
-            self._encoder = _Encoder.from_str(json.dumps({**tokenizer_json, "added_tokens": []}))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise InputError(f"the tokenizer cannot be built: {' '.join(str(error).split())}") from error
+        self._vocabulary = Vocabulary(tokenizer_json)
+        self._added, self._specials = self._vocabulary.added, self._vocabulary.specials
+        self._encoder = Encoder(tokenizer_json)
         self._pattern = re.compile(f"({any_of(self._specials).pattern})")
-        self.size: int = max(self._encoder.get_vocab_size(), 1 + max(self._added, default=-1))
+        self.size: int = self._vocabulary.size
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
         self._known: dict[int, bytes] = {}
         """Bytes of the tokens asked for so far."""
         self._whole: dict[int, str | None] = {}
         """The same as text, None where they are not whole characters."""
+        variables = template_variables or {}
+        named = [self._specials[name] for name in [variables.get("eos_token")] if name in self._specials]
         for token_id in eos_token_ids:
             self._check_id(token_id)
-        self.eos_token_ids = eos_token_ids
+        self.eos_token_ids = tuple(sorted({*eos_token_ids, *named}))
         """Every id that ends a response: those of generation_config.json, config.json and tokenizer_config.json."""
-        self._template = (
-            None if chat_template is None else ChatTemplate(chat_template, self._specials, template_variables or {})
-        )
+        self._template = None if chat_template is None else ChatTemplate(chat_template, self._specials, variables)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
@@ -68,8 +60,7 @@ class Tokenizer:
         generation_config.json of a checkpoint directory. Raises InputError naming the file that is missing or broken.
         """
         directory = Path(directory)
-        main = read_object(directory / "tokenizer.json")
-        config = _object_if_any(directory / "tokenizer_config.json")
+        config = read_object_if_any(directory / "tokenizer_config.json")
         variables = {
             name: text
             for name in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -77,22 +68,23 @@ class Tokenizer:
         }
         eos: list[int] = []
         for name in ("generation_config.json", "config.json"):
-            ids = _object_if_any(directory / name).get("eos_token_id") or []
+            ids = read_object_if_any(directory / name).get("eos_token_id") or []
             ids = [ids] if isinstance(ids, int) else ids
             if not isinstance(ids, list) or not all(type(i) is int for i in ids):
                 raise InputError(f"{directory / name}: eos_token_id is {shown(ids)}; give a token id or a list of them")
             eos += ids
+        template = _template_source(directory, config)
+        del config  # either file may take a gigabyte
+        main = read_object(directory / "tokenizer.json")
         try:
-            specials = {token["content"]: token["id"] for token in _added_tokens(main)}
-            eos += [specials[variables["eos_token"]]] if variables.get("eos_token") in specials else []
-            return cls(main, tuple(sorted(set(eos))), _template_source(directory, config), variables)
+            return cls(main, tuple(eos), template, variables)
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
 
     def encode(self, text: str, specials: bool = False) -> list[int]:
         """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens."""
         if not specials:
-            return self._encode_plain(text)
+            return self._encoder.encode(text)
         return self._encode_pieces(self._specials.get(piece, piece) for piece in self._pattern.split(text) if piece)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -108,7 +100,7 @@ class Tokenizer:
         known = self._known.get(token_id)
         if known is None:
             self._check_id(token_id)
-            known = self._known[token_id] = self._token_bytes(token_id)
+            known = self._known[token_id] = self._vocabulary.token_bytes(token_id)
         return known
 
     def whole_text(self, token_id: int) -> str | None:
@@ -134,48 +126,53 @@ class Tokenizer:
         """Whether the checkpoint brings a chat template, which `render` needs."""
         return self._template is not None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, most: int | None = None
+    ) -> list[int]:
         """Ids of the chat template's rendering of `messages` ({"role": ..., "content": ...}).
 
         Special tokens come from the template alone; what the messages spell is ordinary text. For messages that
         spell none the ids equal those of transformers' `apply_chat_template`. Raises InputError where there is no
-        template, where a message is malformed, and where the template raises.
+        template, where a message is malformed, where the template raises, and where it can be told without encoding
+        that there would be more than `most` ids: by the characters of the longest token, and by the bytes of the text.
         """
         if self._template is None:
             raise InputError(
                 "the checkpoint has no chat template (chat_template.jinja or tokenizer_config.json); "
                 "give prompt_token_ids instead"
             )
-        return self._encode_pieces(self._template.render(messages, add_generation_prompt))
+        size = MOST_SIZE if most is None else min(MOST_SIZE, most * self._vocabulary.longest)
+        return self._encode_pieces(self._template.render(messages, add_generation_prompt, size), most)
 
-    def _encode_plain(self, text: str) -> list[int]:
-        try:
-            return self._encoder.encode(text, add_special_tokens=False).ids
-        except TypeError as error:
-            raise InputError(
-                f"text {text[:40]!r} is not valid Unicode (a lone surrogate); it cannot be encoded"
-            ) from error
-
-    def _encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+    def _encode_pieces(self, pieces: Iterable[str | int], most: int | None = None) -> list[int]:
         """Specials stay, each run of text between two of them is encoded in one go (BPE does not cross specials)."""
         ids: list[int] = []
-        pending = ""
+        pending: list[str] = []
         strip_next = False
         for piece in pieces:
             if isinstance(piece, str):
-                pending += piece.lstrip() if strip_next else piece
-                strip_next = strip_next and not pending
+                piece = piece.lstrip() if strip_next else piece
+                strip_next = strip_next and not piece
+                pending.append(piece)
                 continue
-            ids += self._encode_plain(pending.rstrip() if self._added[piece].get("lstrip") else pending)
+            text = "".join(pending)
+            self._extend(ids, text.rstrip() if self._added[piece].get("lstrip") else text, most)
             ids.append(piece)
-            pending, strip_next = "", bool(self._added[piece].get("rstrip"))
-        return ids + self._encode_plain(pending)
+            pending, strip_next = [], bool(self._added[piece].get("rstrip"))
+        self._extend(ids, "".join(pending), most)
+        return ids
 
-    def _token_bytes(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id]["content"].encode()
-        text = self._encoder.id_to_token(token_id) or ""  # None: a hole in the vocabulary
-        return bytes(_BYTE_OF[char] for char in text) if all(char in _BYTE_OF for char in text) else text.encode()
+    def _extend(self, ids: list[int], text: str, most: int | None) -> None:
+        """Encode `text`, unless it is known beforehand that there are more than `most` ids with it."""
+        # A character has at most four bytes, and a byte gives at most one token.
+        if most is not None and self._encoder.bounded and len(ids) + 4 * len(text) > most:
+            least = len(ids) + self._vocabulary.least_tokens(text)
+            if least > most:
+                raise InputError(
+                    f"the prompt has at least {least} tokens and the context holds {most}; shorten the prompt or "
+                    "raise max_model_len or kv_cache_tokens"
+                )
+        ids += self._encoder.encode(text)
 
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.size:
@@ -211,8 +208,11 @@ class IncrementalDecoder:
 
 
 def _is_byte_level(decoder: Any) -> bool:
-    return isinstance(decoder, Mapping) and (
-        decoder.get("type") == "ByteLevel" or any(map(_is_byte_level, decoder.get("decoders", ())))
+    """Whether it is one, or a sequence of decoders that holds one."""
+    steps = decoder.get("decoders") if isinstance(decoder, Mapping) else None
+    return any(
+        isinstance(step, Mapping) and step.get("type") == "ByteLevel"
+        for step in [decoder, *(steps if isinstance(steps, list) else [])]
     )
 
 
@@ -225,28 +225,16 @@ def _token_text(value: Any) -> str | None:
 def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
     """chat_template.jinja before tokenizer_config.json, as transformers does; of a list, the one named `default`."""
     path = directory / "chat_template.jinja"
-    if path.is_file():
+    if os.path.lexists(path):
         try:
-            return path.read_text(encoding="utf-8")
+            return read_regular(path, 4 * MOST_SOURCE).decode()
         except ValueError as error:
-            raise InputError(f"{path.name} is not UTF-8 text ({error}); fetch the file again") from None
+            raise InputError(f"{path} is not UTF-8 text ({error}); fetch the file again") from None
     template = config.get("chat_template")
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, Mapping)]
         template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
     if not isinstance(template, (str, type(None))):
-        raise InputError(f"chat_template is {shown(template)}; give a string, or a list of named ones")
+        where = directory / "tokenizer_config.json"
+        raise InputError(f"{where}: chat_template is {shown(template)}; give a string, or a list of named ones")
     return template
-
-
-def _added_tokens(tokenizer_json: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    added = tokenizer_json.get("added_tokens") or []
-    for token in added if isinstance(added, list) else [added]:
-        if not (isinstance(token, Mapping) and is_whole(token.get("id")) and isinstance(token.get("content"), str)):
-            raise InputError(f"tokenizer.json has the added token {shown(token)}; each has an id and a content")
-    return added
-
-
-def _object_if_any(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file; empty where the file does not exist."""
-    return read_object(path) if path.is_file() else {}

@@ -71,12 +71,14 @@ def resolve_format(spec: str | Mapping[str, Any], tokenizer: Encoder) -> Thinkin
     Raises InputError naming the string that breaks a rule: every delimiter begins with a special token, `budget_end`
     begins with `end`, and a trigger of several tokens is a prefix of `end` but for its last.
     """
-    if spec == "auto":
-        spec = "qwen3" if tokenizer.special_id("<think>") is not None else "s1"
-    strings = _format_strings(spec)
+    return encoded_format(format_strings(spec, tokenizer), tokenizer)
+
+
+def encoded_format(strings: FormatStrings, tokenizer: Encoder) -> ThinkingFormat:
+    """`strings` in the tokenizer's ids; raises InputError as `resolve_format` does."""
     if not strings.opener:
         return ThinkingFormat()
-    name = spec if isinstance(spec, str) and spec in PRESETS else "custom"
+    name = next((preset for preset, known in PRESETS.items() if known == strings), "custom")
 
     def encode(field: str, text: str) -> tuple[int, ...]:
         ids = tuple(tokenizer.encode(text, specials=True))
@@ -109,7 +111,10 @@ def resolve_format(spec: str | Mapping[str, Any], tokenizer: Encoder) -> Thinkin
     return ThinkingFormat(opener, end, budget_end, triggers)
 
 
-def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
+def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatStrings:
+    """What `spec` names or holds, as text. Raises InputError where it is no format."""
+    if spec == "auto":
+        spec = "qwen3" if tokenizer.special_id("<think>") is not None else "s1"
     if isinstance(spec, str):
         if spec in PRESETS:
             return PRESETS[spec]
@@ -122,9 +127,7 @@ def _format_strings(spec: str | Mapping[str, Any]) -> FormatStrings:
         spec = parsed
     names = {f.name for f in fields(FormatStrings)}
     if set(spec) != names:
-        raise InputError(
-            f"thinking_format has the fields {shown(sorted(map(str, spec)))}; give exactly {sorted(names)}"
-        )
+        raise InputError(f"thinking_format has the fields {shown(list(spec))}; give exactly {sorted(names)}")
     triggers = spec["triggers"]
     listed = triggers if isinstance(triggers, (list, tuple)) else [None]
     strings = [spec["opener"], spec["end"], spec["budget_end"], *listed]

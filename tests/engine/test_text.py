@@ -2,13 +2,19 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Encoder
 
 from engine.errors import InputError
+from engine.prepare import Preparer
+from engine.request import SamplingParams
+from engine.text import guarded
+from engine.text.literals import any_of
 from engine.text.tokenizer import IncrementalDecoder, Tokenizer
 from tests.conformance.scripted import make_tokenizer, write_tokenizer
 
@@ -219,11 +225,6 @@ def test_no_template(small):
         ("{{ messages[0].missing.deeper }}", "no attribute 'missing'"),
         ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        (
-            "{% for i in range(1000) %}{% for j in range(1000) %}"
-            "{% for k in range(9) %}{% endfor %}{% endfor %}{% endfor %}",
-            "without an end",
-        ),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
     ],
@@ -322,6 +323,196 @@ def test_files_that_are_no_text(small, tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"chat_template\.jinja is not UTF-8"):
         Tokenizer.load(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "tokenizer.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"tokenizer\.json is not JSON"):
         Tokenizer.load(tmp_path)
+
+
+def changed(folder, **changes) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def added(*tokens: tuple[int, str], **flags) -> list[dict]:
+    return [{"id": i, "content": text, **flags} for i, text in tokens]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"added_tokens": added((-1, "<a>"))}, "the added token '<a>' the id -1"),
+        ({"added_tokens": added((2**40, "<a>"))}, "the id 1099511627776"),
+        ({"added_tokens": added((900, ""))}, r"an added token of 0 characters \(id 900\)"),
+        ({"added_tokens": added(*((900 + i, f"<{i}>") for i in range(20_000)))}, "20,000 added tokens; at most"),
+        ({"added_tokens": added((900, "x" * 300))}, "an added token of 300 characters"),
+        (
+            {"added_tokens": added((900, "<a>"), (900, "<b>"))},
+            "two texts for the id 900, one of them the added token '<b>'",
+        ),
+        ({"added_tokens": added((900, "<a>"), (901, "<a>"))}, "two ids for the added token '<a>', one of them 901"),
+        ({"added_tokens": added((3, "<a>"))}, "two texts for the id 3"),
+        ({"added_tokens": added((900, "a"))}, "two ids for the added token 'a'"),
+        ({"added_tokens": added((900, "<a>"), lstrip="yes")}, "lstrip, rstrip .*'yes'.* give booleans"),
+        ({"decoder": ["ByteLevel"]}, "decoder is .'ByteLevel'.; only byte-level BPE"),
+        ({"decoder": {"type": "Sequence", "decoders": 5}}, "only byte-level BPE"),
+        ({"decoder": {"type": "Sequence", "decoders": ["ByteLevel", None]}}, "only byte-level BPE"),
+        ({"model": None}, "no vocabulary in model.vocab"),
+        ({"model": {"type": "BPE", "vocab": [["a", 0.5]], "merges": []}}, "no vocabulary in model.vocab"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "the token 'a' the id -1"),
+        ({"model": {"type": "BPE", "vocab": {"a": True}, "merges": []}}, "the token 'a' the id True"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}, "gives 'a' and 'b' the one id 0"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}, "cannot be built"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 5}}, "cannot be built"),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}},
+            "dropout is 0.1, which draws lots",
+        ),
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}}, "."),
+        ({"pre_tokenizer": 7}, "."),
+        ({"normalizer": {"type": "Sequence", "normalizers": None}}, "."),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "."),
+        ({"version": {"a": [[[]]]}}, "cannot be built"),
+    ],
+    ids=range(26),
+)
+def test_tokenizers_that_are_none_are_refused_at_load(small, tmp_path, changes, message):
+    small("x")
+    changed(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 1000
+
+
+def test_a_hole_in_the_vocabulary_is_a_token_without_text(small, tmp_path):
+    """Ids are counted up to the largest: one behind a hole would lie beyond a count of entries."""
+    size = small("x").size
+    main = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocab = {**main["model"]["vocab"], "far": size + 40}
+    changed(tmp_path, model={**main["model"], "vocab": vocab})
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.size == size + 41
+    assert (tokenizer.token_bytes(size + 40), tokenizer.token_bytes(size + 39)) == (b"far", b"")
+
+
+def test_truncation_and_padding_of_the_file_do_not_touch_prompts(small, tmp_path):
+    want = small("x").encode("one two three")
+    changed(
+        tmp_path,
+        truncation={"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        padding={"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"},
+    )
+    assert len(want) > 2 and Tokenizer.load(tmp_path).encode("one two three") == want
+
+
+def split_by(folder, regex: str) -> None:
+    steps = [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ]
+    changed(folder, pre_tokenizer={"type": "Sequence", "pretokenizers": steps})
+
+
+def test_a_regular_expression_that_blows_up_is_stopped(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(guarded, "CPU_LIMIT_S", 1)
+    small("{{ messages[0].content }}")
+    split_by(tmp_path, "a*a*b|.")  # short of the library's own limit at each place, but at every place
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.render(chat("no harm"))) == "no harm"
+    with pytest.raises(InputError, match=r"the tokenizer took more than 1 s of processor time"):
+        tokenizer.render(chat("a" * 3000 + "!"))
+    assert tokenizer.decode(tokenizer.render(chat("still there"))) == "still there"
+
+
+def test_what_the_regular_expressions_library_refuses_is_one_line(small, tmp_path):
+    small("{{ messages[0].content }}")
+    split_by(tmp_path, "(a|aa)+b|.")
+    with pytest.raises(InputError, match=r"the tokenizer cannot be used: .*retry-limit"):
+        Tokenizer.load(tmp_path).render(chat("a" * 60))
+
+
+@pytest.mark.parametrize("regex", ["(x+x+)+y|.", "[a-z]+|[^a-z]"])
+def test_an_unknown_regular_expression_gives_the_same_ids(small, tmp_path, regex):
+    small("x")
+    split_by(tmp_path, regex)
+    there = Tokenizer.load(tmp_path)
+    here = Encoder.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("", "one TWO 333", "é漢\U0001f642"):
+        assert there.encode(text) == here.encode(text, add_special_tokens=False).ids
+    with pytest.raises(InputError, match=r"not valid Unicode|surrogate"):
+        there.encode("a\ud800")
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_encoded(small):
+    """Digits are tokens of one byte, so many characters that the longest token would allow are too many of these."""
+    tokenizer = small("{{ messages[0].content }}")
+    longest = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.size))
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"the prompt has at least 300000 tokens and the context holds 100000"):
+        tokenizer.render(chat("1" * 300_000), most=100_000)
+    with pytest.raises(InputError, match=r"messages hold 5,000,015 characters, and at most .* could fit"):
+        tokenizer.render(chat("1" * 5_000_000), most=1000)
+    for most in (None, 2**30):
+        with pytest.raises(InputError, match=r"messages (hold|are larger than)"):
+            tokenizer.render(chat("1" * 50_000_000), most=most)
+    with pytest.raises(InputError, match="a text has 50,000,000 characters; at most"):
+        tokenizer.encode("1" * 50_000_000)
+    assert time.process_time() - start < 2  # encoding five million digits takes five or more
+    assert longest > 1
+
+
+LONG = ["1", " ", "a", "\n", "the ", "-=", "漢字", "e\u0301", "\U0001f642 ", "Ａ½", " \n\t", "\u1fbe\u0308\u0301"]
+
+
+@needs_qwen
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(LONG), st.integers(1, 300)) | st.tuples(st.text(max_size=9), st.just(1))))
+def test_no_text_has_fewer_tokens_than_its_least(qwen, runs):
+    text = "".join(part * count for part, count in runs).encode("utf-8", "ignore").decode()
+    assert qwen._vocabulary.least_tokens(text) <= len(qwen.encode(text))
+
+
+@needs_qwen
+def test_a_legal_prompt_of_128k_tokens_is_taken(qwen):
+    text = "The quick brown fox jumps over the lazy dog. " * 13_000
+    assert 130_000 < len(qwen.render(chat(text), most=131_072)) < 131_072
+    spaces = qwen.render(chat(" " * 500_000), most=131_072)
+    assert len(spaces) < 5000  # runs of 128 are one token: as many characters are legal
+
+
+def test_the_longest_of_many_texts_is_found(small):
+    texts = ["<a>", "<a>b", "<", "x", "xy", "a.c", *(f"<unused{i}>" for i in range(5000))]
+    pattern = any_of(texts)
+    assert pattern.findall("<a>bc <a> <unused49><unused4999> xyx abc a.c") == [
+        *("<a>b", "<a>", "<unused49>", "<unused4999>", "xy", "x", "a.c"),
+    ]
+    assert any_of([]).findall("a") == []
+    start = time.process_time()
+    assert len(pattern.findall("<" * 300_000)) == 300_000
+    assert time.process_time() - start < 5  # 50 s, one after the other
+    with pytest.raises(InputError, match="too deeply"):
+        any_of("a" * i for i in range(1, 1000))
+
+
+def test_custom_thinking_formats_are_kept_up_to_a_number(small):
+    tokenizer = small("{{ messages[0].content }}")
+    preparer = Preparer(tokenizer, "none", 1000)
+
+    def params(number: int) -> SamplingParams:
+        opener = f"<think>{number}"
+        return SamplingParams(
+            thinking_format={"opener": opener, "end": "</think>", "budget_end": "</think>", "triggers": ["</think>"]}
+        )
+
+    first = preparer.prepare("why", params(0))
+    for number in range(500):
+        preparer.prepare("why", params(number))
+    kept = preparer._encoded.cache_info()
+    assert kept.currsize == kept.maxsize < 100
+    again = preparer.prepare("why", params(0))
+    assert first.plan.format == again.plan.format  # a request in flight has its own, which nothing takes away
+    assert tokenizer.decode(first.plan.format.opener) == "<think>0"
+    spaced = SamplingParams(thinking_format=json.dumps(params(499).thinking_format, indent=4))
+    hits = preparer._encoded.cache_info().hits
+    assert preparer.prepare("why", spaced).plan.format.opener == tuple(tokenizer.encode("<think>499", specials=True))
+    assert preparer._encoded.cache_info().hits == hits + 1  # by what it says, however it is written
