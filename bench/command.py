@@ -5,17 +5,20 @@ import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-import tyro
 from rich.table import Column, Table
 
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
-from engine.errors import InputError
+from engine.command.flags import read_flags
+from engine.errors import InputError, shown, tell
 
 T = TypeVar("T")
+
+MOST = 10**9
+"""Of any number on a command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,15 @@ def check(*refusals: str | Literal[False]) -> None:
         raise InputError(message)
 
 
+def check_numbers(options: Any) -> None:
+    """Raises InputError, naming the flag, for a number that no benchmark can mean: below 0, NaN, or beyond MOST."""
+    for name, given in vars(options).items():
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, (int, float)) and not 0 <= value <= MOST:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} is {shown(value)}; give a number from 0 to {MOST:,}")
+
+
 def columns(*names: str, title: str, left: Collection[int] = (0,)) -> Table:
     """A table of figures: all columns but those at `left` stand at the right."""
     return Table(
@@ -116,6 +128,9 @@ def command(options: type[T], main: Callable[[T], int | None]) -> None:
     assert module.__spec__ is not None
     name = module.__spec__.name
     try:
-        sys.exit(main(tyro.cli(options, prog=f"python -m {name}", description=module.__doc__)))
+        parsed = read_flags(options, None, f"python -m {name}", module.__doc__)
+        check_numbers(parsed)
+        sys.exit(main(parsed))
     except InputError as error:
-        raise SystemExit(f"{name}: {error}") from None
+        tell(error, name)
+        sys.exit(2)

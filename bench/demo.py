@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from bench.command import check as check_flags
 from bench.command import columns, command
 from bench.evaluation import methods, tasks
 from bench.statistics import wilson
@@ -57,6 +58,10 @@ def show(engine: Engine, console: Console, problem: tasks.Problem) -> None:
 
 def main(options: Options) -> None:
     """Show some of the questions, answer all, and print the table."""
+    check_flags(
+        not 1 <= options.count <= 100_000 and f"--count is {options.count}; give 1 to 100,000",
+        not 0 <= options.live <= 8 and f"--live is {options.live}; give 0 to 8",
+    )
     torch.set_num_threads(min(2, torch.get_num_threads()))
     console = Console(highlight=False)
     problems = tasks.load(tasks.TaskSpec(name="s1_nano", count=max(options.count, 8), seed=options.seed)).problems

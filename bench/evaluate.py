@@ -31,10 +31,14 @@ from curate.grading.judge import Judge
 from curate.models.opened import open_model
 from curate.models.store import Store
 from engine import EngineDead, InputError
+from engine.command.flags import read_flags
 from engine.command.stop import exit_code, terminable
+from engine.errors import tell
 from engine.whole_file import write_whole
 
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
+MAX_WORKERS = 1024
+"""Each is a process."""
 S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
 """What is run where flags name a task and no limits: goals of s1-nano's card, and the paper's grid."""
 
@@ -109,22 +113,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = {**dict.fromkeys(("status", "grade", "report", "plot", "browse"), FolderOptions), "compare": CompareOptions}
     name = next((word for word in arguments[:1] if word in kinds), "")
     try:
-        options: Any = tyro.cli(
+        options: Any = read_flags(
             kinds.get(name, RunOptions),
-            prog=f"python -m bench.evaluate {name}".rstrip(),
-            args=arguments[1:] if name else arguments,
-            description=None if name == "compare" else __doc__,
+            arguments[1:] if name else arguments,
+            f"python -m bench.evaluate {name}".rstrip(),
+            None if name == "compare" else __doc__,
         )
+        workers = getattr(options, "workers", 1)
+        if not 1 <= workers <= MAX_WORKERS:
+            raise InputError(f"--workers is {workers}; give 1 to {MAX_WORKERS}")
         with terminable():
             _command(name, options)
             sys.stdout.flush()
         return 0
     except (InputError, EngineDead) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2 if isinstance(error, InputError) else 1
     except OSError as error:  # a full disk, a folder that has gone, or whoever read standard output has
         if not isinstance(error, BrokenPipeError):
-            print(f"error: {error}; what has finished is kept, the same command goes on from it", file=sys.stderr)
+            tell(f"{error}; what has finished is kept, the same command goes on from it")
         if sys.stdout is not None:  # nothing may be written to it at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -22,8 +22,9 @@ from curate.stages.executor import RayData, local
 from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
 from curate.stages.stage import Context, Stage, seconds_of
+from engine.command.flags import read_flags
 from engine.command.stop import exit_code, terminable
-from engine.errors import EngineDead, InputError, refuse
+from engine.errors import EngineDead, InputError, refuse, tell
 from engine.one_writer import sole_writer
 from engine.whole_file import write_whole
 
@@ -82,20 +83,20 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
     if report:
         started = time.perf_counter()
         path = write_report(context)
-        console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False)
+        console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False, markup=False)
 
 
 def main() -> int:
     """Run the stages; returns the exit code: 0 done, 1 the engine, a disk or an endpoint failed, 2 what cannot be used,
     130 and 143 interrupted and terminated."""
-    arguments = tyro.cli(Arguments, prog="python -m curate.run", description=__doc__)
     console = Console(stderr=True)
     try:
+        arguments = read_flags(Arguments, None, "python -m curate.run", __doc__)
         config = load_config(arguments.config)
         with terminable(), sole_writer(Path(config.run)):
             run(config, arguments, console)
     except (InputError, EngineDead, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from here", file=sys.stderr)

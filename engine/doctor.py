@@ -20,8 +20,9 @@ from rich.table import Table
 
 from engine.build import available_bytes, check_config, resolve_device
 from engine.capabilities import fit, predicted, routes
+from engine.command.flags import read_flags
 from engine.config import EngineConfig
-from engine.errors import InputError
+from engine.errors import InputError, tell
 from engine.model.checkpoint import resolve
 from engine.model.config import ModelConfig
 from engine.model.embedded import EMBEDDED
@@ -160,17 +161,17 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0, or 2 for a configuration that the engine would refuse."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m engine.doctor")
     try:
+        arguments = read_flags(Arguments, argv, "python -m engine.doctor")
         config = EngineConfig(**{f.name: getattr(arguments, f.name) for f in fields(EngineConfig)})
         found = examine(config)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     if arguments.json:
         print(json.dumps(found))
     else:
-        show(found, Console(highlight=False, soft_wrap=True))
+        show(found, Console(highlight=False, soft_wrap=True, markup=False))
     return 0
 
 

@@ -110,7 +110,7 @@ class SamplingParams:
         for name, least in _WHOLE.items():
             value = getattr(self, name)
             if not is_whole(value, least, _INT32_MAX) and (value is not None or name not in _MAY_BE_NONE):
-                raise InputError(f"{name} is {shown(value)}; give a whole number of at least {least}")
+                raise InputError(f"{name} is {shown(value)}; give a whole number from {least} to {_INT32_MAX}")
         for name, (low, high) in _REAL.items():
             value = getattr(self, name)
             if not is_number(value, low, high):

@@ -12,7 +12,8 @@ from statistics import NormalDist
 import numpy as np
 import tyro
 
-from engine.errors import InputError
+from engine.command.flags import read_flags
+from engine.errors import InputError, tell
 from train.architecture import Architecture
 from train.config import Lora, TrainConfig, load_config
 from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
@@ -213,8 +214,8 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; returns the exit code: 0, or 2 for input that cannot be used."""
-    arguments = tyro.cli(Arguments, prog="python -m train.plan", args=argv, description=__doc__)
     try:
+        arguments = read_flags(Arguments, argv, "python -m train.plan", __doc__)
         config = load_config(arguments.config, arguments.overrides)
         ranks = config.parallel.ranks if arguments.ranks is None else arguments.ranks
         if ranks < 1 or ranks % config.parallel.context:
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
         print(report(config, arch, lengths, ranks, source))
     except (InputError, OSError) as error:
-        print(f"train.plan: {error}", file=sys.stderr)
+        tell(error, "train.plan")
         return 2
     return 0
 

@@ -10,7 +10,8 @@ from typing import Any
 import tyro
 
 from engine.command.append_log import read_lines
-from engine.errors import InputError
+from engine.command.flags import read_flags
+from engine.errors import InputError, tell
 from train.errors import TrainingError
 
 PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"), ("lr", "learning rate"), ("tokens_per_second", "tokens/s"))
@@ -83,14 +84,14 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the curves; returns the exit code: 0, or 2 for input that cannot be used."""
-    arguments = tyro.cli(Arguments, prog="python -m train.plot", args=argv, description="Draws the curves of runs.")
     try:
+        arguments = read_flags(Arguments, argv, "python -m train.plot", "Draws the curves of runs.")
         if not arguments.runs:
             raise TrainingError("no run; give at least one run folder")
         output = arguments.output or arguments.runs[0] / "curves.png"
         draw(arguments.runs, output)
     except InputError as error:
-        print(f"train.plot: {error}", file=sys.stderr)
+        tell(error, "train.plot")
         return 2
     print(output)
     return 0

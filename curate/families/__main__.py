@@ -16,12 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from curate.families import FAMILIES, Problem, problems
 from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import thinking
-from engine.errors import InputError, refuse
+from engine.command.flags import read_flags
+from engine.errors import InputError, refuse, tell
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,16 @@ def _draw(arguments: Arguments) -> Iterator[Problem]:
 
 def main() -> int:
     """Write the questions; returns the exit code: 0, or 2 for input that cannot be used."""
-    arguments = tyro.cli(Arguments, prog="python -m curate.families", description=__doc__)
-    unknown = next((name for name in arguments.families if name not in FAMILIES), None)
     try:
+        arguments = read_flags(Arguments, None, "python -m curate.families", __doc__)
+        unknown = next((name for name in arguments.families if name not in FAMILIES), None)
         refuse(
             (unknown is not None, f"family {unknown!r} does not exist; there are {', '.join(FAMILIES)}"),
             (arguments.count < 1, f"--count is {arguments.count}; give 1 or more"),
         )
         drawn = _draw(arguments)
     except (InputError, RanDry) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     with arguments.out.open("w", encoding="utf-8") as out:
         for number, problem in enumerate(drawn):

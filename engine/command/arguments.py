@@ -1,16 +1,14 @@
 """The command line of `python -m engine.generate`: every field of SamplingParams and EngineConfig is a flag."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 
 import tyro
-import tyro._errors
 
+from engine.command.flags import given_flags, read_flags
 from engine.config import EngineConfig
-from engine.errors import InputError, refuse
+from engine.errors import refuse
 from engine.model.embedded import EMBEDDED
 from engine.request import SamplingParams
 
@@ -60,16 +58,7 @@ class Arguments(SamplingParams, EngineConfig):
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
-    flags = (word[2:].partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
-    names = Counter(flag.removeprefix("no-") for flag in flags)
-    refuse(
-        *(
-            (n > 1, f"--{name} is given {n} times; give it once, with all its values behind it")
-            for name, n in names.items()
-        )
-    )
-    with tyro._errors.on_parse_error(_refuse):
-        parsed = tyro.cli(Arguments, args=list(argv), prog="python -m engine.generate")
+    parsed = read_flags(Arguments, argv, "python -m engine.generate", once=True)
     output, source = parsed.output, parsed.input
     refuse(
         ((parsed.prompt is None) == (source is None), "give exactly one of --prompt TEXT and --input FILE"),
@@ -85,22 +74,4 @@ def parse(argv: Sequence[str]) -> Arguments:
             f"--output {output} is the input file; choose another",
         ),
     )
-    return replace(parsed, given=frozenset(name.replace("-", "_") for name in names))
-
-
-def _refuse(event: tyro._errors.ParseErrorEvent) -> None:
-    """One line, as for every bad input, instead of tyro's box of several. The hook is private: tyro is pinned."""
-    argument = getattr(event, "argument", None)
-    flag = "" if argument is None else argument.lowered.name_or_flags[-1]
-    match event:
-        case tyro._errors.UnrecognizedArgs(tokens=tokens):
-            known = ["--" + f.name.replace("_", "-") for f in fields(Arguments)]
-            meant = [near for token in tokens for near in get_close_matches(token, known, 1)]
-            hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
-            raise InputError(f"unrecognized options: {', '.join(tokens)}{hint}")
-        case tyro._errors.InvalidChoice(value=value, choices=choices):
-            raise InputError(f"{flag} is {value!r}; give one of {', '.join(choices)}")
-        case tyro._errors.BadValue():
-            raise InputError(f"{flag} needs a value")
-        case tyro._errors.InstantiationFailure(message=message):
-            raise InputError(f"{flag}: {' '.join(message.split())}")
+    return replace(parsed, given=frozenset(name.replace("-", "_") for name in given_flags(argv)))

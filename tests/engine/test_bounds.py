@@ -1,9 +1,15 @@
 """Bounds on what one request and one configuration may ask for: named, and refused before anything is allocated."""
 
+from types import SimpleNamespace
+
 import pytest
 
+import curate.run
+from bench.command import check_numbers
 from engine import Engine, InputError, SamplingParams
 from engine.build import check_config, check_sizes, resolve_device
+from engine.command.arguments import parse
+from engine.command.flags import read_flags
 from engine.config import EngineConfig
 from engine.model.config import ModelConfig
 from engine.model.embedded import EMBEDDED
@@ -130,3 +136,30 @@ def test_ranks_outside_the_world_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "0")
     with pytest.raises(InputError, match="WORLD_SIZE is 0"):
         torchrun()
+
+
+@pytest.mark.parametrize("value", ["-1", "1" + "0" * 30, "9" * 5000, "nan", "inf", "1e400", "²", "x", ""])
+@pytest.mark.parametrize(
+    "name", [*SIZES, "max_model_len", "tensor_parallel_size", "max_logprobs", "n", "logprobs", "top_p"]
+)
+def test_every_number_on_the_command_line_is_refused_by_name_in_one_line(name, value):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"{name}|{flag}") as refused:
+        arguments = parse(["--prompt", "why", f"{flag}={value}"])
+        arguments.engine_config()
+        Preparer(Tokenizer.load(EMBEDDED), "s1", 2048).prepare("why", arguments.sampling_params(SamplingParams()))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) <= 1000
+
+
+def test_what_flags_lack_is_one_line():
+    with pytest.raises(InputError, match=r"^missing: config; --help"):
+        read_flags(curate.run.Arguments, [], "program")
+    with pytest.raises(InputError, match=r"^unrecognized options: --forse \(did you mean --force\?\)"):
+        read_flags(curate.run.Arguments, ["a.yaml", "--forse"], "program")
+
+
+@pytest.mark.parametrize("value", [-1, 10**30, float("nan"), float("inf")])
+def test_numbers_of_benchmarks_are_bounded(value):
+    for given in (value, (1, value)):
+        with pytest.raises(InputError, match=r"--tokens is .*; give a number from 0 to 1,000,000,000"):
+            check_numbers(SimpleNamespace(tokens=given))
