@@ -16,7 +16,8 @@ def new_pages(
     Triton kernels take each cache contiguous.
     """
     if device.type == "cpu" and not INTERPRET:
-        both = huge_pages.empty((shape[0], 2, *shape[1:]), dtype).zero_()
+        # A mapping of its own holds zeros, and takes no memory before a page is written.
+        both = huge_pages.empty((shape[0], 2, *shape[1:]), dtype, brief=True)
         return both[:, 0], both[:, 1]
     return torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import huge_pages
+from kernels.paged import new_pages
 
 SIZES = st.integers(0, 3 * 2**20) | st.sampled_from([2**21, 2**22, 2**22 + 1, 2**24, 2**24 + 64])
 
@@ -46,13 +47,27 @@ def mappings() -> list[tuple[int, int]]:
     return [(int(low, 16), int(high, 16)) for low, high in (x.split()[0].split("-") for x in lines)]
 
 
+def resident() -> float:
+    """MiB of memory that holds no file."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
+@pytest.mark.parametrize("shape", [(2**20, 2, 16, 4), (7, 2, 16, 4)])
+def test_a_cache_holds_zeros_and_takes_no_memory_before_it_is_written(shape: tuple[int, int, int, int]):
+    """A model folder decides how many pages are wanted."""
+    gone = [huge_pages.empty((2**20,), torch.uint8).fill_(1) for _ in range(9)]
+    gone.clear()
+    before = resident()
+    keys, values = new_pages(shape, torch.bfloat16, torch.device("cpu"))
+    assert resident() - before < 40
+    assert not keys[-7:].any() and not values[:7].any()
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
 @pytest.mark.parametrize("mib", [1, 40])
 def test_memory_goes_back_with_the_last_tensor(mib: int):
-    def resident() -> float:
-        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
-        return int(line.split()[1]) / 1024
-
     before = resident()
     tensors = [huge_pages.empty((mib * 2**20,), torch.uint8).fill_(1) for _ in range(160 // mib)]
     assert resident() - before > 120
