@@ -68,7 +68,13 @@ def test_compiles_for_sm_90(name):
     check(CASES[name], compile_case(CASES[name]))
 
 
-@pytest.mark.parametrize("case", checking_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if "thinking" in case.name else pytest.mark.slow)
+        for case in checking_cases()
+    ],
+)
 def test_what_tests_on_a_gpu_compile_is_compiled_in_seconds(case):
     """Fewer than 5 to 8 s each; all 1,024 rows of the machine in one warp were 50,000 instructions and took 74 s."""
     assert 0 < compile_case(case).length <= 8000
@@ -96,7 +102,14 @@ def test_the_kept_table_has_every_kernel(version):
 GLOBAL = re.compile(r"(\bld\.(?:global|volatile)|\bst\.global|\bcp\.|\batom\.|\bred\.|\bprefetch)")
 
 
-@pytest.mark.parametrize("name", ["gemm down 16 dependent", "gemm gate_up 64 dependent", "gemm head 16 dependent"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemm down 16 dependent",
+        "gemm gate_up 64 dependent",
+        pytest.param("gemm head 16 dependent", marks=pytest.mark.slow),
+    ],
+)
 def test_a_dependent_product_only_prefetches_its_weight_before_it_waits(name):
     """Read from the PTX: prefetches of the weight, the wait, the start of the next kernel, the rest."""
     text = binary_of(CASES[name]).asm["ptx"]
