@@ -13,7 +13,8 @@ import numpy as np
 import tyro
 
 from engine.command.flags import read_flags
-from engine.errors import InputError, tell
+from engine.errors import InputError, first_line, tell
+from engine.input_file import read_regular
 from train.architecture import Architecture
 from train.config import Lora, TrainConfig, load_config
 from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
@@ -147,9 +148,11 @@ def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 40
 def read_lengths(file: Path) -> np.ndarray:
     """Token counts [samples], one per line."""
     try:
-        lengths = np.asarray(file.read_text().split(), dtype=np.int64)
-    except ValueError as error:
-        raise TrainingError(f"{file}: must hold one token count per line: {error}") from error
+        lengths = np.asarray(read_regular(file, 1 << 28).decode().split(), dtype=np.int64)
+    except InputError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise TrainingError(f"{file}: must hold one token count per line: {first_line(error)}") from error
     if len(lengths) == 0 or lengths.min() < 1:
         raise TrainingError(f"{file}: must hold one token count per line, each above 0")
     return lengths

@@ -24,7 +24,7 @@ from train.data import read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.layout import build_batch, lay_out
 from train.optim import lr_at
-from train.plan import adapter_parameters, layer_values, plan_memory, published_lengths, state_bytes
+from train.plan import adapter_parameters, layer_values, plan_memory, published_lengths, read_lengths, state_bytes
 from train.plan import main as plan_main
 from train.sft import main as sft_main
 
@@ -309,6 +309,14 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
+
+
+@pytest.mark.parametrize("text", ["1\nx", "1.5", "1" + "0" * 400, "1" + "0" * 5000, "0", "", "\udcff"])
+def test_lengths_that_are_none_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "lengths").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"lengths: must hold") as caught:
+        read_lengths(tmp_path / "lengths")
+    assert str(caught.value).isprintable()
 
 
 BAD_SETTINGS = {
