@@ -51,6 +51,12 @@ def test_what_fits_is_what_the_engine_makes(options: dict[str, Any], checkpoint:
     assert found["model"]["parameters"] == decoder.config.num_parameters
 
 
+def test_a_name_is_no_markup(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "[bold]name").symlink_to(checkpoint)
+    assert main([str(tmp_path / "[bold]name"), "--device", "cpu"]) == 0
+    assert "[bold]name: " in capsys.readouterr().out
+
+
 def test_the_report_for_a_person(checkpoint: Path, capsys: Any) -> None:
     assert main([str(checkpoint), "--device", "cpu"]) == 0
     text = " ".join(capsys.readouterr().out.split())
