@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -221,15 +221,15 @@ class Group:
     def _all_leave(self, store: dist.Store) -> bool:
         keys = [f"leaving/{rank}" for rank in range(self.size)]
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        try:
-            store.set(keys[self.rank], "1")
-            while not store.check(keys):
-                if time.monotonic() > deadline or (self.companions is not None and self.companions.any_dead()):
-                    return False
+        with suppress(RuntimeError):  # whoever held the store is gone
+            while self.companions is None or not self.companions.any_dead():  # the store goes with them
+                store.set(keys[self.rank], "1")
+                if store.check(keys):
+                    return True
+                if time.monotonic() > deadline:
+                    break
                 time.sleep(0.01)
-        except RuntimeError:  # whoever held the store is gone
-            return False
-        return True
+        return False
 
     def _dead(self, error: RuntimeError) -> EngineDead:
         return EngineDead(

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from math import inf
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ _GRACE_S = 5.0
 _BEAT_S = 1.0
 """Every so often a rank tells the first one that it runs."""
 SILENT_S = 8.0
-"""A rank that has not told so for this long, after it first did, is named on standard error."""
+"""A rank that has not told so for this long is named on standard error."""
 
 T = TypeVar("T")
 
@@ -99,13 +98,17 @@ class SpawnedRanks:
             beat.close()
             self._beats.append(beats)
             self._processes.append(process)
+        self._met = False
+        """Whether all have come; until then `join` has a limit of its own."""
         self._closing, self._wake = os.pipe()
         self._watcher = threading.Thread(target=self._watch, name="rank watcher", daemon=True)
         self._watcher.start()
 
     def join(self) -> Group:
         """This process as rank 0, once all have come."""
-        return _join(0, self._size, self._folder, self._secret, self._device)
+        group = _join(0, self._size, self._folder, self._secret, self._device)
+        self._met = True
+        return group
 
     def interruptible(self, work: Callable[[], T]) -> T:
         """What `work` returns. It runs on a thread of its own, so that Ctrl-C is answered while it waits for a rank;
@@ -129,7 +132,7 @@ class SpawnedRanks:
             raise
 
     def _watch(self) -> None:
-        silent, told, passed = [-inf] * len(self._beats), [False] * len(self._beats), time.monotonic()
+        silent, told, passed = [0.0] * len(self._beats), [False] * len(self._beats), time.monotonic()
         beats = dict(zip(self._beats, range(len(self._beats)), strict=True))
         while True:
             ready = wait([self._closing, *(process.sentinel for process in self._processes), *beats], _BEAT_S)
@@ -141,7 +144,7 @@ class SpawnedRanks:
             now, before = time.monotonic(), passed
             passed = now
             for connection, i in list(beats.items()):
-                silent[i] += min(now - before, 2 * _BEAT_S)
+                silent[i] += min(now - before, 2 * _BEAT_S) if self._met else 0.0
                 if connection in ready:
                     silent[i] = 0.0
                     try:
@@ -175,6 +178,8 @@ class SpawnedRanks:
 
     def unwatch(self) -> None:
         """From now on a rank may end, or be silent."""
+        if not self._processes:
+            return
         os.write(self._wake, b"x")
         self._watcher.join()
 

@@ -103,22 +103,27 @@ def test_the_secret_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_stopped_rank_is_named_and_the_first_interrupt_answers(tmp_path: Path) -> None:
     """What had finished is in the file; nobody waits for the rank that does not answer."""
-    lines = [{"prompt": "How many r in raspberry?", "max_tokens": 4}, {"prompt": "Count.", "max_tokens": 100_000}]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": line["prompt"]}) + "\n" for line in lines))
+    params = [{"max_tokens": 16}, {"ignore_eos": True}]
+    lines = [json.dumps({"prompt": "How many r in raspberry?", "params": each}) + "\n" for each in params]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
     output = tmp_path / "out.jsonl"
-    command = [*GENERATE, "--input", str(tmp_path / "in.jsonl"), "--output", str(output), "--ignore-eos"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert run.stderr is not None
+    command = [*GENERATE, "--input", str(tmp_path / "in.jsonl"), "--output", str(output)]
+    run, said = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT), ""
+
+    def wait_for(text: str) -> None:
+        nonlocal said
+        assert run.stderr is not None
+        while text not in said:
+            line = run.stderr.readline()
+            assert line, f"it ended and did not say {text!r}: {said}"
+            said += line
+
     try:
-        while "page pool" not in (line := run.stderr.readline()):
-            assert line, "it ended before it ran"
+        wait_for("of weights per step")
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         rank = next(int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(rank, signal.SIGSTOP)
-        while (told := f"rank 1 (process {rank}) has been silent for {SILENT_S:.0f} s") not in (
-            line := run.stderr.readline()
-        ):
-            assert line, f"ended without {told!r}"
+        wait_for(f"rank 1 (process {rank}) has been silent for {SILENT_S:.0f} s")
         start = time.monotonic()
         run.send_signal(signal.SIGINT)
         rest = run.communicate(timeout=60)[1]
