@@ -135,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:  # nothing may be written to it at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError:
+        print("error: out of memory; what has finished is kept, the same command goes on from it", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on where it ended", file=sys.stderr)
         return exit_code(stop)

@@ -98,6 +98,9 @@ def main() -> int:
     except (InputError, EngineDead, OSError) as error:
         tell(error)
         return 2 if isinstance(error, InputError) else 1
+    except MemoryError:
+        print("error: out of memory; the same command goes on from here", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return exit_code(stop)

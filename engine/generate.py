@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if leads:
             print(_stopped(stop), file=sys.stderr)
         return exit_code(stop)
+    except MemoryError:
+        print("error: out of memory; what had finished is in the output file", file=sys.stderr)
+        return 1
     except OSError as error:  # a full disk, or whoever read standard output has gone
         if not isinstance(error, BrokenPipeError):
             tell(error)

@@ -292,6 +292,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # of the run folder: full, read-only, gone
         tell(f"{error}; what is checkpointed is intact, run the same command when this is mended", "train")
         return 1
+    except MemoryError:
+        print("train: out of memory; what is checkpointed is intact, run the same command with more", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # before the first step, behind the last, or for the second time
         print(
             "train: interrupted; what is checkpointed is intact, the same command goes on from there", file=sys.stderr
