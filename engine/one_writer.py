@@ -27,9 +27,14 @@ def claim(descriptor: int, name: str) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Claim a folder, which is made where it is missing, by its file `.lock`. Raises what `claim` raises."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as file:
+    """Claim a folder, which is made where it is missing, by its file `.lock`. Raises what `claim` raises, and InputError
+    where it can be no folder of this user's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("ab")
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
+    with file:
         claim(file.fileno(), str(folder))
         yield
 

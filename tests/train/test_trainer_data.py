@@ -340,7 +340,7 @@ BAD_SETTINGS = {
     "lora={targets: [qproj]}": "lora.targets[0] is 'qproj'",
     "model.tokenizer=/nowhere": "/nowhere/tokenizer.json is missing",
     "epochs": "must look like",
-    "run=/proc/nowhere": "/proc/nowhere",
+    "run=/proc/nowhere": "/proc/nowhere: cannot be written: No such file or directory; choose another folder",
 }
 
 
