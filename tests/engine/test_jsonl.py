@@ -414,7 +414,9 @@ def test_a_disk_without_room_for_a_second_copy_leaves_the_lines(tmp_path):
     try:
         lines = lines_of(tmp_path, *({"prompt": "x" * 10_000, "n": i} for i in range(4)))
         out = disk / "out.jsonl"
-        with pytest.raises(OSError, match=r"cannot put the lines into input order: No space left on device; .*--resume does it"):
+        with pytest.raises(
+            OSError, match=r"cannot put the lines into input order: No space left on device; .*--resume does it"
+        ):
             run_file(out, lines, [3, 1, 0, 2])
         assert indices(out) == [3, 1, 0, 2] and [p.name for p in disk.iterdir()] == ["out.jsonl"]
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
