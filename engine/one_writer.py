@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import InputError
@@ -27,8 +27,8 @@ def claim(descriptor: int, name: str) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Claim a folder, which is made where it is missing, by its file `.lock`. Raises what `claim` raises, and InputError
-    where it can be no folder of this user's."""
+    """Claim a folder, which is made where it is missing, by its file `.lock`. Raises what `claim` raises, InputError
+    also where it can be no folder of this user's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("ab")
