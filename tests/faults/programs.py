@@ -118,7 +118,7 @@ def _sampled(run: Path) -> dict[Any, Any]:
 def _write_sft(inputs: Path) -> list[str]:
     model = write_model(inputs / "model", hidden=64, intermediate=128)
     data = write_tokens(inputs / "data.jsonl", [31, 7, 22, 15, 40, 9, 18, 26, 12, 33] * 2)
-    tree = {"epochs": 6, "checkpoint": {"every": 2}, "optim": {"lr": 1e-3}}
+    tree = {"epochs": 4, "checkpoint": {"every": 2}, "optim": {"lr": 1e-3}}
     return [str(write_config(inputs / "run.yaml", model, data, **tree))]
 
 
