@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from tokenizers import Tokenizer
 
 from engine.errors import InputError
+from engine.json_file import read_object
+from engine.text.encoder import Encoder
 
 DIFFICULTY_SCHEMA: Mapping[str, type[pl.DataType]] = {
     "qid": pl.String,
@@ -73,14 +74,14 @@ def lengths(traces: pl.DataFrame, tokenizer: Path | None = None) -> pl.DataFrame
     if tokenizer is None:
         return traces.select("qid", pl.col("thinking_tokens").alias("trace_tokens"))
     path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"no tokenizer at {path}; name a tokenizer.json or the directory that holds one")
-    encoder = Tokenizer.from_file(str(path))
+    encoder = Encoder(read_object(path))
     counts: list[int | None] = []
     for batch in traces.iter_slices(LENGTH_BATCH):
         texts = batch["thinking"].to_list()
-        encoded = iter(encoder.encode_batch([text for text in texts if text is not None], add_special_tokens=False))
-        counts += [None if text is None else len(next(encoded).ids) for text in texts]
+        encoded = iter(encoder.encode_batch([text for text in texts if text is not None]))
+        counts += [None if text is None else len(next(encoded)) for text in texts]
     return pl.DataFrame(
         {"qid": traces["qid"], "trace_tokens": counts}, schema={"qid": pl.String, "trace_tokens": pl.Int64}
     )

@@ -2,7 +2,8 @@
 that can be killed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -41,6 +42,15 @@ class Encoder:
             raise InputError(f"the tokenizer cannot be built: {first_line(error)}") from None
         self._guarded = None if self.bounded else Guarded("the tokenizer", tokenizer_json=source)
         self.encode("")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all processors where the cost is bounded."""
+        if self._tokenizer is not None and all(len(text) <= MOST_SIZE for text in texts):
+            with suppress(TypeError, UnicodeEncodeError):  # `encode` names the text
+                return [
+                    encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+                ]
+        return [self.encode(text) for text in texts]
 
     def encode(self, text: str) -> list[int]:
         """Raises InputError where the text is no Unicode or too long, and where encoding it exceeds its limits."""
