@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -175,41 +176,19 @@ def test_view_of_several_requests_and_samples(cli, tmp_path):
     assert out.count("--- sample 1\n") == 1
 
 
-def test_terminal_view_marks_forced_tokens(story):
+def test_terminal_view_marks_forced_tokens(cli, monkeypatch):
     """Under a pseudo-terminal: reasoning dim, answer bold, forced tokens reversed."""
     main_end, side = pty.openpty()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "engine.generate",
-            "--model",
-            str(story),
-            *SMALL,
-            "--prompt",
-            "a\x1b[2Jb",
-            "--thinking-extensions",
-            "1",
-        ],
-        stdout=side,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
-    )
-    os.close(side)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "")
+    with os.fdopen(side, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert cli("--prompt", "a\x1b[2Jb", "--thinking-extensions", 1)[0] == 0
     shown = b""
-    while True:
-        try:
-            data = os.read(main_end, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not data:
-            break
-        shown += data
+    with suppress(OSError):  # the other end is closed
+        while data := os.read(main_end, 4096):
+            shown += data
     os.close(main_end)
-    assert process.wait() == 0
-    assert process.stderr is not None
-    process.stderr.close()
     text = shown.decode()
     assert "\x1b[2ma" in text  # dim
     assert "\x1b[7mWait\x1b[0m" in text  # reverse
@@ -481,45 +460,43 @@ def test_a_pool_that_rounds_down_to_pages_is_known_before_the_model_loads(cli, s
     assert "in.jsonl:1: the prompt has 35 tokens and the context holds 32" in err
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-@pytest.mark.parametrize("words", [["--output", "/dev/full"], ["--output", "-"], []])
-def test_a_full_disk_ends_with_one_line(story, words):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "x", *words],
-            cwd=ROOT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 1
-    *start, last = done.stderr.splitlines()
-    assert last.startswith("error: ") and "No space left on device" in last
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+
+
+def full_disk(code: int, err: str) -> None:
+    """The run failed, and its last line alone says why."""
+    *start, last = err.splitlines()
+    assert code == 1 and last.startswith("error: ") and "No space left on device" in last
     assert not any("error" in line.lower() or "Traceback" in line for line in start)
 
 
-def test_text_that_the_terminal_cannot_encode(endless):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "engine.generate",
-            "--model",
-            str(endless),
-            *SMALL,
-            "--input",
-            "-",
-            "--thinking-token-budget",
-            "3",
-        ],
-        input='{"prompt": "caf\u00e9 \u65e5"}\n{"prompt": "b"}\n',
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "caf\\xe9 \\u65e5" in done.stdout
+@FULL
+@pytest.mark.parametrize("output", ["/dev/full", "-"])
+def test_a_full_disk_ends_with_one_line(cli, monkeypatch, output):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, err = cli("--prompt", "x", "--output", output)
+    full_disk(code, err)
+
+
+@FULL
+def test_a_process_whose_standard_output_is_full_ends_with_one_line(story):
+    """Nothing more is said when the interpreter closes what it could not write."""
+    command = [sys.executable, "-m", "engine.generate", "--model", str(story), *SMALL, "--prompt", "x"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    full_disk(done.returncode, done.stderr)
+
+
+def test_text_that_the_terminal_cannot_encode(cli, endless, monkeypatch):
+    lines = '{"prompt": "caf\u00e9 \u65e5"}\n{"prompt": "b"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    code, _, err = cli("--input", "-", "--thinking-token-budget", 3, model=endless)
+    assert code == 0, err
+    shown.seek(0)
+    assert "caf\\xe9 \\u65e5" in shown.read()
 
 
 def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path):
@@ -542,34 +519,32 @@ def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path)
     assert [r["index"] for r in read_lines(tmp_path / "out.jsonl")] == [0, 2]
 
 
-@pytest.mark.parametrize("launcher", ["spawn", pytest.param("torchrun", marks=pytest.mark.slow)])
-def test_two_ranks_answer_like_one(cli, story, tmp_path, launcher):
+def two_lines(cli, tmp_path: Path) -> list[dict]:
+    """Two requests in in.jsonl; what one process says to them."""
     write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "params": {"thinking_token_budget": 2}})
     assert cli("--input", "in.jsonl", "--output", "one.jsonl")[0] == 0
-    ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if launcher == "torchrun" else []
-    extra = ["--tensor-parallel-size", "2"] if launcher == "spawn" else []
+    return [r["outputs"] for r in read_lines(tmp_path / "one.jsonl")]
+
+
+def test_two_ranks_answer_like_one(cli, tmp_path):
+    one = two_lines(cli, tmp_path)
+    code, _, err = cli("--input", "in.jsonl", "--output", "two.jsonl", "--tensor-parallel-size", 2)
+    assert code == 0 and err.count("2 requests") == 1, err
+    assert [r["outputs"] for r in read_lines(tmp_path / "two.jsonl")] == one
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_answer_like_one(cli, story, tmp_path):
+    one = two_lines(cli, tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "two.jsonl")]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            *ranks,
-            "engine.generate",
-            "--model",
-            str(story),
-            *SMALL,
-            *extra,
-            "--input",
-            str(tmp_path / "in.jsonl"),
-            "--output",
-            str(tmp_path / "two.jsonl"),
-        ],
+        [*torchrun, "engine.generate", "--model", str(story), *SMALL, *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("2 requests") == 1
-    one, two = read_lines(tmp_path / "one.jsonl"), read_lines(tmp_path / "two.jsonl")
-    assert [r["outputs"] for r in one] == [r["outputs"] for r in two]
+    assert done.returncode == 0 and done.stderr.count("2 requests") == 1, done.stderr
+    assert [r["outputs"] for r in read_lines(tmp_path / "two.jsonl")] == one
