@@ -296,7 +296,7 @@ BAD_LINES = [
     ({"prompt": "x", "params": {"thinking_format": "none", "thinking_extensions": 1}}, "thinking_extensions is set"),
     ({"prompt": "x", "params": {"thinking_format": "qwen3"}}, "'<think>\\n' does not begin with a special token"),
     ({"prompt": "x", "params": {"max_tokens": 3}}, "max_tokens is 3 and closing the thinking takes 8"),
-    ({"prompt": "x" * 300}, "the prompt has 324 tokens and the context holds 256"),
+    ({"prompt": "x" * 300}, "the prompt has at least 316 tokens and the context holds 256"),
     ({"prompt_token_ids": [5, 10_000]}, "prompt_token_ids[1] is 10000"),
     ({"prompt_token_ids": []}, "the prompt has no tokens"),
     ({"prompt": "x", "params": {"stop_token_ids": [10_000]}}, "stop_token_ids[0] is 10000"),
