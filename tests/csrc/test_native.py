@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.request import TokenKind
+from kernels.errors import KernelError
 from kernels.native import abi
 from kernels.native import library as native
 from kernels.thinking_tables import Kind
@@ -28,19 +29,16 @@ def test_reason_is_given_exactly_where_the_library_is_missing():
 
 
 @pytest.mark.skipif(not native.LOADED, reason=native.REASON)
-@pytest.mark.parametrize("level", native.LEVELS[:2])
-def test_level_from_the_environment(level: str):
+def test_level_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert native.LIBRARY is not None
-    if native.LEVELS.index(level) > native.LIBRARY.s1_level():
-        pytest.skip(f"this processor does not run {level}")
-    assert python(RUN, S1_CPU_LEVEL=level).stdout.strip() == level
-
-
-@pytest.mark.skipif(not native.LOADED, reason=native.REASON)
-def test_unknown_level_is_refused():
-    found = python(RUN, S1_CPU_LEVEL="sse9")
-    assert found.returncode != 0
-    assert "S1_CPU_LEVEL is 'sse9'; leave it unset or give one of portable, avx2" in found.stderr
+    best = native.LIBRARY.s1_level()
+    for level in ("", *native.LEVELS[: best + 1]):
+        monkeypatch.setenv("S1_CPU_LEVEL", level)
+        assert native._pick_level(native.LIBRARY) == (level or native.LEVELS[best])
+    monkeypatch.setenv("S1_CPU_LEVEL", "sse9")
+    with pytest.raises(KernelError, match="S1_CPU_LEVEL is 'sse9'; leave it unset or give one of portable, avx2"):
+        native._pick_level(native.LIBRARY)
+    assert python(RUN, S1_CPU_LEVEL="portable").stdout.strip() == "portable"
 
 
 def test_operators_without_the_library():
@@ -67,14 +65,14 @@ def test_the_header_is_the_declared_one():
     assert abi.HEADER.read_text() == abi.header()
 
 
-def test_a_library_of_another_interface_is_refused(tmp_path: Path):
+def test_a_library_of_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Built before a column moved, it would load and read one column for another."""
     source, library = tmp_path / "stale.c", tmp_path / "stale.so"
     source.write_text("unsigned long long s1_interface(void) { return 7; }\nint s1_level(void) { return 0; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    code = "from kernels.native import library as native; print(native.LOADED, native.REASON)"
-    line = python(code, S1_CPU_LIBRARY=str(library)).stdout
-    assert line.startswith("False") and "another version" in line and "pip install" in line
+    monkeypatch.setenv("S1_CPU_LIBRARY", str(library))
+    opened, reason = native._open()
+    assert opened is None and "another version" in reason and "pip install" in reason
 
 
 def test_every_argument_is_declared():
