@@ -1,5 +1,6 @@
 """What the ranks of the tensor-parallel tests run. Apart from the tests: a rank's process imports only this."""
 
+import os
 from multiprocessing import SimpleQueue
 from pathlib import Path
 
@@ -20,17 +21,12 @@ def decoder_logits(group: Group, directory: Path, load_format: str) -> list[torc
     return run_mixed(decoder, random_sequences(decoder.config.vocab_size, [1, 30, 50]))
 
 
-def decoder_worker(group: Group, cases: list[tuple[Path, str]], output: Path) -> None:
-    """The logits of every (directory, load_format), one after the other in the same group."""
-    results = [decoder_logits(group, directory, load_format) for directory, load_format in cases]
-    torch.save(results, output / f"rank{group.rank}.pt")
-
-
-def collectives_worker(group: Group, output: Path) -> None:
-    """Every collective once; what came out, for the test to compare."""
+def everything_worker(group: Group, cases: list[tuple[Path, str]], torn: Path, output: Path) -> None:
+    """Every collective once, the logits of every (directory, load_format), a checkpoint that cannot be loaded, one
+    after the other in the same group; what came out, for the test to compare."""
     rows = torch.arange(6.0).view(3, 2) + 100 * group.rank
     messages = (b"plan", b"", b"x" * 70_000)
-    results = {
+    results: dict[str, object] = {
         "sum": group.all_reduce(rows.clone()),
         "bf16": group.all_reduce(rows.bfloat16()),
         "gathered": group.all_gather_last_dim(rows),
@@ -41,6 +37,11 @@ def collectives_worker(group: Group, output: Path) -> None:
         group.agree(InputError("shard 1 is torn") if group.rank == 1 else None)
     except InputError as error:
         results["agreed"] = str(error)
+    results["logits"] = [decoder_logits(group, directory, load_format) for directory, load_format in cases]
+    try:
+        decoder_logits(group, torn, "auto")
+    except InputError as error:
+        results["torn"] = str(error)
     torch.save(results, output / f"rank{group.rank}.pt")
 
 
@@ -69,14 +70,14 @@ def waiting_worker(group: Group) -> None:
     group.broadcast_bytes(None)
 
 
-def failing_worker(group: Group, directory: Path) -> None:
-    Decoder.load(directory, ModelConfig.load(directory), group, 64)
-
-
-def impostor_worker(rank: int, store: str, said: "SimpleQueue[tuple[int, str]]") -> None:
-    """Joins with a secret of its own and tells what that came to."""
+def impostors_worker(store: str, said: "SimpleQueue[tuple[int, str]]") -> None:
+    """Two processes, of one start of the interpreter, join each with a secret of its own and tell what that came to."""
+    child = os.fork()
+    rank = int(child == 0)
     try:
         with on_loopback():
             Group(rank, 2, torch.device("cpu"), dist.FileStore(store, 2), b"secret of %d" % rank)
     except EngineDead as error:
         said.put((rank, str(error)))
+    if child:
+        os.waitpid(child, 0)

@@ -18,7 +18,7 @@ from engine.model.shard import Shard
 from engine.ranks.group import Group, from_env
 from engine.ranks.spawn import spawn_ranks
 from tests.checkpoints import write_random_checkpoint
-from tests.engine.ranks import collectives_worker, decoder_logits, decoder_worker, failing_worker
+from tests.engine.ranks import decoder_logits, everything_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -37,13 +37,30 @@ def test_group_of_one_is_the_identity() -> None:
         group.agree(InputError("torn"))
 
 
-def test_collectives(tmp_path: Path) -> None:
-    group = spawn_ranks(2, collectives_worker, (tmp_path,))
-    collectives_worker(group, tmp_path)
+SHAPES: list[dict[str, Any]] = [
+    {"heads": 4, "kv_heads": 1, "vocab": 333},
+    {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
+    {"shards": 3, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
+    """The cases that two ranks ran, and what each of them saw of these and of the collectives."""
+    folder = tmp_path_factory.mktemp("ranks")
+    directories = [write_random_checkpoint(folder / str(i), **shape) for i, shape in enumerate(SHAPES)]
+    cases = [(directory, "auto") for directory in directories] + [(directories[0], "dummy")]
+    torn = write_random_checkpoint(folder / "torn")
+    (torn / "model.safetensors").unlink()
+    group = spawn_ranks(2, everything_worker, (cases, torn, folder))
+    everything_worker(group, cases, torn, folder)
     group.close()
+    return cases, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_collectives(ranks: tuple[Any, list[dict[str, Any]]]) -> None:
     rows = torch.arange(6.0).view(3, 2)
-    for rank in range(2):
-        results = torch.load(tmp_path / f"rank{rank}.pt")
+    for results in ranks[1]:
         assert torch.equal(results["sum"], 2 * rows + 100)
         assert torch.equal(results["bf16"], (2 * rows + 100).bfloat16())
         assert torch.equal(results["gathered"], torch.cat((rows, rows + 100), dim=-1))
@@ -51,20 +68,10 @@ def test_collectives(tmp_path: Path) -> None:
         assert results["agreed"] == "shard 1 is torn"
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-    shapes: list[dict[str, Any]] = [
-        {"heads": 4, "kv_heads": 1, "vocab": 333},
-        {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
-        {"shards": 3, "rope_scaling": yarn},
-    ]
-    directories = [write_random_checkpoint(tmp_path / str(i), **shape) for i, shape in enumerate(shapes)]
-    cases = [(directory, "auto") for directory in directories] + [(directories[0], "dummy")]
-    group = spawn_ranks(2, decoder_worker, (cases, tmp_path))
-    decoder_worker(group, cases, tmp_path)
-    group.close()
-    ranks = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)), strict=True)
-    for (directory, load_format), (first, second) in zip(cases, ranks, strict=True):
+def test_two_ranks_equal_one(ranks: tuple[list[tuple[Path, str]], list[dict[str, Any]]]) -> None:
+    cases, seen = ranks
+    pairs = zip(*(results["logits"] for results in seen), strict=True)
+    for (directory, load_format), (first, second) in zip(cases, pairs, strict=True):
         single = decoder_logits(Group.single(torch.device("cpu")), directory, load_format)
         for one, rank0, rank1 in zip(single, first, second, strict=True):
             assert rank0.shape[-1] == ModelConfig.load(directory).vocab_size
@@ -73,15 +80,8 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
             torch.testing.assert_close(rank0, one, atol=2e-5, rtol=0)
 
 
-def test_a_checkpoint_error_reaches_all_ranks(tmp_path: Path) -> None:
-    directory = write_random_checkpoint(tmp_path)
-    (directory / "model.safetensors").unlink()
-    group = spawn_ranks(2, failing_worker, (directory,), on_death=lambda message: None)
-    try:
-        with pytest.raises(InputError, match="holds no safetensors file"):
-            failing_worker(group, directory)
-    finally:
-        group.close()
+def test_a_checkpoint_error_reaches_all_ranks(ranks: tuple[Any, list[dict[str, Any]]]) -> None:
+    assert all("holds no safetensors file" in results["torn"] for results in ranks[1])
 
 
 SPAWN = """
@@ -150,6 +150,7 @@ def test_rank_0_dies_and_rank_1_ends(tmp_path: Path) -> None:
     assert "rank 1" in error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to see whether a process runs")
 def test_a_rank_of_torchrun_dies_and_the_other_ends(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
@@ -175,9 +176,9 @@ def test_torchrun(tmp_path: Path) -> None:
         textwrap.dedent(f"""
         from pathlib import Path
         from engine.ranks.group import from_env
-        from tests.engine.ranks import collectives_worker
+        from tests.engine.ranks import everything_worker
         group = from_env("cpu")
-        collectives_worker(group, Path({str(tmp_path)!r}))
+        everything_worker(group, [], Path("/nowhere"), Path({str(tmp_path)!r}))
         group.close()
         """)
     )

@@ -17,7 +17,7 @@ from engine.errors import EngineDead, InputError
 from engine.messages import decode_commands
 from engine.ranks.secret import ranks_secret
 from engine.ranks.spawn import SILENT_S
-from tests.engine.ranks import impostor_worker
+from tests.engine.ranks import impostors_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATE = [sys.executable, "-m", "engine.generate", "--model", "s1-nano", "--tensor-parallel-size", "2"]
@@ -71,16 +71,14 @@ def test_an_impostor_does_not_pass_for_a_rank(tmp_path: Path) -> None:
     """It knows where the ranks meet and takes a seat there, but not the secret: each sees it at once."""
     context = multiprocessing.get_context("spawn")
     said = context.SimpleQueue()
-    ranks = [context.Process(target=impostor_worker, args=(r, str(tmp_path / "store"), said)) for r in range(2)]
-    for process in ranks:
-        process.start()
-    for rank in sorted(said.get() for _ in ranks):
+    ranks = context.Process(target=impostors_worker, args=(str(tmp_path / "store"), said))
+    ranks.start()
+    for rank in sorted(said.get() for _ in range(2)):
         assert rank[1] == (
             f"rank {rank[0]} of 2: what answers as rank {1 - rank[0]} does not know the ranks' secret; if it is one of "
             "yours, set S1_RANKS_SECRET to the same text for all"
         )
-    for process in ranks:
-        process.join()
+    ranks.join()
 
 
 def test_the_secret_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
