@@ -8,10 +8,12 @@ text longer, and no list that a template makes holds a list. Where a template us
 more than there is, `Costly` sends it to the other process: nothing is refused here.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from jinja2 import nodes, pass_context
-from jinja2.runtime import Context, Macro, Undefined
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -21,6 +23,8 @@ _STEP = 64
 """What an operation costs apart from its operands, in characters."""
 _LITERAL = 64
 """Largest number and longest text among the arguments of filters, tests and methods."""
+_INDENT = 8
+"""Largest indent of JSON."""
 _DEPTH = 32
 """Macros called inside macros: Python's stack is the caller's, too."""
 _EXACT = 2**63
@@ -45,12 +49,13 @@ _FILTERS = frozenset(
         "select",
         "selectattr",
         "string",
-        "title",
         "tojson",
         "trim",
         "upper",
     }
 )
+_CHARACTERS = frozenset({"join", "list", "map", "reject", "rejectattr", "select", "selectattr"})
+"""Filters that make an item of each character of a text."""
 _TESTS = frozenset(
     {
         "boolean",
@@ -141,11 +146,15 @@ class Meter:
         if self._left < 0:
             raise Costly
 
-    def weigh(self, value: Any, per_item: int = 0) -> Any:
+    def weigh(self, value: Any, per_item: int = 0, per_char: int = 1) -> Any:
         """`value`, charged by its size: an operation goes through all of it, or only through its items, at `per_item`
-        each."""
+        each; through text at `per_char`. What a filter would make one by one is made, so that it can be charged."""
+        if isinstance(value, (Namespace, Macro, LoopContext)):
+            raise Costly  # written out, one may hold another many times; or it goes on with its loop, uncounted
+        if isinstance(value, Iterator):
+            value = list(value)
         if isinstance(value, str):
-            self.charge(len(value) * (per_item or 1))
+            self.charge(len(value) * per_char)
         elif isinstance(value, (list, tuple)):
             self.charge(_STEP * len(value))
             if not per_item:
@@ -155,10 +164,8 @@ class Meter:
         elif isinstance(value, int):
             if not -_EXACT < value < _EXACT:
                 raise Costly
-        elif isinstance(value, (Namespace, Macro)):
-            raise Costly  # written out, one may hold another many times
         elif not isinstance(value, (float, Undefined, type(None))):
-            self.charge(self._size + _STEP)  # a generator of a filter, or a view of a mapping
+            self.charge(self._size + _STEP)  # a view of a mapping
         return value
 
     def method(self, owner: str, name: str, args: tuple[Any, ...]) -> None:
@@ -197,7 +204,9 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             _meter(__context).method(owner, name, args)
         elif any(__obj is __self.globals[function] for function in _FUNCTIONS):
-            for value in args:  # what is raised is written out
+            for value in (*args, *kwargs.values()):  # what is raised is written out
+                if __obj is __self.globals["strftime_now"] and not (isinstance(value, str) and len(value) <= _LITERAL):
+                    raise Costly  # a width in it makes text of any length
                 _meter(__context).weigh(value)
         elif not (isinstance(__obj, (Macro, Undefined)) or (isinstance(owner, dict) and name in _MAPPING_METHODS)):
             raise Costly
@@ -257,7 +266,7 @@ def _has_bound(node: nodes.Node) -> bool:
     if node.dyn_args is not None or node.dyn_kwargs is not None:
         return False
     arguments = [*node.args, *(keyword.value for keyword in node.kwargs)]
-    literal = all(_is_literal(value, brief=True) for value in arguments)
+    literal = all(_is_literal(value, _LITERAL) for value in arguments)
     if isinstance(node, nodes.Test):
         return node.name in _TESTS and literal
     if isinstance(node, nodes.Call):
@@ -266,20 +275,21 @@ def _has_bound(node: nodes.Node) -> bool:
         return isinstance(node.node, nodes.Name) and (literal or node.node.name != "strftime_now")
     if node.node is None or node.name not in _FILTERS or not (literal or node.name in ("d", "default")):
         return False
+    if node.name == "tojson":  # an indent stands before every item, as often as it lies deep
+        return not node.args and all(word.key != "indent" or _is_literal(word.value, _INDENT) for word in node.kwargs)
     if node.name == "map":
         return not node.args or getattr(node.args[0], "value", None) in ("trim", "string", "lower", "upper")
     at = {"select": 0, "reject": 0, "selectattr": 1, "rejectattr": 1}.get(node.name)
     return at is None or len(node.args) <= at or getattr(node.args[at], "value", None) in _TESTS
 
 
-def _is_literal(node: nodes.Node, brief: bool = False) -> bool:
+def _is_literal(node: nodes.Node, most: float = math.inf) -> bool:
+    """Whether it is made of constants, whole numbers and lengths of text up to `most`."""
     if isinstance(node, nodes.Const):
         value = node.value
-        if not brief or not isinstance(value, (str, int)):
-            return True
-        return (len(value) if isinstance(value, str) else abs(value)) <= _LITERAL
+        return not isinstance(value, (str, int)) or (len(value) if isinstance(value, str) else abs(value)) <= most
     return isinstance(node, (nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair)) and all(
-        _is_literal(item, brief) for item in node.iter_child_nodes()
+        _is_literal(item, most) for item in node.iter_child_nodes()
     )
 
 
@@ -300,11 +310,14 @@ def _rewritten(node: nodes.Node) -> nodes.Node:
         return nodes.Filter(node, "_flat", [], [], None, None)
     if isinstance(node, nodes.Filter) and node.node is not None and not node.name.startswith("_"):
         # These go through what lists hold, the others through lists.
-        whole = node.name in ("tojson", "string", "join", "map", "title", "capitalize", "upper", "lower", "trim")
-        node.node = _weighed(node.node, 0 if whole else _STEP if node.name == "list" else 1)
+        whole = node.name in ("tojson", "string", "join", "map", "capitalize", "upper", "lower", "trim")
+        node.node = _weighed(node.node, 0 if whole else 1, _STEP if node.name in _CHARACTERS else 1)
         return _weighed(node) if node.name in ("tojson", "join") else node
-    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-        node.node = _weighed(node.node, 1)
+    if isinstance(node, nodes.Getitem):
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _weighed(node.node, 1)
+        else:
+            node.arg = _weighed(node.arg)  # what is not found is written out
     if isinstance(node, nodes.Compare):
         for operand in node.ops:
             within = operand.op in ("in", "notin")
@@ -313,10 +326,10 @@ def _rewritten(node: nodes.Node) -> nodes.Node:
     return node
 
 
-def _weighed(node: nodes.Expr, per_item: int = 0) -> nodes.Expr:
+def _weighed(node: nodes.Expr, per_item: int = 0, per_char: int = 1) -> nodes.Expr:
     if _is_literal(node):
         return node
-    return nodes.Filter(node, "_weigh", [nodes.Const(per_item)] if per_item else [], [], None, None)
+    return nodes.Filter(node, "_weigh", [nodes.Const(per_item), nodes.Const(per_char)], [], None, None)
 
 
 def _meter(context: Context) -> Meter:
@@ -324,8 +337,8 @@ def _meter(context: Context) -> Meter:
 
 
 @pass_context
-def _weigh(context: Context, value: Any, per_item: int = 0) -> Any:
-    return _meter(context).weigh(value, per_item)
+def _weigh(context: Context, value: Any, per_item: int = 0, per_char: int = 1) -> Any:
+    return _meter(context).weigh(value, per_item, per_char)
 
 
 @pass_context

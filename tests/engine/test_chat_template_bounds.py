@@ -10,6 +10,7 @@ import pytest
 from engine.errors import InputError
 from engine.text import guarded
 from engine.text.chat_template import MOST_SIZE, MOST_SOURCE, ChatTemplate
+from engine.text.meter import Costly
 from engine.text.template_program import TemplateProgram
 
 SPECIALS = {"<|im_start|>": 7, "<|im_end|>": 8, "</think>": 9}
@@ -96,6 +97,20 @@ COSTLY = {
 QUICK = ("a repetition in constants", "doubling", "nested lists", "loops")
 
 
+LONG = "{% set x = '" + "😀" * 1000 + "' %}" + "{% set x = x + x %}" * 11
+MANY = LONG + "{% set l = [x] %}" + "{% set l = l + l %}" * 10
+METERED = {
+    "a separator behind every character": LONG + "{{ x | join('" + "😀" * 64 + "') }}",
+    "an item of every character": LONG + "{{ x | map('upper') | list | length }}" * 3,
+    "filters of what filters make": LONG + "{{ x" + " | map('upper')" * 40 + " | join }}",
+    "a loop's rest": A + A + "{% set x = loop | list %}" + B + B,
+    "raising a long list": MANY + "{{ raise_exception(message=l) }}",
+    "looking for a long list": MANY + "{{ messages[0][l].x }}",
+    "a width of the date": LONG + "{% set f = strftime_now %}{{ f(x) }}",
+}
+"""Templates that look bounded and must be found out by the meter, while they are rendered."""
+
+
 def chat(count: int, content: str = "Why? <think>\nx\n</think>\n\nSo. ") -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": f"{content}{i}"} for i in range(count)]
 
@@ -121,6 +136,23 @@ def test_what_has_no_known_bound_is_rendered_elsewhere_with_the_same_meaning():
     process.kill()
     process.wait()
     assert template.render(chat(3)) == want  # and started again
+
+
+@pytest.mark.parametrize("source", METERED.values(), ids=METERED)
+def test_what_operations_make_is_charged(source):
+    program = TemplateProgram(source, SPECIALS, VARIABLES)
+    assert program.bounded
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(Costly):
+        program.render(chat(1), True, 100, MOST_SIZE)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 3  # it takes a tenth of a second
+    assert after.ru_maxrss - before.ru_maxrss < 200_000  # KB
+
+
+@pytest.mark.parametrize("filter", ["title", "tojson(indent=64)", "tojson(True)"])
+def test_filters_that_make_more_than_they_are_given_have_no_bound(filter):
+    assert not TemplateProgram("{{ messages | " + filter + " }}", SPECIALS, VARIABLES).bounded
 
 
 def refused(template: str, monkeypatch, cpu_s: int) -> None:
