@@ -38,8 +38,14 @@ class Guarded:
         with self._lock:
             process, first = self._process, b""
             if process is None or process.poll() is not None:
+                if process is not None:
+                    self._end(process)
                 process, first = self._start(), self._loaded + b"\n"
-            answer = _exchange(process, first + line + b"\n", deadline)
+            try:
+                answer = _exchange(process, first + line + b"\n", deadline)
+            except BaseException:  # an interrupt: its answer must not be taken for that of the next call
+                self._end(process)
+                raise
             if answer is None:
                 why = self._end(process)
                 raise InputError(f"{self._what} {why}; correct it, or take it from the model's publisher again")
@@ -58,13 +64,13 @@ class Guarded:
             # Every thread and arena would be charged with address space.
             env={**os.environ, "MALLOC_ARENA_MAX": "1", "RAYON_NUM_THREADS": "1"},
         )
-        weakref.finalize(self, _kill, process)
+        self._kill = weakref.finalize(self, _kill, process)
         return process
 
     def _end(self, process: "subprocess.Popen[bytes]") -> str:
         """Kill the process; what is to be said of its last call."""
         status = process.poll()
-        _kill(process)
+        self._kill()
         self._process = None
         if status is None or process.returncode in (-27, -14):  # late, or SIGPROF, SIGALRM
             return f"took more than {CPU_LIMIT_S} s of processor time or {WALL_LIMIT_S} s in all"

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -223,6 +225,21 @@ def test_messages_have_a_size_and_a_depth():
             template.render([{"role": "user", "content": "", "x": more}])
     with pytest.raises(InputError, match="messages hold 101 characters, and at most 100 could fit"):
         template.render([{"role": "", "content": "x" * (101 - len("rolecontent"))}], most=100)
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one():
+    slow = "{{ messages[0].content | sort | first }}{% for a in range(30000 * messages | length) %}{% endfor %}"
+    template = ChatTemplate(slow, SPECIALS, VARIABLES)
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        for first in "ab":
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(KeyboardInterrupt):
+                template.render(chat(1, first))
+                time.sleep(60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert template.render(chat(1, "c")) == ["c"]
 
 
 def test_the_helper_process_holds_no_engine_and_ends_with_its_parent():
