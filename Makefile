@@ -24,8 +24,7 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy
-	$(TEST) $(PARALLEL) -m "not slow"
+	$(RUN) -m mypy & types=$$!; $(TEST) $(PARALLEL) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
 test-full: $(VENV)/.test sanitize
 	$(RUN) -m ruff format --check .
@@ -65,15 +64,24 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later with venv was found; install one, or give PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# torch alone first, so that the build that pip finds (CPU or CUDA) is settled before anything else asks for it.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/cpu/*)
+NEEDS = $(RUN) -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	more = [need for extra in sys.argv[1:] for need in project["optional-dependencies"][extra]]; \
+	print(*project["dependencies"], *(n for n in more if not n.startswith(project["name"])), sep="\n")'
+
+# Compiled beside the downloads, which are one process and wait for the network; neither writes what the other does.
+# torch first, so that the build that pip finds (CPU or CUDA) is settled before anything else asks for it.
+define install
+$(NEEDS) $(1) > $(VENV)/needs.txt
+nice $(PIP) --no-deps -e . & project=$$!; \
+$(PIP) --no-warn-conflicts '$(TORCH)' && $(PIP) -r $(VENV)/needs.txt; needs=$$?; \
+wait $$project && exit $$needs
+endef
 
 $(VENV)/.core: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) '$(TORCH)'
-	$(PIP) -e .
+	$(call install)
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) '$(TORCH)'
-	$(PIP) -e '.[test]'
+	$(call install,bench curate tensorboard test train)
 	@touch $(VENV)/.core $@
