@@ -241,15 +241,16 @@ def offline(tmp_path, **changes):
     """The offline recipe with a few rows of each source."""
     tree = yaml.safe_load((ROOT / "curate" / "recipes" / "offline_2k.yaml").read_text())
     for source in tree["collect"]["sources"]:
-        source["rows"] = {"procedural/NuminaMATH": 70, "procedural/MATH": 40}.get(source["name"], 4)
+        source["rows"] = {"procedural/NuminaMATH": 40, "procedural/MATH": 24}.get(source["name"], 2)
         for key in ("copies", "near_copies", "leaks", "damaged", "unanswered"):
             source.pop(key, None)
-            if source["rows"] >= 40:
-                source[key] = 2
+            if source["rows"] >= 24:
+                source[key] = 3
     tree["trace"]["model"]["model"] = f"engine:{NANO}"
     for asked in tree["attempt"]["models"]:
         asked["model"]["model"] = f"engine:{NANO}"
     tree["format"]["tokenizer"] = str(NANO)
+    tree["grade"]["workers"] = 1  # each takes seconds to start
     tree["select"]["count"] = 12
     tree["decontaminate"]["against"][0]["heldout"] = 1000
     tree["run"] = str(tmp_path / "run")
@@ -261,7 +262,7 @@ def test_the_offline_pipeline_from_questions_to_a_training_file(tmp_path):
     assert all(launch(tree, tmp_path).values())
     folder = tmp_path / "run"
     counts = {name: json.loads((folder / name / "manifest.json").read_text())["counts"] for name in ORDER}
-    assert counts["collect"]["rows"] == 70 + 40 + 14 * 4
+    assert counts["collect"]["rows"] == 40 + 24 + 14 * 2
     assert counts["dedupe"]["rules"]["exact_duplicate"] >= 4 and counts["dedupe"]["rules"]["near_duplicate"] >= 4
     assert counts["decontaminate"]["rules"]["scored:equal"] >= 3
     assert counts["trace"]["rows"] == counts["decontaminate"]["kept"]

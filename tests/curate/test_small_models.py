@@ -14,9 +14,9 @@ from curate.stages.attempts import attempt
 
 
 def test_a_tiny_build_answers(tmp_path):
-    size = Size("tiny", (32, 1, 2, 64), problems=60, seed=7)
+    size = Size("tiny", (32, 1, 2, 64), problems=16, seed=7)
     report = build(size, tmp_path, "compute.compile=false")
-    assert report["steps"] >= 6 and json.loads((tmp_path / "tiny" / "build.json").read_text()) == report
+    assert report["steps"] == 2 and json.loads((tmp_path / "tiny" / "build.json").read_text()) == report
     values = {"model": f"engine:{tmp_path / 'tiny'}", "device": "cpu", "dtype": "float32", "max_model_len": 256}
     with Store(tmp_path / "store.sqlite") as store, open_model(values, store) as model:
         questions = pl.DataFrame({"qid": ["a", "b"], "question": ["What is 3?", "What is 4?"]})
