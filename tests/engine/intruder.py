@@ -29,13 +29,11 @@ class Exploit:
 
 def family(pid: int) -> list[int]:
     """The process and all that it started."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
     found = [pid]
     for one in found:
-        found.extend(child for child, parent in parents.items() if parent == one)
+        with suppress(OSError):
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                found.extend(map(int, (thread / "children").read_text().split()))
     return found
 
 
