@@ -201,15 +201,13 @@ def test_a_bad_configuration_is_refused_by_name(change, message, tree, tmp_path)
     assert "\n" not in str(caught.value) and "config.yaml" in str(caught.value)
 
 
-def test_the_command_says_one_line_and_ends_with_2(tree, tmp_path):
+def test_the_command_says_one_line_and_ends_with_2(tree, tmp_path, monkeypatch, capfd):
     tree["collect"]["sources"][0]["path"] = str(tmp_path / "nowhere.jsonl")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    done = subprocess.run(
-        [sys.executable, "-m", "curate.run", str(tmp_path / "config.yaml")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "nowhere.jsonl: no such file" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", ["curate.run", str(tmp_path / "config.yaml")])
+    assert main() == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and "nowhere.jsonl: no such file" in said and said.count("\n") == 1
 
 
 def test_a_fault_of_the_program_is_no_bad_input(tree, tmp_path, monkeypatch):
