@@ -364,7 +364,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights gone": (lambda m: (m / "model.safetensors").unlink(), "holds no safetensors file"),
     "config gone": (lambda m: (m / "config.json").unlink(), "config.json is missing"),
     "config a list": (lambda m: (m / "config.json").write_text("[]"), "holds list, not a JSON object"),
-    "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer's decoder is null"),
+    "tokenizer torn": (lambda m: (m / "tokenizer.json").write_text("{}"), "the tokenizer's decoder is None"),
     "template torn": (
         lambda m: (m / "chat_template.jinja").write_text("{% if"),
         "template cannot be compiled",
