@@ -94,7 +94,16 @@ def test_rule_24_progress_is_a_pointer(labs):
         assert f"{{{closer}}}" in lab.show(done)
 
 
-class NoHostReads(TorchDispatchMode):
+class Operators(TorchDispatchMode):
+    """Sees every operator."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and the import of torch's compiler for that takes seconds."""
+        return False
+
+
+class NoHostReads(Operators):
     """Raises where an operator's result goes to the host, or where its shape depends on values."""
 
     FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "allclose")
@@ -236,7 +245,7 @@ def test_rule_25_overlap_changes_no_token(labs):
 def test_rule_26_forcing_adds_no_operator_for_its_neighbours(labs):
     """The work of a step, counted in operators, is that of the same step without any budget (bench measures time)."""
 
-    class Count(TorchDispatchMode):
+    class Count(Operators):
         calls = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
