@@ -1,5 +1,6 @@
 """Starting the other ranks of a group on this machine, and noticing when one dies or falls silent."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -10,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -61,10 +63,39 @@ def spawn_ranks(
         return Group.single(device)
     local_device(device_type, size - 1)  # refuse before anything is started
     refuse_second_group()
-    ranks = SpawnedRanks(size, target, args, device_type, on_death)
+    ranks = None
+    try:
+        with _signals_wait():
+            ranks = SpawnedRanks(size, target, args, device_type, on_death)
+    except BaseException:
+        if ranks is not None:
+            ranks.close(healthy=False)
+        raise
     group = ranks.interruptible(ranks.join)
     group.companions = ranks
     return group
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come when it ends: nothing that is started inside it is half started. Processes that are
+    started inside it begin with Ctrl-C held back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: came.append(number)) for number in numbers]
+    resource_tracker.ensure_running()  # which would end the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        for arrived in came[:1]:
+            signal.raise_signal(arrived)
 
 
 class SpawnedRanks:
@@ -103,6 +134,7 @@ class SpawnedRanks:
         self._closing, self._wake = os.pipe()
         self._watcher = threading.Thread(target=self._watch, name="rank watcher", daemon=True)
         self._watcher.start()
+        atexit.register(self.close, False)  # where nobody closes the group
 
     def join(self) -> Group:
         """This process as rank 0, once all have come."""
@@ -188,6 +220,7 @@ class SpawnedRanks:
         does nothing."""
         if not self._processes:
             return
+        atexit.unregister(self.close)
         self.unwatch()
         deadline = time.monotonic() + (_GRACE_S if healthy else 0)
         for process in self._processes:
@@ -222,6 +255,7 @@ def _run_rank(
 ) -> None:
     # Ctrl-C reaches the whole process group; rank 0 decides what it means and the others follow its commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     folder, secret, beat = meeting
     threading.Thread(target=_follow_parent, args=(rank, folder, beat), name="parent watcher", daemon=True).start()
     torch.set_num_threads(threads)

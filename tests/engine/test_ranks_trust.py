@@ -16,7 +16,7 @@ import pytest
 from engine.errors import EngineDead, InputError
 from engine.messages import decode_commands
 from engine.ranks.secret import ranks_secret
-from engine.ranks.spawn import SILENT_S
+from engine.ranks.spawn import SILENT_S, _signals_wait
 from tests.engine.ranks import impostors_worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +97,28 @@ def test_the_secret_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ranks_secret(one_machine=True)
     monkeypatch.setenv("S1_RANKS_SECRET", "0123456789abcdef")
     assert ranks_secret(one_machine=False) == b"0123456789abcdef"
+
+
+def test_signals_wait_until_all_ranks_are_started() -> None:
+    done, mask = False, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(KeyboardInterrupt), _signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # as the ranks begin
+        done = True
+    assert done and signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_group_that_nobody_closes_leaves_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\nfrom engine.ranks.spawn import spawn_ranks\n\n\ndef rank(group):\n    group.barrier()\n"
+        "    time.sleep(600)\n\n\nif __name__ == '__main__':\n    spawn_ranks(2, rank).barrier()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not list(tmp_path.glob("s1-ranks-*"))
 
 
 def test_a_stopped_rank_is_named_and_the_first_interrupt_answers(tmp_path: Path) -> None:
