@@ -197,7 +197,7 @@ def test_a_sample_that_fails_is_tried_again_then_flagged(tmp_path):
 
     backend = Failing()
     loaded = [tasks.load(spec) for spec in bad.tasks]
-    with Log(tmp_path, run.identity(bad, loaded), {}) as log:
+    with Log(tmp_path, run.identity(bad, loaded), {"name": "x"}) as log:
         setting = Setting(log, backend, "s1", None, 0)
         assert sum(run.drive(jobs(setting, loaded, bad.conditions(), []), backend)) == 2
     assert backend.asked == 2 * (1 + run.RETRIES)
@@ -243,7 +243,7 @@ def test_a_dead_engine_ends_the_run_and_loses_nothing(tmp_path):
     what = make({"method": "budget", "budgets": [8, 64]}, count=16)
     loaded = [tasks.load(spec) for spec in what.tasks]
     families, alone = run.sharing(what)
-    with Log(tmp_path, run.identity(what, loaded), {}) as log:
+    with Log(tmp_path, run.identity(what, loaded), {"name": "x"}) as log:
         engine = Engine(MODEL, **ENGINE)
         backend = EngineBackend(engine)
         steps = run.drive(jobs(Setting(log, backend, "s1", None, 0), loaded, alone, families), backend)

@@ -364,4 +364,4 @@ def test_without_a_gpu_the_day_says_what_can_be_done(tmp_path):
     without = os.environ | {"PATH": str(tmp_path)}  # and so without nvidia-smi
     command = [sys.executable, "-m", "bench.gpu_day"]
     done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True)
-    assert done.returncode == 1 and "--rehearse H100" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "--rehearse H100" in done.stderr and "Traceback" not in done.stderr
