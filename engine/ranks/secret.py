@@ -43,11 +43,11 @@ def ranks_secret(one_machine: bool) -> bytes:
             f"ranks on several machines must share a secret: set {VARIABLE} to the same random text on each of them "
             "(openssl rand -hex 32)"
         )
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s1-engine"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        return _kept(folder)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{folder}: the ranks' secret cannot be kept there ({error}); set {VARIABLE}") from error
+        return _kept(Path(cache).expanduser() / "s1-engine")
+    except (OSError, RuntimeError) as error:  # also a user without a home
+        raise InputError(f"the ranks' secret cannot be kept in {cache}/s1-engine ({error}); set {VARIABLE}") from error
 
 
 def _kept(folder: Path) -> bytes:

@@ -66,8 +66,9 @@ class ChatTemplate:
         '|>'` is, would be a special token to transformers and ordinary text here, so it is refused."""
         found = sorted({special for text in texts for special in self._pattern.findall(text)})
         given = [text for _, text in _strings(messages)[0]] if found else []
-        for special in found:
-            if not any(special in text for text in given):
+        spelled = {special for text in given for special in self._pattern.findall(text)}
+        for special in found:  # what another hides in a message is looked for by itself
+            if special not in spelled and not any(special in text for text in given):
                 raise InputError(
                     f"the chat template puts {special!r} together from pieces; write it out in the "
                     "template as one string"

@@ -227,6 +227,14 @@ def test_messages_have_a_size_and_a_depth():
         template.render([{"role": "", "content": "x" * (101 - len("rolecontent"))}], most=100)
 
 
+def test_a_message_that_spells_thousands_of_special_tokens_is_rendered_soon():
+    specials = {f"<|{i}|>": i for i in range(4000)}
+    template = ChatTemplate("{{ messages[0].content }}", specials, {})
+    start = time.process_time()
+    assert template.render(chat(1, " " * 2**21 + "".join(specials)))
+    assert time.process_time() - start < 2  # it takes a tenth of a second; looking for each of them, six
+
+
 def test_an_interrupted_call_leaves_no_answer_for_the_next_one():
     template = ChatTemplate("{{ messages[0].content | sort | last }}", SPECIALS, VARIABLES)
     before = signal.signal(signal.SIGUSR1, signal.default_int_handler)

@@ -449,3 +449,10 @@ def test_pipes_are_read_and_what_has_no_line_ends_is_refused(tmp_path, monkeypat
     monkeypatch.setattr("engine.input_file.MAX_LINE_BYTES", 1000)
     with pytest.raises(InputError, match="/dev/zero:1: the line is longer than 1,000 bytes; split it"):
         read_input("/dev/zero", SamplingParams())
+
+
+def test_an_output_in_a_circle_of_links_is_bad_input(tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.symlink_to(out)
+    with pytest.raises(InputError, match="cannot be written: Too many levels of symbolic links; choose another"):
+        ResultsFile(str(out)).prepare([], Origin("m", {}), resume=False, overwrite=False)

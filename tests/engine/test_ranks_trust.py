@@ -92,6 +92,11 @@ def test_the_secret_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.chmod(0o644)
     with pytest.raises(InputError, match="is not this user's alone, or not whole; remove it"):
         ranks_secret(one_machine=True)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    with monkeypatch.context() as nobody, pytest.raises(InputError, match=r"cannot be kept in ~/\.cache/s1-engine"):
+        nobody.setattr(os, "getuid", lambda: 2**30)  # whom no list of users has
+        ranks_secret(one_machine=True)
     monkeypatch.setenv("S1_RANKS_SECRET", "secret")
     with pytest.raises(InputError, match="has 6 characters; give at least 16"):
         ranks_secret(one_machine=True)
