@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from bench import record, stand_in
 from bench.checkpoints import checkpoint
 from engine.command.flags import read_flags
-from engine.errors import InputError, shown, tell
+from engine.errors import InputError, refuse, shown, tell
+from kernels.errors import FAULTS
 
 T = TypeVar("T")
 
@@ -130,6 +131,7 @@ def command(options: type[T], main: Callable[[T], int | None]) -> None:
     try:
         parsed = read_flags(options, None, f"python -m {name}", module.__doc__)
         check_numbers(parsed)
+        refuse(*((True, fault) for fault in FAULTS))
         sys.exit(main(parsed))
     except InputError as error:
         tell(error, name)

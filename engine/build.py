@@ -22,6 +22,7 @@ from engine.step.runner import Runner
 from engine.step.slots import SlotTables
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import resolve_format
+from kernels.errors import FAULTS
 from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
 
@@ -63,6 +64,7 @@ def context_limit(config: EngineConfig, model: ModelConfig) -> int:
 
 def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError for what can be known to be wrong before the weights are read."""
+    refuse(*((True, fault) for fault in FAULTS))
     model = ModelConfig.load(directory, config.dtype)
     if model.vocab_size < tokenizer.size:
         raise InputError(

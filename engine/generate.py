@@ -38,20 +38,26 @@ from engine.ranks.torchrun import torchrun
 from engine.schedule.sequence import Prepared
 from engine.text.tokenizer import Tokenizer
 
+_LAST_WORDS_S = 10.0
+"""How long a rank that need not speak waits for the one that does."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
-    leads = True
+    leads = speaks = True
     try:
-        leads = torchrun().rank == 0
+        started = torchrun()
+        leads, speaks = started.rank == 0, started.local_rank == 0
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if not leads:  # under torchrun: serves rank 0, which reads the input and writes the output, then exits
             Engine(config=arguments.engine_config())
         with terminable():
             return _run(arguments)
     except InputError as error:
-        if leads:
+        if speaks:
             tell(error)
+        else:  # one voice per machine, which torchrun does not let speak any more once another rank has ended
+            time.sleep(_LAST_WORDS_S)
         return 2
     except EngineDead as error:
         tell(error)

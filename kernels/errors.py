@@ -1,4 +1,7 @@
-"""The one error of this package."""
+"""The one error of this package, and what is wrong in its environment."""
+
+FAULTS: list[str] = []
+"""Found at import, one line each, and set aside as if the variable were not set: programs refuse to run with them."""
 
 
 class KernelError(ValueError):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels import REFERENCE, huge_pages
-from kernels.errors import KernelError
+from kernels.errors import FAULTS, KernelError
 from kernels.native.abi import INTERFACE, SIGNATURES, fields
 from kernels.paged import page_stride, whole_pages
 from kernels.weights import LinearWeight, PackedWeight
@@ -315,15 +315,24 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
 def _pick_level(library: ctypes.CDLL) -> str:
     wanted = os.environ.get("S1_CPU_LEVEL", "")
     if wanted and (wanted not in LEVELS or not hasattr(library, f"s1_{wanted}_linear")):
-        raise KernelError(f"S1_CPU_LEVEL is {wanted!r}; leave it unset or give one of {', '.join(LEVELS)}")
-    return wanted or LEVELS[library.s1_level()]
+        raise KernelError(f"S1_CPU_LEVEL is {wanted[:80]!r}; leave it unset or give one of {', '.join(LEVELS)}")
+    best = library.s1_level()
+    if wanted and LEVELS.index(wanted) > best:
+        raise KernelError(f"S1_CPU_LEVEL is {wanted!r} and this processor runs {LEVELS[best]} at most; unset it")
+    return wanted or LEVELS[best]
 
 
 LIBRARY, REASON = _open()
 LOADED = LIBRARY is not None
+if os.environ.get("S1_CPU_LIBRARY") and not LOADED:
+    FAULTS.append(f"S1_CPU_LIBRARY: {REASON}")
 
 if LIBRARY is not None:
-    LEVEL = _pick_level(LIBRARY)
+    try:
+        LEVEL = _pick_level(LIBRARY)
+    except KernelError as error:
+        FAULTS.append(str(error))
+        LEVEL = LEVELS[LIBRARY.s1_level()]
     _operators = Operators(LIBRARY, LEVEL)
     pack, linear = _operators.pack, _operators.linear
     linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
