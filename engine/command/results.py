@@ -131,7 +131,7 @@ class ResultsFile:
     def _claim(self) -> None:
         assert self._path is not None
         try:
-            if os.path.lexists(self._path):  # a link that leads nowhere is one in a circle
+            if self._path.exists() or self._path.is_symlink():  # a link that leads nowhere is one in a circle
                 self._log = AppendLog(self._path, self.name)
             tempfile.TemporaryFile(prefix=".", dir=self._path.parent).close()  # the final rename needs the folder
         except OSError as error:
