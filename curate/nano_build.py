@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import tyro
 from tokenizers import Tokenizer
 
 from curate.families import problems
 from curate.families.problem import segments
 from curate.nano.corpus import S1, head, pretraining_records, sft_records, write_jsonl
 from curate.nano.tokenizer import architecture, save_tokenizer, train_tokenizer
+from engine.command.flags import read_flags
+from engine.errors import InputError, tell
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 VOCABULARY, CONTEXT = 768, 2048
@@ -115,4 +116,8 @@ def build(arguments: Arguments) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(build(tyro.cli(Arguments, prog="python -m curate.nano_build", description=__doc__)), indent=2))
+    try:
+        print(json.dumps(build(read_flags(Arguments, None, "python -m curate.nano_build", __doc__)), indent=2))
+    except InputError as error:
+        tell(error)
+        raise SystemExit(2) from None

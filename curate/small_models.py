@@ -11,12 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from curate.nano.corpus import pretraining_records, write_jsonl
 from curate.nano_build import train, write_base
 from curate.progress import Bars
+from engine.command.flags import read_flags
+from engine.errors import InputError, tell
 
 RECIPE = "s1_nano_pretrain.yaml"
 
@@ -74,7 +75,11 @@ def build(size: Size, out: Path, *settings: str) -> dict[str, float]:
 
 def main() -> None:
     """Build them, and print what each took."""
-    arguments = tyro.cli(Arguments, prog="python -m curate.small_models", description=__doc__)
+    try:
+        arguments = read_flags(Arguments, None, "python -m curate.small_models", __doc__)
+    except InputError as error:
+        tell(error)
+        raise SystemExit(2) from None
     known = [size.name for size in SIZES]
     if unknown := [name for name in arguments.only if name not in known]:
         raise SystemExit(f"error: no model {unknown[0]!r}; known: {', '.join(known)}")

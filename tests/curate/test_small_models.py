@@ -6,6 +6,7 @@ import sys
 import polars as pl
 import pytest
 
+from curate import small_models
 from curate.models.asking import Sampling
 from curate.models.opened import open_model
 from curate.models.store import Store
@@ -31,3 +32,10 @@ def test_the_two_differ_and_unknown_names_are_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="no model 'small-z'; known: small-a, small-b"):
         main()
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_cannot_be_read_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["small_models", "--out"])
+    with pytest.raises(SystemExit) as ended:
+        small_models.main()
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: --out needs a value\n")
