@@ -29,7 +29,7 @@ class World:
     device: torch.device
     mesh: DeviceMesh
     context_group: dist.ProcessGroup | None
-    secret: bytes = field(repr=False)
+    secret: bytes = field(default=b"", repr=False)
 
     @property
     def groups(self) -> int:

@@ -12,7 +12,7 @@ import msgspec
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from engine.errors import InputError, first_line, refuse, shown
+from engine.errors import InputError, first_line, plain, refuse, shown
 from engine.input_file import open_regular
 from engine.json_file import read_object
 from engine.model.embedded import EMBEDDED, NAMES
@@ -28,23 +28,24 @@ _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", 
 def resolve(model: str) -> Path:
     """The local directory of `model`: itself where it is one, else that of s1-nano by its name, else the snapshot of
     that hub id (fetched if need be)."""
+    named = plain(repr(str(model)), 300)
     try:
         path = Path(model).expanduser()
         if path.is_dir():
             return path
         if path.exists():
-            raise InputError(f"model {shown(model)} is a file; give its directory")
+            raise InputError(f"model {named} is a file; give its directory")
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
-        raise InputError(f"model {shown(model)} is no directory ({first_line(error)}); check the path") from None
+        raise InputError(f"model {named} is no directory ({first_line(error)}); check the path") from None
     if model in NAMES and EMBEDDED.is_dir():
         return EMBEDDED
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except HFValidationError:
-        raise InputError(f"model {shown(model)} is no directory, nor the form of a hub id; check the path") from None
+        raise InputError(f"model {named} is no directory, nor the form of a hub id; check the path") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"model {shown(model)} is no directory and cannot be fetched as a hub id "
+            f"model {named} is no directory and cannot be fetched as a hub id "
             f"({first_line(error)}); check the name, or download it and give the directory"
         ) from None
 

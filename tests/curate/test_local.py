@@ -17,7 +17,7 @@ from tests.checkpoints import write_random_checkpoint
 
 NANO = "models/s1-nano"
 INDIFFERENT = (
-    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
+    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_samples", "max_logprobs"),
     *("enable_prefix_caching", "overlap", "capture_at_start"),
 )
 
