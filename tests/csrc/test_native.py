@@ -38,6 +38,10 @@ def test_level_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("S1_CPU_LEVEL", "sse9")
     with pytest.raises(KernelError, match="S1_CPU_LEVEL is 'sse9'; leave it unset or give one of portable, avx2"):
         native._pick_level(native.LIBRARY)
+    if best + 1 < len(native.LEVELS):
+        monkeypatch.setenv("S1_CPU_LEVEL", native.LEVELS[-1])
+        with pytest.raises(KernelError, match=f"and this processor runs {native.LEVELS[best]} at most; unset it"):
+            native._pick_level(native.LIBRARY)
     assert python(RUN, S1_CPU_LEVEL="portable").stdout.strip() == "portable"
 
 

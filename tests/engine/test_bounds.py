@@ -1,5 +1,8 @@
 """Bounds on what one request and one configuration may ask for: named, and refused before anything is allocated."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -163,3 +166,12 @@ def test_numbers_of_benchmarks_are_bounded(value):
     for given in (value, (1, value)):
         with pytest.raises(InputError, match=r"--tokens is .*; give a number from 0 to 1,000,000,000"):
             check_numbers(SimpleNamespace(tokens=given))
+
+
+def test_what_is_wrong_in_the_environment_is_one_line() -> None:
+    """Of the kernels, which find it while they are imported."""
+    wrong = {"S1_KERNELS": "fast", "S1_CPU_LEVEL": "sse\n", "S1_CPU_LIBRARY": "/nowhere.so"}
+    command = [sys.executable, "-m", "engine.generate", "--prompt", "hi"]
+    run = subprocess.run(command, env={**os.environ, **wrong}, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "error: S1_KERNELS is 'fast'; leave it unset or give 'reference'\n")
+    assert run.stdout == ""
