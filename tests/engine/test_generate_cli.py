@@ -548,3 +548,13 @@ def test_two_ranks_of_torchrun_answer_like_one(cli, story, tmp_path):
     )
     assert done.returncode == 0 and done.stderr.count("2 requests") == 1, done.stderr
     assert [r["outputs"] for r in read_lines(tmp_path / "two.jsonl")] == one
+
+
+def test_the_input_is_no_output(cli, tmp_path):
+    """Under another name either; its lines stay."""
+    lines = write_lines(tmp_path / "in.jsonl", {"prompt": "why"})
+    before = lines.read_text()
+    (tmp_path / "other.jsonl").hardlink_to(lines)
+    code, _, err = cli("--input", "in.jsonl", "--output", "other.jsonl", "--overwrite")
+    assert code == 2 and "--output is the file of --input; choose another --output" in err
+    assert lines.read_text() == before
