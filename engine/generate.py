@@ -85,8 +85,6 @@ def _run(arguments: Arguments) -> int:
         lines = [InputLine(0, "0", arguments.prompt, base, {"prompt": arguments.prompt}, "--prompt")]
     else:
         assert arguments.input is not None  # `parse` saw to it
-        if arguments.output is not None and _same_file(arguments.input, arguments.output):
-            raise InputError(f"{arguments.output}: --output is the file of --input; choose another --output")
         lines = read_input(arguments.input, base)
     resolve_device(config.device)
     tokenizer = Tokenizer.load(directory)
@@ -111,12 +109,6 @@ def _run(arguments: Arguments) -> int:
         if results is None:
             return _show(engine, lines, prepared)
         return _write(engine, lines, prepared, results, origin)
-
-
-def _same_file(one: str, other: str) -> bool:
-    with suppress(OSError, ValueError):
-        return os.path.isfile(one) and os.path.samefile(one, other)
-    return False
 
 
 def _prepare(lines: Sequence[InputLine], config: EngineConfig, tokenizer: Tokenizer, context: int) -> list[Prepared]:

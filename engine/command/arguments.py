@@ -68,9 +68,11 @@ def parse(argv: Sequence[str]) -> Arguments:
         ),
         (parsed.overwrite and output is None, "--overwrite needs --output"),
         (
-            output not in (None, "-")
-            and source not in (None, "-")
-            and os.path.realpath(output) == os.path.realpath(source),
+            output is not None
+            and source is not None
+            and os.path.isfile(source)
+            and os.path.exists(output)
+            and os.path.samefile(output, source),
             f"--output {output} is the input file; choose another",
         ),
     )

@@ -556,5 +556,5 @@ def test_the_input_is_no_output(cli, tmp_path):
     before = lines.read_text()
     (tmp_path / "other.jsonl").hardlink_to(lines)
     code, _, err = cli("--input", "in.jsonl", "--output", "other.jsonl", "--overwrite")
-    assert code == 2 and "--output is the file of --input; choose another --output" in err
+    assert code == 2 and "--output other.jsonl is the input file; choose another" in err
     assert lines.read_text() == before
