@@ -39,15 +39,13 @@ class ChatTemplate:
         """Whether the template is made of operations whose cost is known, and is rendered in this process."""
         return self._program.bounded
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, most: int = MOST_SIZE
-    ) -> list[str | int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[str | int]:
         """Pieces of the rendered text in order: `str` is ordinary text, `int` the id of a special token.
 
         Raises InputError, naming the message, where it has no role or no text; where the messages, or what becomes
-        of them, have more than `most` characters; where the template raises, or exceeds its limits.
+        of them, have more than MOST_SIZE characters; where the template raises, or exceeds its limits.
         """
-        size = check_messages(messages, most)
+        size = check_messages(messages)
         pieces: list[str | int] | None = None
         if self.bounded:
             try:
@@ -75,9 +73,9 @@ class ChatTemplate:
                 )
 
 
-def check_messages(messages: Any, most: int = MOST_SIZE) -> int:
+def check_messages(messages: Any) -> int:
     """The size of `messages` in characters. Raises InputError, naming the place, unless they are a non-empty list
-    of objects with role and content, whose strings have at most `most` characters."""
+    of objects with role and content, at most MOST_SIZE large."""
     if not isinstance(messages, (list, tuple)) or not messages:
         raise InputError('messages is not a non-empty list; give [{"role": "user", "content": "..."}]')
     for i, message in enumerate(messages):
@@ -89,9 +87,6 @@ def check_messages(messages: Any, most: int = MOST_SIZE) -> int:
         if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
             raise InputError(f"messages[{i}].content is {type(content).__name__}; give a string")
     strings, size = _strings(messages)
-    length = sum(len(text) for _, text in strings)
-    if length > most:
-        raise InputError(f"messages hold {length:,} characters, and at most {most:,} could fit; shorten them")
     # No tokenizer can encode lone surrogates, and they are the template's marks.
     for where, text in strings:
         bad = None if text.isascii() else re.search("[\ud800-\udfff]", text)

@@ -10,7 +10,7 @@ from typing import Any
 from engine.errors import InputError, shown
 from engine.input_file import read_regular
 from engine.json_file import read_object, read_object_if_any
-from engine.text.chat_template import MOST_SIZE, MOST_SOURCE, ChatTemplate
+from engine.text.chat_template import MOST_SOURCE, ChatTemplate
 from engine.text.encoder import Encoder
 from engine.text.literals import any_of
 from engine.text.vocabulary import Vocabulary
@@ -133,16 +133,15 @@ class Tokenizer:
 
         Special tokens come from the template alone; what the messages spell is ordinary text. For messages that
         spell none the ids equal those of transformers' `apply_chat_template`. Raises InputError where there is no
-        template, where a message is malformed, where the template raises, and where it can be told without encoding
-        that there would be more than `most` ids: by the characters of the longest token, and by the bytes of the text.
+        template, where a message is malformed, where the template raises, and where the bytes of the rendered text
+        tell, without encoding it, that there would be more than `most` ids.
         """
         if self._template is None:
             raise InputError(
                 "the checkpoint has no chat template (chat_template.jinja or tokenizer_config.json); "
                 "give prompt_token_ids instead"
             )
-        size = MOST_SIZE if most is None else min(MOST_SIZE, most * self._vocabulary.longest)
-        return self._encode_pieces(self._template.render(messages, add_generation_prompt, size), most)
+        return self._encode_pieces(self._template.render(messages, add_generation_prompt), most)
 
     def _encode_pieces(self, pieces: Iterable[str | int], most: int | None = None) -> list[int]:
         """Specials stay, each run of text between two of them is encoded in one go (BPE does not cross specials)."""

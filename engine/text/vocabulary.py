@@ -22,7 +22,7 @@ _MOST_ADDED, _MOST_LONG = 2**14, 256
 
 class Vocabulary:
     """Token texts by id. `added` are the added tokens' entries by id, `specials` their ids by text, `size` is the
-    largest id + 1, `longest` the bytes of the longest token.
+    largest id + 1.
 
     Raises InputError where tokenizer.json's vocabulary or added tokens are not what they must be: ids whole numbers,
     each with one text, each text with one id.
@@ -58,7 +58,6 @@ class Vocabulary:
             self.added[number], self.specials[text] = token, number
         self.size: int = 1 + max(max(ids), *self.added, -1)
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
-        self.longest: int = max(map(len, vocab))
         self._shares = _shares(vocab)
 
     def token_bytes(self, token_id: int) -> bytes:
