@@ -2,7 +2,7 @@
 
 Gloo and NCCL take whoever connects first for the rank they wait for. So over each connection, before anything else is
 read from it, both sides answer the other's challenge: HMAC-SHA256 of the challenges and of who answers whom, under the
-secret, which is never sent itself.
+secret, which is never sent itself. Over NCCL this has not been run yet: no GPU was at hand.
 """
 
 import hmac
