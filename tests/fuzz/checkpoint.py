@@ -1,10 +1,12 @@
 """A tiny checkpoint of which one file at a time is another."""
 
+import atexit
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -14,8 +16,10 @@ from tests.checkpoints import write_random_checkpoint
 
 @cache
 def scratch() -> Path:
-    """A folder of this process."""
-    return Path(mkdtemp(prefix="fuzz-"))
+    """A folder of this process, which goes with it."""
+    folder = mkdtemp(prefix="fuzz-")
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache
