@@ -19,6 +19,8 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from engine.errors import shown
+from engine.json_file import read_object
 from engine.whole_file import write_whole
 from train.architecture import Architecture
 from train.config import TrainConfig
@@ -55,9 +57,8 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
-        return max(
-            (int(m.parent.name.removeprefix("step-")) for m in self._folder.glob(f"step-*/{MARKER}")), default=None
-        )
+        names = (marker.parent.name.removeprefix("step-") for marker in self._folder.glob(f"step-*/{MARKER}"))
+        return max((int(name) for name in names if name.isascii() and name.isdigit()), default=None)
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return dict(zip(("model", "optim"), get_state_dict(model, optimizer, options=self._options), strict=True))
@@ -114,19 +115,28 @@ class Checkpoints:
         if step is None:
             return 0
         path = self.path(step)
-        marker = json.loads((path / MARKER).read_text())
+        marker = read_object(path / MARKER)
         for name, mine in json.loads(json.dumps(self._identity)).items():
             if marker.get(name) != mine:
-                detail = f"{name} was {marker.get(name)!r}, is {mine!r}"
+                detail = f"{name} was {shown(marker.get(name))}, is {shown(mine)}"
                 if name == "architecture":
-                    theirs = marker.get(name) or {}
+                    found = marker.get(name)
+                    theirs = found if isinstance(found, dict) else {}
                     wrong = next(k for k in mine | theirs if theirs.get(k) != mine.get(k))
-                    detail = f"it is of another model: {wrong} was {theirs.get(wrong)!r}, is {mine.get(wrong)!r}"
+                    detail = (
+                        f"it is of another model: {wrong} was {shown(theirs.get(wrong))}, is {shown(mine.get(wrong))}"
+                    )
                 raise TrainingError(
                     f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
                 )
         state = self._state(model, optimizer)
-        dcp.load(state, checkpoint_id=str(path))
+        try:
+            dcp.load(state, checkpoint_id=str(path))
+        except (Exception, dcp.api.CheckpointException) as error:  # a torn shard ends in whatever torch meets first
+            raise TrainingError(
+                f"{path} cannot be read: {failure(error, path)}; remove that folder, and the same command goes on from "
+                "the checkpoint before it"
+            ) from error
         set_state_dict(
             model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=self._options
         )

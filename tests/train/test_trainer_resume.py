@@ -235,6 +235,27 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         trainer(config, f"run={tmp_path}/new")
 
 
+def test_a_torn_checkpoint_is_named(tmp_path: Path) -> None:
+    """Its marker, or a shard: with the way on, and without a traceback."""
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    config = write_config(tmp_path / "run.yaml", model, data)
+    trainer(config).fit()
+    marker = max((tmp_path / "run" / "checkpoints").glob("step-*/complete.json"))
+    (marker.parents[1] / "step-last").mkdir()
+    (marker.parents[1] / "step-last" / marker.name).touch()  # nobody's
+    whole = marker.read_text()
+    wrong = {"0": "holds int, not a JSON object", '{"architecture": 3}': "of another model: ", "{": "not JSON"}
+    for text, message in wrong.items():
+        marker.write_text(text)
+        with pytest.raises(InputError, match=message):
+            trainer(config).fit()
+    marker.write_text(whole)
+    shard = next(marker.parent.glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=r"step-0+\d+ cannot be read: .*; remove that folder, and the same command"):
+        trainer(config).fit()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
