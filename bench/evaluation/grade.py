@@ -17,6 +17,7 @@ from curate.grading.answer_text import plain_number, squeeze
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.grading.judge import Judge
 from engine import InputError
+from engine.errors import shown
 from engine.whole_file import write_whole
 
 GraderName = Literal["s1-engine", "s1-grader"]
@@ -167,10 +168,14 @@ def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
 
 
 def rows_with_grades(folder: Path, grader: GraderName, mode: Mode) -> Iterator[tuple[dict[str, Any], Graded]]:
-    """Every row of the log that is a condition's sample, with its verdict. Raises InputError where one has none."""
+    """Every row of the log that is a condition's sample, with its verdict. Raises InputError where one has none, or is
+    under a condition that the run does not have."""
     grades = read_grades(grades_file(folder, grader, mode))
+    conditions = {condition.label for condition in load_grid(folder).conditions()}
     for row in sample_rows(folder):
         key = key_of(row)
+        if key.condition not in conditions:
+            raise InputError(f"{folder}: run.json has no condition {shown(key.condition)}, and samples of it are there")
         if key not in grades:
             raise InputError(
                 f"{folder}: {key} has no grade; grade the run again: python -m bench.evaluate grade {folder}"
