@@ -180,10 +180,10 @@ def _yaml_target(name: str, base: Any, read: Any, overrides: bool = False) -> Ta
 
 
 _BUDGET = ("identity", "grid", "methods", 0, "budgets", 0)
-_LOGS = ((0, (((("task",), "set", "0"),), ())), (1, (((_BUDGET, "set", "0"),), ())))
+_DAMAGE = ((0, (((("task",), "set", "0"),), ())), (1, (((_BUDGET, "set", "0"),), ())))
 
 TARGETS = (
-    Target("evaluation log", log_cases(), _log, quick=4, known=_LOGS),
+    Target("evaluation log", log_cases(), _log, quick=4, known=_DAMAGE),
     Target("evaluation grid", files(GRID), _grid, known=((((("tasks",), "set", '"\\ud800"'),), ()),)),
     Target("reply to curation", _replies, _curation_reply, quick=4, known=_REPLIES),
     Target("reply to evaluation", _replies, _evaluation_reply, quick=3, known=_REPLIES),
