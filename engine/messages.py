@@ -22,7 +22,7 @@ def decode_commands(data: bytes) -> tuple[list[Command], bool]:
     """What `encode_commands` was given. Raises EngineDead for anything else."""
     try:
         commands, closing = _DECODER.decode(data)
-    except (msgspec.MsgspecError, ValueError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise EngineDead(f"what came from rank 0 are no commands: {error}") from error
     return commands, closing
 

@@ -27,7 +27,7 @@ PROOF_TIMEOUT = timedelta(minutes=1)
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Environment in which neither Gloo nor NCCL listens on another interface."""
 _LEAST_CHARACTERS = 16
-_CHALLENGE_BYTES, _ANSWER_BYTES = 32, 32
+_CHALLENGE_BYTES = 32
 
 
 def ranks_secret(one_machine: bool) -> bytes:
