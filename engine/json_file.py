@@ -14,10 +14,10 @@ _MOST_BYTES = 1 << 26
 
 
 def parse_json(text: str | bytes, **hooks: Any) -> Any:
-    """The value of a JSON text; bytes are UTF-8. `hooks` are those of json.loads. Raises InputError saying, in one
-    line, why there is none."""
+    """The value of a JSON text; bytes are UTF-8, with a byte order mark or without. `hooks` are those of json.loads.
+    Raises InputError saying, in one line, why there is none."""
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, **hooks)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, **hooks)
     except (ValueError, RecursionError) as error:
         digits = "int_max_str_digits" in str(error)  # Python's advice is for who writes programs
         raise InputError("a whole number has more than 4,300 digits" if digits else first_line(error)) from None

@@ -148,7 +148,7 @@ def published_lengths(samples: int = 1000, mean: float = 4700.0, below: int = 40
 def read_lengths(file: Path) -> np.ndarray:
     """Token counts [samples], one per line."""
     try:
-        lengths = np.asarray(read_regular(file, 1 << 28).decode().split(), dtype=np.int64)
+        lengths = np.asarray(read_regular(file, 1 << 28).decode("utf-8-sig").split(), dtype=np.int64)
     except InputError:
         raise
     except (ValueError, OverflowError) as error:

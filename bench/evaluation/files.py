@@ -1,9 +1,9 @@
 """Question files: found by path or on the hub, counted and checksummed before a row of them is used."""
 
+import codecs
 import csv
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from engine.errors import InputError, first_line
+from engine.json_file import parse_json
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
         case ".csv":
             return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
         case ".json" | ".jsonl":
-            text = data.decode("utf-8-sig")
-            whole = text.lstrip().startswith("[")
-            return json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
+            if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                return parse_json(data)
+            return [parse_json(line) for line in data.split(b"\n") if line.strip()]
         case suffix:
             raise ValueError(f"unknown kind of file {suffix!r}; give .jsonl, .json, .csv or .parquet")

@@ -32,7 +32,7 @@ class Prompt:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in folder.glob("*.txt")))
             raise ValueError(f"no prompt {name!r} in {folder}; there are: {known}")
-        first, _, text = path.read_text(encoding="utf-8").partition("\n")
+        first, _, text = path.read_text(encoding="utf-8-sig").partition("\n")
         found = re.fullmatch(r"version: (\d+)", first.strip())
         if found is None:
             raise ValueError(f'{path} begins with {first!r}; its first line must be "version: N"')

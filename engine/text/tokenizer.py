@@ -226,7 +226,7 @@ def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
     path = directory / "chat_template.jinja"
     if os.path.lexists(path):
         try:
-            return read_regular(path, 4 * MOST_SOURCE).decode()
+            return read_regular(path, 4 * MOST_SOURCE).decode("utf-8-sig")
         except ValueError as error:
             raise InputError(f"{path} is not UTF-8 text ({error}); fetch the file again") from None
     template = config.get("chat_template")

@@ -1,5 +1,6 @@
 """Tasks from files with the columns of the real ones, prompts, and answers taken out of responses."""
 
+import codecs
 import hashlib
 import json
 from pathlib import Path
@@ -82,6 +83,25 @@ def test_gpqa_options_are_shuffled_per_question_and_kept(tmp_path):
     ]
     few = load(TaskSpec(**spec, count=5))
     assert set(few.problems) <= set(task.problems)  # an order does not depend on what else is loaded
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_neither_a_byte_order_mark_nor_a_line_separator_in_a_text_breaks_a_row(tmp_path, name):
+    rows = [{"problem": f"P{i}\u2028and\u0085on?", "answer": i} for i in range(30)]
+    text = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = "\n".join(text) if name == "a.jsonl" else f"[{','.join(text)}]"
+    (tmp_path / name).write_text("\ufeff" + text)
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    task = load(TaskSpec(name="aime24", path=str(tmp_path / name), sha256=digest))
+    assert [p.question for p in task.problems] == [row["problem"] for row in rows]
+
+
+def test_the_first_column_of_a_csv_has_no_byte_order_mark(tmp_path):
+    write_gpqa(tmp_path / "g.csv")
+    (tmp_path / "g.csv").write_bytes(codecs.BOM_UTF8 + (tmp_path / "g.csv").read_bytes())
+    digest = hashlib.sha256((tmp_path / "g.csv").read_bytes()).hexdigest()
+    task = load(TaskSpec(name="gpqa_diamond", path=str(tmp_path / "g.csv"), sha256=digest))
+    assert task.problems[0].question.startswith("Question 0")
 
 
 def test_a_wrong_file_is_refused_by_name(tmp_path):

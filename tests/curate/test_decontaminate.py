@@ -161,7 +161,7 @@ def test_nothing_against_nothing():
 
 def test_evaluation_sets_must_be_whole(tmp_path):
     path = tmp_path / "eval.jsonl"
-    path.write_text('{"problem": "a"}\n{"problem": "b"}\n')
+    path.write_text('\ufeff{"problem": "a"}\n{"problem": "b"}\n')
     assert load_evaluations((Evaluation(name="e", path=str(path), field="problem"),))["evaluation"].to_list() == [
         "e/1",
         "e/2",

@@ -1,7 +1,9 @@
 """Source adapters: the real column layouts, filters, what is graded, and rows that are no rows."""
 
+import codecs
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -202,12 +204,14 @@ def test_progress_knows_how_many_rows_there_are(tmp_path):
     assert both.expected() == len(rows), "what cannot be read is for reading to say"
 
 
-def test_parquet_and_jsonl_give_the_same_questions(tmp_path):
+def test_parquet_and_jsonl_give_the_same_questions_with_a_byte_order_mark_or_without(tmp_path):
     rows = ROWS[mathematics.Math]
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
-    one, _ = gathered(mathematics.Math(path=str(tmp_path / "rows.parquet")))
-    two, _ = gathered(mathematics.Math(path=write(tmp_path / "rows.jsonl", rows)))
-    assert [q | {"revision": ""} for q in one] == [q | {"revision": ""} for q in two]
+    plain = write(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "marked.jsonl").write_bytes(codecs.BOM_UTF8 + Path(plain).read_bytes())
+    paths = (str(tmp_path / "rows.parquet"), plain, str(tmp_path / "marked.jsonl"))
+    found = [[q | {"revision": ""} for q in gathered(mathematics.Math(path=path))[0]] for path in paths]
+    assert found[0] == found[1] == found[2] and len(found[0]) == len(rows)
 
 
 @pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="S1_DATA has no gsm8k; the real files are not here")

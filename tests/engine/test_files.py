@@ -190,9 +190,14 @@ def test_numbers_that_python_does_not_read_are_named(tmp_path):
         assert "a whole number has more than 4,300 digits" in told
 
 
-def test_rows_may_begin_with_a_byte_order_mark(tmp_path):
-    (tmp_path / "f.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\n')
+def test_a_byte_order_mark_is_no_part_of_what_is_read(tmp_path):
+    """Of rows, also inside a file that was put together of several; of JSON; of YAML."""
+    (tmp_path / "f.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\xef\xbb\xbf{"a": 2}\n')
     assert [row for _, row in read_rows(tmp_path / "f.jsonl")] == [{"a": 1}, {"a": 2}]
+    (tmp_path / "f.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_object(tmp_path / "f.json") == {"a": 1}
+    (tmp_path / "f.yaml").write_bytes(b"\xef\xbb\xbfname: x\n")
+    assert read_struct(tmp_path / "f.yaml", Inner) == Inner("x")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):

@@ -265,9 +265,9 @@ def test_lone_surrogate_in_text(small):
 
 def test_template_file_wins_over_config(small, tmp_path):
     small("old")
-    (tmp_path / "chat_template.jinja").write_text("new")
+    (tmp_path / "chat_template.jinja").write_text("\ufeffnew")
     tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.decode(tokenizer.render(chat("x"))) == "new"
+    assert tokenizer.decode(tokenizer.render(chat("x"))) == "new", "nor is its byte order mark rendered"
 
 
 def test_named_templates(small):

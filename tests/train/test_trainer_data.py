@@ -294,6 +294,14 @@ def test_bad_records_are_named(tmp_path: Path, name: str) -> None:
     assert any(part in str(error.value) for part in message.split("|1: ")) and "\n" not in str(error.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"id": "a", "tokens": [1, 2]}\n{"id": "b", "tokens": [3, 4]}\n')
+    data = read_dataset((str(tmp_path / "a.jsonl"),), Data(train=("x",), loss="all"), None, VOCAB)
+    assert data.ids == ("a", "b")
+    (tmp_path / "lengths").write_text("\ufeff7\n9\n")
+    assert read_lengths(tmp_path / "lengths").tolist() == [7, 9]
+
+
 def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"tokens": [1, 2]}\n{"tokens": [1')
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
