@@ -34,6 +34,7 @@ from bench.command import check, columns, command
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
 from engine import InputError, whole_file
+from engine.json_file import parse_json
 from kernels.limits import known_device
 
 _PATIENCE = 60.0
@@ -153,7 +154,7 @@ class Day:
     def _done_in(self, state: Path) -> dict[str, set[str]]:
         """Names of the parts that are done, by card."""
         try:
-            done = json.loads(state.read_text())["done"] if state.exists() else {}
+            done = parse_json(state.read_bytes())["done"] if state.exists() else {}
             return {str(card): {str(name) for name in names} for card, names in done.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             self.console.print(f"{state} cannot be read: nothing counts as done by it", markup=False)
@@ -165,7 +166,7 @@ def lines_of(file: Path) -> list[bytes]:
     found = []
     for line in file.read_bytes().split(b"\n") if file.is_file() else ():
         with suppress(ValueError):
-            found += [line] if isinstance(json.loads(line), dict) else []
+            found += [line] if isinstance(parse_json(line), dict) else []
     return found
 
 

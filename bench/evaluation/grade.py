@@ -18,6 +18,7 @@ from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.grading.judge import Judge
 from engine import InputError
 from engine.errors import shown
+from engine.json_file import parse_json
 from engine.whole_file import write_whole
 
 GraderName = Literal["s1-engine", "s1-grader"]
@@ -82,7 +83,7 @@ def grade(
 def read_grades(file: Path) -> dict[Key, Graded]:
     """The verdicts of a grades file. Raises InputError where there is none or it cannot be read."""
     try:
-        values = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+        values = [parse_json(line) for line in file.read_bytes().splitlines()[1:]]
         return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in values}
     except OSError as error:
         raise InputError(

@@ -19,6 +19,7 @@ import msgspec
 from engine import InputError
 from engine.command.append_log import AppendLog, read_lines
 from engine.errors import shown
+from engine.json_file import parse_json
 from engine.whole_file import write_whole
 
 
@@ -175,7 +176,7 @@ class Log(AbstractContextManager["Log"]):
 def read_run(folder: Path) -> dict[str, Any]:
     """`run.json` of a folder. Raises InputError where there is none."""
     try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        found = parse_json((folder / "run.json").read_bytes())
     except OSError as error:
         raise InputError(
             f"{folder}: no run is there ({error.strerror}); give the folder of `python -m bench.evaluate "

@@ -1,6 +1,5 @@
 """What the report says: counts, examples, costs, and for every row the stage at which it ended."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from curate.records import counts_of
 from curate.sources import PAPER
 from curate.stages.pipeline import stages
 from curate.stages.stage import Context, seconds_of
+from engine.json_file import read_object
 
 PAPER_COUNTS = {
     "collect": "59,029",
@@ -58,7 +58,7 @@ def find(context: Context) -> Findings:
     """Everything from what is on the disk now; stages that have not run yet are left out."""
     config = context.config
     paths = {stage.name: context.folder / stage.name / "manifest.json" for stage in stages(config)}
-    manifests = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    manifests = {name: read_object(path) for name, path in paths.items() if path.is_file()}
     decisions = {
         name: context.table(name, "decisions") for name, m in manifests.items() if "decisions.parquet" in m["outputs"]
     }

@@ -23,6 +23,7 @@ from curate.progress import Bars
 from curate.stages.executor import Executor
 from curate.table_io import file_hash
 from engine.errors import InputError, first_line
+from engine.json_file import read_object
 
 Counts = dict[str, Any]
 
@@ -69,7 +70,7 @@ class Context:
 def seconds_of(run: Path) -> dict[str, float]:
     """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
     path = run / "seconds.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return dict(read_object(path)) if path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Stage:
             if not path.is_file():
                 raise InputError(f"stage {self.name} reads what stage {name} writes; run `--stage {name}` first")
             try:
-                inputs[name] = {f: entry["sha256"] for f, entry in json.loads(path.read_text())["outputs"].items()}
-            except (ValueError, KeyError) as error:
+                inputs[name] = {f: entry["sha256"] for f, entry in read_object(path)["outputs"].items()}
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{path} is damaged; run `--stage {name}` again") from error
         section = json.dumps(msgspec.to_builtins(self.section(config)), sort_keys=True)
         parts = {
@@ -115,7 +116,7 @@ class Stage:
         """Whether the folder holds the result for the present key, whole."""
         folder = Path(config.run) / self.name
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = read_object(folder / "manifest.json")
             key, outputs = manifest["key"], {name: entry["sha256"] for name, entry in manifest["outputs"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # torn, or no manifest of ours
             return False

@@ -104,6 +104,9 @@ def test_what_is_no_log_of_this_run_is_refused(tmp_path):
     (folder / "run.json").unlink()
     with pytest.raises(InputError, match=r"samples and no run\.json"):
         run.run(small, folder)
+    (folder / "run.json").write_text("[" * 5_000)
+    with pytest.raises(InputError, match=r"run\.json: no JSON"):
+        run.run(small, folder)
     (folder / "run.json").write_text('{"identity": {}}')
     with pytest.raises(InputError, match=r"run\.json: does not say what was run"):
         run.run(small, folder)

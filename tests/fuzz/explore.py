@@ -80,6 +80,7 @@ def explore(target: Target, seconds: float) -> None:
     except Exception as error:
         text = repr(failed[0] if failed else case)
         (folder / "smallest.txt").write_text(text)
+        error.__notes__ = []  # hypothesis shows the whole case there, however long
         where = "".join(traceback.format_exception(error, limit=-6)).strip()
         print(f"FINDING after {count} cases, {text[:600]}\n({folder / 'smallest.txt'})\n{where[-2500:]}")
     else:

@@ -180,7 +180,11 @@ def _yaml_target(name: str, base: Any, read: Any, overrides: bool = False) -> Ta
 
 
 _BUDGET = ("identity", "grid", "methods", 0, "budgets", 0)
-_DAMAGE = ((0, (((("task",), "set", "0"),), ())), (1, (((_BUDGET, "set", "0"),), ())))
+_DAMAGE = (
+    (0, (((("task",), "set", "0"),), ())),
+    (1, (((_BUDGET, "set", "0"),), ())),
+    *((file, ((((), "set", "[" * 5_000),), ())) for file in range(len(_LOGS))),
+)
 
 TARGETS = (
     Target("evaluation log", log_cases(), _log, quick=4, known=_DAMAGE),
