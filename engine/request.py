@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from engine.errors import InputError, is_number, is_whole, shown
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""Text (rendered by the chat template), token ids (taken as they are), or {"messages": [...]}."""
+"""Text (rendered by the chat template), token ids (taken as they are), {"messages": [...]}, or {"text": ...}: text
+that is taken as it is, special tokens in it as such."""
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 StopReason = Literal["natural", "eos", "budget", "max_tokens", "context", "truncated", "loop", "client"]
@@ -29,7 +30,7 @@ class TokenKind(IntEnum):
     REASONING = 2
     """Inside thinking, extensions included."""
     DELIMITER = 3
-    """Part of `end`, and the newline forced before it."""
+    """Part of `end`, and the newline forced before it; as a piece of text also what a cut left of a character."""
     ANSWER = 4
     """After `end`; also what `budget_end` holds beyond `end`."""
 
@@ -171,14 +172,16 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: "SamplingParams | None" = None) -> "SamplingParams":
-        """`base` (or the defaults) overridden by `values`; unknown names are refused with the known ones."""
+        """`base` (or the defaults) overridden by `values`, of which None says nothing. Unknown names are refused with
+        the known ones."""
         if not isinstance(values, Mapping):
             raise InputError(f"params is {shown(values)}; give an object of sampling parameters")
         known = sorted(f.name for f in fields(cls))
         for name in values:
             if name not in known:
                 raise InputError(f"unknown parameter {shown(name)}; known: {', '.join(known)}")
-        return cls(**values) if base is None else replace(base, **values)
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls(**given) if base is None else replace(base, **given)
 
 
 def _clean_bias(bias: Mapping[Any, Any]) -> dict[int, float]:

@@ -63,6 +63,8 @@ class OutputStream:
 
     `text` is everything decoded, delimiters shown, final EOS not, cut before a stop string. `reasoning` and `answer`
     are its parts by kind, stripped; without thinking, `answer` is the text. They hold what has been returned so far.
+    Where thinking is cut inside a character, what there is of it is one U+FFFD in `text`, shown as a DELIMITER, and not
+    in `reasoning`; where the text itself ends inside one, `answer` ends as `text` does.
     Stop strings are looked for in PLAIN and ANSWER text that the model sampled after its first `min_tokens` tokens:
     not in forced text, not across it, and not across a change of kind. Once `stop_hit` is set, nothing is added.
     """
@@ -245,7 +247,10 @@ class OutputStream:
     def _end_kind(self) -> None:
         """Nothing of this kind follows: half a character and half a stop string are text after all."""
         self._release(0)
-        self._show(self._decoder.flush(), False)
+        half = self._decoder.flush()
+        if half and self._kind is TokenKind.REASONING:
+            self._begin_kind(TokenKind.DELIMITER)
+        self._show(half, False)
         if self.stop_hit is None:
             self._flush_pending()
 

@@ -4,8 +4,10 @@ It is written from the table of section 3, one token at a time, with whole lists
 counters. It shares nothing with the engine but the parameter names.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import inf
 
 from engine.request import SamplingParams, TokenKind
@@ -49,17 +51,29 @@ class Outcome:
     stop_reason: str | None = None
     finish_reason: str | None = None
 
-    def bytes(self, texts: Texts, kind: TokenKind | None = None) -> bytes:
-        """The bytes of the tokens of one kind, or of all; the EOS that ended the response is in neither."""
+    def pieces(self, texts: Texts) -> list[tuple[str, TokenKind]]:
+        """What is shown, by kind; the EOS that ended the response is not. Rule 8: what a cut leaves of a character at
+        the end of reasoning is no reasoning."""
         ended = self.finish_reason == "stop" and bool(self.token_ids) and self.token_ids[-1] in texts.eos
         ids = self.token_ids[:-1] if ended else self.token_ids
-        return b"".join(texts.bytes_of[t] for t, k in zip(ids, self.kinds, strict=False) if kind in (None, k))
+        shown: list[tuple[str, TokenKind]] = []
+        for kind, run in groupby(zip(ids, self.kinds, strict=False), lambda pair: pair[1]):
+            data = b"".join(texts.bytes_of[token] for token, _ in run)
+            text = data.decode(errors="replace")
+            if kind is TokenKind.REASONING:
+                whole = getincrementaldecoder("utf-8")("replace").decode(data)
+                shown += [(whole, kind), (text[len(whole) :], TokenKind.DELIMITER)]
+            else:
+                shown.append((text, kind))
+        return shown
+
+    def text(self, texts: Texts, kind: TokenKind | None = None) -> str:
+        """What is shown of one kind, or of all."""
+        return "".join(text for text, k in self.pieces(texts) if kind in (None, k))
 
     def texts(self, texts: Texts) -> tuple[str, str, str]:
         """(text, reasoning, answer) of rule 30."""
-        text = self.bytes(texts).decode(errors="replace")
-        reasoning = self.bytes(texts, TokenKind.REASONING).decode(errors="replace")
-        answer = self.bytes(texts, TokenKind.ANSWER).decode(errors="replace")
+        text, reasoning, answer = (self.text(texts, kind) for kind in (None, TokenKind.REASONING, TokenKind.ANSWER))
         if (
             TokenKind.OPENER not in self.kinds
             and TokenKind.REASONING not in self.kinds

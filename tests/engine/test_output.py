@@ -143,16 +143,21 @@ def test_opener_that_began_in_the_prompt(tokenizer):
     assert (run.stream.text, run.stream.reasoning) == ("thinkx", "x")
 
 
-def test_half_a_character_goes_to_its_own_kind(tokenizer):
+def test_half_a_character_is_no_reasoning_and_ends_the_answer_as_it_ends_the_text(tokenizer):
     run = Driver(tokenizer, prompt="<|im_start|>think")
-    assert run.push("🙂".encode()[:3], REASONING) == []
-    assert run.push("\n<|im_start|>answer", DELIMITER, forced=True) == [
-        ("\ufffd", REASONING),
-        ("\n<|im_start|>answer", DELIMITER),
-    ]
+    assert run.push(b"a" + "🙂".encode()[:3], REASONING) == [("a", REASONING)]
+    assert run.push("\n<|im_start|>answer", DELIMITER, forced=True) == [("\ufffd\n<|im_start|>answer", DELIMITER)]
     run.push("é".encode()[:1], ANSWER)
     assert run.finish() == [("\ufffd", ANSWER)]
-    assert (run.stream.reasoning, run.stream.answer) == ("\ufffd", "\ufffd")
+    assert (run.stream.reasoning, run.stream.answer) == ("a", "\ufffd")
+    assert run.stream.text == "a\ufffd\n<|im_start|>answer\ufffd"
+    for cut in range(1, 4):  # the end of the response, with nothing behind it
+        run = Driver(tokenizer, prompt="<|im_start|>think")
+        run.push(b"\xffa" + "🙂".encode()[:cut], REASONING)
+        assert run.finish() == [("\ufffd", DELIMITER)]
+        assert (run.stream.text, run.stream.reasoning) == ("\ufffda\ufffd", "\ufffda"), (
+            "what never was a character stays"
+        )
 
 
 def test_half_a_character_before_a_held_opener(tokenizer):
