@@ -11,7 +11,7 @@ import polars as pl
 from rensa import RMinHash
 
 from curate.config import Dedupe
-from curate.normalise import numbers, words
+from curate.normalise import numbers, plain, words
 from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.selection.shingles import mixed, shingles
@@ -22,13 +22,14 @@ PASSAGE, REST = 40, 10
 
 def near_duplicates(questions: pl.DataFrame, settings: Dedupe, advance: Progress = no_progress) -> pl.DataFrame:
     """Rows [row_id, of, jaccard] that an earlier kept row resembles, by the order of `questions` [row_id, question]."""
-    found = shingles(questions.select(words("question")).to_series(), settings.shingle)
+    texts = questions.select(plain("question"))
+    found = shingles(texts.select(words("question")).to_series(), settings.shingle)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
         found.hashes, found.offsets.astype(np.uint64), settings.permutations, 42
     )
     signatures = np.asarray(matrix.to_rows(), dtype=np.uint32).reshape(questions.height, settings.permutations)
     block = (
-        questions.select(numbers("question")).to_series().hash(seed=1).to_numpy()
+        texts.select(numbers("question")).to_series().hash(seed=1).to_numpy()
         if settings.same_numbers
         else np.zeros(questions.height, dtype=np.uint64)
     )

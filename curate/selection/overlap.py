@@ -19,7 +19,7 @@ import polars as pl
 from rapidfuzz import fuzz, process
 
 from curate.config import Decontaminate
-from curate.normalise import NUMBER, numbers, words
+from curate.normalise import NUMBER, numbers, plain, words
 from curate.selection.shingles import Shingles, shingles
 
 S1_NGRAM = 8
@@ -76,6 +76,9 @@ def scored_matches(
     questions: pl.Series, evaluations: pl.Series, settings: Decontaminate, compared: Callable[[], None]
 ) -> pl.DataFrame:
     """MATCH rows of rule `scored`: one a question, the strongest. `compared` is called after each of three parts."""
+    questions, evaluations = (
+        text.to_frame("text").select(plain("text")).to_series() for text in (questions, evaluations)
+    )
     tokens = [text.to_frame("text").select(words("text")).to_series() for text in (questions, evaluations)]
     parts = []
     for part in (_equal, _covering, _alike):
@@ -233,9 +236,9 @@ def _alike(
         .unique(["document", "evaluation"])
         .sort("document", "evaluation")
     )
-    plain = [pairs[c].str.to_lowercase().to_list() for c in ("text", "text_doc")]
+    texts = [pairs[c].to_list() for c in ("text", "text_doc")]
     scores = [
-        process.cpdist(*plain, scorer=scorer, score_cutoff=settings.fuzzy)
+        process.cpdist(*texts, scorer=scorer, score_cutoff=settings.fuzzy)
         for scorer in (fuzz.ratio, fuzz.token_sort_ratio)
     ]
     pairs = pairs.with_columns(pl.Series("similarity", np.maximum(*scores).astype(np.float64), dtype=pl.Float64))

@@ -49,8 +49,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
             run_collect,
             lambda c: [path for source in c.collect.sources for path in source.local_files()],
         ),
-        Stage("dedupe", 1, ("collect",), lambda c: c.dedupe, run_dedupe),
-        Stage("decontaminate", 1, ("collect", "dedupe"), lambda c: c.decontaminate, run_decontaminate, eval_files),
+        Stage("dedupe", 2, ("collect",), lambda c: c.dedupe, run_dedupe),
+        Stage("decontaminate", 2, ("collect", "dedupe"), lambda c: c.decontaminate, run_decontaminate, eval_files),
         Stage("trace", 1, before, lambda c: c.trace, partial(run_attempts, "trace"), lambda c: model_files([c.trace])),
         Stage("quality", 1, traced, lambda c: c.quality, run_quality),
         Stage(

@@ -63,6 +63,48 @@ def test_scored_catches_copies_edited_copies_and_a_reordered_one():
     assert rules[-1] == "kept" and all(e.startswith("test/1, coverage ") for e in evidence[:-1])
 
 
+UNSPACED = {
+    "Chinese": (
+        "小明有12个苹果和30个橘子,他每天吃掉4个苹果,并且送给同学3个橘子。请问五天以后小明还剩下多少个水果?",
+        {"小明": "小红", "并且送给同学": "还送给了朋友"},
+        "一个长方形花园的周长是36米,长比宽多4米。如果沿着花园的四周每隔2米种一棵树,一共需要种多少棵树?",
+    ),
+    "Japanese": (
+        "太郎さんはりんごを12個とみかんを30個もっています。毎日りんごを4個食べると、何日後になくなりますか。",
+        {"太郎さん": "花子さん", "何日後に": "何日たつと"},
+        "たての長さが8センチ、よこの長さが5センチの長方形の面積をもとめ、その半分の大きさを答えなさい。",
+    ),
+    "Thai": (
+        "สมชายมีแอปเปิ้ล 12 ผลและส้ม 30 ผล เขากินแอปเปิ้ลวันละ 4 ผล ถามว่าอีกกี่วันแอปเปิ้ลจึงจะหมด",
+        {"สมชาย": "สมหญิง", "ถามว่าอีก": "อยากทราบว่า"},
+        "สวนรูปสี่เหลี่ยมผืนผ้ามีความยาวรอบรูป 36 เมตร ด้านยาวมากกว่าด้านกว้าง 4 เมตร จงหาพื้นที่ของสวนนี้",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_characters_are_the_words_of_a_script_without_spaces(language):
+    target, changes, other = UNSPACED[language]
+    copy = target
+    for before, after in changes.items():
+        assert before in copy
+        copy = copy.replace(before, after)
+    rules, _, _ = outcome([copy, other], [target])
+    assert rules == ["scored:coverage", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (mine, "Find the sine of 60^\\circ.")
+        for mine in ("Find the sine of 60°", "find the sine of $60^{\\circ}$!", "Find the sine of 60 degrees.")
+    ]
+    + [("Solve x² − 2πx ≤ 10⁻³", r"Solve $x^2 - 2\pi x \leq 10^{-3}$"), ("求解x的值:2x=7", "求解x的值：２ｘ＝７")],  # noqa: RUF001
+)
+def test_what_is_typeset_otherwise_is_the_same(mine, theirs):
+    assert outcome([mine, "Find the sine of 61°"], [theirs])[0] == ["scored:equal", "kept"]
+
+
 def test_a_short_question_is_compared_as_a_whole():
     short = "How many primes lie between 10 and 50?"
     rules, _, _ = outcome(
@@ -185,17 +227,18 @@ def made_up(rng, count, words):
     ]
 
 
-def test_sixty_thousand_questions_against_a_thousand_in_ten_seconds():
+@pytest.mark.parametrize("size", [6_000, pytest.param(60_000, marks=pytest.mark.slow)])
+def test_sixty_thousand_questions_against_a_thousand_in_ten_seconds(size):
     rng = np.random.default_rng(3)
-    pool, tests = made_up(rng, 60_000, 50), made_up(rng, 1_000, 35)
+    pool, tests = made_up(rng, size, 50), made_up(rng, size // 60, 35)
     for i in range(50):
-        pool[i * 1000] = "Now. " + tests[i]
+        pool[i * 100] = "Now. " + tests[i]
     frame, against = questions(pool), evaluations(tests)
     before = time.process_time()
     made, _ = decontaminate(frame, against, Decontaminate())
     seconds = time.process_time() - before
     dropped = set(made.filter(~pl.col("keep"))["row_id"])
-    assert dropped >= {f"s/{i * 1000}" for i in range(50)} and len(dropped) < 60
+    assert dropped >= {f"s/{i * 100}" for i in range(50)} and len(dropped) < 60
     # Processor time of all threads: what a busy machine cannot change.
     assert seconds < 10
 

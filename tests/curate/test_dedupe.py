@@ -51,6 +51,13 @@ def test_other_numbers_are_another_question_unless_told_otherwise():
     assert rules(LONG, LONG.replace("17", "18"), same_numbers=False, jaccard=0.7) == ["kept", "near_duplicate"]
 
 
+def test_what_is_typeset_otherwise_is_near_and_a_changed_character_of_many_is_too():
+    turned = LONG.replace("the hill", "the hill at 60° and x² > 4")
+    assert rules(turned, turned.replace("60°", "$60^{\\circ}$").replace("x²", "x^2"))[1] == "near_duplicate"
+    chinese = "小明有十二个苹果和三十个橘子,他每天吃掉四个苹果,并且送给同学三个橘子。请问五天以后小明还剩下多少个水果?"
+    assert rules(chinese, chinese.replace("请问", "试问"), chinese[:20])[1:] == ["near_duplicate", "kept"]
+
+
 def test_a_sign_makes_another_question():
     assert rules("Solve x+1=3", "Solve x-1=3") == ["kept", "kept"]
 
