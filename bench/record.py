@@ -103,7 +103,7 @@ def append(record: Record, file: Path) -> None:
     """Add one line to `file`, in one write, so that runs that end early leave whole lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        out.write(json.dumps(asdict(record)) + "\n")
 
 
 def read(file: Path) -> list[Record]:

@@ -169,3 +169,9 @@ def test_signatures_imports_docstrings_and_lone_arguments_are_nobodys_lines(else
     )
     root = elsewhere({"engine/a.py": text, "engine/b.py": text})
     assert house.duplicates(house.modules(root).values(), root) == []
+
+
+def test_one_function_writes_lines_that_keep_their_characters():
+    """Others may end a line to a reader (U+2028); `template_program` has the filter `tojson`, `results` a message."""
+    keeping = {name for name, file in FILES.items() if "ensure_ascii=False" in file.read_text(encoding="utf-8")}
+    assert keeping == {"engine.command.append_log", "engine.command.results"}

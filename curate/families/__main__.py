@@ -8,7 +8,6 @@ come as training draws them, with repeats, and add difficulty (the "Wait"s it ta
 with those "Wait"s in it.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Literal
 from curate.families import FAMILIES, Problem, problems
 from curate.families.distinct import RanDry, draw_distinct
 from curate.families.problem import thinking
+from engine.command.append_log import json_line
 from engine.command.flags import read_flags
 from engine.errors import InputError, refuse, tell
 
@@ -66,10 +66,10 @@ def main() -> int:
     except (InputError, RanDry) as error:
         tell(error)
         return 2
-    with arguments.out.open("w", encoding="utf-8") as out:
+    with arguments.out.open("wb") as out:
         for number, problem in enumerate(drawn):
             name = f"{arguments.split}-{arguments.seed}-{number}"
-            out.write(json.dumps(line(problem, arguments.split, name), ensure_ascii=False) + "\n")
+            out.write(json_line(line(problem, arguments.split, name)))
     return 0
 
 

@@ -6,7 +6,6 @@ forced closing) carries no loss there, so the model is never taught to write it:
 SFT is plain s1 text: question, thinking, answer, with some "Wait"s that the model writes by itself.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from curate.families import problems
 from curate.families.problem import NOT_FOUND, Problem, segments, thinking
 from curate.nano.tokenizer import SYSTEM
 from curate.progress import Progress, no_progress
+from engine.command.append_log import json_line
 from engine.text.training_text import THINK
 from engine.thinking.plan import PRESETS
 
@@ -125,7 +125,7 @@ def corrected(problem: Problem, answer: str) -> dict:
 
 def write_jsonl(path: Path, records: Iterable[dict], progress: Progress = no_progress) -> None:
     """Writes one JSON object a line."""
-    with path.open("w", encoding="utf-8") as lines:
+    with path.open("wb") as lines:
         for record in records:
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            lines.write(json_line(record))
             progress(1)

@@ -3,13 +3,13 @@
 The file is what `train.sft` reads, and the tokens are counted by what it reads it with (engine.text.training_text).
 """
 
-import json
 from typing import Any
 
 import polars as pl
 
 from curate.config import Format
 from curate.records import decisions
+from engine.command.append_log import json_line
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import s1_messages, training_tokens
 
@@ -52,7 +52,7 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
                 "messages": {"messages": messages},
                 "s1": {c: row[c] for c in ("question", "thinking", "attempt")} | {"reference": row["answer"]},
             }
-            lines.append(json.dumps(about | styles[settings.style], ensure_ascii=False) + "\n")
+            lines.append(json_line(about | styles[settings.style]))
     said = pl.DataFrame(rules, schema={"rule": pl.String, "evidence": pl.String}, orient="row")
     made = decisions(rows.select("row_id", "qid").hstack(said), "format", pl.col("rule") == "kept")
-    return made, pl.DataFrame(samples, schema=SAMPLE, orient="row"), "".join(lines).encode()
+    return made, pl.DataFrame(samples, schema=SAMPLE, orient="row"), b"".join(lines)

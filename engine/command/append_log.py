@@ -7,9 +7,10 @@ process writes a file at a time, and a file that loses its name under its writer
 
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from io import FileIO
 from pathlib import Path
@@ -31,6 +32,19 @@ class Line(NamedTuple):
     offset: int
     size: int
     value: dict[str, Any]
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """`record` as one line of JSON, newline included. Raises ValueError for NaN and infinities.
+
+    No character inside it ends a line to anybody: JSON escapes the controls, and what else `str.splitlines` splits at
+    is escaped here.
+    """
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        return re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", text).encode() + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can write
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 def read_lines(file: BinaryIO, name: str, accepts: Callable[[dict[str, Any]], bool]) -> Iterator[Line]:

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from engine.command.append_log import AppendLog, read_lines, write_all
-from engine.command.jsonl import InputLine, Origin, changed_params, encode_record
+from engine.command.append_log import AppendLog, json_line, read_lines, write_all
+from engine.command.jsonl import InputLine, Origin, changed_params
 from engine.errors import InputError, is_whole, refuse
 
 
@@ -91,7 +91,7 @@ class ResultsFile:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one finished request. Raises OSError where the disk is full; nothing of it then stays in a file."""
-        data, offset = encode_record(record), 0
+        data, offset = json_line(record), 0
         if self._log is not None:
             offset = self._log.append(data)
         else:

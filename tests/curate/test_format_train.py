@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = pl.DataFrame(
     [
         ("a/1", "q1", "MATH", "11", "What is 2+2?", "4", "Two and two.\nThat is four.", "The sum is 4."),
-        ("a/2", "q2", "AIME", "05", "Wie viele Ä-Umlaute?\nZähle: äöü 😀", "1", "  ä, ö, ü: eins.  ", "Answer: 1"),
+        ("a/2", "q2", "AIME", "05", "Wie viele Ä-Umlaute?\nZähle:\u2028äöü 😀", "1", "  ä, ö, ü: eins.  ", "Answer: 1"),
         ("a/3", "q3", "GPQA", "81", "Pick (A) x (B) y", "B", "Wait, B. " * 40, "**Final Answer:** B\n"),
     ],
     schema=["row_id", "qid", "source", "domain", "question", "answer", "thinking", "attempt"],
