@@ -22,7 +22,7 @@ from rich.console import Console
 from engine.build import context_limit, resolve_device
 from engine.command.append_log import Displaced
 from engine.command.arguments import Arguments, parse
-from engine.command.jsonl import InputLine, Origin, output_record, read_input
+from engine.command.jsonl import InputLine, Origin, output_record, read_input, repeated_ids
 from engine.command.results import ResultsFile
 from engine.command.stop import Terminated, exit_code, terminable
 from engine.command.view import StreamView, Totals, progress_bar
@@ -85,7 +85,9 @@ def _run(arguments: Arguments) -> int:
         lines = [InputLine(0, "0", arguments.prompt, base, {"prompt": arguments.prompt}, "--prompt")]
     else:
         assert arguments.input is not None  # `parse` saw to it
-        lines = read_input(arguments.input, base)
+        lines = read_input(arguments.input, base, arguments.carry)
+        if repeated := repeated_ids(lines):
+            tell(repeated, "warning")
     resolve_device(config.device)
     tokenizer = Tokenizer.load(directory)
     context = context_limit(config, ModelConfig.load(directory, config.dtype))
@@ -219,7 +221,9 @@ def _question(line: InputLine, tokenizer: Tokenizer) -> str:
     prompt = line.prompt
     if isinstance(prompt, str):
         return prompt
-    return str(prompt["messages"][-1].get("content")) if isinstance(prompt, Mapping) else tokenizer.decode(prompt)
+    if isinstance(prompt, Mapping):
+        return str(prompt["text"] if "text" in prompt else prompt["messages"][-1].get("content"))
+    return tokenizer.decode(prompt)
 
 
 if __name__ == "__main__":

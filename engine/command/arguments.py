@@ -27,6 +27,8 @@ class Arguments(SamplingParams, EngineConfig):
     """Go on with the output file: requests that it holds are not run again."""
     overwrite: bool = False
     """Start the output file anew."""
+    carry: tuple[str, ...] = ()
+    """Fields of input lines that are data although a parameter has their name; the output has them as they are."""
     model: str = str(EMBEDDED)
     """Checkpoint directory in the Hugging Face layout, a hub id, or s1-nano, which comes with the engine."""
     seed: int = 0
@@ -67,6 +69,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             "--resume needs --output and contradicts --overwrite",
         ),
         (parsed.overwrite and output is None, "--overwrite needs --output"),
+        (parsed.carry and source is None, "--carry is for the lines of --input"),
         (
             output is not None
             and source is not None

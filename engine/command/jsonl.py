@@ -3,11 +3,12 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
+from engine.command.openai_batch import is_batch_line, read_batch_line
 from engine.config import EngineConfig
 from engine.errors import InputError, is_whole, refuse, shown
 from engine.input_file import read_lines
@@ -16,6 +17,14 @@ from engine.request import Completion, Prompt, RequestOutput, SamplingParams
 from engine.text.chat_template import check_messages
 
 _PROMPTS = ("prompt", "messages", "prompt_token_ids")
+_PARAMETERS = {field.name: field.name for field in fields(SamplingParams)} | {
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "top_logprobs": "logprobs",
+    "max_thinking_tokens": "thinking_token_budget",
+    "thinking_budget": "thinking_token_budget",
+}
+"""Our name of every parameter, also by the names that others give it."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,14 @@ class InputLine:
     prompt: Prompt
     params: SamplingParams
     fields: Mapping[str, Any]
-    """What the output carries under `input`: everything but `id` and `params`."""
+    """What the output carries under `input`: everything but the id and `params`."""
     where: str
     """File and line, for messages."""
 
 
-def read_input(path: str, base: SamplingParams) -> list[InputLine]:
-    """Every request of a JSONL file ("-": standard input), its `params` laid over `base`.
+def read_input(path: str, base: SamplingParams, carry: Collection[str] = ()) -> list[InputLine]:
+    """Every request of a JSONL file ("-": standard input), its `params` laid over `base`. Fields named in `carry` are
+    data, also where they have a parameter's name.
 
     Pipes are read too, so a line has a bound (`engine.input_file`). Raises InputError naming file, line and field for
     the first line that cannot be used.
@@ -48,7 +58,7 @@ def read_input(path: str, base: SamplingParams) -> list[InputLine]:
         with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
             for number, raw in read_lines(file, name):
                 if raw.strip():
-                    requests.append(_parse_line(raw, f"{name}:{number}", len(requests), base))
+                    requests.append(_parse_line(raw, f"{name}:{number}", len(requests), base, carry))
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
     if not requests:
@@ -56,45 +66,63 @@ def read_input(path: str, base: SamplingParams) -> list[InputLine]:
     return requests
 
 
-def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams) -> InputLine:
+def _parse_line(raw: bytes, where: str, index: int, base: SamplingParams, carry: Collection[str]) -> InputLine:
     try:
         value = parse_json(raw, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
     except InputError as error:
         raise InputError(f"{where}: bad JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f'{where}: a JSON {type(value).__name__}, not an object such as {{"prompt": "..."}}')
-    given = [name for name in _PROMPTS if name in value]
-    params, request_id = value.pop("params", {}), value.pop("id", str(index))
+    try:
+        return _request(value, where, index, base, carry)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _request(value: dict[str, Any], where: str, index: int, base: SamplingParams, carry: Collection[str]) -> InputLine:
+    """`value` keeps what the output carries. Raises InputError naming the field."""
+    asked = {name: value[name] for name in _PROMPTS if value.get(name) is not None}
+    batch = not asked and is_batch_line(value)
+    place, id_name = ("body", "custom_id") if batch else ("params", "id")
+    _refuse_astray(value, place, carry)
+    request_id = value.pop(id_name, None)
+    if request_id is None:
+        request_id = str(index)
+    elif not isinstance(request_id, str) and not is_whole(request_id):
+        raise InputError(f"{id_name} is {shown(request_id)}; give a string or a whole number")
+    if batch:
+        asked, params = read_batch_line(value)
+    else:
+        params = value.pop("params", None)
+    params = {} if params is None else params
     refuse(
-        (
-            len(given) != 1,
-            f"{where}: {' and '.join(given) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}",
-        ),
-        (
-            not isinstance(params, dict),
-            f"{where}: params is {shown(params)}; give an object of sampling parameters",
-        ),
-        (
-            not isinstance(request_id, str) and not is_whole(request_id),
-            f"{where}: id is {shown(request_id)}; give a string or a whole number",
-        ),
+        (len(asked) != 1, f"{' and '.join(asked) or 'no prompt'}; give exactly one of {', '.join(_PROMPTS)}"),
+        (not isinstance(params, dict), f"params is {shown(params)}; give an object of sampling parameters"),
     )
     try:
         sampling = SamplingParams.from_dict(params, base)
     except InputError as error:
-        raise InputError(f"{where}: params: {error}") from error
-    try:
-        prompt = _prompt(value, given[0])
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    return InputLine(index, request_id, prompt, sampling, value, where)
+        raise InputError(f"{place}: {error}") from error
+    return InputLine(index, request_id, _prompt(*asked.popitem()), sampling, value, where)
 
 
-def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
-    given = value[name]
+def _refuse_astray(line: Mapping[str, Any], place: str, carry: Collection[str]) -> None:
+    """Parameters outside `place`, `params` or the body of a batch line: nothing would read them."""
+    for name, value in line.items():
+        if name in _PARAMETERS and name not in carry and value is not None:
+            ours = "" if _PARAMETERS[name] == name else f" as {_PARAMETERS[name]}"
+            raise InputError(
+                f"{name} is {shown(value)} outside {place}, where nothing reads it; put it into {place}{ours}, or pass "
+                f"it on as data with --carry {name}"
+            )
+
+
+def _prompt(name: str, given: Any) -> Prompt:
     if name == "messages":
         check_messages(given)
         return {"messages": given}
+    if name == "text":
+        return {"text": given}
     if name == "prompt":
         if not isinstance(given, str):
             raise InputError(f"prompt is {shown(given)}; give a string")
@@ -103,6 +131,19 @@ def _prompt(value: Mapping[str, Any], name: str) -> Prompt:
     elif not isinstance(given, list) or not all(map(is_whole, given)):
         raise InputError("prompt_token_ids is not a list of whole numbers")
     return given
+
+
+def repeated_ids(lines: Sequence[InputLine]) -> str | None:
+    """What to say where lines have the same id; None where each has its own."""
+    first: dict[str | int, InputLine] = {}
+    again = [line for line in lines if first.setdefault(line.id, line) is not line]
+    if not again:
+        return None
+    one, before = again[0], first[again[0].id]
+    return (
+        f"{one.where}: id {shown(one.id)} is also that of {before.where}; {len(again)} of {len(lines)} lines repeat an "
+        "id, all of them run, and in the output index tells them apart"
+    )
 
 
 def changed_params(params: SamplingParams) -> dict[str, Any]:
@@ -140,14 +181,6 @@ def output_record(line: InputLine, output: RequestOutput, origin: Origin) -> dic
         "usage": asdict(output.usage),
         "timing": {name: round(value, 6) for name, value in asdict(output.timing).items()},
     }
-
-
-def encode_record(record: Mapping[str, Any]) -> bytes:
-    """One line, newline included."""
-    try:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a carried field holds a lone surrogate, which only an escape can write
-        return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 def _completion(sample: Completion) -> dict[str, Any]:

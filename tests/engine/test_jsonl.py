@@ -7,22 +7,23 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from engine.command.append_log import Displaced
-from engine.command.jsonl import InputLine, Origin, changed_params, encode_record, read_input
+from engine.command.append_log import Displaced, json_line
+from engine.command.jsonl import InputLine, Origin, changed_params, read_input, repeated_ids
 from engine.command.results import ResultsFile
 from engine.errors import InputError
 from engine.request import Logprob, SamplingParams
 from tests.engine.output_lines import record_of
 
 
-def lines_of(tmp_path, *records, base=None) -> list[InputLine]:
+def lines_of(tmp_path, *records, base=None, carry=()) -> list[InputLine]:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return read_input(str(path), base or SamplingParams())
+    return read_input(str(path), base or SamplingParams(), carry)
 
 
 def test_three_kinds_of_prompt(tmp_path):
@@ -48,12 +49,149 @@ def test_params_are_laid_over_the_flags(tmp_path):
     base = SamplingParams(temperature=0.5, max_tokens=9)
     line, plain = lines_of(
         tmp_path,
-        {"prompt": "a", "params": {"max_tokens": None, "stop": ["x"], "thinking_token_budget": 4}},
+        {"prompt": "a", "params": {"stop": ["x"], "thinking_token_budget": 4}},
         {"prompt": "a"},
         base=base,
     )
-    assert line.params == SamplingParams(temperature=0.5, stop=("x",), thinking_token_budget=4)
+    assert line.params == SamplingParams(temperature=0.5, max_tokens=9, stop=("x",), thinking_token_budget=4)
     assert plain.params == base
+
+
+def test_null_says_nothing(tmp_path):
+    """Wherever it stands: exporters write it for what nobody gave."""
+    nothing: dict[str, None] = {field.name: None for field in fields(SamplingParams)}
+    base = SamplingParams(temperature=0.5, max_tokens=9, stop=("x",))
+    chat = {"messages": [{"role": "user", "content": "a"}]}
+    for record in (
+        {"prompt": "a", "params": nothing},
+        {"prompt": "a", "params": None, "id": None, "messages": None, "prompt_token_ids": None},
+        {"prompt": "a", **nothing},
+        batch_line({**chat, **nothing, "prompt": None, "max_completion_tokens": None, "top_logprobs": None}),
+        {**batch_line({**chat, "stream": None, "tools": None, "response_format": None}), "method": None, "url": None},
+    ):
+        (line,) = lines_of(tmp_path, record, base=base)
+        assert line.params == base and line.id in ("0", "q")
+    with pytest.raises(InputError, match=r"in\.jsonl:1: params: unknown parameter 'temprature'"):
+        lines_of(tmp_path, {"prompt": "a", "params": {"temprature": None}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        *((name, 1, "put it into params, or") for name in ("max_tokens", "temperature", "n", "seed", "min_p")),
+        ("stop", ["x"], "put it into params, or"),
+        ("thinking_token_budget", 0, "put it into params, or"),
+        ("max_completion_tokens", 10, "put it into params as max_tokens, or"),
+        ("top_logprobs", 3, "put it into params as logprobs, or"),
+        ("thinking_budget", 10, "put it into params as thinking_token_budget, or"),
+    ],
+)
+def test_a_parameter_beside_the_prompt_is_refused_or_carried(tmp_path, name, value, where):
+    record = {"prompt": "a", name: value}
+    told = rf"in\.jsonl:1: {name} is .* outside params, .*; {where} pass it on as data with --carry {name}$"
+    with pytest.raises(InputError, match=told):
+        lines_of(tmp_path, record)
+    with pytest.raises(InputError, match="outside body"):
+        lines_of(tmp_path, {**batch_line({"prompt": "a"}), name: value})
+    (line,) = lines_of(tmp_path, record, carry=("other", name))
+    assert line.params == SamplingParams() and line.fields == record
+
+
+def test_every_parameter_is_known_beside_the_prompt(tmp_path):
+    for field in fields(SamplingParams):
+        with pytest.raises(InputError, match=f"{field.name} is 7 outside params"):
+            lines_of(tmp_path, {"prompt": "a", field.name: 7})
+
+
+def batch_line(body: object, **others: object) -> dict:
+    url = "/v1/completions" if isinstance(body, dict) and body.get("prompt") else "/v1/chat/completions"
+    return {"custom_id": "q", "method": "POST", "url": url, "body": body, **others}
+
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}
+
+
+def test_lines_of_openai_batches(tmp_path):
+    """As published; Together's have neither method nor url."""
+    full = CHAT | {"max_completion_tokens": 20, "temperature": 0.5, "n": 2, "stop": "x", "logit_bias": {"5": -1}}
+    full |= {"logprobs": True, "top_logprobs": 4, "thinking_token_budget": 7, "user": "u", "metadata": {"a": "b"}}
+    full |= {"stream": False, "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}}
+    records = [
+        batch_line(full, source="mine"),
+        batch_line({"model": "m", "prompt": "<|im_start|>a", "max_tokens": 4, "logprobs": 2, "echo": False}),
+        batch_line({"prompt": [1, 2]}),
+        {"custom_id": "t", "body": CHAT | {"max_tokens": 5, "max_completion_tokens": 5, "logprobs": False}},
+    ]
+    chat, text, ids, short = lines_of(tmp_path, *records, base=SamplingParams(top_k=9))
+    assert chat.prompt == {"messages": CHAT["messages"]}
+    bounded = SamplingParams(top_k=9, max_tokens=20, thinking_token_budget=7, stop=("x",), logprobs=4)
+    assert chat.params == replace(bounded, temperature=0.5, n=2, logit_bias={5: -1.0})
+    assert (text.prompt, text.params) == ({"text": "<|im_start|>a"}, SamplingParams(top_k=9, max_tokens=4, logprobs=2))
+    assert (ids.prompt, ids.params) == ([1, 2], SamplingParams(top_k=9))
+    assert (short.id, short.params) == ("t", SamplingParams(top_k=9, max_tokens=5))
+    for line, record in zip((chat, text, ids, short), records, strict=True):
+        assert {"custom_id": line.id, **line.fields} == record
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (batch_line(CHAT, method="GET"), "method is 'GET'; give POST"),
+        (
+            batch_line(CHAT, url="/v1/embeddings"),
+            "url is '/v1/embeddings'; give /v1/chat/completions or /v1/completions",
+        ),
+        (batch_line(CHAT, url=["x"]), r"url is \['x'\]; give"),
+        (batch_line(CHAT, url="/v1/completions"), "body has messages; give prompt"),
+        (batch_line(CHAT | {"prompt": "a"}), "body has messages and prompt; give prompt"),
+        (batch_line({"model": "m"}), "body has no prompt; give messages"),
+        (batch_line("x"), "body is 'x'; give the object that the endpoint takes"),
+        (batch_line(CHAT, params={"n": 2}), "params stands beside body; put its parameters into body"),
+        (batch_line(CHAT, custom_id=[1]), r"custom_id is \[1\]; give a string"),
+        (batch_line(CHAT | {"stream": True}), "body: stream is True, which this engine cannot do; leave it out"),
+        (batch_line(CHAT | {"tools": [{"type": "function"}]}), "body: tools is .*cannot do; leave it out"),
+        (batch_line(CHAT | {"response_format": {"type": "json_object"}}), "body: response_format is .*cannot do"),
+        (
+            batch_line(CHAT | {"reasoning_effort": "low"}),
+            "body: reasoning_effort is 'low', which this engine cannot do",
+        ),
+        (batch_line({"prompt": "a", "echo": True}), "body: echo is True"),
+        (
+            batch_line({"prompt": ["a", "b"]}),
+            r"body: prompt is \['a', 'b'\]; give a text or token ids, several prompts",
+        ),
+        (batch_line({"prompt": "a", "best_of": 3}), "body: best_of is 3"),
+        (
+            batch_line(CHAT | {"max_tokens": 3, "max_completion_tokens": 4}),
+            "body: max_tokens and max_completion_tokens",
+        ),
+        (batch_line(CHAT | {"logprobs": 3}), "body: logprobs is 3; give true or false, and how many as top_logprobs"),
+        (batch_line(CHAT | {"top_logprobs": 3}), "body: top_logprobs is 3; set logprobs to true beside it"),
+        (batch_line(CHAT | {"temprature": 1}), "body: unknown parameter 'temprature'"),
+        (batch_line(CHAT | {"temperature": "hot"}), "body: temperature is 'hot'"),
+        (batch_line({"messages": []}), "messages is not a non-empty list"),
+        ({"body": CHAT}, "no prompt; give exactly one of prompt, messages, prompt_token_ids"),
+    ],
+)
+def test_bad_lines_of_batches(tmp_path, record, message):
+    with pytest.raises(InputError, match=rf"in\.jsonl:1: {message}"):
+        lines_of(tmp_path, record)
+
+
+def test_a_line_with_a_prompt_is_no_batch_line(tmp_path):
+    """Whatever columns a data set has beside it."""
+    record = {"prompt": "a", "custom_id": "q", "body": {"messages": []}, "url": 3}
+    (line,) = lines_of(tmp_path, record)
+    assert (line.id, line.prompt, line.fields) == ("0", "a", record)
+
+
+def test_repeated_ids_are_told(tmp_path):
+    """All run: resuming goes by index."""
+    assert repeated_ids(lines_of(tmp_path, {"prompt": "a"}, {"prompt": "a", "id": 0}, {"prompt": "a"})) is None
+    records = [{"prompt": "a", "id": "x"}, {"prompt": "b"}, {"prompt": "c", "id": "1"}, {"prompt": "d", "id": "x"}]
+    lines = lines_of(tmp_path, *records, batch_line({"prompt": "a"}, custom_id="x"))
+    path = tmp_path / "in.jsonl"
+    assert repeated_ids(lines).startswith(f"{path}:3: id '1' is also that of {path}:2; 3 of 5 lines repeat an id")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +277,7 @@ def test_empty_and_missing_input(tmp_path):
 
 def test_output_line_is_the_contract(tmp_path):
     (line,) = lines_of(tmp_path, {"prompt": "é", "id": "q", "k": [1], "params": {"seed": 3}})
-    record = json.loads(encode_record(record_of(line)))
+    record = json.loads(json_line(record_of(line)))
     assert record == {
         "id": "q",
         "index": 0,
@@ -175,7 +313,7 @@ def test_output_line_with_logprobs_and_error(tmp_path):
     (line,) = lines_of(tmp_path, {"prompt": "a"})
     logprobs = [Logprob(1, -0.5, ((1, -0.5), (2, float("-inf")))), Logprob(2, -3.0, forced=True)]
     record = record_of(line, logprobs=logprobs, cumulative_logprob=-0.5, error="logits were NaN")
-    sample = json.loads(encode_record(record))["outputs"][0]
+    sample = json.loads(json_line(record))["outputs"][0]
     assert sample["logprobs"] == [
         {"token_id": 1, "logprob": -0.5, "forced": False, "top": [[1, -0.5], [2, None]]},
         {"token_id": 2, "logprob": -3.0, "forced": True, "top": []},
@@ -190,7 +328,22 @@ def test_changed_params_are_json():
 
 def test_lone_surrogates_in_carried_fields_are_escaped(tmp_path):
     (line,) = lines_of(tmp_path, {"prompt": "a", "raw": "\ud800é"})
-    assert json.loads(encode_record(record_of(line)))["input"]["raw"] == "\ud800é"
+    assert json.loads(json_line(record_of(line)))["input"]["raw"] == "\ud800é"
+
+
+def test_a_reader_by_lines_breaks_no_row(tmp_path):
+    """Text with whatever str.splitlines splits at comes back whole, also in resuming."""
+    ends = "a" + "b".join(c for c in map(chr, range(0x3000)) if len(f"x{c}x".splitlines()) > 1)
+    assert {"\n", "\x1c", "\x85", "\u2028", "\u2029"} <= set(ends)
+    lines = lines_of(tmp_path, {"prompt": ends, "id": ends, ends: [ends]}, {"prompt": "é日"})
+    out = tmp_path / "out.jsonl"
+    run_file(out, lines, [1, 0])
+    for reader in (str.splitlines, lambda text: text.removesuffix("\n").split("\n")):
+        first, second = map(json.loads, reader(out.read_bytes().decode()))
+        assert (first["id"], first["input"]) == (ends, {"prompt": ends, ends: [ends]})
+        assert second["input"] == {"prompt": "é日"}
+    assert "é日".encode() in out.read_bytes()  # what breaks nothing stays readable
+    assert run_file(out, lines, [], resume=True) == []
 
 
 def run_file(path, lines, order, resume=False, overwrite=False) -> list[str]:
@@ -233,7 +386,7 @@ def test_lines_stand_in_the_file_as_soon_as_they_are_written(tmp_path):
 def test_resume_skips_what_is_there(tmp_path):
     lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(4)))
     out = tmp_path / "out.jsonl"
-    out.write_bytes(b"".join(encode_record(record_of(lines[i])) for i in (2, 0)))
+    out.write_bytes(b"".join(json_line(record_of(lines[i])) for i in (2, 0)))
     results = ResultsFile(str(out))
     assert results.prepare(lines, Origin("m", {}), resume=True, overwrite=False) == []
     assert results.finished == {0, 2}
@@ -246,7 +399,7 @@ def test_resume_skips_what_is_there(tmp_path):
 def test_a_torn_last_line_runs_again_with_a_warning(tmp_path, cut):
     lines = lines_of(tmp_path, *({"prompt": str(i)} for i in range(3)))
     out = tmp_path / "out.jsonl"
-    out.write_bytes(b"".join(encode_record(record_of(lines[i])) for i in (1, 0))[:-cut])
+    out.write_bytes(b"".join(json_line(record_of(lines[i])) for i in (1, 0))[:-cut])
     (warning,) = run_file(out, lines, [2, 0], resume=True)
     assert "out.jsonl:2: the last line is torn" in warning
     assert indices(out) == [0, 1, 2]
@@ -255,7 +408,7 @@ def test_a_torn_last_line_runs_again_with_a_warning(tmp_path, cut):
 def test_failed_requests_run_again(tmp_path):
     lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
     out = tmp_path / "out.jsonl"
-    out.write_bytes(encode_record(record_of(lines[0], finish_reason="error")) + encode_record(record_of(lines[1])))
+    out.write_bytes(json_line(record_of(lines[0], finish_reason="error")) + json_line(record_of(lines[1])))
     run_file(out, lines, [0], resume=True)
     assert indices(out) == [0, 1]
     assert [json.loads(raw)["outputs"][0]["finish_reason"] for raw in out.read_text().splitlines()] == ["stop"] * 2
@@ -274,7 +427,7 @@ def test_failed_requests_run_again(tmp_path):
 def test_resume_refuses_what_was_made_otherwise(tmp_path, change, message):
     lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
     out = tmp_path / "out.jsonl"
-    before = encode_record({**record_of(lines[0]), **change})
+    before = json_line({**record_of(lines[0]), **change})
     out.write_bytes(before)
     with pytest.raises(InputError, match=rf"out\.jsonl:1: {message}"):
         run_file(out, lines, [1], resume=True)
@@ -284,7 +437,7 @@ def test_resume_refuses_what_was_made_otherwise(tmp_path, change, message):
 def test_resume_refuses_a_broken_line_in_the_middle(tmp_path):
     lines = lines_of(tmp_path, {"prompt": "0"}, {"prompt": "1"})
     out = tmp_path / "out.jsonl"
-    out.write_bytes(b"broken\n" + encode_record(record_of(lines[0])))
+    out.write_bytes(b"broken\n" + json_line(record_of(lines[0])))
     with pytest.raises(InputError, match=r"out\.jsonl:1: is no line of this program"):
         run_file(out, lines, [1], resume=True)
 
@@ -412,7 +565,7 @@ def test_a_disk_without_room_for_a_second_copy_leaves_the_lines(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("this user cannot mount a tmpfs")
     try:
-        lines = lines_of(tmp_path, *({"prompt": "x" * 10_000, "n": i} for i in range(4)))
+        lines = lines_of(tmp_path, *({"prompt": "x" * 10_000, "number": i} for i in range(4)))
         out = disk / "out.jsonl"
         with pytest.raises(
             OSError, match=r"cannot put the lines into input order: No space left on device; .*--resume does it"
