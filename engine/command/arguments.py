@@ -20,7 +20,7 @@ class Arguments(SamplingParams, EngineConfig):
     prompt: str | None = None
     """One question."""
     input: str | None = None
-    """A JSONL file of requests ("-": standard input), each with prompt, messages or prompt_token_ids."""
+    """A JSONL file ("-": standard input), with prompt, messages or prompt_token_ids a line, or OpenAI's batch lines."""
     output: str | None = None
     """The JSONL file to write ("-": standard output). Without it, the answers are shown as they are written."""
     resume: bool = False

@@ -139,6 +139,8 @@ def test_flags_arrive():
         (["--prompt", "a", "--resume"], "--resume needs --output"),
         (["--prompt", "a", "--output", "x", "--resume", "--overwrite"], "contradicts --overwrite"),
         (["--prompt", "a", "--overwrite"], "--overwrite needs --output"),
+        (["--prompt", "a", "--carry", "n"], "--carry is for the lines of --input"),
+        (["--input", "a", "--carry", "n", "--carry", "seed"], "--carry is given 2 times; give it once, with all its"),
         (["--prompt", "a", "--stop", "x", "--stop", "y"], "--stop is given 2 times"),
         (["--prompt", "a", "--max-tokens", "3", "--max_tokens", "4"], "--max-tokens is given 2 times"),
     ],
@@ -221,6 +223,30 @@ def test_jsonl_in_and_out(cli, tmp_path):
     assert [s["text"] for s in three["outputs"]] == ["abcdeWaitpq<|im_start|>answerABC"] * 2
     assert three["params"] == {"n": 2, "thinking_extensions": 1}
     assert set(one["timing"]) == {"queue_s", "ttft_s", "total_s"}
+
+
+def test_lines_of_openai_batches_run_as_ours(cli, tmp_path):
+    """A chat as its messages, a completion as its very tokens; repeated ids are told, and all run."""
+    messages, params = [{"role": "user", "content": "why?"}], {"max_tokens": 12, "thinking_token_budget": 2}
+    body = {"model": "gpt-4o", "temperature": None, **params}
+    bodies = {"chat/completions": body | {"messages": messages}, "completions": body | {"prompt": "<|im_start|>think"}}
+    batch = [{"custom_id": "q", "method": "POST", "url": f"/v1/{url}", "body": bodies[url]} for url in bodies]
+    write_lines(tmp_path / "in.jsonl", {"id": "q", "messages": messages, "params": params, "seed": 7}, *batch)
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl")
+    assert code == 2 and "in.jsonl:1: seed is 7 outside params" in err
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl", "--carry", "seed")
+    assert code == 0, err
+    assert "warning: in.jsonl:2: id 'q' is also that of in.jsonl:1; 2 of 3 lines repeat an id" in err
+    ours, chat, text = read_lines(tmp_path / "out.jsonl")
+    assert [row["id"] for row in (ours, chat, text)] == ["q"] * 3
+    assert ours["input"]["seed"] == 7 and ours["params"] == chat["params"] == text["params"] == params
+    assert chat["outputs"] == ours["outputs"] and chat["prompt_token_ids"] == ours["prompt_token_ids"]
+    assert len(text["prompt_token_ids"]) < len(ours["prompt_token_ids"])
+    assert text["outputs"][0]["reasoning"] == ours["outputs"][0]["reasoning"] == "ab"
+    assert chat["input"] == {name: batch[0][name] for name in ("method", "url", "body")}
+    before = (tmp_path / "out.jsonl").read_bytes()
+    assert cli("--input", "in.jsonl", "--output", "out.jsonl", "--carry", "seed", "--resume")[0] == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
 def test_standard_input_and_output(cli, monkeypatch):
