@@ -9,14 +9,18 @@ from functools import lru_cache, partial
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.errors import InputError, is_whole, shown
+from engine.errors import InputError, is_whole, shown, tell
 from engine.request import Prompt, SamplingParams
 from engine.schedule.sequence import Prepared
+from engine.text.continued import WAY_OUT, can_continue, continued_ids
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import ThinkingFormat, encoded_format, format_strings, inside_thinking, make_plan
 
 _FORMATS_KEPT = 64
 """Thinking formats that are kept in token ids; clients may send as many as they like."""
+_CONTINUED = (
+    "messages end with one of the assistant's, which is continued; continue_final_message false opens a new turn"
+)
 
 
 class Preparer:
@@ -35,6 +39,8 @@ class Preparer:
         self._most = {"n": ("max_samples", max_samples), "logprobs": ("max_logprobs", max_logprobs)}
         self._default = thinking_format
         self._encoded = lru_cache(_FORMATS_KEPT)(partial(encoded_format, tokenizer=tokenizer))
+        self._told = False
+        """Whether it was said that a last message is continued."""
         self.format(None)
 
     def format(self, spec: str | Mapping[str, Any] | None) -> ThinkingFormat:
@@ -52,7 +58,7 @@ class Preparer:
         if (params.logprobs or 0) > size:
             raise InputError(f"logprobs is {params.logprobs} and the vocabulary has {size} tokens; lower logprobs")
         format = self.format(params.thinking_format)
-        ids = self._prompt_ids(prompt, format)
+        ids = self._prompt_ids(prompt, format, params.continue_final_message)
         for name in ("banned_token_ids", "allowed_token_ids"):
             if len(getattr(params, name) or ()) > size:
                 raise InputError(
@@ -63,24 +69,36 @@ class Preparer:
         plan = make_plan(params, format, ids, self.context, self.tokenizer, self.tokenizer.eos_token_ids)
         return Prepared(array("i", ids), params, plan)
 
-    def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat) -> list[int]:
+    def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat, continues: bool | None) -> list[int]:
         if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
             raise InputError(
                 f"the prompt is {type(prompt).__name__}; give text, a list of token ids or {{'messages': [...]}}"
             )
         if prompt == "":
             raise InputError("the prompt is empty; give a question")
+        if isinstance(prompt, Mapping) and set(prompt) == {"text"} and isinstance(prompt["text"], str):
+            prompt = self.tokenizer.encode(prompt["text"], specials=True, most=self.context)
         if isinstance(prompt, (str, Mapping)):
             if isinstance(prompt, str):
                 prompt = {"messages": [{"role": "user", "content": prompt}]}
             if set(prompt) != {"messages"}:
                 raise InputError(f"the prompt is an object with {shown(list(prompt))}; give {{'messages': [...]}}")
-            ids = self.tokenizer.render(prompt["messages"], most=self.context)
+            messages = prompt["messages"]
+            unasked = continues is None and can_continue(messages)
+            if continues or unasked:
+                ids = continued_ids(self.tokenizer, format, messages, self.context)
+                if unasked and not self._told:
+                    self._told = True
+                    tell(_CONTINUED, "note")
+                return ids
+            ids = self.tokenizer.render(messages, most=self.context)
             if not ids:
                 raise InputError("the chat template renders these messages to nothing; correct it, or give token ids")
             if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):
                 ids += format.opener
             return ids
+        if continues:
+            raise InputError(f"continue_final_message is true and the prompt is no messages; {WAY_OUT}")
         ids = list(prompt)
         self._check_ids("prompt_token_ids", ids)
         return ids

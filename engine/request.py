@@ -80,6 +80,8 @@ class SamplingParams:
     logprobs: int | None = None
     """Report each token's log-probability and so many alternatives, at most the engine's `max_logprobs`; None: none."""
 
+    continue_final_message: bool | None = None
+    """A last message of the assistant's is continued, not followed by a new turn; None: where messages end in one."""
     thinking_format: str | Mapping[str, Any] | None = None
     """How thinking is marked; None: the engine's."""
     thinking_token_budget: int | None = None
@@ -239,6 +241,7 @@ _LISTS = (
 
 _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("ignore_eos", (bool,), "true or false"),
+    ("continue_final_message", (bool, type(None)), "true or false"),
     ("thinking_format", (str, Mapping, type(None)), "a name or an object"),
     ("thinking_extension_str", (str,), "a string"),
     ("thinking_end_str", (str, type(None)), "a string"),

@@ -8,7 +8,7 @@ from engine.errors import InputError, shown
 from engine.text.guarded import Guarded
 from engine.text.literals import any_of
 from engine.text.meter import Costly
-from engine.text.template_program import TemplateProgram
+from engine.text.template_program import CUT, TemplateProgram
 
 MOST_SIZE = 5 * 2**20
 """Characters of one conversation, and of one text that is tokenised: a million tokens of prose. More takes over 10 s
@@ -39,13 +39,22 @@ class ChatTemplate:
         """Whether the template is made of operations whose cost is known, and is rendered in this process."""
         return self._program.bounded
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[str | int]:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, open_end: bool = False
+    ) -> list[str | int]:
         """Pieces of the rendered text in order: `str` is ordinary text, `int` the id of a special token.
 
-        Raises InputError, naming the message, where it has no role or no text; where the messages, or what becomes
-        of them, have more than MOST_SIZE characters; where the template raises, or exceeds its limits.
+        With `open_end` they end with the text of the last message, as in transformers' `continue_final_message`, and
+        there is no generation prompt. Raises InputError, naming the message, where it has no role or no text; where the
+        messages, or what becomes of them, have more than MOST_SIZE characters; where the template raises, or exceeds
+        its limits; with `open_end` where it does not write the last message's text as it is.
         """
         size = check_messages(messages)
+        messages = [*map(_joined, messages)]
+        last = messages[-1].get("content") or ""
+        if open_end:
+            messages[-1] = {**messages[-1], "content": f"{last}{CUT} "}
+            add_generation_prompt = False
         pieces: list[str | int] | None = None
         if self.bounded:
             try:
@@ -56,6 +65,8 @@ class ChatTemplate:
             pieces = self._guarded(
                 messages=messages, add_generation_prompt=add_generation_prompt, size=size, most=MOST_SIZE
             )
+        if open_end:
+            pieces = _until_cut(pieces, last)
         self._refuse_composed([piece for piece in pieces if isinstance(piece, str)], messages)
         return pieces
 
@@ -84,8 +95,12 @@ def check_messages(messages: Any) -> int:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str):
             raise InputError(f'messages[{i}].role is {shown(role)}; give a string such as "user"')
-        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-            raise InputError(f"messages[{i}].content is {type(content).__name__}; give a string")
+        if isinstance(content, (list, tuple)) and content:
+            for j, part in enumerate(content):
+                _check_part(f"messages[{i}].content[{j}]", part)
+        elif not isinstance(content, str) and not (content is None and message.get("tool_calls")):
+            what = "an empty list" if content == [] else type(content).__name__
+            raise InputError(f"messages[{i}].content is {what}; give a string, or a list of text parts")
     strings, size = _strings(messages)
     # No tokenizer can encode lone surrogates, and they are the template's marks.
     for where, text in strings:
@@ -96,6 +111,48 @@ def check_messages(messages: Any) -> int:
                 "give valid Unicode text"
             )
     return size
+
+
+def content_text(message: Mapping[str, Any]) -> str | None:
+    """The text of a message that `check_messages` has seen: of text parts, all of them without anything between; None
+    where it has tool calls alone."""
+    content = message.get("content")
+    return "".join(part["text"] for part in content) if isinstance(content, (list, tuple)) else content
+
+
+def _joined(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose content is text, not a list of parts."""
+    parts = isinstance(message.get("content"), (list, tuple))
+    return {**message, "content": content_text(message)} if parts else message
+
+
+def _check_part(place: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str):
+        raise InputError(f'{place} is {shown(part)}; give a part such as {{"type": "text", "text": "..."}}')
+    if kind != "text":
+        raise InputError(f"{place} is a part of the type {shown(kind)}; only text parts can be read, leave it out")
+    if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+        raise InputError(f"{place} is {shown(part)}; a text part has its type and a text, and nothing else")
+
+
+def _until_cut(pieces: Sequence[str | int], text: str) -> list[str | int]:
+    """The pieces up to where the last message's `text` ends; without white space behind it where the template leaves
+    that out."""
+    at = pieces.index(CUT) if pieces.count(CUT) == 1 else 0
+    before, behind = [*pieces[:at]], pieces[at + 1 : at + 2]
+    last = before.pop() if before and isinstance(before[-1], str) else ""
+    assert isinstance(last, str)
+    text = text.lstrip()
+    if not (behind and isinstance(behind[0], str) and behind[0].startswith(" ")):
+        last = last.removesuffix(text[len(text.rstrip()) :])
+        text = text.rstrip()
+    if at == 0 or not last.endswith(text):
+        raise InputError(
+            "the chat template does not write the text of the last message as it is, and so it cannot be continued; "
+            "set continue_final_message to false, which opens a new turn behind it"
+        )
+    return [*before, last]
 
 
 def _strings(messages: Any) -> tuple[list[tuple[str, str]], int]:

@@ -21,8 +21,11 @@ from engine.errors import InputError
 from engine.text.literals import any_of
 from engine.text.meter import Costly, Meter, MeteredEnvironment, metered
 
-_FIRST_MARK, _MARKS = 0xD800, 0x800
+_FIRST_MARK, _MARKS = 0xD800, 0x7FF
 """The lone surrogates: 2,048 code points that valid text does not hold."""
+CUT = "\udfff"
+"""The last of them is no special token: a message may end in it, and a piece of what is rendered says where that was.
+"""
 
 
 class _GenerationBlock(Extension):

@@ -81,11 +81,13 @@ class Tokenizer:
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
 
-    def encode(self, text: str, specials: bool = False) -> list[int]:
-        """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens."""
+    def encode(self, text: str, specials: bool = False, most: int | None = None) -> list[int]:
+        """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens; it then
+        raises InputError where the bytes tell, without encoding them, that there would be more than `most` ids."""
         if not specials:
             return self._encoder.encode(text)
-        return self._encode_pieces(self._specials.get(piece, piece) for piece in self._pattern.split(text) if piece)
+        pieces = (self._specials.get(piece, piece) for piece in self._pattern.split(text) if piece)
+        return self._encode_pieces(pieces, most)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, specials shown; bytes that are not UTF-8 become U+FFFD."""
@@ -127,21 +129,26 @@ class Tokenizer:
         return self._template is not None
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, most: int | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        most: int | None = None,
+        open_end: bool = False,
     ) -> list[int]:
         """Ids of the chat template's rendering of `messages` ({"role": ..., "content": ...}).
 
         Special tokens come from the template alone; what the messages spell is ordinary text. For messages that
-        spell none the ids equal those of transformers' `apply_chat_template`. Raises InputError where there is no
-        template, where a message is malformed, where the template raises, and where the bytes of the rendered text
-        tell, without encoding it, that there would be more than `most` ids.
+        spell none the ids equal those of transformers' `apply_chat_template`; with `open_end` they end with the text of
+        the last message, as with its `continue_final_message`. Raises InputError where there is no template, where a
+        message is malformed, where the template raises, and where the bytes of the rendered text tell, without encoding
+        it, that there would be more than `most` ids.
         """
         if self._template is None:
             raise InputError(
                 "the checkpoint has no chat template (chat_template.jinja or tokenizer_config.json); "
                 "give prompt_token_ids instead"
             )
-        return self._encode_pieces(self._template.render(messages, add_generation_prompt), most)
+        return self._encode_pieces(self._template.render(messages, add_generation_prompt, open_end), most)
 
     def _encode_pieces(self, pieces: Iterable[str | int], most: int | None = None) -> list[int]:
         """Specials stay, each run of text between two of them is encoded in one go (BPE does not cross specials)."""
@@ -155,14 +162,15 @@ class Tokenizer:
                 pending.append(piece)
                 continue
             text = "".join(pending)
-            self._extend(ids, text.rstrip() if self._added[piece].get("lstrip") else text, most)
+            self.extend(ids, text.rstrip() if self._added[piece].get("lstrip") else text, most)
             ids.append(piece)
             pending, strip_next = [], bool(self._added[piece].get("rstrip"))
-        self._extend(ids, "".join(pending), most)
+        self.extend(ids, "".join(pending), most)
         return ids
 
-    def _extend(self, ids: list[int], text: str, most: int | None) -> None:
-        """Encode `text`, unless it is known beforehand that there are more than `most` ids with it."""
+    def extend(self, ids: list[int], text: str, most: int | None = None) -> None:
+        """Put the ids of `text` behind `ids`. Raises InputError where it is known, without encoding it, that there
+        would be more than `most` of them."""
         # A character has at most four bytes, and a byte gives at most one token.
         if most is not None and self._encoder.bounded and len(ids) + 4 * len(text) > most:
             least = len(ids) + self._vocabulary.least_tokens(text)

@@ -1,9 +1,7 @@
 """Tokenizer, chat template and incremental decoding, against transformers on Qwen2.5's own tokenizer."""
 
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,43 +14,13 @@ from engine.request import SamplingParams
 from engine.text import guarded
 from engine.text.literals import any_of
 from engine.text.tokenizer import IncrementalDecoder, Tokenizer
-from tests.conformance.scripted import make_tokenizer, write_tokenizer
-
-QWEN = Path(os.environ.get("S1_DATA", Path(__file__).parents[3] / "shared/data")) / "qwen2.5_tokenizer"
-needs_qwen = pytest.mark.skipif(not QWEN.is_dir(), reason=f"Qwen2.5's tokenizer is not at {QWEN} (set S1_DATA)")
+from tests.engine.conftest import QWEN, needs_qwen
 
 R1_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content }}"
     "{% else %}{% set content = m.content %}{% if '</think>' in content %}"
     "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content + '<|im_end|>' }}{% endif %}{% endfor %}"
 )
-
-
-@pytest.fixture(scope="session")
-def qwen() -> Tokenizer:
-    return Tokenizer.load(QWEN)
-
-
-@pytest.fixture(scope="session")
-def oracle():
-    transformers = pytest.importorskip("transformers")
-    return transformers.AutoTokenizer.from_pretrained(QWEN)
-
-
-@pytest.fixture
-def small(tmp_path):
-    """Writes a small tokenizer with the template given and loads it."""
-
-    def load(template: str | None, **config) -> Tokenizer:
-        write_tokenizer(tmp_path, make_tokenizer(["<think>", "</think>"]), template or "")
-        path = tmp_path / "tokenizer_config.json"
-        written = json.loads(path.read_text())
-        if template is None:
-            written.pop("chat_template")
-        path.write_text(json.dumps({**written, **config}))
-        return Tokenizer.load(tmp_path)
-
-    return load
 
 
 def chat(*contents: str) -> list[dict[str, str]]:

@@ -59,6 +59,7 @@ def use_tokenizer(directory: Any) -> None:
     preparer = Preparer(tokenizer, "auto", 512)
     promise(preparer.prepare, "How many r in raspberry? 12345 é\n", SamplingParams(max_tokens=64))
     promise(preparer.prepare, {"messages": MESSAGES}, SamplingParams(stop=("x",)))
+    promise(preparer.prepare, {"messages": MESSAGES[:3]}, SamplingParams(continue_final_message=True))
     checkpoint.open_and_run(directory)
 
 
