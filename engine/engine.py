@@ -18,7 +18,7 @@ from engine.build import build_core, check_config, check_weights, resolve_device
 from engine.capabilities import start_lines
 from engine.config import EngineConfig
 from engine.core import Command, Core, End
-from engine.errors import EngineDead, InputError, shown
+from engine.errors import EngineDead, InputError, shown, tell
 from engine.handle import Handle
 from engine.messages import decode_commands, encode_commands
 from engine.model.checkpoint import resolve
@@ -72,6 +72,8 @@ class Engine:
             serve(self._core, self._group)
             self._group.close()
             raise SystemExit(0)
+        if warning := self.tokenizer.end_warning():
+            tell(f"{self.config.model}: {warning}", "warning")
         self.context = self._core.context
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
         self._preparer = Preparer(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from engine.errors import InputError, shown
@@ -55,20 +56,28 @@ class ChatTemplate:
         if open_end:
             messages[-1] = {**messages[-1], "content": f"{last}{CUT} "}
             add_generation_prompt = False
-        pieces: list[str | int] | None = None
-        if self.bounded:
-            try:
-                pieces = self._program.render(messages, add_generation_prompt, size, MOST_SIZE)
-            except Costly:
-                pieces = None
-        if pieces is None:
-            pieces = self._guarded(
-                messages=messages, add_generation_prompt=add_generation_prompt, size=size, most=MOST_SIZE
-            )
+        pieces = self._pieces(messages, add_generation_prompt, size)
         if open_end:
             pieces = _until_cut(pieces, last)
         self._refuse_composed([piece for piece in pieces if isinstance(piece, str)], messages)
         return pieces
+
+    def turn_end(self) -> int | None:
+        """The special token that comes first behind what the assistant says; None where none does, or where the
+        template cannot render a question and its answer."""
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": CUT}]
+        try:
+            pieces = self._pieces(messages, False, 100)
+        except InputError:
+            return None
+        behind = pieces[pieces.index(CUT) :] if CUT in pieces else []
+        return next((piece for piece in behind if isinstance(piece, int)), None)
+
+    def _pieces(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, size: int) -> list[str | int]:
+        if self.bounded:
+            with suppress(Costly):
+                return self._program.render(messages, add_generation_prompt, size, MOST_SIZE)
+        return self._guarded(messages=messages, add_generation_prompt=add_generation_prompt, size=size, most=MOST_SIZE)
 
     def _refuse_composed(self, texts: Sequence[str], messages: Sequence[Mapping[str, Any]]) -> None:
         """Text that spells a special token must have it from a message. One that was put together, as `'<|' + role +

@@ -128,6 +128,23 @@ class Tokenizer:
         """Whether the checkpoint brings a chat template, which `render` needs."""
         return self._template is not None
 
+    def end_warning(self) -> str | None:
+        """What is to be said where a response may not end by itself: the checkpoint names no EOS, or its chat template
+        ends turns with a token that is none. One line, with the way out."""
+        end = None if self._template is None else self._template.turn_end()
+        ends = None if end is None else f"the chat template ends turns with {shown(self.decode([end]))} (id {end})"
+        if not self.eos_token_ids:
+            fault = f"no EOS token is named{f', and {ends}' if ends else ''}"
+        elif ends and end not in self.eos_token_ids:
+            fault = f"{ends}, which is not among the EOS tokens"
+        else:
+            return None
+        number = "" if end is None else f" {end}"
+        return (
+            f"{fault}; responses run on to max_tokens. Put its id{number} into eos_token_id of generation_config.json, "
+            f"or give --stop-token-ids{number}"
+        )
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

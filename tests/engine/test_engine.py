@@ -1,6 +1,8 @@
 """The whole engine: tokens of transformers under every schedule, pressure on the pool, handles, errors."""
 
+import json
 import random
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +247,23 @@ def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(tmp_path: Path) -> N
     directory = write_random_checkpoint(tmp_path, vocab=300)
     with pytest.raises(InputError, match=r"config\.json: vocab_size is 300 and the tokenizer has \d+ tokens"):
         Engine(directory, device="cpu", dtype="float32", max_model_len=400)
+
+
+def test_a_checkpoint_whose_responses_do_not_end_warns_at_load(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    Engine(checkpoint, kv_cache_tokens=512).close()
+    assert capsys.readouterr().err == ""
+    settings = json.loads((tmp_path / "model/tokenizer_config.json").read_text())
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / "model" / name).read_text())
+        (tmp_path / "model" / name).write_text(json.dumps({**written, "eos_token_id": None}))
+    Engine(tmp_path / "model", kv_cache_tokens=512).close()
+    told = capsys.readouterr().err
+    assert told.startswith("warning: ") and told.count("\n") == 1
+    assert "model: the chat template ends turns with '<|im_end|>'" in told and "generation_config.json" in told
 
 
 def test_requests_from_many_threads(checkpoint: Path) -> None:

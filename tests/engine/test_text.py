@@ -1,6 +1,7 @@
 """Tokenizer, chat template and incremental decoding, against transformers on Qwen2.5's own tokenizer."""
 
 import json
+import re
 import time
 
 import pytest
@@ -90,6 +91,41 @@ def test_specials_put_together_from_pieces_are_refused(small, messages):
     tokenizer = small("{{ '<|' + messages[0].role + '|>' }}{{ messages[0].content + messages[1].content }}")
     with pytest.raises(InputError, match=r"puts '<\|im_start\|>' together from pieces"):
         tokenizer.render(messages)
+
+
+TURNS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}END{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("written", "eos", "warning"),
+    [
+        ("{{ '<|im_end|>' }}", "<|im_end|>", None),
+        ("{{ eos_token }}", "<|im_end|>", None),
+        ("", "<|im_end|>", None),  # nothing ends a turn
+        ("{{ raise_exception('only questions') if m.role == 'assistant' }}", "<|im_end|>", None),
+        ("{{ '<|im_end|>' | wordwrap(9) }}", "<|im_end|>", None),  # rendered in the guarded process
+        (
+            "\n{{ '<|im_end|>' }}\n{{ eos_token }}",
+            "<|endoftext|>",
+            r"ends turns with '<\|im_end\|>' .*not among the EOS",
+        ),
+        ("{{ '<|im_end|>' | wordwrap(9) }}", "<|endoftext|>", r"ends turns with '<\|im_end\|>' .*not among the EOS"),
+        ("{{ '<|im_end|>' }}", None, r"no EOS token is named, and the chat template ends turns with '<\|im_end\|>'"),
+        ("", None, r"^no EOS token is named; .* Put its id into eos_token_id of generation_config.json"),
+        (None, None, r"^no EOS token is named; .* or give --stop-token-ids$"),
+    ],
+)
+def test_responses_that_do_not_end_by_themselves_are_told(small, tmp_path, written, eos, warning):
+    small(None if written is None else TURNS.replace("END", written), eos_token=eos)
+    (tmp_path / "generation_config.json").unlink()
+    tokenizer = Tokenizer.load(tmp_path)
+    told = tokenizer.end_warning()
+    if warning is None:
+        assert told is None
+    else:
+        assert re.search(warning, told) and "\n" not in told
+        if "<" in warning:
+            assert told.endswith(f"--stop-token-ids {tokenizer.special_id('<|im_end|>')}")
 
 
 @needs_qwen
