@@ -12,9 +12,9 @@ WORKERS ?= 2
 
 # Several processes on few cores: one thread each.
 PARALLEL := -n $(WORKERS) --dist worksteal
-TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q
+TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q --durations=10
 
-.PHONY: setup demo test test-full sanitize fuzz bench nano gpu-kit clean
+.PHONY: setup demo test test-full test-levels sanitize fuzz bench nano gpu-kit clean
 
 setup: $(VENV)/.test
 
@@ -26,11 +26,16 @@ test: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy & types=$$!; $(TEST) $(PARALLEL) -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
-test-full: $(VENV)/.test sanitize
+test-full: $(VENV)/.test sanitize test-levels
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(TEST) $(PARALLEL)
+
+# What computes, once for each instruction set below this processor's best: as a lesser one would run it.
+test-levels: $(VENV)/.test
+	$(RUN) -m tests.levels --durations=10 $(PARALLEL) -m "not slow" tests/csrc tests/engine tests/conformance \
+		tests/train tests/kernels/test_definitions.py tests/kernels/test_quantize.py tests/curate/test_nano_checkpoint.py
 
 # The native library built with AddressSanitizer and UndefinedBehaviorSanitizer, under its own tests.
 ASAN := build/sanitize
