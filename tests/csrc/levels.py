@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from kernels.native import library as native
+from tests.levels import missing
 
 FLOATS = (torch.float32, torch.bfloat16)
 
 
 def operators(level: str) -> native.Operators:
     """The library at `level`; skips, with the reason, where it or the processor does not have it."""
-    if native.LIBRARY is None:
-        pytest.skip(native.REASON)
-    if native.LEVELS.index(level) > native.LIBRARY.s1_level():
-        pytest.skip(f"this processor does not run {level}")
+    if why := missing(level):
+        pytest.skip(why)
+    assert native.LIBRARY is not None
     return native.Operators(native.LIBRARY, level)
 
 
