@@ -11,7 +11,10 @@ from engine.errors import InputError, is_whole, refuse, shown
 
 _PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 """What each endpoint is asked."""
-_LABELS = ("model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+_LABELS = (
+    *("model", "user", "metadata", "store", "service_tier"),
+    *("safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+)
 """What says who asks, what and how it is paid: no answer depends on it. It stands in the output, under `input`."""
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "stream": (False,),

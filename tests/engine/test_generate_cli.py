@@ -546,8 +546,9 @@ def test_what_has_finished_is_written_when_the_run_is_stopped(endless, tmp_path)
 
 
 def two_lines(cli, tmp_path: Path) -> list[dict]:
-    """Two requests in in.jsonl; what one process says to them."""
-    write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"prompt": "b", "params": {"thinking_token_budget": 2}})
+    """Two requests in in.jsonl, one as OpenAI writes it; what one process says to them."""
+    body = {"messages": [{"role": "user", "content": "b"}], "thinking_token_budget": 2}
+    write_lines(tmp_path / "in.jsonl", {"prompt": "a"}, {"custom_id": "b", "body": body})
     assert cli("--input", "in.jsonl", "--output", "one.jsonl")[0] == 0
     return [r["outputs"] for r in read_lines(tmp_path / "one.jsonl")]
 
