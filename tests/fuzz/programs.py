@@ -96,7 +96,9 @@ def _curation(case: Any) -> None:
 
 
 _models = st.sampled_from(sorted(models.FILES)).flatmap(lambda n: st.tuples(st.just(n), files(models.FILES[n])))
-_lines = st.integers(0, 3).flatmap(lambda i: st.tuples(st.just(i), files(INPUTS["lines"][i]), texts))
+_lines = st.integers(0, len(INPUTS["lines"]) - 1).flatmap(
+    lambda i: st.tuples(st.just(i), files(INPUTS["lines"][i]), texts)
+)
 _commands = st.sampled_from(("status", "grade", "report", "browse"))
 
 TARGETS = (
