@@ -6,6 +6,8 @@ network it says little; there `likely` holds but for one case in 10^10, since ro
 Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
 """
 
+from typing import Any
+
 import torch
 
 UNIT = 2.0**-24
@@ -27,10 +29,18 @@ def likely(roundings: int, roundoff: float = UNIT) -> float:
     return 8 * roundings**0.5 * roundoff
 
 
-def decoder_roundings(layers: int, hidden: int, features: int, dim: int, keys: int) -> int:
+def sums(terms: int) -> float:
+    """Largest error, relative to the largest value, of sums whose absolute values add up to at most thrice that."""
+    return 3 * gamma(terms)
+
+
+def decoder_roundings(shape: Any, keys: int) -> int:
     """Roundings on the way from a token to its logits, the terms of every sum one after the other: two norms, qkv,
-    scores, softmax, values, output, gate and down of each layer; the last norm and the head. `dim` is of one head."""
-    return layers * (2 * hidden + hidden + dim + 2 * keys + hidden + hidden + features) + 2 * hidden
+    scores, softmax, values, output, gate and down of each layer; the last norm and the head. `shape` is a ModelConfig
+    or an Architecture, `keys` the longest context."""
+    width = shape.num_heads * shape.head_dim
+    layer = 4 * shape.hidden_size + shape.head_dim + 2 * keys + width + shape.intermediate_size
+    return shape.num_layers * layer + 2 * shape.hidden_size
 
 
 def product(

@@ -10,29 +10,25 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
 
+from tests.rounding import UNIT, decoder_roundings, gamma, likely
 from tests.train.support import trainer, trajectory, write_config, write_model, write_tokens
 from tests.train.two_ranks import first_step
 
 LENGTHS = [12, 30, 7, 25, 18, 9, 40, 15]
-UNIT = 2.0**-24
-"""Unit roundoff of float32."""
-
-
-def gamma(terms: int) -> float:
-    """Relative error of a float32 sum of `terms` products, in any order (Higham, Accuracy and Stability, 3.1)."""
-    return terms * UNIT / (1 - terms * UNIT)
 
 
 def test_lora_starts_at_the_base_and_merges_to_its_adapter(tmp_path: Path) -> None:
     model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
     tree = {"epochs": 3, "lora": {"rank": 4, "alpha": 8}, "checkpoint": {"export_dtype": "float32"}}
     config = write_config(tmp_path / "run.yaml", model, data, **tree)
-    base, _, _ = first_step(trainer(config, "lora=null"))
+    without = trainer(config, "lora=null")
+    base, _, _ = first_step(without)
     run = trainer(config)
     assert {n.split(".")[-2] for n, p in run.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
     run.fit()
     losses = [step[2] for step in trajectory(tmp_path / "run")]
-    assert losses[0] == pytest.approx(base, rel=1e-6) and losses[-1] < losses[0] - 0.02
+    off = 2 * likely(decoder_roundings(without.arch, max(LENGTHS)) + without.arch.vocab_size)
+    assert losses[0] == pytest.approx(base, rel=off) and losses[-1] < losses[0] - 0.02
 
     # PEFT's own merge, in float64: all that is left between it and the export is rounding of known size.
     original = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.rounding import decoder_roundings, likely
 from tests.train.support import trainer, write_config, write_model, write_tokens
 from train.metrics import peak_flops
 from train.plot import main as plot_main
@@ -42,7 +43,8 @@ def test_heldout_loss_is_the_mean_over_targets(run: Path) -> None:
     """On the training file itself, in batches of any size, it is the token mean of the whole file as one step."""
     tree = run.with_name("run.yaml")
     everything = trainer(tree, "data.batch_size=9", "reduction=token_mean", f"run={run.parent}/x")
-    assert everything.evaluate(everything.data) == pytest.approx(everything.train_step(0)["loss"], rel=1e-6)
+    off = 2 * likely(decoder_roundings(everything.arch, max(LENGTHS)) + everything.arch.vocab_size + sum(LENGTHS))
+    assert everything.evaluate(everything.data) == pytest.approx(everything.train_step(0)["loss"], rel=off)
 
 
 def test_plot(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.rounding import decoder_roundings, likely
 from tests.train.support import ROOT, environment, trainer, trajectory, write_config, write_model, write_tokens
 from tests.train.two_ranks import COMBINED, first_step
+from train.architecture import Architecture
 from train.data import step_samples
 
 LENGTHS = [31, 7, 22, 15, 40, 9, 18, 26] * 4
@@ -73,7 +75,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_any_layout_gives_the_same_step(ranks: tuple[Path, dict[str, Any]], layout: str, reduction: str) -> None:
     """T3 and T4: 16 samples on one process, and as 2 x 8, 2 x (4 + 4), and cut over two context-parallel ranks."""
     loss, gradient, micro = ranks[1]["layouts"][f"{reduction}, {layout}"]
-    assert loss <= 1e-6 and gradient <= 1e-5
+    roundings = decoder_roundings(Architecture.load(ranks[0] / "model" / "config.json"), max(LENGTHS)) + sum(LENGTHS)
+    assert loss <= 2 * likely(roundings) and gradient <= 2 * likely(3 * roundings)
     assert (micro > 1) == ("micro" in layout or "4 + 4" in layout)
 
 
@@ -84,11 +87,12 @@ def test_resume_on_another_world_size(ranks: tuple[Path, dict[str, Any]]) -> Non
     trainer(folder / "down.yaml").fit()
     expected = trajectory(folder / "alone")
     assert len(expected) == 4
+    roundings = decoder_roundings(Architecture.load(folder / "model" / "config.json"), max(LENGTHS)) + sum(LENGTHS)
     for name in ("up", "down"):
         got = trajectory(folder / name)
         assert [(s[0], s[4], s[5]) for s in got] == [(s[0], s[4], s[5]) for s in expected]  # step, rate, samples
         for mine, theirs in zip(got, expected, strict=True):
-            assert mine[2:4] == pytest.approx(theirs[2:4], rel=5e-6, abs=0)
+            assert mine[2:4] == pytest.approx(theirs[2:4], rel=2 * likely(4 * 3 * roundings), abs=0)
 
 
 def test_not_a_number_stops_all_ranks_before_the_update(ranks: tuple[Path, dict[str, Any]]) -> None:
@@ -103,9 +107,15 @@ def test_not_a_number_stops_all_ranks_before_the_update(ranks: tuple[Path, dict[
 
 def test_lora_on_two_ranks_exports_what_one_process_does(ranks: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = ranks
-    trainer(folder / "lora_alone.yaml").fit()
+    alone = trainer(folder / "lora_alone.yaml")
+    alone.fit()
+    rate = sum(step[4] for step in trajectory(folder / "lora_alone"))
+    off = 2 * likely(3 * (decoder_roundings(alone.arch, max(LENGTHS)) + sum(LENGTHS)))
     for file in ("adapter/adapter_model.safetensors", "export/model-00001-of-00001.safetensors"):
         two, one = load_file(folder / "lora" / file), load_file(folder / "lora_alone" / file)
         assert two.keys() == one.keys()
         for name in one:
-            torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6)
+            # Adam divides by the gradient's size: of a normal one, a share `off` is as small as its own rounding, and
+            # there a weight may move by twice the rate the other way.
+            moved = 2 * rate * off**0.5
+            assert (two[name] - one[name]).square().mean() <= moved**2 + (off * one[name]).square().mean(), name

@@ -46,7 +46,7 @@ def test_the_tickets_are_ready_for_the_next_launch(device):
     """Two launches over one workspace: the second one counts its splits from zero again."""
     cache = paged_cache([300, 40], 2, 64, 16, torch.float32, device)
     for _ in range(2):
-        assert decode_error(torch.randn(2, 8, 64, device=device), cache, programs=9) < 2e-5
+        assert decode_error(torch.randn(2, 8, 64, device=device), cache, programs=9) < TOLERANCE[torch.float32]
 
 
 def test_the_result_does_not_depend_on_the_split_beyond_rounding(device):
@@ -55,7 +55,8 @@ def test_the_result_does_not_depend_on_the_split_beyond_rounding(device):
     results = [
         decode_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, 0.125, programs=p) for p in (1, 2, 33)
     ]
-    assert error(results[1], results[0]) < 1e-6 and error(results[2], results[0]) < 1e-6
+    bound = TOLERANCE[torch.float32]
+    assert error(results[1], results[0]) < bound and error(results[2], results[0]) < bound
 
 
 def test_a_nan_query_stays_in_its_row(device):
@@ -175,7 +176,7 @@ def test_prefill_of_one_token_is_decode(device):
     cu_q = torch.arange(3, dtype=torch.int32, device=device)
     prefill = prefill_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, cu_q, 1, 0.125)
     decode = decode_attention_triton(q, cache.k, cache.v, cache.tables, cache.lens, 0.125)
-    assert error(prefill, decode) < 1e-6
+    assert error(prefill, decode) < TOLERANCE[torch.float32]
 
 
 def test_prefill_over_a_float8_cache(device):
