@@ -32,6 +32,7 @@ from engine.text.tokenizer import Tokenizer
 from kernels.native import library as native
 from kernels.thinking import UNLIMITED, Finish, Record, State, Stop
 from tests.checkpoints import write_random_checkpoint
+from tests.rounding import decoder_roundings, likely
 
 CPU = torch.device("cpu")
 CONTEXT, PAGE_SIZE = 96, 4
@@ -378,5 +379,6 @@ def test_what_a_step_may_do_beyond_its_needs_changes_nothing(world: World) -> No
         return
     for (ours, top), (theirs, wanted) in zip(events[True], events[False], strict=True):
         assert top == wanted and (ours is None) == (theirs is None)
-        # torch's products of a padded batch differ in the last bit
-        assert ours is None or ours == pytest.approx(theirs, rel=0.0, abs=1e-5)
+        # torch sums the products of a padded batch in another order
+        off = 2 * likely(decoder_roundings(world.decoder.config, CONTEXT) + world.decoder.config.vocab_size)
+        assert ours is None or ours == pytest.approx(theirs, rel=off, abs=off)
