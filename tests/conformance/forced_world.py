@@ -20,10 +20,12 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from engine import SamplingParams
+from engine.model.config import ModelConfig
 from engine.request import Completion
 from tests.checkpoints import write_random_checkpoint
 from tests.conformance.scripted import END_OF_TEXT, IM_END, IM_START, Vocabulary, vocabulary_of
 from tests.conformance.simulate import Format, Outcome, Texts, simulate
+from tests.rounding import decoder_roundings, likely
 
 CONTEXT = 192
 
@@ -51,6 +53,14 @@ class World:
         return self.model(torch.tensor([list(ids)])).logits[0, :, : self.vocabulary.size].float()
 
     @torch.inference_mode()
+    def raised(self, ids: Sequence[int]) -> torch.Tensor:
+        """As `logits`; of those that rounding may bring as near to each other, what `ids` has next is the largest."""
+        logits, chosen = self.logits(ids), torch.tensor(ids[1:])[:, None]
+        off = 4 * likely(decoder_roundings(ModelConfig.load(self.directory), CONTEXT)) * float(logits.abs().max())
+        logits[:-1] += torch.zeros_like(logits[:-1]).scatter(1, chosen, off)
+        return logits
+
+    @torch.inference_mode()
     def logits_after(self, ids: torch.Tensor) -> torch.Tensor:
         """[B, size] float32 after each row of `ids` [B, T]."""
         return self.model(ids).logits[:, -1, : self.vocabulary.size].float()
@@ -60,7 +70,7 @@ class World:
     ) -> Outcome:
         """Raises AssertionError unless `done` is what the table makes of transformers' logits."""
         ids = [*prompt, *done.token_ids]
-        logits = self.logits(ids)
+        logits = self.raised(ids)
         order = logits.argsort(dim=1, descending=True, stable=True)
 
         def ranking(history: list[int]) -> list[int]:

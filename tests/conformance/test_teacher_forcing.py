@@ -138,7 +138,7 @@ def test_rule_27_what_was_forced_is_what_the_cache_holds(world, engines, request
     outputs = engine.generate(prompts, plain)
     for prompt, first, output in zip(prompts, base, outputs, strict=True):
         assert output.usage.cached_tokens >= len(first.prompt_token_ids) + len(first.outputs[0].token_ids) - 8
-        logits = world.logits([*prompt, *output.outputs[0].token_ids])[len(prompt) - 1 : -1]
+        logits = world.raised([*prompt, *output.outputs[0].token_ids])[len(prompt) - 1 : -1]
         assert logits.argmax(1).tolist() == output.outputs[0].token_ids
 
 

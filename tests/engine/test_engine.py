@@ -30,21 +30,19 @@ def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
     return [sample.token_ids for output in outputs for sample in output.outputs]
 
 
-def greedy_of_transformers(directory: Path, prompts: list[list[int]], vocab: int) -> list[list[int]]:
-    """64 greedy tokens per prompt, one at a time, padded vocabulary rows excluded as the engine does."""
+def behind_transformers(directory: Path, prompts: list[list[int]], texts: list[list[int]], vocab: int) -> float:
+    """How far the logit of any token is below the largest that transformers has there, by what rounding may do to two
+    logits; padded vocabulary rows excluded as the engine does."""
     model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    texts = []
-    with torch.inference_mode():
-        for prompt in prompts:
-            ids, cache = torch.tensor([prompt]), None
-            text: list[int] = []
-            for _ in range(NEW_TOKENS):
-                out = model(ids, past_key_values=cache, use_cache=True)
-                cache, token = out.past_key_values, int(out.logits[0, -1, :vocab].argmax())
-                text.append(token)
-                ids = torch.tensor([[token]])
-            texts.append(text)
-    return texts
+    config, worst = ModelConfig.load(directory), 0.0
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert len(text) == NEW_TOKENS
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + text])).logits[0, len(prompt) - 1 : -1, :vocab]
+        behind = logits.amax(1) - logits.gather(1, torch.tensor(text)[:, None])[:, 0]
+        allowed = 4 * likely(decoder_roundings(config, len(prompt) + NEW_TOKENS)) * logits.abs().max()
+        worst = max(worst, float(behind.max() / allowed))
+    return worst
 
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s != "yarn_parameters"])
@@ -58,7 +56,7 @@ def test_greedy_tokens_equal_transformers_with_chunks_and_preemption(shape: str,
         assert engine.stats()["preemptions"] > 0, "the pool was meant to be too small"
         engine.check()
         assert engine.stats()["pages_free"] == engine.stats()["pages_total"]
-    assert ours == greedy_of_transformers(directory, prompts, vocab)
+    assert behind_transformers(directory, prompts, ours, vocab) <= 1
 
 
 @pytest.fixture(scope="module")
