@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from curate.grading.pool import LEAST_MB
 from curate.models.asking import Sampling
 from curate.models.opened import check_model_config
 from curate.sources import AnySource
@@ -106,7 +107,7 @@ class Grade(Section, frozen=True):
 
     workers: Count = 1
     time_limit_s: Annotated[float, Meta(gt=0)] = 5.0
-    memory_limit_mb: int = 1024
+    memory_limit_mb: Annotated[int, Meta(ge=LEAST_MB)] = 1024
     judge: Asked | None = None
 
 

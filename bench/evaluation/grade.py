@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.evaluation.extraction import Extraction, Mode, extract, extract_as_s1
+from bench.evaluation.extraction import Mode, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
 from bench.evaluation.log import Key, key_of, read_run, sample_rows
 from bench.evaluation.prompts import question_text
 from bench.evaluation.tasks import Problem, Task, load
 from curate.families import NOT_FOUND
-from curate.grading.answer_text import plain_number, squeeze
+from curate.grading.compare import canonical
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.grading.judge import Judge
 from engine import InputError
@@ -22,7 +22,7 @@ from engine.json_file import parse_json
 from engine.whole_file import write_whole
 
 GraderName = Literal["s1-engine", "s1-grader"]
-VERSION = 2
+VERSION = 3
 """Raised with every change of what is graded right."""
 
 
@@ -69,8 +69,8 @@ def grade(
     if grader == "s1-grader":
         verdicts = list(map(_as_s1, rows, problems))
     else:
-        with Grader(workers=workers, judge=judge) as by_rule:
-            verdicts = _by_rule(rows, problems, mode, by_rule)
+        with Grader(workers=workers, judge=judge, strict=mode == "strict") as by_rule:
+            verdicts = by_phase(rows, problems, mode, by_rule)
     lines = [
         {"grader": grader, "mode": mode, "version": VERSION, "judge": None if judge is None else judge.name},
         *({**key_of(row)._asdict(), **vars(verdict)} for row, verdict in zip(rows, verdicts, strict=True)),
@@ -110,34 +110,45 @@ def load_grid(folder: Path) -> Grid:
     return from_values(read_run(folder)["identity"]["grid"])
 
 
-def _by_rule(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader) -> list[Graded]:
-    found = [
-        extract(row["answer"], row["reasoning"], problem.kind, mode, problem.options)
-        if row["choice"] is None
-        else Extraction(**row["choice"])
-        for row, problem in zip(rows, problems, strict=True)
-    ]
-    items = [
-        Item(extraction.text or "", problem.reference, problem.kind, question_text(problem), problem.family)
-        for extraction, problem in zip(found, problems, strict=True)
-    ]
-    answered = [i for i, extraction in enumerate(found) if extraction.text is not None and not rows[i]["error"]]
-    grades = dict(zip(answered, by.grade([items[i] for i in answered]), strict=True))
-    return [_verdict(rows[i], extraction, items[i].kind, grades.get(i)) for i, extraction in enumerate(found)]
+def by_phase(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader) -> list[Graded]:
+    """Verdicts by phase: the answer, then, where that holds none and `mode` is lenient, the reasoning."""
+    found = [_known(row, problem) for row, problem in zip(rows, problems, strict=True)]
+    for phase in ("answer", "reasoning") if mode == "lenient" else ("answer",):
+        left = [i for i, graded in enumerate(found) if graded is None]
+        grades = by.grade([item_of(problems[i], rows[i][phase]) for i in left])
+        for i, given in zip(left, grades, strict=True):
+            # A trace of one line is not an answer.
+            if given.rule != "no_answer" and (phase == "answer" or not given.rule.startswith("whole/")):
+                found[i] = _verdict(given, phase, problems[i].kind)
+    return [graded or _no_answer(row) for graded, row in zip(found, rows, strict=True)]
 
 
-def _verdict(row: Mapping[str, Any], found: Extraction, kind: AnswerKind, given: Grade | None) -> Graded:
+def item_of(problem: Problem, text: str) -> Item:
+    """A response to a problem, for the grader."""
+    return Item(text, problem.reference, problem.kind, question_text(problem), problem.family, problem.options)
+
+
+def _known(row: Mapping[str, Any], problem: Problem) -> Graded | None:
+    """The verdict on a row that failed, or that keeps the letter of its answer instead of its text."""
     if row["error"]:
         return Graded(False, "error", None, None, str(row["error"])[:200])
-    if given is None:
-        return Graded(False, "no_answer" if row["left_thinking"] else "never_left_thinking", None, None)
-    return Graded(
-        given.correct,
-        rule=f"{found.rule}/{given.rule.rsplit('/', 1)[-1]}",
-        extracted=found.text,
-        vote=vote(found.text or "", kind, bool(given.correct)),
-        detail=given.detail,
-    )
+    if row["choice"] is None:
+        return None
+    letter = row["choice"]["text"]
+    if letter is None:
+        return _no_answer(row)
+    correct = letter == problem.reference
+    return Graded(correct, f"{row['choice']['rule']}/choice", letter, vote(letter, problem.kind, correct))
+
+
+def _no_answer(row: Mapping[str, Any]) -> Graded:
+    return Graded(False, "no_answer" if row["left_thinking"] else "never_left_thinking", None, None)
+
+
+def _verdict(given: Grade, phase: str, kind: AnswerKind) -> Graded:
+    answer = given.extracted
+    cast = None if answer is None else vote(answer, kind, bool(given.correct))
+    return Graded(given.correct, f"{phase}.{given.rule}", answer, cast, given.detail)
 
 
 def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
@@ -150,8 +161,7 @@ def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
         return None
     if correct and kind is not AnswerKind.FAMILY:
         return "="
-    number = plain_number(answer)
-    return str(number.value) if number is not None else squeeze(answer)[:200]
+    return canonical(answer)[:200]
 
 
 def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:

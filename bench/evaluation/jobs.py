@@ -10,12 +10,12 @@ from typing import Any
 
 from bench.evaluation import reuse
 from bench.evaluation.engine_backend import EngineBackend
-from bench.evaluation.extraction import extract
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
 from bench.evaluation.prompts import PromptName, user_message
 from bench.evaluation.samples import Backend, Request, Sample, from_values, prompt_hash, sample_seed
-from bench.evaluation.tasks import Problem, Task
+from bench.evaluation.tasks import LETTERS, Problem, Task
+from curate.grading.letters import choose
 
 Job = Generator[Sequence[Request], Sequence[Sample], int]
 """Returns how many samples of conditions it has written."""
@@ -174,7 +174,8 @@ def _row(
     problem, values = place.problem, {**asdict(sample), "choice": None}
     if place.task.private:
         # Token ids and text would tell the question; the letter is all that grading needs.
-        choice = vars(extract(sample.answer, "", problem.kind, "answer", problem.options))
+        found, _ = choose(sample.answer, dict(zip(LETTERS, problem.options, strict=False)))
+        choice = {"text": found.text, "rule": f"answer.{found.rule}" if found.text else "no_answer"}
         values |= {"token_ids": [], "forced": [], "reasoning": "", "answer": "", "choice": choice}
     return place.key(condition), {
         "seed": request.params.seed,

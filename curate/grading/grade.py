@@ -1,27 +1,23 @@
 """Grading: whether an answer is right, by a rule that fits its type, in bounded time and memory.
 
-Choices are compared as letters, numbers exactly, LaTeX by structure and math-verify in processes that can be killed,
-families by their own checkers; what has no rule goes to a judge if there is one. An answer that nothing can grade is
+Choices are compared as letters, numbers exactly, LaTeX by what it was read as in processes that can be killed, families
+by their own checkers; what has no rule goes to a judge if there is one. An answer that nothing can grade is
 `correct=None`, never right or wrong in silence.
 """
 
 import enum
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from curate.families import FAMILIES, check
-from curate.grading.answer_text import (
-    LETTERS,
-    extract,
-    normalise,
-    only_number,
-    plain_number,
-    same_number,
-    squeeze,
-)
+from curate.grading.compare import equal, plain_number, spelling
+from curate.grading.extract import extract, mathematics
+from curate.grading.letters import LETTERS, choose, letter_of, options
 from curate.grading.pool import Pool, Verdict
+from curate.grading.reader import whole_in_words
+from curate.grading.tokens import plain
 
 LONGEST_ANSWER = 1000
 """Characters of an extracted answer; a longer one is wrong by rule `too_long`."""
@@ -52,6 +48,7 @@ class Item:
         reference: the right answer; None where there is none (families need none).
         prompt: the question; choices take their options from it, families their numbers.
         family: a key of `curate.families.FAMILIES`, for AnswerKind.FAMILY.
+        options: what a choice is among, A first; empty: what the prompt shows.
     """
 
     answer: str
@@ -59,6 +56,12 @@ class Item:
     kind: AnswerKind
     prompt: str = ""
     family: str = ""
+    options: Sequence[str] = ()
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        """Letter to text of the options; empty where they are not known."""
+        return dict(zip(LETTERS, self.options, strict=False)) or options(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,19 @@ class Grade:
     """A verdict. `correct` is None where nothing could grade the item.
 
     Attributes:
-        rule: "extraction/comparison", such as "boxed/number" or "answer_line/math_verify"; or one of `ungradable`,
+        rule: "extraction/comparison", such as "boxed/number" or "answer_line/expression"; or one of `ungradable`,
             `no_answer`, `too_long`; the comparison is `grader_timeout`, `grader_memory`, `grader_depth`, `grader_crash`
             or `grader_error` where it was stopped.
         extracted: what was taken for the answer.
         detail: more about it in words, "" if there is nothing to say.
+        read_as: what reference and answer were read as; "" where they were not, or compared as text.
     """
 
     correct: bool | None
     rule: str
     extracted: str | None
     detail: str = ""
+    read_as: tuple[str, str] = ("", "")
 
 
 Judge = Callable[[Sequence[Item]], Sequence[Grade]]
@@ -85,7 +90,7 @@ Judge = Callable[[Sequence[Item]], Sequence[Grade]]
 
 @dataclass(frozen=True)
 class _Pair:
-    """Left for math-verify: a reference, an answer, and the rule that extracted it."""
+    """Left for a process: a reference, an answer, and the rule that extracted it."""
 
     reference: str
     answer: str
@@ -116,7 +121,7 @@ class Grader(AbstractContextManager["Grader", None]):
             workers: processes for what the fast rules do not decide.
             time_limit_s: processor seconds of one comparison; the process is killed after that, or after ten times
                 as long on the wall.
-            memory_limit_mb: address space of a process, in MiB; SymPy alone takes about 300.
+            memory_limit_mb: address space of a process, in MiB.
             judge: grades words that differ from the reference.
             strict: do not fall back on the last number or letter of a longer text.
         """
@@ -151,7 +156,8 @@ class Grader(AbstractContextManager["Grader", None]):
         if isinstance(result, _Words):
             return Grade(None, "ungradable", result.answer, "words unlike the reference, and no judge")
         verdict = self._known[result.reference, result.answer]
-        return Grade(verdict.correct, f"{result.rule}/{verdict.rule}", result.answer, verdict.detail)
+        rule = f"{result.rule}/{verdict.rule}"
+        return Grade(verdict.correct, rule, result.answer, verdict.detail, (verdict.gold, verdict.given))
 
     def _by_rule(self, item: Item) -> Grade | _Pair | _Words:
         """The grade, or what is left to do."""
@@ -160,30 +166,32 @@ class Grader(AbstractContextManager["Grader", None]):
             return Grade(None, "ungradable", None, f"no family {item.family!r}; known: {', '.join(FAMILIES)}")
         if kind is not AnswerKind.FAMILY and (item.reference is None or not item.reference.strip()):
             return Grade(None, "ungradable", None, "no reference answer")
+        if kind is AnswerKind.CHOICE:
+            return _choice(item, self._strict)
         free = not self._strict
-        found = extract(item.answer, free and kind is AnswerKind.NUMBER, free and kind is AnswerKind.CHOICE)
+        found = extract(item.answer, free and kind is AnswerKind.NUMBER, free and kind is AnswerKind.LATEX)
         answer = found.text
         if answer is None:
             return Grade(False, "no_answer", None)
         if len(answer) > LONGEST_ANSWER:
-            return Grade(
-                False, "too_long", answer[:80], f"{len(answer):,} characters; at most {LONGEST_ANSWER:,} are compared"
-            )
+            return _too_long(answer)
         if kind is AnswerKind.FAMILY:
             return _family(item, answer, found.rule)
         reference = reference_answer(item)
-        if kind is AnswerKind.CHOICE:
-            return _choice(item, reference, answer, found.rule)
-        if squeeze(reference) == squeeze(answer):
-            return Grade(True, f"{found.rule}/string", answer)
         if kind in (AnswerKind.TEXT, AnswerKind.EXACT):
             return _text(reference, answer, found.rule, kind)
-        if kind is AnswerKind.NUMBER and plain_number(answer) is None:
-            answer = only_number(answer) or answer
-        gold, given = plain_number(reference), plain_number(answer)
-        if gold is not None and given is not None:
-            return Grade(same_number(gold, given), f"{found.rule}/number", answer)
+        reference, answer = mathematics(reference), mathematics(answer)
+        if plain_number(reference) is not None and plain_number(answer) is not None:  # at once, and in this process
+            compared = equal(reference, answer)
+            read_as = compared.gold, compared.given
+            return Grade(compared.correct, f"{found.rule}/{compared.rule}", answer, "", read_as)
+        if spelling(reference) == spelling(answer):
+            return Grade(True, f"{found.rule}/string", answer)
         return _Pair(reference, answer, found.rule)
+
+
+def _too_long(answer: str) -> Grade:
+    return Grade(False, "too_long", answer[:80], f"{len(answer):,} characters; at most {LONGEST_ANSWER:,} are compared")
 
 
 def reference_answer(item: Item) -> str:
@@ -202,7 +210,8 @@ def guess_kind(item: Item) -> AnswerKind:
     if plain_number(reference) is not None:
         return AnswerKind.NUMBER
     letters = re.findall(r"(?<!\\)\b(?!and\b)[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+(?:\{[A-Za-z ]*\})?", " ", reference))
-    return AnswerKind.TEXT if letters and not re.search(r"[\\^_=]", reference) else AnswerKind.LATEX
+    prose = letters and not re.search(r"[\\^_=]", reference) and not whole_in_words(reference)
+    return AnswerKind.TEXT if prose else AnswerKind.LATEX
 
 
 def _family(item: Item, answer: str, rule: str) -> Grade:
@@ -212,60 +221,29 @@ def _family(item: Item, answer: str, rule: str) -> Grade:
         return Grade(False, f"{rule}/grader_error", answer, f"{type(error).__name__}: {error}"[:300])
 
 
-_OPTION = re.compile(rf"(?:^|(?<=\s))(?:\(([{LETTERS}])\)|([{LETTERS}])[).:](?=\s)|(?<=\n)([{LETTERS}])[).])")
-LONGEST_OPTIONS = 20_000
-"""Characters of a prompt, counted from its end, that are searched for options."""
-
-
-def options(prompt: str) -> dict[str, str]:
-    """Letter to text, in one spelling, of the last list of options in a prompt: "(A) ...", "A) ..." or "A. ..."."""
-    prompt = prompt[-LONGEST_OPTIONS:]
-    marks = list(_OPTION.finditer(prompt))
-    found: dict[str, str] = {}
-    for i, mark in enumerate(marks):
-        letter = mark[1] or mark[2] or mark[3]
-        if letter == LETTERS[0]:
-            found = {}
-        if letter == LETTERS[len(found) : len(found) + 1]:
-            end = marks[i + 1].start() if i + 1 < len(marks) else len(prompt)
-            found[letter] = squeeze(prompt[mark.end() : end]).lower()
-    return found
-
-
-def letter_of(text: str, prompt: str = "") -> tuple[str | None, str]:
-    """(letter, rule) that an extracted answer names: alone or before the option's text, else by the option's text.
-
-    The rule is "choice", "option_text" or, with letter None, "no_answer".
-    """
-    text = normalise(text).strip("*_ ")
-    alone = re.fullmatch(rf"(?:option |choice )?\(?\s*([{LETTERS}])\s*\)?[.:,;]?", text, re.IGNORECASE)
-    if alone:
-        return alone[1].upper(), "choice"
-    led = re.match(rf"(?:option |choice )?(?:\(([{LETTERS}])\)|([{LETTERS}])[).:,;](?=\s|$))", text)
-    if led:
-        return led[1] or led[2], "choice"
-    same = [letter for letter, option in options(prompt).items() if option == squeeze(text).lower()]
-    return (same[0], "option_text") if len(same) == 1 else (None, "no_answer")
-
-
-def _choice(item: Item, reference: str, answer: str, rule: str) -> Grade:
-    gold, _ = letter_of(reference, item.prompt)
+def _choice(item: Item, strict: bool) -> Grade:
+    gold, _ = letter_of(reference_answer(item), item.shown)
     if gold is None:
-        return Grade(None, "ungradable", answer, f"the reference {reference[:80]!r} names no option")
-    whole = item.answer.strip()  # an option in full, or a letter that leads, says more than the last one in it
-    if rule == "last_letter" and len(item.answer) <= LONGEST_ANSWER and letter_of(whole, item.prompt)[0] is not None:
-        answer, rule = whole, "whole"
-    given, by = letter_of(answer, item.prompt)
-    if given is None and options(item.prompt).get(gold) == squeeze(answer).lower():
-        given, by = gold, "option_text"  # listed twice; AQuA has such questions
-    if given is None:
-        return Grade(False, "no_answer", answer, "no option letter and no option's text")
-    return Grade(given == gold, f"{rule}/{by}", given)
+        return Grade(None, "ungradable", None, f"the reference {(item.reference or '')[:80]!r} names no option")
+    found, by = choose(item.answer, item.shown, strict)
+    if found.text is None:
+        said = extract(item.answer).text
+        if said is not None and item.shown and spelling(item.shown.get(gold, "")).lower() == spelling(said).lower():
+            return Grade(True, f"{extract(item.answer).rule}/option_text", gold)  # listed twice, as AQuA has it
+        return Grade(False, by if by != "no_answer" else "no_answer", None, _NO_CHOICE[by])
+    return Grade(found.text == gold, f"{found.rule}/{by}", found.text)
+
+
+_NO_CHOICE = {
+    "no_answer": "no option letter and no option's text",
+    "two_letters": "more than one letter",
+    "no_option": "a letter beyond the options",
+}
 
 
 def _text(reference: str, answer: str, rule: str, kind: AnswerKind) -> Grade | _Words:
     gold, given = (
-        re.sub(r"\W+", " ", re.sub(r"\b(?:the|a|an)\b", " ", normalise(text).casefold())).strip()
+        re.sub(r"\W+", " ", re.sub(r"\\[a-z]+|\b(?:the|a|an)\b", " ", plain(text).casefold())).strip()
         for text in (reference, answer)
     )
     same = bool(gold) and gold == given

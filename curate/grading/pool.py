@@ -17,17 +17,22 @@ WALL_FACTOR = 10.0
 """Wall time that a comparison may take, in multiples of its processor time: a busy machine must not decide grades."""
 GRACE_S = 1.0
 """What the parent waits past the wall limit for a process to end by itself, before it kills."""
+LEAST_MB = 200
+"""Address space that a process needs to start and to compare anything."""
 START_LIMIT_S = 300.0
-"""Most seconds a process may take to import SymPy; more means that it cannot run here."""
+"""Most seconds a process may take to start; more means that it cannot run here."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a process said of one pair, or why it could not: rules `grader_timeout`, `grader_memory`, `grader_crash`."""
+    """What a process said of one pair, or why it could not: rules `grader_timeout`, `grader_memory`, `grader_crash`.
+    `gold` and `given` are what the two were read as."""
 
     correct: bool
     rule: str
     detail: str
+    gold: str = ""
+    given: str = ""
 
 
 class _Worker:
@@ -73,6 +78,8 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
     """`workers` processes, started at first need. Use it as a context manager; none is left after it."""
 
     def __init__(self, workers: int, time_limit_s: float, memory_limit_mb: int) -> None:
+        if memory_limit_mb < LEAST_MB:
+            raise ValueError(f"memory_limit_mb is {memory_limit_mb}; a grading process needs {LEAST_MB} MiB")
         self._size, self._time_limit, self._memory_limit = workers, time_limit_s, memory_limit_mb
         self._workers: list[_Worker] = []
 
@@ -94,7 +101,7 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
         """Compare every (reference, answer) pair; verdicts in their order.
 
         Raises:
-            RuntimeError: a process cannot start: math-verify is missing, or the memory limit is below SymPy's need.
+            RuntimeError: a process cannot start, as where mpmath is missing.
         """
         verdicts: dict[int | None, Verdict] = {}
         waiting = list(range(len(pairs)))[::-1]
@@ -145,12 +152,12 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
                 return None, None
             if message["rule"] == "grader_memory":
                 worker.kill()
-            return task, Verdict(bool(message["correct"]), message["rule"], message["detail"])
+            return task, Verdict(**message)
         worker.kill()
         if task is None:
             raise RuntimeError(
-                f"a grading process did not start (exit status {worker.process.returncode}); install math-verify "
-                f"(pip install 's1-engine[curate]') or raise the memory limit of {self._memory_limit} MiB"
+                f"a grading process did not start (exit status {worker.process.returncode}); install mpmath "
+                "(pip install 's1-engine[curate]')"
             )
         if late or worker.process.returncode in (-signal.SIGPROF, -signal.SIGALRM):
             return task, Verdict(False, "grader_timeout", f"stopped after {self._time_limit:g} s of processor time")

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from curate.grading.answer_text import last_box
+from curate.grading.extract import last_box
 from curate.normalise import canonical
 from curate.sources.base import Draft, Info, RowError, Skip, Source, optional_text, text, texts_in
 from curate.table_io import files

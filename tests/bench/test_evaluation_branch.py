@@ -7,7 +7,7 @@ import pytest
 
 from bench.evaluation.branch import Branch
 from bench.evaluation.search import best_of, decided, majority, mean_logprob, sample
-from curate.grading.answer_text import extract
+from curate.grading.extract import extract
 from engine import Engine, InputError, SamplingParams
 
 MODEL = str(Path(__file__).parents[2] / "models" / "s1-nano")

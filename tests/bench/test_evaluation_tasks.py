@@ -9,10 +9,11 @@ import pytest
 from evaluation_data import write_gpqa
 
 from bench.evaluation import files
-from bench.evaluation.extraction import extract, extract_as_s1
+from bench.evaluation.extraction import extract_as_s1
+from bench.evaluation.grade import by_phase
 from bench.evaluation.prompts import user_message
 from bench.evaluation.tasks import Problem, TaskSpec, load
-from curate.grading.grade import AnswerKind
+from curate.grading import AnswerKind, Grader
 from engine import InputError
 
 HAS_DATA = (files.data_folder() / "gsm8k" / "test.jsonl").is_file()
@@ -200,7 +201,7 @@ NUMBER, CHOICE, LATEX = AnswerKind.NUMBER, AnswerKind.CHOICE, AnswerKind.LATEX
         ("", "\\boxed{5} is it", NUMBER, "lenient", "5", "reasoning.boxed"),
         ("5", "\\boxed{6}", NUMBER, "lenient", "5", "answer.whole"),
         ("The answer is: (B)", "", CHOICE, "answer", "B", "answer.answer_line"),
-        ("Answer: yellow stone", "", CHOICE, "answer", "C", "answer.answer_line+option_text"),
+        ("Answer: yellow stone", "", CHOICE, "answer", "C", "answer.answer_line/option_text"),
         ("Answer: yellow", "", CHOICE, "answer", None, "no_answer"),
         ("I believe that it has to be D for these reasons", "", CHOICE, "answer", "D", "answer.last_letter"),
         ("b", "", CHOICE, "answer", "B", "answer.whole"),
@@ -208,9 +209,12 @@ NUMBER, CHOICE, LATEX = AnswerKind.NUMBER, AnswerKind.CHOICE, AnswerKind.LATEX
     ],
 )
 def test_extraction_by_phase_names_its_rule(answer, reasoning, kind, mode, text, rule):
-    options = ("red stone", "blue stone", "yellow stone", "no stone")
-    found = extract(answer, reasoning, kind, mode, options)
-    assert (found.text, found.rule) == (text, rule)
+    row = {"answer": answer, "reasoning": reasoning, "error": None, "choice": None, "left_thinking": True}
+    options = ("red stone", "blue stone", "yellow stone", "no stone") if kind is CHOICE else ()
+    problem = Problem("1", "", "Which?", {NUMBER: "1", LATEX: "x", CHOICE: "A"}[kind], kind, options)
+    with Grader(strict=mode == "strict") as grader:
+        (found,) = by_phase([row], [problem], mode, grader)
+    assert (found.extracted, found.rule.removesuffix("/choice").rsplit("/", kind is not CHOICE)[0]) == (text, rule)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import pytest
 
-from curate.grading.answer_text import extract, last_box, normalise, plain_number
-from curate.grading.grade import AnswerKind, Grader, Item, guess_kind, letter_of, options
+from curate.grading.compare import plain_number, spelling
+from curate.grading.extract import extract, last_box
+from curate.grading.grade import AnswerKind, Grader, Item, guess_kind
+from curate.grading.letters import letter_of, options
 
 AUTO, CHOICE, LATEX, NUMBER, TEXT = (
     AnswerKind.AUTO,
@@ -137,7 +139,7 @@ def test_every_pair_in_a_box_inside_a_response(grader):
 def test_two_equal_answers_are_one_comparison(grader):
     first, second = grader.grade([Item("answer: x(x+1)", "x^2+x", LATEX), Item("\\boxed{x(x+1)}", "x^2+x", LATEX)])
     assert first.correct and second.correct
-    assert (first.rule, second.rule) == ("answer_line/math_verify", "boxed/math_verify")
+    assert (first.rule, second.rule) == ("answer_line/expression", "boxed/expression")
 
 
 PROMPT = "Which is it?\n\n(A) two halves\n(B) $\\frac{1}{2}$\n(C) a cat\n(D) 12"
@@ -177,11 +179,16 @@ def test_no_letter_is_no_answer_and_never_a_default(grader):
 
 
 def test_options_are_read_from_the_prompt():
-    assert options(PROMPT) == {"A": "twohalves", "B": "\\frac{1}{2}", "C": "acat", "D": "12"}
-    assert options("(A) no\nReally?\n(A)36\n(B)15 is (C) not here\n(C)$17") == {"A": "36", "B": "15is", "C": "nothere"}
+    assert options(PROMPT) == {"A": "two halves", "B": "$\\frac{1}{2}$", "C": "a cat", "D": "12"}
+    assert options("(A) no\nReally?\n(A)36\n(B)15 is (C) not here\n(C)$17") == {
+        "A": "36",
+        "B": "15 is",
+        "C": "not here",
+    }
     assert options("Is A. Smith right?\nA) yes\nB) no\n") == {"A": "yes", "B": "no"}
-    assert letter_of("a cat", PROMPT) == ("C", "option_text") and letter_of("a") == ("A", "choice")
-    assert letter_of("a cat") == (None, "no_answer")
+    shown = options(PROMPT)
+    assert letter_of("a cat", shown) == ("C", "option_text") and letter_of("a", {}) == ("A", "choice")
+    assert letter_of("a cat", {}) == (None, "no_answer") and letter_of("E", shown) == (None, "no_option")
 
 
 @pytest.mark.parametrize(
@@ -267,5 +274,5 @@ def test_auto_goes_by_the_reference(reference, kind):
 
 
 def test_one_spelling():
-    assert normalise(r"$\left( \dfrac12 \right)$.") == r"( \frac{1}{2} )"
+    assert spelling(r"$\left( \dfrac12 \right)$.") == spelling(r"(\frac12)")
     assert plain_number("1/0") is None and plain_number("9" * 500) is None and plain_number("") is None

@@ -139,7 +139,7 @@ def test_grades_by_answer_type():
     rows = [
         ("n", "so \\boxed{1000}", None, "yes", "boxed/number"),
         ("n", "1001", None, "no", "whole/number"),
-        ("l", "Answer: $(x-1)(x+1)$", None, "yes", "answer_line/math_verify"),
+        ("l", "Answer: $(x-1)(x+1)$", None, "yes", "answer_line/expression"),
         ("c", "two", None, "yes", "whole/option_text"),
         ("c", "Answer: A", None, "no", "answer_line/choice"),
         ("t", "paris.", None, "yes", "whole/text"),

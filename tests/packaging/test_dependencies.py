@@ -19,7 +19,7 @@ EXTRAS = {
     "bench": ("bench", "train", "tensorboard", "wandb"),
 }
 """What may be installed beside the core where a package runs."""
-NAMES = {"yaml": "pyyaml", "math_verify": "math-verify"}
+NAMES = {"yaml": "pyyaml"}
 """Distributions that are called otherwise than what they hold."""
 OWN_ENVIRONMENT = {"flash_attn", "transformers", "vllm"}
 """Used where they are found: a kernel of flash-attn, and peers, which run in an interpreter that is named."""
