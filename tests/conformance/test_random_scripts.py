@@ -51,7 +51,7 @@ def test_the_engine_and_the_specification_agree(labs, config, seed, kernels, exa
 
     check()
     lab.engine.check()
-    if config is TIGHT:
+    if config is TIGHT and examples == EXAMPLES:  # a few batches may all find room
         assert lab.engine.stats()["preemptions"] > 0
 
 
