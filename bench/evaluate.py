@@ -3,6 +3,7 @@
     python -m bench.evaluate bench/grids/s1_nano.yaml --out runs/s1_nano
     python -m bench.evaluate --task s1_nano --count 200 --budgets 16 64 256 --waits 0 2
     python -m bench.evaluate status | grade | report | plot | browse FOLDER
+    python -m bench.evaluate grade FOLDER --explain PROBLEM
     python -m bench.evaluate compare FOLDER OTHER
 
 The first two run what is missing, grade it, and write report.md, report.json, figures and samples.html into the folder;
@@ -99,6 +100,14 @@ class FolderOptions:
 
 
 @dataclass(frozen=True)
+class GradeOptions(FolderOptions):
+    """A run to grade, again or for the first time; verdicts that change are listed."""
+
+    explain: str | None = None
+    """Id of a problem: write nothing, and tell of each of its samples which rule decided and what was read as what."""
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Two graded runs, condition by condition, on the problems that both have."""
 
@@ -110,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 1 the engine or a disk failed, 2 bad input, 130 and 143
     interrupted and terminated."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    kinds = {**dict.fromkeys(("status", "grade", "report", "plot", "browse"), FolderOptions), "compare": CompareOptions}
+    folders = dict.fromkeys(("status", "report", "plot", "browse"), FolderOptions)
+    kinds = {**folders, "grade": GradeOptions, "compare": CompareOptions}
     name = next((word for word in arguments[:1] if word in kinds), "")
     try:
         options: Any = read_flags(
@@ -232,9 +242,25 @@ def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
     )
 
 
-def _grade(options: FolderOptions) -> None:
+def _grade(options: GradeOptions) -> None:
+    if options.explain is not None:
+        print(grade.explain(options.folder, options.explain, options.mode))
+        return
+    file = grade.grades_file(options.folder, options.grader, options.mode)
+    before = grade.read_grades(file, any_version=True) if file.exists() else {}
+    _grade_rows(options)
+    changed = grade.changes(before, grade.read_grades(file))
+    print(
+        *changed,
+        *[f"{len(changed):,} verdicts of {len(before):,} are others than before"] * bool(before),
+        file,
+        sep="\n",
+    )
+
+
+def _grade_rows(options: GradeOptions) -> None:
     if options.judge_url is None:
-        print(grade.grade(options.folder, options.grader, options.mode, options.workers))
+        grade.grade(options.folder, options.grader, options.mode, options.workers)
         return
     if options.judge_model is None:
         raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
@@ -245,7 +271,7 @@ def _grade(options: FolderOptions) -> None:
         "api_key_env": "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else "",
     }
     with Store(options.folder / "judge.sqlite", retry_errors=True) as store, open_model(asked, store) as model:
-        print(grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model)))
+        grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model))
 
 
 def _write_report(folder: Path, grader: grade.GraderName = "s1-engine", mode: Mode = "answer") -> dict[str, Any]:

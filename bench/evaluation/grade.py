@@ -17,7 +17,7 @@ from curate.grading.compare import canonical
 from curate.grading.grade import AnswerKind, Grade, Grader, Item
 from curate.grading.judge import Judge
 from engine import InputError
-from engine.errors import shown
+from engine.errors import first_line, shown
 from engine.json_file import parse_json
 from engine.whole_file import write_whole
 
@@ -80,17 +80,63 @@ def grade(
     return file
 
 
-def read_grades(file: Path) -> dict[Key, Graded]:
-    """The verdicts of a grades file. Raises InputError where there is none or it cannot be read."""
+def read_grades(file: Path, any_version: bool = False) -> dict[Key, Graded]:
+    """The verdicts of a grades file. Raises InputError where there is none, it cannot be read, or another version of
+    the grader wrote it."""
+    again = f"grade the run again: python -m bench.evaluate grade {file.parent}"
     try:
-        values = [parse_json(line) for line in file.read_bytes().splitlines()[1:]]
-        return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in values}
+        head, *rows = (parse_json(line) for line in file.read_bytes().split(b"\n") if line)
+        if head["version"] != VERSION and not any_version:
+            raise InputError(f"{file}: is by version {head['version']} of the grader, and this is {VERSION}; {again}")
+        return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in rows}
     except OSError as error:
-        raise InputError(
-            f"{file}: {error.strerror}; grade the run first: python -m bench.evaluate grade {file.parent}"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); grade the run again") from error
+        raise InputError(f"{file}: {error.strerror}; {again}") from error
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{file}: cannot be read ({first_line(error)}); {again}") from error
+
+
+def changes(before: Mapping[Key, Graded], after: Mapping[Key, Graded]) -> list[str]:
+    """A line for every verdict that is another one than before."""
+    return [
+        f"{' '.join(map(str, key))}: {_SAID[old.correct]} by {old.rule}, now {_SAID[new.correct]} by {new.rule}: "
+        f"{shown(new.extracted or old.extracted)}"
+        for key, new in after.items()
+        if (old := before.get(key)) is not None and old.correct is not new.correct
+    ]
+
+
+_SAID = {True: "right", False: "wrong", None: "ungradable"}
+
+
+def explain(folder: Path, problem: str, mode: Mode = "answer") -> str:
+    """Of every sample of a problem: the verdict, the rule, and what reference and answer were read as.
+
+    Raises InputError where the run has no sample of the problem.
+    """
+    known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
+    rows = [row for row in sample_rows(folder) if row["problem"] == problem and (row["task"], problem) in known]
+    if not rows:
+        ids = shown(sorted({row["problem"] for row in sample_rows(folder)})[:3])
+        raise InputError(f"{folder} has no sample of a problem {shown(problem)}; its problems are such as {ids}")
+    lines = []
+    with Grader(strict=mode == "strict") as grader:
+        for row in rows:
+            about = known[row["task"], problem]
+            (verdict,) = by_phase([row], [about], mode, grader)
+            lines.append(f"{' '.join(map(str, key_of(row)))}: {_SAID[verdict.correct]} by {verdict.rule}")
+            phase = "reasoning" if verdict.rule.startswith("reasoning.") else "answer"
+            (given,) = grader.grade([item_of(about, row[phase])])
+            read_as = given.read_as if given.rule.endswith(verdict.rule.partition("/")[2]) else ("", "")
+            for name, text, reading in (
+                ("reference", about.reference, read_as[0]),
+                ("answer", verdict.extracted, read_as[1]),
+            ):
+                lines.append(f"  {name:9} {shown(text)}" + (f" read as {shown(reading)}" if reading else ""))
+            lines.append(f"  {phase + ' ends':9} {shown(row[phase][-200:])}")
+            lines += [f"  {verdict.detail}"] * bool(verdict.detail)
+    return "\n".join(lines)
 
 
 def load_tasks(folder: Path) -> dict[str, Task]:

@@ -90,9 +90,8 @@ def _folded(char: str) -> str:
     if greek:
         name = {"LAMDA": "lambda"}.get(greek[2], greek[2].lower())
         return f"\\{name if greek[1] == 'SMALL' else name.capitalize()} "
-    if char.isdecimal() and unicodedata.normalize("NFKC", char).isascii():
-        return unicodedata.normalize("NFKC", char)
-    return char if char.isdecimal() else unicodedata.normalize("NFKC", char)
+    said = unicodedata.normalize("NFKC", char)
+    return char if char.isdecimal() and not said.isascii() else said
 
 
 def fold(text: str) -> str:
@@ -187,11 +186,8 @@ _SAME = {
     "doteq": "approx",
     "land": "wedge",
     "lor": "vee",
-    "wedge": "wedge",
     "prime": "'",
-    "euro": "euro",
     "R": "reals",
-    "reals": "reals",
     "Reals": "reals",
 }
 _PATTERN = re.compile(

@@ -1,9 +1,11 @@
 """Targets: evaluation runs, replies of endpoints, and what trainer and curation read."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from bench import evaluate
 from bench.evaluation import browse, compare, grade, grid, run, status
 from curate.config import load_config as load_curation
+from curate.grading import AnswerKind, Grader, Item
 from curate.models.asking import Ask, EndpointDown, Sampling
 from curate.models.client import EndpointConfig
 from curate.models.endpoint import EndpointModel
@@ -20,7 +23,7 @@ from curate.stages.collect import collect_source
 from engine.text.tokenizer import Tokenizer
 from tests.curate.source_rows import ROWS
 from tests.fuzz import checkpoint
-from tests.fuzz.contract import promise
+from tests.fuzz.contract import SECONDS, Broken, promise
 from tests.fuzz.server import Reply, Server
 from tests.fuzz.target import Target
 from tests.fuzz.values import INPUTS, FileCase, file_bytes, files
@@ -73,6 +76,46 @@ def log_cases() -> st.SearchStrategy[tuple[int, FileCase]]:
         return st.tuples(st.just(which), files(json.loads(text if which == 1 else text.split("\n")[which // 2])))
 
     return st.integers(0, 2).flatmap(of)
+
+
+_PIECES = (
+    *"0123456789xyABCi+-*/^_=<>()[]{}|:;,.!%$ \n",
+    *(r"\frac", r"\sqrt", r"\text{", r"\{", r"\}", r"\left", r"\right", r"\cup", r"\le", r"\pm", r"\infty", r"\pi"),
+    *(r"\begin{pmatrix}", r"\end{pmatrix}", r"\\", "&", r"\boxed{", r"\overline", r"\log", r"\sin", r"^\circ", r"\in"),
+    *(
+        r"\mathbb{R}",
+        r"\choose",
+        r"\pmod",
+        r"\emptyset",
+        "and ",
+        " or ",
+        "cm",
+        " base ",
+        "Answer: ",
+        "**",
+        "²",
+        "½",
+        "\0",
+    ),
+)
+_answers = st.lists(st.sampled_from(_PIECES), max_size=40).map("".join) | st.text(max_size=40)
+_KINDS = ("latex", "number", "choice", "auto", "text")
+
+
+@cache
+def _grader() -> Grader:
+    return Grader(time_limit_s=SECONDS / 2)
+
+
+def _answer(case: tuple[str, str, str]) -> None:
+    """Two answers have a verdict, the same both ways round, and no grading process dies or errs of them."""
+    grades = [
+        promise(_grader().grade, [Item(f"\\boxed{{{given}}}", gold, AnswerKind(case[2]))])[0]
+        for gold, given in permutations(case[:2])
+    ]
+    broken = [g.rule for g in grades if re.search("grader_(timeout|memory|crash|error)", g.rule)]
+    if broken:
+        raise Broken(f"{broken[0]}: {[g.detail for g in grades]}")
 
 
 def _grid(case: FileCase) -> None:
@@ -188,6 +231,7 @@ _DAMAGE = (
 
 TARGETS = (
     Target("evaluation log", log_cases(), _log, quick=4, known=_DAMAGE),
+    Target("answers", st.tuples(_answers, _answers, st.sampled_from(_KINDS)), _answer),
     Target("evaluation grid", files(GRID), _grid, known=((((("tasks",), "set", '"\\ud800"'),), ()),)),
     Target("reply to curation", _replies, _curation_reply, quick=4, known=_REPLIES),
     Target("reply to evaluation", _replies, _evaluation_reply, quick=3, known=_REPLIES),
