@@ -35,6 +35,7 @@ from engine.step.runner import Runner
 from engine.step.slots import SlotTables, StepTables
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS
+from kernels.thinking_tables import traits_of
 
 PAGE_SIZE = 16
 
@@ -92,9 +93,9 @@ class HostLoop:
         self.tokenizer = Tokenizer.load(folder)
         trigger, *_ = self.opener = self.tokenizer.encode(PRESETS["s1"].opener, specials=True)
         vocab = self.tokenizer.size
-        ends_line = torch.tensor([self.tokenizer.token_bytes(i).endswith(b"\n") for i in range(vocab)])
+        traits = torch.tensor([traits_of(self.tokenizer.token_bytes(i)) for i in range(vocab)], dtype=torch.uint8)
         tables = SlotTables(
-            torch.device("cpu"), max_num_seqs, context, PAGE_SIZE, vocab, self.tokenizer.eos_token_ids, ends_line
+            torch.device("cpu"), max_num_seqs, context, PAGE_SIZE, vocab, self.tokenizer.eos_token_ids, traits
         )
         pool = PagePool(max_num_seqs * -(-context // PAGE_SIZE) + 1, PAGE_SIZE, True)
         self._runner = TimedRunner(NullModel(vocab, trigger), [], tables, PAGE_SIZE, step_graphs)

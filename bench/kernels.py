@@ -161,7 +161,7 @@ def steps(vocab: int, batch: int, device: torch.device) -> Iterator[Operation]:
         zeros(batch, 1) - 1,
         zeros(batch, 4096),
         zeros(2) - 1,
-        zeros(vocab, dtype=torch.bool),
+        zeros(vocab, dtype=torch.uint8),
     )
     machine.params[:, [thinking.Param.BUDGET, thinking.Param.MAX_TOKENS, thinking.Param.MAX_CONTEXT]] = 2**30
     real, slots = torch.ones(batch, len(sampler.Real), device=device), torch.arange(batch, device=device)

@@ -25,6 +25,7 @@ from engine.thinking.plan import resolve_format
 from kernels.errors import FAULTS
 from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
+from kernels.thinking_tables import traits_of
 
 _PAGE_BYTES, _LOGITS = 256, 4
 """Of a page on the host, beside its keys and values; copies of a row's logits that a draw makes, in float32."""
@@ -163,7 +164,7 @@ def assemble(
 ) -> Core:
     """Scheduler, slot tables and runner around a loaded model."""
     # A checkpoint may have more embedding rows than its tokenizer has tokens (Qwen2.5): those are never drawn.
-    ends_line = torch.tensor([tokenizer.token_bytes(i).endswith(b"\n") for i in range(tokenizer.size)])
+    traits = torch.tensor([traits_of(tokenizer.token_bytes(i)) for i in range(tokenizer.size)], dtype=torch.uint8)
     tables = SlotTables(
         group.device,
         config.max_num_seqs,
@@ -171,7 +172,7 @@ def assemble(
         pool.page_size,
         model.config.vocab_size,
         tokenizer.eos_token_ids,
-        ends_line,
+        traits,
     )
     scheduler = Scheduler(pool, config.max_num_seqs, config.max_num_batched_tokens)
     on_cuda = group.device.type == "cuda"

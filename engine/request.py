@@ -101,7 +101,7 @@ class SamplingParams:
     thinking_eos_policy: Literal["end", "stop"] = "end"
     """EOS in thinking: an end of thinking, or of the response."""
     min_answer_tokens: int = 1
-    """After thinking, EOS is not drawn before this many tokens."""
+    """After thinking, EOS is not drawn before this many tokens that are more than white space."""
     answer_reserve_tokens: int = 1
     """Tokens kept free for the answer when max_tokens or the context run out."""
     loop_ngram: int = 0

@@ -165,7 +165,7 @@ def _step_kernels() -> list[Case]:
         "draw_ptr": "*i64",
         "masked_ptr": "*i64",
         "bad_ptr": "*i1",
-        "ends_line_ptr": "*i1",
+        "traits_ptr": "*u8",
         "batch": "i32",
         "string_len": "i32",
         "history_stride": "i32",

@@ -42,6 +42,7 @@ from kernels.thinking_tables import (
     State,
     Stop,
     Text,
+    Trait,
 )
 from kernels.thinking_triton import thinking_step_triton
 
@@ -55,6 +56,7 @@ __all__ = [
     "State",
     "Stop",
     "Text",
+    "Trait",
     "thinking_step",
     "thinking_step_cost",
     "thinking_step_reference",
@@ -207,6 +209,8 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     )
 
     extends = (r5 | bare).int()
+    traits = tables.traits[token.clamp(min=0).long()].int()
+    visible = (traits & Trait.BLANK) == 0
     s |= {
         State.PHASE: phase,
         State.FINISH: finish,
@@ -219,10 +223,10 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
         State.FORCED: which,
         State.FORCED_POS: torch.where(which > 0, position, zero),
         State.MASK_NEXT: torch.where(r3 | r8 | r10 | bare, zero, s[State.MASK_NEXT] | extended.int()),
-        State.NEWLINE: torch.where(commits, tables.ends_line[token.clamp(min=0).long()].int(), s[State.NEWLINE]),
+        State.NEWLINE: torch.where(commits, traits & Trait.ENDS_LINE, s[State.NEWLINE]),
         State.MATCH_FROM: torch.where(opens, length, s[State.MATCH_FROM]),
         State.CLOSED: s[State.CLOSED] | closed.int(),
-        State.ANSWERED: s[State.ANSWERED] + (r2 & (s[State.CLOSED] > 0)).int(),
+        State.ANSWERED: s[State.ANSWERED] + (r2 & (s[State.CLOSED] > 0) & visible).int(),
         State.LOOP_RUN: _loop_run(tables, slots, s, p, token, (phase == Phase.THINK) & commits & ~opens),
     }
     tables.history[slots, torch.where(commits, length - 1, tables.history.shape[1] - 1).long()] = token

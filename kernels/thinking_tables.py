@@ -52,7 +52,7 @@ class State(IntEnum):
     NEWLINE = 11  # the text so far ends in a newline
     MATCH_FROM = 12  # first position of `history` that a delimiter may start at
     CLOSED = 13  # `end` was committed in this response
-    ANSWERED = 14  # tokens sampled after it
+    ANSWERED = 14  # tokens sampled after it that are not BLANK
     LOOP_RUN = 15  # consecutive tokens equal to those `loop_ngram` before them
     END_REQUESTED = 16  # live control: treat as at the limit
 
@@ -93,6 +93,19 @@ class Record(IntEnum):
     EXTENSIONS_USED = 6
 
 
+class Trait(IntEnum):
+    """Bits of `MachineTables.traits`."""
+
+    ENDS_LINE = 1  # the token's text ends in a newline
+    BLANK = 2  # it is white space alone, or nothing
+
+
+def traits_of(text: bytes) -> int:
+    """The `Trait` bits of a token whose bytes are `text`."""
+    blank = not text.decode("utf-8", "replace").strip()
+    return Trait.ENDS_LINE * text.endswith(b"\n") | Trait.BLANK * blank
+
+
 class Kind(IntEnum):
     """What a token is; values of `Record.KIND`."""
 
@@ -125,8 +138,8 @@ class MachineTables:
     """[S, C + 1]: prompt and committed tokens; the last column takes the writes of rows that commit nothing"""
     eos_ids: Tensor
     """[E]"""
-    ends_line: Tensor
-    """[V] bool: the token's text ends in a newline"""
+    traits: Tensor
+    """[V] uint8: what is known of each token's text, bits of Trait"""
     max_lead: int = 0
     """Longest lead of any trigger in the tables; 0 where every trigger is one token and no history is read for it"""
     max_opener: int = 0

@@ -31,7 +31,7 @@ def _thinking_step_kernel(
     stop_ids_ptr,
     history_ptr,
     eos_ids_ptr,
-    ends_line_ptr,
+    traits_ptr,
     slots_ptr,
     draw_ptr,
     masked_ptr,
@@ -257,7 +257,8 @@ def _thinking_step_kernel(
 
     extends = (r5 | bare).to(tl.int32)
     sampled_in_think = r3 | r8 | r10 | bare
-    ends_line = tl.load(ends_line_ptr + tl.maximum(token, 0), mask=inside, other=0).to(tl.int32)
+    traits = tl.load(traits_ptr + tl.maximum(token, 0), mask=inside, other=0).to(tl.int32)
+    visible = (traits & m.Trait.BLANK) == 0
     tl.store(state + m.State.PHASE, phase, mask=inside)
     tl.store(state + m.State.FINISH, finish, mask=inside)
     tl.store(state + m.State.STOP_REASON, reason, mask=inside)
@@ -270,9 +271,9 @@ def _thinking_step_kernel(
     tl.store(state + m.State.FORCED_POS, tl.where(which > 0, position, zero), mask=inside)
     mask_next = tl.where(sampled_in_think, zero, mask_next | extended.to(tl.int32))
     tl.store(state + m.State.MASK_NEXT, mask_next, mask=inside)
-    tl.store(state + m.State.NEWLINE, tl.where(commits, ends_line, newline_before), mask=inside)
+    tl.store(state + m.State.NEWLINE, tl.where(commits, traits & m.Trait.ENDS_LINE, newline_before), mask=inside)
     tl.store(state + m.State.MATCH_FROM, tl.where(opens, length, match_from), mask=inside)
-    tl.store(state + m.State.ANSWERED, answered + (r2 & (was_closed > 0)).to(tl.int32), mask=inside)
+    tl.store(state + m.State.ANSWERED, answered + (r2 & (was_closed > 0) & visible).to(tl.int32), mask=inside)
     tl.store(state + m.State.CLOSED, was_closed | closed.to(tl.int32), mask=inside)
     tl.store(state + m.State.LOOP_RUN, loop_run, mask=inside)
     tl.store(history + tl.where(commits, length - 1, history_stride - 1), token, mask=inside)
@@ -316,7 +317,7 @@ def thinking_step_triton(
             tables.stop_ids,
             tables.history,
             tables.eos_ids,
-            tables.ends_line,
+            tables.traits,
             slots,
             draw,
             masked,

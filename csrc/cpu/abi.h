@@ -8,7 +8,7 @@
 #include <cstdint>
 
 // A hash of this file's other lines; kernels/native/library.py refuses a library that answers another one.
-#define S1_INTERFACE 0x4c3378760211aa80ull
+#define S1_INTERFACE 0xddc199dbd24bd0a5ull
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
 
@@ -61,7 +61,7 @@ struct S1Tokens {
 // MachineTables of kernels/thinking_tables.py; the strides are the tables' last dimensions.
 struct S1Machine {
   int32_t *state, *params, *strings, *trigger_last, *trigger_lead, *stop_ids, *history, *eos_ids;
-  const uint8_t* ends_line;
+  const uint8_t* traits;
   int64_t string_len, triggers, stops, history_len, eos;
 };
 
@@ -109,6 +109,11 @@ enum : int32_t {
 namespace Kind {
 enum : int32_t {
   PLAIN = 0, OPENER = 1, REASONING = 2, DELIMITER = 3, ANSWER = 4, COUNT = 5
+};
+}
+namespace Trait {
+enum : int32_t {
+  ENDS_LINE = 1, BLANK = 2, COUNT = 2
 };
 }
 namespace Real {

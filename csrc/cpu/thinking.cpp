@@ -41,7 +41,7 @@ struct Row {
     s[State::LOOP_RUN] = same ? s[State::LOOP_RUN] + 1 : 0;
     history[s[State::LENGTH]++] = id;
     s[State::COMMITTED]++;
-    s[State::NEWLINE] = m.ends_line[id];
+    s[State::NEWLINE] = m.traits[id] & Trait::ENDS_LINE;
     if (s[State::FINISH] == Finish::RUNNING && s[State::COMMITTED] >= cap()) {
       s[State::FINISH] = Finish::LENGTH;
       if (s[State::PHASE] == Phase::THINK) s[State::STOP_REASON] = Stop::TRUNCATED;
@@ -75,7 +75,7 @@ struct Row {
   }
 
   void speak(int32_t draw, bool eos) {
-    if (s[State::CLOSED]) s[State::ANSWERED]++;
+    if (s[State::CLOSED] && !(m.traits[draw] & Trait::BLANK)) s[State::ANSWERED]++;
     const bool stop = draw >= 0 && contains(stops, m.stops, draw) && s[State::COMMITTED] >= p[Param::MIN_TOKENS];
     if (eos || stop) s[State::FINISH] = Finish::STOP;
     const int32_t size = p[Param::OPENER_LEN];

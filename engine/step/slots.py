@@ -94,15 +94,15 @@ class SlotTables:
         page_size: int,
         columns: int,
         eos_ids: Seq[int],
-        ends_line: Tensor,
+        traits: Tensor,
     ) -> None:
-        """`columns` of the logits, of which the first V exist; `ends_line` [V] bool: tokens whose text ends a line."""
+        """`columns` of the logits, of which the first V exist; `traits` [V] uint8: bits of kernels.thinking.Trait."""
         self.num_slots = rows = num_slots + 1
 
         def table(*shape: int, fill: int = -1) -> Tensor:
             return torch.full((rows, *shape), fill, dtype=torch.int32, device=device)
 
-        self.device, self.vocab, self._columns, self.context = device, len(ends_line), columns, context
+        self.device, self.vocab, self._columns, self.context = device, len(traits), columns, context
         self.dummy = num_slots
         """The dummy request's slot."""
         pages = -(-context // page_size) + 1
@@ -123,7 +123,7 @@ class SlotTables:
             stop_ids=table(_WIDTHS["stop_ids"]),
             history=table(context + 1),
             eos_ids=torch.tensor(list(eos_ids) or [-1], dtype=torch.int32, device=device),
-            ends_line=ends_line.to(device),
+            traits=traits.to(device),
         )
         self.sampling = SamplingTables(
             real=torch.zeros(rows, len(Real), device=device), whole=table(len(Whole), fill=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.request import TokenKind
 from engine.thinking.plan import ThinkingPlan
-from kernels.thinking import Finish, Phase, Stop, Text
+from kernels.thinking import Finish, Phase, Stop, Text, Trait
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Commit:
 class Machine:
     """The twin of `kernels.thinking.thinking_step`: one request, plain Python, one method per idea."""
 
-    def __init__(self, plan: ThinkingPlan, prompt: Sequence[int], eos_ids: Sequence[int], ends_line: Sequence[bool]):
-        self.plan, self.eos_ids, self.ends_line = plan, tuple(eos_ids), ends_line
+    def __init__(self, plan: ThinkingPlan, prompt: Sequence[int], eos_ids: Sequence[int], traits: Sequence[int]):
+        """`traits`: for every token the bits of `kernels.thinking.Trait`."""
+        self.plan, self.eos_ids, self.traits = plan, tuple(eos_ids), traits
         self.history = list(prompt)
         self.phase, self.thinking, self.match_from = plan.phase, plan.thinking, plan.match_from
         self.finish, self.stop_reason = Finish.RUNNING, Stop.NONE
@@ -122,7 +123,7 @@ class Machine:
 
     def _speak(self, draw: int, eos: bool) -> Commit:
         plan, opener = self.plan, self.plan.format.opener
-        self.answered += self.closed
+        self.answered += self.closed and not self.traits[draw] & Trait.BLANK
         if eos or (draw in plan.stop_ids and self.committed >= plan.min_tokens):
             self.finish = Finish.STOP
         room = min(plan.max_tokens, plan.max_context) - self.committed
@@ -164,7 +165,7 @@ class Machine:
         same = plan.loop_ngram > 0 and before >= self.match_from and self.history[before] == token
         self.loop_run = self.loop_run + 1 if same and self.phase is Phase.THINK else 0
         self.history.append(token)
-        self.newline = bool(self.ends_line[token])
+        self.newline = bool(self.traits[token] & Trait.ENDS_LINE)
         if self.committed >= min(plan.max_tokens, plan.max_context) and self.finish is Finish.RUNNING:
             self.finish = Finish.LENGTH
             if self.phase is Phase.THINK:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from kernels.sampling_tables import Real, Whole
-from kernels.thinking_tables import Finish, Kind, Param, Phase, Record, State, Stop, Text
+from kernels.thinking_tables import Finish, Kind, Param, Phase, Record, State, Stop, Text, Trait
 
 HEADER = Path(__file__).resolve().parents[2] / "csrc" / "cpu" / "abi.h"
-_ENUMS: tuple[type[IntEnum], ...] = (State, Param, Phase, Text, Finish, Stop, Record, Kind, Real, Whole)
+_ENUMS: tuple[type[IntEnum], ...] = (State, Param, Phase, Text, Finish, Stop, Record, Kind, Trait, Real, Whole)
 
 _STRUCTS = """\
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
@@ -71,7 +71,7 @@ struct S1Tokens {
 // MachineTables of kernels/thinking_tables.py; the strides are the tables' last dimensions.
 struct S1Machine {
   int32_t *state, *params, *strings, *trigger_last, *trigger_lead, *stop_ids, *history, *eos_ids;
-  const uint8_t* ends_line;
+  const uint8_t* traits;
   int64_t string_len, triggers, stops, history_len, eos;
 };
 """

@@ -33,7 +33,7 @@ def _machine(t: MachineTables) -> int:
             t.stop_ids.data_ptr(),
             t.history.data_ptr(),
             t.eos_ids.data_ptr(),
-            t.ends_line.data_ptr(),
+            t.traits.data_ptr(),
             t.strings.shape[2],
             t.trigger_last.shape[1],
             t.stop_ids.shape[1],

@@ -282,7 +282,7 @@ class Machine:
         if self.phase == "answer":
             if self.ended_here and self.answered < params.min_answer_tokens and not params.ignore_eos:
                 token = next(t for t in ranked if t not in eos)
-            self.answered += 1
+            self.answered += bool(self.texts.bytes_of[token].decode(errors="replace").strip())
         stops = token in params.stop_token_ids and len(self.out.token_ids) >= params.min_tokens
         self.commit(token, TokenKind.ANSWER if self.phase == "answer" else TokenKind.PLAIN)
         if stops or (token in eos and not params.ignore_eos):

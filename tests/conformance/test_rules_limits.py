@@ -147,6 +147,16 @@ def test_rule_18_after_a_natural_end_and_for_every_eos(labs):
     assert lab.show(lab.ask(min_answer_tokens=0)) == f"abcde<|im_start|>{{answer}}{END_OF_TEXT}"
 
 
+@pytest.mark.parametrize("least, answer", [(0, ""), (1, "A"), (2, "A."), (3, "A.\nC")])
+def test_rule_18_white_space_is_no_answer(labs, least, answer):
+    """The model writes a newline and stops. Where an answer is asked for it goes on, over white space of any kind."""
+    lines = {"answer": ["\n"], "\n": [IM_END, "\n\n", "~"], "\n\n": [IM_END, "A", "~"]}
+    words = {"A": [IM_END, ".\n", "~"], ".\n": [IM_END, "C", "~"], "C": [IM_END, "~", "^"]}
+    done = labs({**STORY, **lines, **words}).ask(min_answer_tokens=least)
+    assert (done.answer, done.finish_reason) == (answer, "stop")
+    assert done.text.partition("answer")[2].startswith("\n\n\nA" if least else "\n")
+
+
 def test_rule_18_the_trigger_is_free_in_the_answer(labs):
     lab = labs({**STORY, "answer": [IM_END, IM_START, "A"], IM_START: [IM_END, "~", "^"]})
     done = lab.ask()

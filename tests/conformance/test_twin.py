@@ -10,6 +10,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import make_plan, resolve_format
 from engine.thinking.reference_machine import Machine
 from kernels.thinking import Finish, Stop
+from kernels.thinking_tables import traits_of
 from tests.conformance.cases import ALPHABET, FORMATS, LOUD, SPECIALS, Case, cases, encode_format
 from tests.conformance.scripted import Vocabulary, make_tokenizer, vocabulary_of, write_tokenizer
 from tests.conformance.simulate import Outcome, simulate
@@ -35,8 +36,8 @@ def run_machine(case: Case, tokenizer: Tokenizer, ranking) -> Outcome:
     params, eos = case.params, tokenizer.eos_token_ids
     spec = case.format if case.format in ("s1", "qwen3") else FORMATS[case.format]
     plan = make_plan(params, resolve_format(spec, tokenizer), case.prompt, CONTEXT, tokenizer, eos)
-    lines = [tokenizer.token_bytes(i).endswith(b"\n") for i in range(tokenizer.size)]
-    machine, out = Machine(plan, case.prompt, eos, lines), Outcome()
+    traits = [traits_of(tokenizer.token_bytes(i)) for i in range(tokenizer.size)]
+    machine, out = Machine(plan, case.prompt, eos, traits), Outcome()
     excluded = {t[-1] for t in plan.format.triggers} | set(eos)
     while machine.finish is Finish.RUNNING:
         banned = set(params.banned_token_ids) | (set(eos) if machine.eos_banned else set())

@@ -39,7 +39,7 @@ def make_tables(vocab: int) -> tuple[SamplingTables, MachineTables]:
         zeros(ROWS, 1),
         zeros(ROWS, 4),
         torch.tensor([3, vocab - 9], dtype=torch.int32),
-        torch.zeros(vocab, dtype=torch.bool),
+        torch.zeros(vocab, dtype=torch.uint8),
     )
     return SamplingTables(real, whole), machine
 
@@ -110,7 +110,7 @@ def test_draws_follow_the_softmax(ops):
         machine.stop_ids,
         machine.history,
         torch.full((1,), -1, dtype=torch.int32),
-        machine.ends_line,
+        machine.traits,
     )
     found = native_sample(
         z.repeat(count, 1), tables, machine, torch.arange(count), 5, SamplingNeeds(noise=True), ops.sample

@@ -1,7 +1,11 @@
 """A vocabulary of letters, for tests of what happens to token ids."""
 
+from kernels.thinking_tables import traits_of
+
 VOCAB, EOS, NEWLINE = 24, (1, 2), 3
-ENDS_LINE = [token in (NEWLINE, 4) for token in range(VOCAB)]
+TEXTS = {NEWLINE: b"\n", 4: b".\n", 14: b" "}
+"""Of the tokens that are no letter."""
+TRAITS = [traits_of(TEXTS.get(token, b"a")) for token in range(VOCAB)]
 
 
 class Letters:
@@ -14,4 +18,4 @@ class Letters:
         return self.encode(text)[0]
 
     def token_bytes(self, token_id: int) -> bytes:
-        return b"\n" if ENDS_LINE[token_id] else bytes([97 + token_id])
+        return TEXTS.get(token_id, bytes([97 + token_id]))

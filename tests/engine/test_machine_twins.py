@@ -15,7 +15,7 @@ from kernels.native import library as native
 from kernels.native import step as native_step
 from kernels.sampler import SamplingNeeds, sample_reference
 from kernels.thinking import Finish, State, thinking_step_reference
-from tests.engine.letters import ENDS_LINE, EOS, NEWLINE, VOCAB, Letters
+from tests.engine.letters import EOS, NEWLINE, TRAITS, VOCAB, Letters
 
 FORMATS = (
     ThinkingFormat((5, 6), (5, 7), (5, 7, 8, 9), ((5,),)),
@@ -73,7 +73,7 @@ def test_machine_equals_the_python_machine(implementation: str, least: int) -> N
     reasons = set()
     while transitions < least:
         rounds += 1
-        tables = SlotTables(torch.device("cpu"), slots, 60, 16, VOCAB, EOS, torch.tensor(ENDS_LINE))
+        tables = SlotTables(torch.device("cpu"), slots, 60, 16, VOCAB, EOS, torch.tensor(TRAITS, dtype=torch.uint8))
         twins: list[Machine] = []
         for slot in range(slots):
             params, format, prompt = random_case(chance)
@@ -82,7 +82,7 @@ def test_machine_equals_the_python_machine(implementation: str, least: int) -> N
                 Admission(slot, Prepared(array("i", prompt), params, plan), 0), 0, slot, array("i", prompt), slot=slot
             )
             tables.seat(sequence)
-            twins.append(Machine(plan, prompt, EOS, ENDS_LINE))
+            twins.append(Machine(plan, prompt, EOS, TRAITS))
         machine = tables.for_step(LEAD | OPENER | LOOPS).machine
         rows = torch.randperm(slots, generator=torch.Generator().manual_seed(rounds))
         while any(twin.finish is Finish.RUNNING for twin in twins):
@@ -108,6 +108,7 @@ def test_machine_equals_the_python_machine(implementation: str, least: int) -> N
                 if commit.token is None:
                     expected[1] = record[1]  # the kind of nothing
                 assert record == [int(value) for value in expected], (slot, twins[slot].plan, twins[slot].history)
+        assert machine.state[:slots, State.ANSWERED].tolist() == [twin.answered for twin in twins]
         reasons |= {twin.stop_reason for twin in twins}
     assert len(reasons) == 9, f"every stop reason and none at all occurs: {reasons}"
 
@@ -125,7 +126,7 @@ def draw_for(chance: random.Random, twin: Machine) -> tuple[int, int, bool]:
 def test_native_greedy_equals_the_definition() -> None:
     native_or_skip()
     generator = torch.Generator().manual_seed(0)
-    tables = SlotTables(torch.device("cpu"), 8, 60, 16, 80, EOS, torch.tensor([False] * 77))
+    tables = SlotTables(torch.device("cpu"), 8, 60, 16, 80, EOS, torch.zeros(77, dtype=torch.uint8))
     for slot in range(8):
         params = SamplingParams(min_tokens=3 * (slot % 2), thinking_extensions=1, ignore_eos=slot == 3)
         prompt = [9, *FORMATS[0].opener]

@@ -20,6 +20,7 @@ DTYPES = {
     "i64": (torch.int64,),
     "f32": (torch.float32,),
     "bool": (torch.bool,),
+    "u8": (torch.uint8,),
     "x": (torch.float32, torch.bfloat16, torch.float16),  # activations: one type in a launch
     "w": (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn),
     "kv": (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn),
@@ -192,7 +193,7 @@ CONTRACTS = {
             "trigger_lead_ptr": "i32 slots TRIGGERS",
             "stop_ids_ptr": "i32 slots STOPS",
             "history_ptr": "i32 slots history_stride",
-            "ends_line_ptr": "bool vocabulary",
+            "traits_ptr": "u8 vocabulary",
             "draw_ptr": "i64 n",
             "masked_ptr": "i64 n",
             "bad_ptr": "bool n",

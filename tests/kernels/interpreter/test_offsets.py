@@ -92,7 +92,7 @@ def test_sampler_rows_beyond_2_31_values(device):
         zeros(3, 1),
         zeros(3, 4),
         zeros(1),
-        torch.zeros(vocab, dtype=torch.bool),
+        torch.zeros(vocab, dtype=torch.uint8),
     )
     tables = SamplingTables(real, zeros(3, len(Whole)))
     for filters in (False, True):

@@ -44,7 +44,7 @@ def make_tables(device: torch.device, vocab: int = VOCAB) -> tuple[SamplingTable
         zeros(SLOTS, 1),
         zeros(SLOTS, 4),
         torch.tensor([3, vocab - 9], dtype=torch.int32, device=device),
-        torch.zeros(vocab, dtype=torch.bool),
+        torch.zeros(vocab, dtype=torch.uint8),
     )
     return sampling, machine
 

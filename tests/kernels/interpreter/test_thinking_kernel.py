@@ -28,7 +28,7 @@ def random_tables(generator: torch.Generator, max_lead: int, max_opener: int, lo
         ints(-1, ALPHABET, SLOTS, 2),
         ints(0, ALPHABET, SLOTS, CONTEXT + 1),
         torch.tensor([1, 2], dtype=torch.int32),
-        torch.arange(ALPHABET) % 3 == 0,
+        (torch.arange(ALPHABET) % 4).to(torch.uint8),
         max_lead=max_lead,
         max_opener=max_opener,
         loops=loops,
