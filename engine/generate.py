@@ -36,6 +36,7 @@ from engine.model.generation_config import default_params
 from engine.prepare import Preparer
 from engine.ranks.torchrun import torchrun
 from engine.schedule.sequence import Prepared
+from engine.text.chat_template import content_text
 from engine.text.tokenizer import Tokenizer
 
 _LAST_WORDS_S = 10.0
@@ -222,7 +223,7 @@ def _question(line: InputLine, tokenizer: Tokenizer) -> str:
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Mapping):
-        return str(prompt["text"] if "text" in prompt else prompt["messages"][-1].get("content"))
+        return str(prompt["text"] if "text" in prompt else content_text(prompt["messages"][-1]))
     return tokenizer.decode(prompt)
 
 

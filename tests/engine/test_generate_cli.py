@@ -166,7 +166,7 @@ def test_view_of_several_requests_and_samples(cli, tmp_path):
     write_lines(
         tmp_path / "in.jsonl",
         {"prompt": "one"},
-        {"messages": [{"role": "user", "content": "two"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "t"}, {"type": "text", "text": "wo"}]}]},
         {"prompt_token_ids": [65], "params": {"n": 2}},
     )
     code, out, _ = cli("--input", "in.jsonl", "--thinking-token-budget", 2, "--max-tokens", 12)
@@ -176,6 +176,23 @@ def test_view_of_several_requests_and_samples(cli, tmp_path):
     assert f"[2/3] two\n{thought}" in out
     assert "[3/3] A\nB" in out
     assert out.count("--- sample 1\n") == 1
+
+
+def test_messages_that_end_with_the_assistants_are_continued_and_it_is_told_once(cli, tmp_path):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<|im_start|>thinkab"}]
+    write_lines(
+        tmp_path / "in.jsonl", {"messages": messages}, {"messages": [*messages[:1], {**messages[1], "content": "A"}]}
+    )
+    code, _, err = cli("--input", "in.jsonl", "--output", "out.jsonl")
+    assert code == 0 and err.count("continue_final_message false opens a new turn\n") == err.count("note:") == 1
+    inside, behind = (record["outputs"][0] for record in read_lines(tmp_path / "out.jsonl"))
+    assert (inside["text"], inside["thinking"]["tokens"]) == ("cde<|im_start|>answerABC", 5)
+    assert (behind["text"], behind["answer"]) == ("BC", "BC")
+    code, _, err = cli(
+        "--input", "in.jsonl", "--output", "out.jsonl", "--overwrite", "--continue-final-message", "False"
+    )
+    assert code == 0 and "note:" not in err
+    assert all(r["outputs"][0]["reasoning"] == "abcde" for r in read_lines(tmp_path / "out.jsonl"))
 
 
 def test_terminal_view_marks_forced_tokens(cli, monkeypatch):

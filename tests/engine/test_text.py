@@ -130,7 +130,7 @@ def test_responses_that_do_not_end_by_themselves_are_told(small, tmp_path, writt
 
 @needs_qwen
 def test_eos_and_size(qwen, tmp_path):
-    assert qwen.eos_token_ids == (151645,)
+    assert qwen.eos_token_ids == (151645,) and qwen.end_warning() is None
     assert (qwen.size, qwen.special_id("<|im_start|>"), qwen.special_id("im_start")) == (151665, 151644, None)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((QWEN / name).read_bytes())
