@@ -168,8 +168,8 @@ def test_families_are_held_out_and_seeded():
     whole = load(TaskSpec(name="s1_nano", seed=7))
     assert len({p.question for p in whole.problems}) == len(whole.problems) == 1000
     assert "sequences" in whole.note and task.note == ""
-    with pytest.raises(InputError, match=r"task s1_nano: sequences: .* lower the count or add families"):
-        load(TaskSpec(name="s1_nano", families=("sequences",)))
+    with pytest.raises(InputError, match=r"task s1_nano: weekdays: .* lower the count or add families"):
+        load(TaskSpec(name="s1_nano", families=("weekdays",)))
 
 
 def test_templates():
