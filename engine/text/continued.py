@@ -46,8 +46,12 @@ def continued_ids(
     if opened:
         text = text.lstrip()[len(mark) :].removeprefix(opener[len(mark) :])
     reasoning, ended, answer = text.partition(end)
+    stands = format.end
+    if not ended:  # its first tokens, where a text was aborted while they were written, or none
+        starts = (format.end[:size] for size in reversed(range(len(format.end))))
+        stands = next(start for start in starts if reasoning.endswith(tokenizer.decode(start)))
+        reasoning = reasoning.removesuffix(tokenizer.decode(stands))
     tokenizer.extend(ids, reasoning, most)
-    if ended:
-        ids += format.end
-        tokenizer.extend(ids, answer, most)
+    ids += stands
+    tokenizer.extend(ids, answer, most)
     return ids

@@ -89,6 +89,9 @@ def test_inside_thinking_and_behind_it(which, request):
     behind = prepared(tokenizer, said(S1 + "12 + 7 is" + CLOSED + "Final"))
     assert behind.prompt.tolist() == [*head, *format.opener, *thought, *format.end, *answer]
     assert (behind.plan.phase, behind.plan.thinking) == (Phase.ANSWER, 0)
+    closing = prepared(tokenizer, said(S1 + "12 + 7 is\n<|im_start|>"))
+    assert closing.prompt.tolist() == [*head, *format.opener, *thought, format.end[0]]
+    assert (closing.plan.phase, closing.plan.thinking, closing.plan.closing_at) == (Phase.CLOSING, len(thought), 1)
     text = tokenizer.decode([*thought, *format.end, *answer])  # as an output has it: the opener was in the prompt
     assert prepared(tokenizer, said(text)).prompt == behind.prompt
 
