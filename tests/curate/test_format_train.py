@@ -10,6 +10,7 @@ from curate.config import Format
 from curate.stages.formatting import formatted
 from engine.text.tokenizer import Tokenizer
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
+from tests.train.conftest import no_group_is_left  # noqa: F401 (a fixture: the trainer runs in this process)
 from tests.train.support import trainer
 from train.config import Data
 from train.data import read_dataset
