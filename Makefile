@@ -10,6 +10,11 @@ PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 TORCH := torch>=2.11,<2.14
 WORKERS ?= 2
 
+# Imports are most of what a process of a test costs, and bytecode halves them (transformers: 8 s instead of 16, training:
+# 4.5 instead of 9). It is kept in one place, also where the caller's environment says that none is written.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
+
 # Several processes on few cores: one thread each.
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q --durations=10
