@@ -10,7 +10,7 @@ PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 TORCH := torch>=2.11,<2.14
 WORKERS ?= 2
 
-# Imports are most of what a process of a test costs, and bytecode halves them (transformers: 8 s instead of 16, training:
+# Imports are most of what a process of a test costs, and bytecode halves them (transformers: 8 s instead of 16, trainer:
 # 4.5 instead of 9). It is kept in one place, also where the caller's environment says that none is written.
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
