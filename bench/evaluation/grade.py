@@ -90,7 +90,7 @@ def read_grades(file: Path, any_version: bool = False) -> dict[Key, Graded]:
             raise InputError(f"{file}: is by version {head['version']} of the grader, and this is {VERSION}; {again}")
         return {key_of(row): Graded(**{name: row[name] for name in Graded.__dataclass_fields__}) for row in rows}
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; {again}") from error
+        raise InputError(f"{file}: {error.strerror}; {again.replace('again', 'first')}") from error
     except InputError:
         raise
     except (ValueError, LookupError, TypeError) as error:
@@ -158,7 +158,7 @@ def load_grid(folder: Path) -> Grid:
 
 def by_phase(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mode: Mode, by: Grader) -> list[Graded]:
     """Verdicts by phase: the answer, then, where that holds none and `mode` is lenient, the reasoning."""
-    found = [_known(row, problem) for row, problem in zip(rows, problems, strict=True)]
+    found = [_known(row, problem, mode == "strict") for row, problem in zip(rows, problems, strict=True)]
     for phase in ("answer", "reasoning") if mode == "lenient" else ("answer",):
         left = [i for i, graded in enumerate(found) if graded is None]
         grades = by.grade([item_of(problems[i], rows[i][phase]) for i in left])
@@ -174,14 +174,14 @@ def item_of(problem: Problem, text: str) -> Item:
     return Item(text, problem.reference, problem.kind, question_text(problem), problem.family, problem.options)
 
 
-def _known(row: Mapping[str, Any], problem: Problem) -> Graded | None:
+def _known(row: Mapping[str, Any], problem: Problem, strict: bool) -> Graded | None:
     """The verdict on a row that failed, or that keeps the letter of its answer instead of its text."""
     if row["error"]:
         return Graded(False, "error", None, None, str(row["error"])[:200])
     if row["choice"] is None:
         return None
     letter = row["choice"]["text"]
-    if letter is None:
+    if letter is None or (strict and "last_letter" in row["choice"]["rule"]):
         return _no_answer(row)
     correct = letter == problem.reference
     return Graded(correct, f"{row['choice']['rule']}/choice", letter, vote(letter, problem.kind, correct))

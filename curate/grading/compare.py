@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from curate.grading import regions
 from curate.grading.node import Node, number
@@ -16,7 +17,7 @@ from curate.grading.tokens import tokens
 from curate.grading.values import NoValue, Samples, Settings, names, real, sample
 from curate.grading.values import exact as exact_value
 from curate.grading.values import same as same_samples
-from curate.grading.words import listed
+from curate.grading.words import KNOWN, listed
 
 LEAST_DECIMALS = 6
 """A decimal with at least this many places may stand for a value that it rounds or cuts off."""
@@ -42,7 +43,7 @@ def spelling(text: str) -> str:
     found = tokens(text)
     written = (("\\" + t.text if t.kind == "command" else t.text, t) for t in found)
     # A space behind a comma tells 12, 345 from 12,345.
-    flat = "".join(" " + said if t.apart and t.kind == "number" else said for said, t in written).lstrip()
+    flat = "".join(" " + said if t.apart and t.kind in ("number", "text") else said for said, t in written).lstrip()
     return re.sub(r"\{(\w)\}", r"\1", flat)
 
 
@@ -67,7 +68,7 @@ def plain_number(text: str) -> Node | None:
 def canonical(text: str) -> str:
     """One text for what is equal at a glance: a plain number's value, or the spelling."""
     found = plain_number(text)
-    value = None if found is None else exact_value(_measure(found)[0])
+    value = None if found is None or found.op == "degree" else exact_value(_measure(found)[0])
     return spelling(text) if value is None else str(value)
 
 
@@ -85,10 +86,19 @@ def equal(gold: str, given: str) -> Comparison:
         except Unread:
             read_as.append(None)
     a, b = read_as
+    if a is None and b is None and (said := _prose(gold)) is not None:
+        return Comparison(said == _prose(given), "words", gold, given)
     if a is None or b is None:
         return Comparison(False, "unread", "" if a is None else str(a), "" if b is None else str(b))
     correct, rule = _Pair().compare(a, b)
     return Comparison(correct, rule, str(a), str(b))
+
+
+def _prose(text: str) -> list[str] | None:
+    """The words and numbers of an answer without any mathematics, such as "July 4, 1776"."""
+    found = [t for t in tokens(text) if t.text not in (",", ".", "-", "'")]
+    plain = all(t.kind in ("text", "number") for t in found) and any(t.kind == "text" for t in found)
+    return [t.text.lower() for t in found] if plain else None
 
 
 _CLOCK = re.compile(r"\s*0?(\d{1,2}):(\d{2})(?:\s*([ap])\.?\s?m\.?)?\s*", re.IGNORECASE)
@@ -110,7 +120,7 @@ class _Pair:
     """One comparison; keeps what it has evaluated."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Node, frozenset[str], Settings], Samples | None] = {}
+        self._known: dict[tuple[Any, ...], Samples | None] = {}
 
     def compare(self, a: Node, b: Node) -> Verdict:
         """(one answer?, rule)."""
@@ -133,8 +143,9 @@ class _Pair:
 
     def _named(self, a_names: tuple[str, ...], a: Node, b_names: tuple[str, ...], b: Node) -> Verdict:
         if sorted(a_names) != sorted(b_names):
-            function = {n.partition("(")[0] for n in (*a_names, *b_names) if "(" in n}
-            if not (len(a_names) == len(b_names) == 1 and function and {*a_names, *b_names} & {"y"}):
+            function = [n for n in (*a_names, *b_names) if "(" in n]
+            plain = function and not any(re.search(r"['^]|\([^)]*\d", n) for n in (*a_names, *b_names))
+            if not (len(a_names) == len(b_names) == 1 and plain and {*a_names, *b_names} & {"y"}):
                 return False, "names"
         if len(a_names) == 1:
             return self._unnamed(a, b)
@@ -174,7 +185,7 @@ class _Pair:
             or ops & {"union", "intersection", "difference", "builder"}
         ):
             return self._conditions(a, b)
-        if "matrix" in ops:
+        if "matrix" in ops or "matrix" in (_scaled(a).op, _scaled(b).op):
             return self._matrices(a, b)
         if ops & {"name"} and "reals" in (a.text, b.text):
             return self._conditions(a, b)
@@ -190,7 +201,7 @@ class _Pair:
     def _words(a: Node, b: Node) -> Verdict:
         if a.op != b.op and {a.op, b.op} != {"words", "name"}:
             return False, "words"
-        found = [re.sub(r"\b(?:the|an)\b|[^a-z0-9]+", " ", n.text.lower()).split() for n in (a, b)]
+        found = [re.sub(r"\b(?:the|an)\b|[\s\".,!?()]+", " ", n.text.lower()).split() for n in (a, b)]
         return found[0] == found[1], "words"
 
     def _bases(self, a: Node, b: Node) -> Verdict:
@@ -262,14 +273,13 @@ class _Pair:
         return a.text == sign
 
     def _matrices(self, a: Node, b: Node) -> Verdict:
-        rows = [_rows(_scaled(n)) for n in (a, b)]
+        a, b = (_scaled(_from_lists(n)) for n in (a, b))
+        rows = [_rows(n) for n in (a, b)]
         if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
             # A vector may be a column, a row, or components in brackets.
             flat = [_components(n) for n in (a, b)]
             if "tuple" in (a.op, b.op) and flat[0] is not None and flat[1] is not None:
                 return self._ordered(flat[0], flat[1]), "vector"
-            return False, "matrix"
-        if _scaled(a).text != _scaled(b).text:
             return False, "matrix"
         pairs = zip(rows[0], rows[1], strict=True)
         return all(self._ordered(x.parts, y.parts) for x, y in pairs), "matrix"
@@ -291,6 +301,8 @@ class _Pair:
     def _sets(self, a: Node, b: Node) -> Verdict:
         if "or" in (a.text, b.text) and "and" in (a.text, b.text):
             return False, "and_or"
+        if any(part.text == "dots" for n in (a, b) for part in n.parts):
+            return a.op == b.op and self._ordered(a.parts, b.parts), "ordered"
         if a.op != b.op and {a.op, b.op} != {"set", "list"}:
             found, other = (a, b) if a.op in ("set", "list") else (b, a)
             return len(found.parts) == 1 and self.compare(found.parts[0], other)[0], "set"
@@ -337,6 +349,10 @@ class _Pair:
     def _values(self, a: Node, b: Node) -> Verdict:
         """Expressions, with units, degrees and percents that one side may leave out."""
         (a, a_unit, a_scale), (b, b_unit, b_scale) = _measure(a), _measure(b)
+        if a_unit and not b_unit:
+            b, b_unit, b_scale = _lettered(b, a_unit)
+        elif b_unit and not a_unit:
+            a, a_unit, a_scale = _lettered(a, b_unit)
         if a_unit and b_unit:
             if a_unit != b_unit:
                 return False, "unit"
@@ -350,20 +366,26 @@ class _Pair:
         free = names(a) | names(b)
         constant = not free
         rule = "number" if constant and _is_number(a) and _is_number(b) else "value" if constant else "expression"
+        calls = {n.text or n.op for x in (a, b) for n in x.walk() if n.op in ("call", "abs")}
+        planar = free if calls & {"Re", "Im", "arg"} else free & {"z", "w"} if "abs" in calls else frozenset()
         for settings in _meanings(a, b):
-            x, y = (self._sample(n, free, settings) for n in (a, b))
-            if x is not None and y is not None and same_samples(x, y):
+            if all(self._same(a, b, free, settings, level, planar) for level in (0, 1)):
                 return True, rule
         return False, rule
 
-    def _sample(self, node: Node, free: frozenset[str], settings: Settings) -> Samples | None:
-        key = node, free, settings
-        if key not in self._known:
-            try:
-                self._known[key] = sample(node, free, settings)
-            except NoValue:
-                self._known[key] = None
-        return self._known[key]
+    def _same(
+        self, a: Node, b: Node, free: frozenset[str], settings: Settings, level: int, planar: frozenset[str]
+    ) -> bool:
+        found = []
+        for node in (a, b):
+            key = node, free, settings, level, planar
+            if key not in self._known:
+                try:
+                    self._known[key] = sample(node, free, settings, level, planar)
+                except NoValue:
+                    self._known[key] = None
+            found.append(self._known[key])
+        return found[0] is not None and found[1] is not None and same_samples(found[0], found[1])
 
 
 def _meanings(a: Node, b: Node) -> list[Settings]:
@@ -374,7 +396,7 @@ def _meanings(a: Node, b: Node) -> list[Settings]:
         found += [Settings(base=None), Settings(base=Fraction(10))]
     if "degree" in has[0] ^ has[1]:
         found += [replace(s, degree=False) for s in found]
-    if "percent" in has[0] ^ has[1]:
+    if {n.op for n in (a, b)} & {"percent"} and "percent" in has[0] ^ has[1]:
         found += [replace(s, percent=False) for s in found]
     return found
 
@@ -384,7 +406,7 @@ def _is_number(node: Node) -> bool:
     return inner.op == "number" or (inner.op == "div" and all(part.op == "number" for part in inner.parts))
 
 
-_VALUES = listed("number name add mul div neg pow root call factorial binom abs degree percent")
+_VALUES = listed("number name add mul div neg pow root call apply factorial binom abs degree percent")
 
 
 def _arithmetic(node: Node) -> bool:
@@ -402,6 +424,9 @@ def _decimal_of(decimal: Node, other: Node) -> bool:
         value, given = real(other, Settings(base=Fraction(7919, 1000))), real(decimal)
     except NoValue:
         return False
+    digits = str(abs(inner.value.numerator)).rstrip("0") if inner.value.denominator > 1 else ""
+    if len(str(abs(inner.value.numerator) * 10**inner.places // inner.value.denominator)) < 5 or not digits:
+        return False  # too few digits to say what it rounds
     off = abs(value - given) * 10**inner.places
     return off <= 0.5 or (off < 1 and abs(given) < abs(value))
 
@@ -417,8 +442,17 @@ def _measure(node: Node) -> tuple[Node, str, Fraction]:
         (left, unit, scale), (right, other, factor) = map(_measure, node.parts)
         if not (unit and other):
             return Node("mul", (left, right)), unit or other, scale * factor
-    if node.op == "degree":
-        return node, "degree", Fraction(1)
+    if node.op in ("degree", "percent"):
+        return node, node.op, Fraction(1)
+    return node, "", Fraction(1)
+
+
+def _lettered(node: Node, unit: str) -> tuple[Node, str, Fraction]:
+    """`node` with its last letter as a unit, where it is one of the kind that the other side has: 5 s and 5 seconds."""
+    if node.op == "mul" and node.parts[-1].op == "name":
+        kind, *scale = KNOWN.get(node.parts[-1].text, ("", 1, 1))
+        if kind == unit:
+            return node.parts[0], unit, Fraction(*scale)
     return node, "", Fraction(1)
 
 
@@ -458,21 +492,20 @@ def _chosen(node: Node, signs: Iterator[int]) -> Node:
 
 
 def _label(node: Node) -> str:
-    """The name that an equation gives its other side: one symbol, or a name with arguments; "" for none."""
+    """The name that an equation gives its other side: a symbol, a function of its arguments, an angle, a segment; ""
+    for what is none of these."""
     if node.op == "name" and node.text not in ("pi", "e", "reals", "dots") and not node.text.startswith("mathbb"):
         return node.text
-    if node.op == "mul" and len(node.parts) == 2 and _label(node.parts[0]) and node.parts[0].op == "name":
-        argument = node.parts[1]
-        if argument.op in ("name", "tuple") or (argument.op == "number" and node.parts[0].text in "fghFGHpqPQ"):
-            return f"{node.parts[0].text}({argument})"
+    if node.op == "apply" and all(part.op in ("name", "number", "tuple") for part in node.parts):
+        return str(node)
+    if node.op == "mul" and node.parts[0].text in ("m", "area", "triangle") and node.parts[1].text.startswith("angle"):
+        return node.parts[1].text  # the measure of an angle
     if node.op == "mul" and all(n.op in ("mul", "name") for n in node.walk()):
         letters = [n.text for n in node.walk() if n.op == "name"]
-        return "".join(letters) if all(t.isupper() and len(t) == 1 for t in letters) else ""  # a segment, as in AB = 5
-    if node.op == "call" and node.text in ("deg", "dim", "det", "arg"):
-        return str(node)
-    if node.op == "ratio" and all(map(_label, node.parts)):
-        return str(node)
-    if node.op == "abs" and node.parts[0].op == "mul":
+        return "".join(letters) if all(t.isupper() and len(t) == 1 for t in letters) else ""
+    if node.op in ("call", "ratio") and (node.text in ("deg", "dim", "det", "arg") or all(map(_label, node.parts))):
+        return str(node) if node.op == "ratio" or node.text in ("deg", "dim", "det", "arg") else ""
+    if node.op == "abs" and len(_label(node.parts[0])) > 1:
         return _label(node.parts[0])
     return ""
 
@@ -484,6 +517,8 @@ def _labels(node: Node) -> tuple[tuple[str, ...], Node]:
         if left.op == "tuple" and all(map(_label, left.parts)):
             return tuple(map(_label, left.parts)), _single(right)
         if name := _label(left):
+            if right.op == "name" and node.text == "=" and _label(right) and name != "y" and left.op != "apply":
+                return (), node  # x = y says nothing of y alone
             return (name,), _single(right) if node.text == "in" else right
         if node.text == "=" and _label(right) and not names(left):
             return (_label(right),), left
@@ -515,7 +550,7 @@ def _labelled_list(node: Node) -> tuple[tuple[str, ...], Node]:
         labels = tuple(_label(part.parts[0]) for part in parts)
         values = tuple(part.parts[1] for part in parts)
         if len(set(labels)) == 1:
-            return (labels[0],), Node("set", values)
+            return (labels[0],), Node("list", values, node.text.replace(",", ", "))
         size = len(set(labels))
         if size == len(labels) and node.text != "or":
             return labels, Node("tuple", values, "map")
@@ -528,7 +563,7 @@ def _labelled_list(node: Node) -> tuple[tuple[str, ...], Node]:
         before, after = parts[:at], parts[at + 1 :]
         plain_after = all(part.op not in ("relation", "chain") for part in after)
         if at == 0 and plain_after and (first_labels := _labels(first)[0]):
-            return first_labels, Node("set", (first.parts[1], *after))
+            return first_labels, Node("list", (first.parts[1], *after), node.text.replace(",", ", "))
         labels = (*(_label(p) for p in before), _label(first.parts[0]))
         if before and all(labels) and plain_after and len(after) == len(before):
             return labels, Node("tuple", (first.parts[1], *after), "()")
@@ -573,6 +608,9 @@ def _expanded(node: Node) -> tuple[Node, ...]:
 
 def _scaled(node: Node) -> Node:
     """A matrix with the factors before it multiplied into its cells."""
+    if node.op == "pow" and node.parts[0].op == "matrix" and node.parts[1] == Node("name", text="T"):
+        turned = zip(*(row.parts for row in node.parts[0].parts), strict=True)
+        return Node("matrix", tuple(Node("row", column) for column in turned))
     if node.op == "neg" and _scaled(node.parts[0]).op == "matrix":
         return _mapped(_scaled(node.parts[0]), lambda cell: Node("neg", (cell,)))
     if node.op in ("mul", "div") and len(node.parts) == 2:
@@ -599,6 +637,14 @@ def _scaled(node: Node) -> Node:
 def _mapped(matrix: Node, change: Callable[[Node], Node]) -> Node:
     rows = tuple(replace(row, parts=tuple(map(change, row.parts))) for row in matrix.parts)
     return replace(matrix, parts=rows)
+
+
+def _from_lists(node: Node) -> Node:
+    """A matrix written as a list of its rows."""
+    rows = node.parts if node.op == "tuple" and node.text == "[]" else ()
+    if rows and all(row.op == "tuple" and row.text == "[]" for row in rows) and len({len(r.parts) for r in rows}) == 1:
+        return Node("matrix", tuple(Node("row", row.parts) for row in rows))
+    return node
 
 
 def _rows(node: Node) -> tuple[Node, ...] | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from curate.families import FAMILIES, check
 from curate.grading.compare import equal, plain_number, spelling
-from curate.grading.extract import extract, mathematics
+from curate.grading.extract import extract, mathematics, readable
 from curate.grading.letters import LETTERS, choose, letter_of, options
 from curate.grading.pool import Pool, Verdict
 from curate.grading.reader import whole_in_words
@@ -169,7 +169,8 @@ class Grader(AbstractContextManager["Grader", None]):
         if kind is AnswerKind.CHOICE:
             return _choice(item, self._strict)
         free = not self._strict
-        found = extract(item.answer, free and kind is AnswerKind.NUMBER, free and kind is AnswerKind.LATEX)
+        fits = readable if kind in (AnswerKind.NUMBER, AnswerKind.LATEX) else None
+        found = extract(item.answer, free and kind is AnswerKind.NUMBER, free and kind is AnswerKind.LATEX, fits)
         answer = found.text
         if answer is None:
             return Grade(False, "no_answer", None)
@@ -179,7 +180,8 @@ class Grader(AbstractContextManager["Grader", None]):
             return _family(item, answer, found.rule)
         reference = reference_answer(item)
         if kind in (AnswerKind.TEXT, AnswerKind.EXACT):
-            return _text(reference, answer, found.rule, kind)
+            same = spelling(reference) == spelling(answer)
+            return Grade(True, f"{found.rule}/string", answer) if same else _text(reference, answer, found.rule, kind)
         reference, answer = mathematics(reference), mathematics(answer)
         if plain_number(reference) is not None and plain_number(answer) is not None:  # at once, and in this process
             compared = equal(reference, answer)

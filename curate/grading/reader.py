@@ -9,21 +9,20 @@ from fractions import Fraction
 
 from curate.grading.node import Node, number
 from curate.grading.tokens import ACCENTS, Token, tokens
-from curate.grading.words import BASES, FUNCTIONS, NUMBERS, SCALES, listed, unit
+from curate.grading.words import BASES, FUNCTIONS, INVERTED, KINDS, NUMBERS, PARTS, SCALES, listed, unit
 
 DEEPEST = 40
 """Brackets, fractions and roots inside each other."""
 
 _RELATIONS = {"=": "=", "<": "<", ">": ">"}
 _RELATION_COMMANDS = {"le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "=", "equiv": "=="}
-_MATRICES = {f"{kind}matrix": "det" if kind == "v" else "" for kind in ("", "p", "b", "B", "v", "small")} | {
-    "array": ""
-}
+_MATRICES = frozenset((*(f"{kind}matrix" for kind in ("", "p", "b", "B", "v", "small")), "array"))
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "langle": "rangle", "lfloor": "rfloor", "lceil": "rceil"}
 _EMPTY = re.compile(
     r"(?:the )?(?:empty|null) set|no (?:real |integer |such )?(?:solutions?|roots?|values?|numbers?)(?: exists?)?|none",
     re.IGNORECASE,
 )
+_INTEGERS = re.compile(r"(?:the )?(?:set of )?(?:all )?(?:the )?integers", re.IGNORECASE)
 _REALS = re.compile(r"(?:the )?(?:set of )?(?:all )?(?:the )?real(?:s| numbers?)|all reals?", re.IGNORECASE)
 _INFIX_FUNCTIONS = frozenset({"mod", "bmod", "pmod", "pod"})
 _NOT_A_FACTOR = listed(
@@ -62,9 +61,21 @@ def _whole(found: Sequence[Token]) -> Node | None:
             return Node("set")
         if _REALS.fullmatch(text):
             return Node("name", text="reals")
-        if text.lower().split(" ")[0] not in NUMBERS:
+        if _INTEGERS.fullmatch(text):
+            return Node("name", text="mathbbZ")
+        if text.lower() in ("dne", "d.n.e."):
+            return Node("words", text="does not exist")
+        if text.lower() in ("infinity", "positive infinity"):
+            return Node("infty")
+        if re.split(r"[ -]", text.lower())[0] not in NUMBERS:
             return Node("words", text=text)
+    if len(found) > 1 and all(
+        t.kind == "name" and t.text.isupper() and not (t.apart and i) for i, t in enumerate(found)
+    ):
+        return Node("words", text="".join(t.text for t in found))  # HT is not TH
     flat = "".join((" " if t.apart else "") + t.text for t in found).strip()
+    if re.fullmatch(r"\d{4}([-/])\d\d?\1\d\d?|\d\d?/\d\d?/\d{4}", flat):  # a date
+        return Node("words", text=flat)
     based = re.fullmatch(
         r"\(?([0-9A-Fa-f ]+?)\)?\s*(?:_\s*\{?\s*\(?(\w+)\)?\s*\}?|\(?(?:in )?base[ -]?_?\{?(\w+)\}?\)?"
         r"|in (binary|octal|decimal|hexadecimal))",
@@ -73,7 +84,7 @@ def _whole(found: Sequence[Token]) -> Node | None:
     if based:
         name = (based[2] or based[3] or based[4]).lower()
         base = BASES.get(name) or (int(name) if name.isdecimal() and len(name) < 3 else None)
-        digits = based[1].replace(" ", "").upper()
+        digits = based[1].replace(" ", "").upper() or "?"
         if base is not None and 2 <= base <= 36 and digits[0].isdecimal() and all(int(d, 36) < base for d in digits):
             return Node("base", text=f"{digits} base {base}")
     return None
@@ -155,6 +166,7 @@ class Reader:
 
     def _clause(self) -> Node:
         """Values with relations between them: a chain is the conjunction of its links."""
+        self._take("=", "approx")  # of what is not said
         members, signs = [self._ratio()], []
         while True:
             token = self._peek()
@@ -167,7 +179,7 @@ class Reader:
             if sign is None:
                 break
             self._at += 2 if negated else 1
-            about = token.text == "approx" and members[-1].op != "name"
+            about = token.text == "approx" and (members[-1].op != "name" or members[-1].text in ("pi", "e"))
             member = self._ratio()
             if not about:  # what a value is about says nothing more of it
                 signs.append(sign)
@@ -216,8 +228,44 @@ class Reader:
         parts = [self._signed()]
         while self._is("+", "-", "pm", "mp"):
             parts.append(self._signed())
+        while parts[-1].op == "quantity" and self._kind(self._at) == "number":  # 1 hour 30 minutes
+            whole, part = parts[-1], self._product()
+            if part.op != "quantity" or part.text != whole.text or part.value >= whole.value:
+                raise Unread(f"two numbers side by side: {part}")
+            rest = Node("mul", (part.parts[0], number(part.value / whole.value)))
+            parts[-1] = Node("quantity", (Node("add", (whole.parts[0], rest)),), whole.text, whole.value)
         found = parts[0] if len(parts) == 1 else Node("add", tuple(parts))
         return self._measured(found) if len(parts) > 1 else found
+
+    def _spelled(self) -> Node:
+        """A number in words: twenty-five, two hundred and six."""
+        total, last = 0, 0
+        while True:
+            if self._word(*NUMBERS):
+                value = NUMBERS[self._tokens[self._at].text.lower()]
+                if last % 100 and (last % 100 < 20 or last % 10 or value > 9):
+                    raise self._unread("numbers in words that make none")
+                last += value
+            elif self._word("hundred", "hundreds"):
+                last *= 100
+            elif self._word(*SCALES):
+                total, last = total + last * SCALES[self._tokens[self._at].text.lower()], 0
+            else:
+                break
+            self._at += 1
+            follows = self._peek(1)
+            joined = self._is("-") or self._word("and")
+            if (
+                joined
+                and follows is not None
+                and follows.kind == "text"
+                and follows.text.lower() in NUMBERS
+                and (last or total)
+            ):
+                if self._word("and") and not (last >= 100 or (total and not last)):
+                    break
+                self._at += 1
+        return number(total + last)
 
     def _signed(self) -> Node:
         if self._take("+"):
@@ -237,7 +285,7 @@ class Reader:
                 found = Node("mul", (found, self._factor()))
             elif self._take("/", "div"):
                 found = Node("div", (found, self._factor()))
-            elif self._starts_factor():
+            elif self._starts_factor() and not (found.op == "quantity" and self._kind(self._at) == "number"):
                 after, token = self._at, self._peek()
                 factor = self._power()
                 if factor.op == "number" and self._tokens[after].kind == "number":
@@ -265,13 +313,16 @@ class Reader:
         if token.kind == "mark":
             if token.text == "(" and self._is("mod", "bmod", ahead=1):
                 return False
-            return token.text in ("(", "[", "{", "\\{") or (token.text == "|" and not self._bars)
+            return token.text in ("(", "[", "{", "\\{") or (token.text in ("|", "||") and not self._bars)
         return token.kind == "command" and token.text not in _NOT_A_FACTOR and not token.text.startswith("end")
 
     def _measured(self, value: Node) -> Node:
         """`value` with what words say behind it: a scale, a unit."""
         while self._word(*SCALES):
             value = Node("mul", (value, number(SCALES[self._tokens[self._at].text.lower()])))
+            self._at += 1
+        if self._word(*PARTS):
+            value = Node("div", (value, number(PARTS[self._tokens[self._at].text.lower()])))
             self._at += 1
         start, words = self._at, list[str]()
         while (token := self._peek()) is not None:
@@ -288,12 +339,15 @@ class Reader:
         if not words:
             return value
         found = unit(" ".join(words))
-        if found is None or value.op in ("tuple", "set", "matrix", "relation"):
+        if value.op == "quantity" and found is not None and found[0].endswith("^-1"):  # $10 per hour
+            joined = " ".join(sorted(f"{value.text} {found[0]}".split(" ")))
+            return Node("quantity", value.parts, joined, value.value * Fraction(*found[1:]))
+        if found is None or value.op in ("tuple", "set", "matrix", "relation", "quantity"):
             self._at = start
             raise self._unread("words")
         if found[0] == "degree":
             return Node("degree", (value,))
-        if words[0].lower() in ("percent", "pct", "percentage"):
+        if words[0].lower() in ("percent", "pct", "percentage") or [w.lower() for w in words[:2]] == ["per", "cent"]:
             return Node("percent", (value,))
         name, top, bottom = found
         return Node("quantity", (value,), name, Fraction(top, bottom)) if name else value
@@ -311,10 +365,11 @@ class Reader:
     def _power(self) -> Node:
         found = self._postfix(self._atom())
         if self._take("^"):
-            if self._take("circ"):
-                return self._postfix(Node("degree", (found,)))
-            if self._is("{") and self._is("circ", ahead=1) and self._is("}", ahead=2):
-                self._at += 3
+            if self._is("circ") or (self._is("{") and self._is("circ", ahead=1) and self._is("}", ahead=2)):
+                self._at += 1 if self._is("circ") else 3
+                if self._text(self._at) in ("C", "F"):
+                    self._at += 1
+                    return Node("quantity", (found,), "degree " + str(self._text(self._at - 1)), Fraction(1))
                 return self._postfix(Node("degree", (found,)))
             found = self._postfix(Node("pow", (found, self._script())))
         return found
@@ -327,7 +382,7 @@ class Reader:
                 found = Node("factorial", (found,), "!!" if twice else "!")
             elif self._take("%"):
                 found = Node("percent", (found,))
-            elif self._is("circ"):
+            elif self._is("circ") and self._kind(self._at + 1) != "name":  # behind a name it joins two functions
                 self._at += 1
                 found = Node("degree", (found,))
             else:
@@ -340,7 +395,7 @@ class Reader:
         if self._take("-"):
             return Node("neg", (self._script(),))
         self._take("+")
-        return self._atom()
+        return self._digit() if self._kind(self._at) == "number" else self._atom()
 
     def _group(self) -> Node:
         self._need("{")
@@ -391,21 +446,27 @@ class Reader:
             self._at += 1
             return self._named(token.text)
         if token.kind == "text":
-            if token.text.lower() in NUMBERS:
-                self._at += 1
-                return number(NUMBERS[token.text.lower()])
+            if self._word(*NUMBERS):
+                return self._spelled()
             raise self._unread("words")
         if token.text in ("(", "[", "\\{", "langle"):
             return self._brackets()
         if token.text == "{":
             return self._based_index() if self._is("}", ahead=1) else self._group()
-        if token.text == "|":
-            return self._absolute()
+        if token.text in ("^", "_"):
+            return self._based_index()
+        if token.text in ("|", "||"):
+            return self._absolute(token.text)
         if token.text in ("dollar", "euro", "pounds"):
             self._at += 1
-            value = self._product()
+            value = self._signed()
+            if value.op == "quantity" and value.text.endswith("^-1"):  # $10 per hour
+                joined = " ".join(sorted((value.text, {"pounds": "pound"}.get(token.text, token.text))))
+                return Node("quantity", value.parts, joined, value.value)
             inner = value.parts[0] if value.op == "quantity" else value
-            if value.op == "quantity" and value.text != {"pounds": "pound"}.get(token.text, token.text):
+            if value.op == "quantity" and KINDS & {*value.text.split(" ")} - {
+                {"pounds": "pound"}.get(token.text, token.text)
+            }:
                 raise Unread("two units")
             return Node("quantity", (inner,), {"pounds": "pound"}.get(token.text, token.text), Fraction(1))
         if token.kind == "command":
@@ -443,7 +504,12 @@ class Reader:
         self._at = at
         whole = Fraction(digits)
         places = len(digits.partition(".")[2])
-        if "." in digits and self._is("overline", "bar", "dot"):
+        period = [self._text(at), self._kind(at + 1), self._text(at + 2)] == ["(", "number", ")"] and not self._apart(
+            at
+        )
+        if "." in digits and (
+            self._is("overline", "bar", "dot") or (period and (self._text(at + 1) or "").isdecimal())
+        ):
             return self._repeating(digits)
         exponent = re.fullmatch(r"[eE]", self._text(self._at) or "") and not self._apart(self._at)
         if exponent and self._kind(self._at) == "name":
@@ -486,6 +552,9 @@ class Reader:
         repeated = ""
         if self._take("overline", "bar"):
             repeated = self._digits_of_argument()
+        elif self._take("("):  # 0.1(6)
+            repeated = self._digits_of_argument()
+            self._need(")")
         else:
             while self._is("dot") or (repeated and self._kind(self._at) == "number"):
                 if self._take("dot"):
@@ -511,11 +580,63 @@ class Reader:
 
     def _named(self, name: str) -> Node:
         """A name with its index and its primes."""
+        second = self._text(self._at) or ""
+        pair = name.isupper() and self._kind(self._at) == "name" and second.isupper() and not self._apart(self._at)
+        if pair and self._kind(self._at + 1) != "name" and self._text(self._at + 1) not in ("^", "_", "("):
+            self._at += 1  # a segment: AB is BA, and AB*CD not AC*BD
+            return Node("name", text="".join(sorted(name + second)))
         if self._take("_"):
             name += f"_{self._index()}"
         while self._take("'"):
             name += "'"
-        return Node("name", text=name)
+        if name == "C" and [self._text(self._at + i) for i in (0, 2, 4)] == ["(", ",", ")"]:
+            chosen = self._brackets()
+            if chosen.op == "tuple" and all(part.op in ("number", "name") for part in chosen.parts):
+                return Node("binom", chosen.parts)
+            raise Unread("C of that")
+        if name == "reals" and self._take("^"):
+            sign = self._text(self._at + self._is("{")) or ""
+            if sign not in "+-":
+                raise self._unread("no meaning")
+            self._at += 3 if self._is("{") else 1
+            ends = (number(0), Node("infty")) if sign == "+" else (Node("neg", (Node("infty"),)), number(0))
+            return Node("tuple", ends, "()")
+        return self._applied(name)
+
+    def _applied(self, name: str) -> Node:
+        """A name, or a function of what stands in brackets behind it: always behind f, g, F, G and letters with primes
+        or an inverse's exponent; behind another letter where it is one name and an equation follows: `x(t) =`."""
+        at = self._at
+        inverse = [self._text(at + i) for i in range(4)] == ["^", "{", "-", "1"] and self._text(at + 5) == "("
+        if inverse:
+            at, name = at + 5, name + "^-1"
+        if self._text(at) != "(" or self._apart(at):
+            if inverse:
+                name = name[:-3]
+            return Node("name", text=name)
+        one = self._kind(at + 1) in ("name", "number") and self._text(at + 2) == ")"
+        letter = name.rstrip("'").split("_")[0].removesuffix("^-1")
+        events = letter in ("P", "E") and all(
+            t.text.isupper() or t.text in ("cup", "cap", "|", ",", "+", "-", "^", "2", "{", "}")
+            for t in self._inside(at)
+        )
+        always = (
+            inverse or name.endswith("'") or letter in _FUNCTION_NAMES or events or (one and letter in ("h", "T", "y"))
+        )
+        if not (always or (one and self._kind(at + 1) == "name" and self._text(at + 3) == "=")):
+            return Node("name", text=name)
+        self._at = at
+        inside = self._brackets()
+        return Node("apply", inside.parts if inside.op == "tuple" else (inside,), name)
+
+    def _inside(self, at: int) -> list[Token]:
+        """The tokens in the brackets that open there."""
+        depth = 0
+        for end in range(at, len(self._tokens)):
+            depth += (self._text(end) == "(") - (self._text(end) == ")")
+            if depth == 0:
+                return list(self._tokens[at + 1 : end])
+        return []
 
     def _index(self) -> str:
         """An index as it is written: it is part of a name."""
@@ -536,7 +657,7 @@ class Reader:
 
     def _based_index(self) -> Node:
         """`{}_5C_2`, `{}^5C_2`: a binomial coefficient."""
-        self._at += 2
+        self._at += 0 if self._is("_", "^") else 2
         if not self._take("_", "^"):
             raise self._unread("empty braces")
         top = self._script()
@@ -618,19 +739,22 @@ class Reader:
                 tight = True
         return tight
 
-    def _absolute(self) -> Node:
-        self._need("|")
+    def _absolute(self, bar: str) -> Node:
+        self._need(bar)
         self._deeper()
         self._bars += 1
         found = self._sum()
         self._bars -= 1
-        self._need("|")
+        self._need(bar)
         self._depth -= 1
-        return Node("abs", (found,))
+        return Node("abs", (found,), "" if bar == "|" else "norm")
 
     def _command(self, name: str) -> Node:
         if name == "frac":
-            return Node("div", (self._argument(), self._argument()))
+            top, bottom = self._argument(), self._argument()
+            if _differential(top) and _differential(bottom):
+                return Node("name", text=f"{top}/{bottom}")
+            return Node("div", (top, bottom))
         if name == "binom":
             return Node("binom", (self._argument(), self._argument()))
         if name == "sqrt":
@@ -652,11 +776,17 @@ class Reader:
         if name in FUNCTIONS:
             return self._function(name)
         if name in ACCENTS:
-            return self._named(f"{name}({self._argument()})")
+            under = self._index()
+            return self._named(f"{name}({''.join(sorted(under)) if name == 'overline' else under})")
         if name == "infty":
             return Node("infty")
         if name == "emptyset":
             return Node("set")
+        if name in ("angle", "triangle"):
+            while self._kind(self._at) == "name" and (self._text(self._at) or "").isupper():
+                name += (" " if name.isalpha() and " " not in name else "") + str(self._text(self._at))
+                self._at += 1
+            return Node("name", text=name)
         if name in ("dots", "reals") or name.startswith("mathbb") or name in _LETTERS:
             return self._named(name)
         self._at -= 1
@@ -682,9 +812,13 @@ class Reader:
             if name not in ("log", "lg"):
                 raise Unread(f"{name} with an index")
             arguments = (*arguments, base)
-        if power is not None and power.op == "neg" and power.parts[0] == number(1, 0) and name in _INVERSES:
-            return Node("call", arguments, _INVERSES[name])
-        called = Node("call", arguments, {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name))
+        if name == "det" and found.op == "matrix":
+            return _determinant(found)
+        if power is not None and power.op == "neg" and power.parts[0] == number(1, 0):
+            if name not in INVERTED:
+                raise Unread(f"the inverse of {name}")
+            return Node("call", arguments, "arc" + name)
+        called = Node("call", arguments, _SAME_FUNCTION.get(name, name))
         return called if power is None else Node("pow", (called, power))
 
     def _bare_argument(self) -> Node:
@@ -698,7 +832,11 @@ class Reader:
         found = self._power()
         while self._starts_factor() and not self._is("(", "[", "{", "\\{") and not self._is(*FUNCTIONS):
             found = Node("mul", (found, self._power()))
-        if self._is("/") and self._kind(self._at + 1) == "number" and found.op in ("name", "mul"):
+        if (
+            self._is("/")
+            and self._kind(self._at + 1) == "number"
+            and {n.text for n in found.walk() if n.op == "name"} == {"pi"}
+        ):
             self._at += 1
             found = Node("div", (found, self._power()))
         return found
@@ -719,11 +857,40 @@ class Reader:
             rows.pop()
         if not rows or len({len(row) for row in rows}) != 1:
             raise Unread("a matrix whose rows are unequal")
-        return Node("matrix", tuple(Node("row", tuple(row)) for row in rows), _MATRICES[kind.rstrip("*")])
+        found = Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
+        return _determinant(found) if kind.startswith("v") else found
 
 
 _LETTERS = listed(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar angle triangle"
 )
-_INVERSES = {name: "arc" + name for name in ("sin", "cos", "tan", "cot")}
+_FUNCTION_NAMES = listed("f g F G O Gamma zeta phi psi varphi")
+_SAME_FUNCTION = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+
+
+def _differential(node: Node) -> bool:
+    """Whether this is `d`, `dx` or `d^2x`, above or below another one."""
+    first = node
+    while first.op == "mul" or (first.op == "pow" and first.parts[0].text == "d"):
+        first = first.parts[0]
+    return first == Node("name", text="d")
+
+
+def _determinant(matrix: Node) -> Node:
+    """Of a square matrix of at most four rows, as an expression."""
+    rows = [row.parts for row in matrix.parts]
+    if len(rows) != len(rows[0]) or len(rows) > 4:
+        raise Unread("a determinant of that")
+
+    def minor(above: int, left: Sequence[int]) -> Node:
+        if len(left) == 1:
+            return rows[above][left[0]]
+        terms = []
+        for i, column in enumerate(left):
+            rest = minor(above + 1, [c for c in left if c != column])
+            term = Node("mul", (rows[above][column], rest))
+            terms.append(Node("neg", (term,)) if i % 2 else term)
+        return Node("add", tuple(terms))
+
+    return minor(0, range(len(rows)))

@@ -122,6 +122,8 @@ def _linear(left: Node, right: Node, sign: str) -> tuple[Region, str]:
     def at(value: int) -> Any:
         return real(_replaced(left, name, number(value)))
 
+    if any(n.op not in ("number", "name", "add", "mul", "div", "neg") and names(n) for n in left.walk()):
+        raise NoValue("not linear")
     start, slope = at(0), at(1) - at(0)
     if not close(at(3) - start, 3 * slope) or not close(at(-5) - start, -5 * slope) or close(slope, 0):
         raise NoValue("not linear")
@@ -189,6 +191,8 @@ def region(node: Node) -> Region:
                 raise NoValue("another variable")
             return _both(inside, found)
         case "list" if node.text in ("or", ",") and not any(p.op in ("relation", "chain") for p in node.parts):
+            if node.text == "," and not any(p.text in ("(]", "[)") or any(map(_infinite, p.parts)) for p in node.parts):
+                raise NoValue("pairs")
             return _fold([region(part) for part in node.parts], _union)
     return condition(node)[0]
 

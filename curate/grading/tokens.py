@@ -3,12 +3,13 @@ r"""An answer's text as tokens: LaTeX, Unicode and plain text in one alphabet, m
 Nothing is skipped silently: a character or command without a meaning is a token too, which the reader then refuses.
 """
 
+import html
 import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from curate.grading.words import COMMON, FUNCTIONS, UNITS, listed
+from curate.grading.words import COMMON, FUNCTIONS, NUMBERS, UNITS, listed
 
 Kind = Literal["number", "name", "text", "command", "mark"]
 
@@ -90,6 +91,8 @@ def _folded(char: str) -> str:
     if greek:
         name = {"LAMDA": "lambda"}.get(greek[2], greek[2].lower())
         return f"\\{name if greek[1] == 'SMALL' else name.capitalize()} "
+    if unicodedata.category(char) == "Cf":  # marks that nobody sees
+        return ""
     said = unicodedata.normalize("NFKC", char)
     return char if char.isdecimal() and not said.isascii() else said
 
@@ -107,7 +110,10 @@ def fold(text: str) -> str:
 
 _TAGS = (
     (re.compile(r"<su([pb])>(.*?)</su\1>", re.IGNORECASE), lambda m: ("^" if m[1] in "pP" else "_") + f"{{{m[2]}}}"),
-    (re.compile(r"</?(?:b|i|u|em|strong|span|font|mark|code|p|answer)(?:\s[^<>]*)?/?>|<br ?/?>", re.IGNORECASE), " "),
+    (
+        re.compile(r"<(b|i|u|em|strong|span|font|mark|code|p|answer)(?:\s[^<>]*)?>(.*?)</\1>|<br ?/?>", re.IGNORECASE),
+        r" \2 ",
+    ),
     (re.compile(r"(?<![\w*)}\]])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<![\w_])__(?=\S)([^_]+)(?<=\S)__(?![\w_])"), r"\1"),
     (re.compile(r'^\s*"([^"]+)"[.,]?\s*$'), r"\1"),
@@ -120,18 +126,25 @@ _ENDINGS = re.compile(
 )
 
 
+_ALIGNED = re.compile(
+    r"\\begin\{((?:align|aligned|gather|gathered|equation|split|cases)\*?)\}(.*?)\\end\{\1\}", re.DOTALL
+)
+
+
 def plain(text: str) -> str:
     """Unicode folded, markup of documents and closing marks taken off."""
-    text = fold(text.replace("\0", ""))
+    text = fold(html.unescape(text).replace("\0", ""))
     for pattern, instead in _TAGS:
         text = pattern.sub(instead, text)
+    if "\\begin" in text:  # lines below each other are clauses
+        text = re.sub(_ALIGNED, lambda m: re.sub(r"\\\\(?:\[[^\]]*\])?\s*(?=\S)", ", ", m[2].replace("&", " ")), text)
     return _ENDINGS.sub("", text.strip())
 
 
-ACCENTS = listed("hat bar tilde overline widehat widetilde dot ddot overrightarrow overleftarrow check")
+ACCENTS = listed("vec hat bar tilde overline widehat widetilde dot ddot overrightarrow overleftarrow check")
 _STYLES = listed(
     "mathbf boldsymbol bm mathit mathsf mathtt mathcal mathfrak mathscr mathnormal underline uline emph boxed "
-    "fbox vec displaystyle textstyle scriptstyle scriptscriptstyle tiny small normalsize large Large LARGE "
+    "fbox displaystyle textstyle scriptstyle scriptscriptstyle tiny small normalsize large Large LARGE "
     "huge Huge bf it rm sf left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr "
     "bigm limits nolimits mathop mathord mathstrut strut quad qquad enspace thinspace medspace thickspace "
     "negthinspace nobreak allowbreak null bfseries itshape ensuremath sideset"
@@ -176,6 +189,9 @@ _SAME = {
     "vert": "|",
     "lvert": "|",
     "rvert": "|",
+    "Vert": "||",
+    "lVert": "||",
+    "rVert": "||",
     "backslash": "setminus",
     "smallsetminus": "setminus",
     "varphi": "phi",
@@ -187,6 +203,7 @@ _SAME = {
     "land": "wedge",
     "lor": "vee",
     "prime": "'",
+    "overrightarrow": "vec",
     "R": "reals",
     "Reals": "reals",
 }
@@ -210,6 +227,8 @@ _TWO = {"<=": "le", ">=": "ge", "!=": "ne"}
 def tokens(text: str) -> list[Token]:
     """The tokens of an answer, after `plain`."""
     text = plain(text)
+    if "\\times" in text and re.search(r"\\(?:vec|mathbf|boldsymbol|bm)(?![A-Za-z])", text):
+        text = text.replace("\\times", "\\crossproduct")  # no product of numbers: it is not read
     if "\\begin" not in text:  # escaped once too often, as in a program's string
         text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)
     text = re.sub(r"\^\s*(?:\{\s*)?((?:\\prime(?![A-Za-z])\s*)+)\}?", lambda m: "'" * m[1].count("prime"), text)
@@ -255,7 +274,7 @@ class _Lexer:
             elif kind == "command":
                 self._command(found)
             elif kind == "escaped":
-                self.add("mark", {"\\$": "dollar", "\\%": "%", "\\|": "|"}.get(found, found))
+                self.add("mark", {"\\$": "dollar", "\\%": "%", "\\|": "||"}.get(found, found))
             elif kind == "number":
                 self.add("number", found)
             elif kind == "letters":
@@ -302,6 +321,8 @@ class _Lexer:
             self.add("command", {"R": "reals"}.get(letter, f"mathbb{letter}"))
         elif name in _TEXTS:
             self._text(name)
+        elif name == "vec" and not re.match(r"\s*\{?\s*[A-Z]{2}", self.text[self.at : self.at + 20]):
+            pass  # a letter with an arrow is that letter; from A to B is not from B to A
         else:
             same = _SAME.get(name, name)
             kind: Kind = "command" if same.isalpha() else "mark"
@@ -337,17 +358,24 @@ class _Lexer:
         in_text = in_text or (self.marked and not self.inside and len(run) > 1)
         if run == "min" and self.found and self.found[-1].kind == "number":
             self.add("text", run)  # minutes
+        elif run == "sqrt" and (digits := re.compile(r"\s*([0-9.]+)").match(self.text, self.at)):
+            self.add("command", run)  # not of the first digit only, as in LaTeX
+            for part in ("{", digits[1], "}"):
+                self.add("number" if part == digits[1] else "mark", part)
+            self.at = digits.end()
         elif run in FUNCTIONS or run in ("pi", "infty", "sqrt", "theta", "mod"):
             self.add("command", run)
         elif lower in ("infinity", "inf") and not in_text:
             self.add("command", "infty")
+        elif lower in NUMBERS and self.found[-1:] and self.found[-1].text == "-" and self.found[-2:-1]:
+            self.add("text", run)  # twenty-one
         elif (in_text and not (len(run) == 1 and run in "xyzn")) or self._is_unit(run):
             self.add("text", run)
         elif len(run) == 1:
             self.add("name", run)
         else:
             before, after = self.found[-1:], self.text[self.at : self.at + 1] or " "
-            stands_alone = self.apart or not before
+            stands_alone = self.apart or not before or before[0].text == "("
             counted = bool(before) and (before[0].kind == "number" or before[0].text in (")", "}", "^", "/"))
             if (
                 run in ("and", "or", "not", "base")

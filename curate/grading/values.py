@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from math import comb, factorial, gcd, isqrt, lcm
 from typing import Any
 
@@ -18,23 +19,26 @@ from curate.grading.node import Node
 
 MOST_BITS = 100_000
 """Of an exact number; a larger one has no value here."""
-_PRECISIONS, _FEWER = (120, 260), (40, 90)
-"""Decimal digits: of constants, and at points."""
-_POINTS = 6
+_LEVELS = (((120, 260), (40, 90)), ((1500, 3000), (300, 600)))
+"""Decimal digits of the two precisions, of constants and at points: what is equal at the first level is looked at again
+at the second."""
+_DRAWN = ((1, False), (1, True), (3, True), (3, False), (12, True), (12, False), (50, True), (50, False))
+"""How large names are at the points that are no whole numbers, and whether they may be negative."""
+_POINTS = len(_DRAWN) + 3
 
 
 class NoValue(ArithmeticError):
     """An expression that has no value: not defined, or too large to be told from its neighbours."""
 
 
-def _contexts(digits: tuple[int, int]) -> tuple[MPContext, MPContext]:
-    made = MPContext(), MPContext()
-    for context, each in zip(made, digits, strict=True):
-        context.dps = each
+@cache
+def _context(digits: int) -> MPContext:
+    made = MPContext()
+    made.dps = digits
     return made
 
 
-_CONSTANT, _AT_POINTS = _contexts(_PRECISIONS), _contexts(_FEWER)
+_CONSTANT = _context(260)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Evaluator:
         if not isinstance(found, Fraction) and not self._context.isfinite(found):
             raise NoValue(f"{node.op} is not finite")
         return found
+
+    def number(self, node: Node) -> Any:
+        """As `value`, always a number of the context."""
+        return self._float(self.value(node))
 
     def _number(self, node: Node) -> Fraction:
         return node.value
@@ -141,6 +149,15 @@ class Evaluator:
     def _abs(self, node: Node) -> Any:
         return abs(self.value(node.parts[0]))
 
+    def _apply(self, node: Node) -> Any:
+        """A function of which nothing is known: some value that depends on the name and the arguments alone."""
+        total = self._context.mpf(0)
+        for i, part in enumerate(node.parts):
+            seed = zlib.crc32(f"{node.text} {i}".encode()) % 997 + 2
+            x = self._float(self.value(part))
+            total += self._context.sin(x * self._context.sqrt(seed) + seed) + x * x / (seed + 1) + seed
+        return total
+
     def _factorial(self, node: Node) -> Any:
         found = self.value(node.parts[0])
         if isinstance(found, Fraction):
@@ -174,7 +191,10 @@ class Evaluator:
         if name in ("max", "min"):
             return {"max": max, "min": min}[name](arguments)
         if name in ("gcd", "lcm"):
-            return Fraction({"gcd": gcd, "lcm": lcm}[name](*(_whole(a) for a in arguments)))
+            found = Fraction({"gcd": gcd, "lcm": lcm}[name](*(_whole(a) for a in arguments[:20])))
+            if len(arguments) > 20 or found.numerator.bit_length() > MOST_BITS:
+                raise NoValue("that many, or that large")
+            return found
         if name == "mod":
             return Fraction(_whole(arguments[0]) % _whole(arguments[1]))
         first = arguments[0]
@@ -214,6 +234,8 @@ class Evaluator:
             "arccos": context.acos,
             "arctan": context.atan,
             "arccot": lambda y: context.pi / 2 - context.atan(y),
+            **{"arc" + f: getattr(context, "a" + f) for f in ("sec", "csc", "sinh", "cosh", "tanh", "coth")},
+            **{"ar" + f: getattr(context, "a" + f) for f in ("sinh", "cosh", "tanh")},
             "Re": context.re,
             "Im": context.im,
             "arg": context.arg,
@@ -254,7 +276,7 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
         return None if positive is None else -positive
     roots = []
     for part in (value.numerator, value.denominator):
-        if part.bit_length() > MOST_BITS:
+        if part.bit_length() > (MOST_BITS if degree == 2 else MOST_BITS // 20):
             return None
         root = isqrt(part) if degree == 2 else _integer_root(part, degree)
         if root**degree != part:
@@ -284,7 +306,7 @@ def exact(node: Node, settings: Settings = PLAIN) -> Fraction | None:
     """The value of a constant that is a fraction; None for any other. Raises NoValue."""
     if names(node):
         return None
-    found = Evaluator(_CONSTANT[0], {}, settings).value(node)
+    found = Evaluator(_CONSTANT, {}, settings).value(node)
     return found if isinstance(found, Fraction) else None
 
 
@@ -292,77 +314,79 @@ def real(node: Node, settings: Settings = PLAIN) -> Any:
     """A real constant as a float of many digits. Raises NoValue where it is none."""
     if names(node):
         raise NoValue("not a constant")
-    context = _CONSTANT[1]
+    context = _CONSTANT
     evaluator = Evaluator(context, {}, settings)
     found = evaluator.value(node)
-    if isinstance(found, Fraction):
-        return evaluator._float(found)
-    if not _real(context, found):
+    if not isinstance(found, Fraction) and not _real(context, found):
         raise NoValue("not real")
-    return context.re(found)
+    return context.re(evaluator.number(node)) if isinstance(found, Fraction) else context.re(found)
 
 
 def close(a: Any, b: Any) -> bool:
     """Whether two values of `real` are one."""
-    return bool(abs(a - b) <= max(abs(a), abs(b)) * _CONSTANT[1].mpf(10) ** -200)
+    return bool(abs(a - b) <= max(abs(a), abs(b)) * _CONSTANT.mpf(10) ** -200)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """An expression at its points: (value at the lower precision, at the higher one, real?), None where undefined."""
+    """An expression at its points: (value at the lower precision, at the higher one, real?), None where undefined.
+    `digits`: the two precisions."""
 
     values: tuple[tuple[Any, Any, bool] | None, ...]
+    digits: tuple[int, int]
     exact: Fraction | None = None
 
 
 def _at(name: str, point: int) -> Fraction:
-    """The value of a name at a point; half of the points have positive values only."""
-    drawn = Fraction(zlib.crc32(f"{name} {point}".encode()) % 9973 + 3000, 9973)
-    negative = point % 2 and zlib.crc32(f"sign {name} {point}".encode()) % 2
-    return -drawn if negative else drawn
+    """The value of a name at a point: of every size and sign, and at three points a whole number, odd and even."""
+    drawn = zlib.crc32(f"{name} {point}".encode())
+    sign = -1 if zlib.crc32(f"sign {name} {point}".encode()) % 2 else 1
+    if point >= len(_DRAWN):
+        whole = zlib.crc32(name.encode()) % 20 + 5
+        return Fraction((whole, whole + 1, -whole)[point - len(_DRAWN)])
+    size, signed = _DRAWN[point]
+    return Fraction(drawn % 9973 + 3000, 9973) * size * (sign if signed else 1)
 
 
-def sample(node: Node, free: frozenset[str], settings: Settings = PLAIN) -> Samples:
-    """The expression at the points that `free` names make; one point if there are none."""
-    contexts = _AT_POINTS if free else _CONSTANT
-    if not free:
-        fraction = exact(node, settings)
-        if fraction is not None:
-            return Samples((), fraction)
+def sample(
+    node: Node,
+    free: frozenset[str],
+    settings: Settings = PLAIN,
+    level: int = 0,
+    planar: frozenset[str] = frozenset(),
+) -> Samples:
+    """The expression at the points that `free` names make; one point if there are none. `planar` names are complex.
+
+    Raises NoValue for a constant without a value.
+    """
+    digits = _LEVELS[level][bool(free)]
+    if not free and (fraction := exact(node, settings)) is not None:
+        return Samples((), digits, fraction)
     found: list[tuple[Any, Any, bool] | None] = []
-    for point in range(_POINTS if free else 1):
+    for point in range(_POINTS if free and not level else 3 if free else 1):
         both = []
         try:
-            for context in contexts:
-                evaluator = Evaluator(
-                    context,
-                    {n: context.mpf(_at(n, point).numerator) / _at(n, point).denominator for n in free},
-                    settings,
-                )
-                value = evaluator._float(evaluator.value(node))
-                if not context.isfinite(value):
-                    raise NoValue("not finite")
-                both.append(value)
+            for context in map(_context, digits):
+                at = {n: context.mpf(_at(n, point).numerator) / _at(n, point).denominator for n in free}
+                at |= {n: context.mpc(at[n], at[n] / 3 + 1) for n in planar}
+                evaluator = Evaluator(context, at, settings)
+                both.append(evaluator.number(node))
         except NoValue:
             if not free:
                 raise
             found.append(None)
             continue
-        found.append((both[0], both[1], _real(contexts[1], both[1])))
-    return Samples(tuple(found))
+        found.append((both[0], both[1], _real(_context(digits[1]), both[1])))
+    return Samples(tuple(found), digits)
 
 
 def _vanishes(low: tuple[Any, Any], high: tuple[Any, Any], digits: tuple[int, int]) -> bool:
     """Whether the difference of two values is rounding: it shrinks as the precision grows."""
-    scale = max(abs(low[0]), abs(low[1]), abs(high[0]), abs(high[1]))
+    ten = _context(digits[1]).mpf(10)
+    scale = max(map(abs, (*low, *high)))
     first, second = abs(low[0] - low[1]), abs(high[0] - high[1])
-    if second == 0:
-        return True
-    shrink = 10.0 ** ((digits[1] - digits[0]) // 2)
-    return bool(
-        second * shrink <= max(first, scale * 10.0 ** (-digits[0]))
-        and second <= max(scale, 1) * 10.0 ** (-digits[0] // 2)
-    )
+    shrunk = second * ten ** ((digits[1] - digits[0]) // 2) <= max(first, scale * ten ** -digits[0])
+    return bool(second == 0 or (shrunk and second <= max(scale, 1) * ten ** (-digits[0] // 2)))
 
 
 def same(a: Samples, b: Samples) -> bool:
@@ -370,16 +394,13 @@ def same(a: Samples, b: Samples) -> bool:
     if a.exact is not None or b.exact is not None:
         if a.exact is not None and b.exact is not None:
             return a.exact == b.exact
-        if a.values and b.values:
-            return False
         fraction, other = (a.exact, b) if a.exact is not None else (b.exact, a)
         assert fraction is not None and other.values and other.values[0] is not None
-        low, high = (context.mpf(fraction.numerator) / fraction.denominator for context in _CONSTANT)
-        return _vanishes((low, other.values[0][0]), (high, other.values[0][1]), _PRECISIONS)
-    digits = _FEWER if len(a.values) > 1 else _PRECISIONS
+        low, high = (_context(d).mpf(fraction.numerator) / fraction.denominator for d in other.digits)
+        return _vanishes((low, other.values[0][0]), (high, other.values[0][1]), other.digits)
     pairs = [(x, y) for x, y in zip(a.values, b.values, strict=True) if x is not None and y is not None]
     both_real = [(x, y) for x, y in pairs if x[2] and y[2]]
     used = both_real if len(both_real) > 1 else pairs
-    if not used or (len(a.values) > 1 and len(used) < 2):
+    if not used or (len(a.values) > 3 and len(used) < 2):
         return False
-    return all(_vanishes((x[0], y[0]), (x[1], y[1]), digits) for x, y in used)
+    return all(_vanishes((x[0], y[0]), (x[1], y[1]), a.digits) for x, y in used)

@@ -10,22 +10,36 @@ def listed(text: str) -> frozenset[str]:
 
 FUNCTIONS = listed(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth asin acos atan log ln lg exp gcd "
-    "lcm max min cis det dim deg arg Re Im sgn floor ceil abs"
+    "lcm max min cis arcsec arccsc arcsinh arccosh arctanh arsinh arcosh artanh det dim deg arg Re Im sgn "
+    "floor ceil abs"
 )
+INVERTED = listed("sin cos tan cot sec csc sinh cosh tanh coth")
+"""Functions whose exponent -1 is their inverse."""
 _COUNTED = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-NUMBERS = {word: value for value, word in enumerate(_COUNTED.split())}
+_TENS = "thirty forty fifty sixty seventy eighty ninety"
+NUMBERS = {word: value for value, word in enumerate(_COUNTED.split())} | {
+    word: 10 * value for value, word in enumerate(_TENS.split(), 3)
+}
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES |= {"lakh": 10**5, "crore": 10**7} | {word + "s": value for word, value in SCALES.items()}
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
+PARTS = {word: value for value, word in enumerate(_PARTS.split(), 2)}
+PARTS |= {"fourth": 4, "twelfth": 12, "hundredth": 100, "thousandth": 1000, "halve": 2}
+PARTS |= {word + "s": value for word, value in PARTS.items()}
+"""Fractions in words: 3 quarters."""
 BASES = {**NUMBERS, "binary": 2, "octal": 8, "decimal": 10, "hexadecimal": 16}
 COMMON = listed("no on is it of to in at by as an so up us we he me my be do go or if ok")
 """Words of two letters that are no product of two names."""
 REFUSED = listed(
     "not no nor than less more fewer least most only except but if unless when where for from with without "
-    "until between is are was be does do cannot mod modulo remainder over under minus plus times divided by "
-    "squared cubed factorial root half third quarter double twice then either neither about approximately "
-    "roughly base to choose undefined wrong incorrect false"
+    "until between january february march april may june july august september october november december is "
+    "are was be does do cannot mod modulo remainder over under minus plus times divided by squared cubed "
+    "factorial root negative point doubled tripled halved score gross double twice then either neither about "
+    "approximately roughly base to choose undefined wrong incorrect false otherwise inverse reciprocal tens "
+    "ones off"
 )
 """Words that change what stands beside them, so that nothing with them is a number and its unit."""
 
@@ -55,28 +69,16 @@ _KINDS: dict[str, dict[str, tuple[int, int]]] = {
     "kelvin": {"k": (1, 1), "kelvin": (1, 1)},
     "mole": {"mol": (1, 1), "mole": (1, 1)},
     "euro": {"euro": (1, 1), "eur": (1, 1)},
-    "pound": {"pound": (1, 1), "lb": (1, 1)},
+    "pound": {"pound": (1, 1), "lb": (1, 1), "lbs": (1, 1)},
+    "radian": {"radian": (1, 1), "rad": (1, 1)},
 }  # fmt: skip
+KINDS = frozenset(_KINDS)
 KNOWN = {word: (kind, *factor) for kind, words in _KINDS.items() for word, factor in words.items()}
 """Unit in the singular to (kind, numerator, denominator of the factor to the kind's own)."""
-UNITS = frozenset(
-    {u for u in KNOWN if len(u) > 1}
-    | {u + "s" for u in KNOWN if len(u) > 2}
-    | {
-        "inches",
-        "mph",
-        "kph",
-        "degrees",
-        "units",
-        "unit",
-        "percent",
-        "pct",
-        "percentage",
-        "square",
-        "cubic",
-        "sq",
-        "cu",
-    }
+UNITS = (
+    frozenset(u for u in KNOWN if len(u) > 1)
+    | frozenset(u + "s" for u in KNOWN if len(u) > 2)
+    | listed("inches mph kph degrees units unit percent pct percentage square cubic sq cu")
 )
 _PHRASES = (
     (r"\bmph\b", "mile/hour"),
@@ -107,11 +109,16 @@ def unit(text: str) -> tuple[str, int, int] | None:
     >>> unit("centimeters"), unit("apples")
     (('length', 1, 100), ('apple', 1, 1))
     """
-    words = re.findall(r"[A-Za-z]+", text)
-    if any(word.lower() in REFUSED - {"squared", "cubed"} for word in words) or re.search(r"[^\w\s/^{}.*()'-]", text):
+    words = [word.lower() for word in re.findall(r"[A-Za-z]+", text)]
+    turned = any(word in REFUSED - {"squared", "cubed"} for word in words) or words[:1] in (["squared"], ["cubed"])
+    if (
+        turned
+        or any(word in NUMBERS or word in PARTS or word in SCALES for word in words)
+        or re.search(r"[^\w\s/^{}.*()'-]", text)
+    ):
         return None
     text = re.sub(r"[{}().]", "", text).strip()
-    text = "inch" if text == "in" else text
+    text = re.sub(r"^(square |cubic |sq\.? )?in(?=$|\^|/)", r"\1inch", text)
     for pattern, instead in _PHRASES:
         text = re.sub(pattern, instead, text, flags=re.IGNORECASE)
     parts, top, bottom = [], 1, 1
@@ -127,8 +134,11 @@ def unit(text: str) -> tuple[str, int, int] | None:
                 return None
             if abs(exponent) > 9:
                 return None
-            kind, *scale = KNOWN.get(one if len(one) == 1 else one.lower(), (one, 1, 1))
-            if kind == "unit":
+            if base in ("M", "B", "T"):
+                return None  # millions, or what?
+            exactly = base if base[1:].lower() != base[1:] and one not in KNOWN else one  # MHz is not mHz
+            kind, *scale = KNOWN.get(exactly, (exactly, 1, 1))
+            if kind in ("unit", "radian"):
                 continue
             if exponent < 0:
                 scale = scale[::-1]

@@ -53,7 +53,7 @@ class Replies:
 
 
 def test_evaluation_its_command_and_curation_agree(tmp_path, capsys):
-    pairs = some_pairs(500)
+    pairs = [*some_pairs(200), *[("1", "1")] * 300]  # as many rows as MATH500 has
     rows = [{"problem": f"Question {i}?", "answer": gold, "unique_id": f"p{i}"} for i, (gold, _) in enumerate(pairs)]
     (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     responses = [
@@ -100,7 +100,8 @@ def test_evaluation_its_command_and_curation_agree(tmp_path, capsys):
     differ = [(pairs[i], verdict) for i, verdict in enumerate(each) if len(set(verdict)) > 1]
     assert not differ
     right = [verdict[0] for verdict in each]
-    assert sum(right[:250]) > 240 and sum(right[250:]) == 0
+    assert not [pairs[i] for i in range(100, 200) if right[i]]
+    assert sum(right[:100]) > 98 and all(right[200:])
 
     capsys.readouterr()
     assert evaluate.main(["grade", str(tmp_path / "run"), "--explain", "p0"]) == 0

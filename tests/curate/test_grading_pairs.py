@@ -182,8 +182,8 @@ def test_options_are_read_from_the_prompt():
     assert options(PROMPT) == {"A": "two halves", "B": "$\\frac{1}{2}$", "C": "a cat", "D": "12"}
     assert options("(A) no\nReally?\n(A)36\n(B)15 is (C) not here\n(C)$17") == {
         "A": "36",
-        "B": "15 is",
-        "C": "not here",
+        "B": "15 is (C) not here",
+        "C": "$17",
     }
     assert options("Is A. Smith right?\nA) yes\nB) no\n") == {"A": "yes", "B": "no"}
     shown = options(PROMPT)
