@@ -114,6 +114,7 @@ def _clock(gold: str, given: str) -> bool | None:
 
 
 Verdict = tuple[bool, str]
+_CONDITIONS = listed("relation chain union intersection difference builder")
 
 
 class _Pair:
@@ -177,17 +178,11 @@ class _Pair:
         if "mod" in (a.op, b.op):
             return self._remainders(a, b)
         ops = {a.op, b.op}
-        if (
-            "relation" in ops
-            or "chain" in ops
-            or _conditional(a)
-            or _conditional(b)
-            or ops & {"union", "intersection", "difference", "builder"}
-        ):
+        if ops & _CONDITIONS or _conditional(a) or _conditional(b):
             return self._conditions(a, b)
         if "matrix" in ops or "matrix" in (_scaled(a).op, _scaled(b).op):
             return self._matrices(a, b)
-        if ops & {"name"} and "reals" in (a.text, b.text):
+        if "reals" in (a.text, b.text):
             return self._conditions(a, b)
         if "tuple" in ops:
             return self._tuples(a, b)
@@ -286,8 +281,6 @@ class _Pair:
 
     def _tuples(self, a: Node, b: Node) -> Verdict:
         if a.op == b.op:
-            if len(a.parts) == 2 and {a.text, b.text} & {"(]", "[)", "[]"} and a.text != b.text:
-                return False, "brackets"
             if a.text != b.text and {a.text, b.text} != {"()", "<>"}:
                 return False, "brackets"
             return self._ordered(a.parts, b.parts), "ordered"
@@ -306,9 +299,6 @@ class _Pair:
         if a.op != b.op and {a.op, b.op} != {"set", "list"}:
             found, other = (a, b) if a.op in ("set", "list") else (b, a)
             return len(found.parts) == 1 and self.compare(found.parts[0], other)[0], "set"
-        conditional = [n for n in (a, b) if n.op == "list" and any(p.op in ("relation", "chain") for p in n.parts)]
-        if conditional:
-            return self._conditions(a, b)
         left, right = _expanded(a), _expanded(b)
         return self._matched(left, right), "set"
 
