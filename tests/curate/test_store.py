@@ -54,10 +54,10 @@ def test_processes_share_a_store(tmp_path):
         "        store.put(Answer(f'q{i}', f'{sys.argv[2]} {i}', 'x'), ask, sys.argv[2])\n"
     )
     path = tmp_path / "store.sqlite"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b", "c")]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b")]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
     with Store(path) as store:
-        assert [(t.model, t.calls) for t in store.totals()] == [("a", 150), ("b", 150), ("c", 150)]
+        assert [(t.model, t.calls) for t in store.totals()] == [("a", 150), ("b", 150)]
 
 
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(tmp_path):

@@ -68,20 +68,20 @@ def test_s1_nano_loads_prefills_and_decodes(options: dict[str, Any]) -> None:
         assert dry.counts.reads == 0
 
 
-@pytest.mark.parametrize("layers", [1, pytest.param(64, marks=pytest.mark.slow)])
-def test_32b_at_batch_1_and_64(shapes: dict[int, Path], layers: int) -> None:
+@pytest.mark.parametrize("layers, most", [(1, 12), pytest.param(64, 64, marks=pytest.mark.slow)])
+def test_32b_at_batch_1_and_many(shapes: dict[int, Path], layers: int, most: int) -> None:
     """Decode and mixed steps. A captured step has nine launches a layer: two norms, four products, rotation with
     append, attention, activation."""
     greedy = SamplingParams(max_tokens=3, ignore_eos=True, thinking_token_budget=2)
     with DryRun(H200) as dry:
         core = DryCore(dry, shapes[layers], load_format="dummy", max_num_seqs=64, max_model_len=4096)
         assert core.core.scheduler.pool.capacity == 64 * 4096
-        for batch in (1, 64):
+        for batch in (1, most):
             graphs = dry.counts.graphs
             for _ in range(batch):
                 core.add([7] * 40, greedy)
             core.step()
-            if batch == 64:  # a prompt beside the others' decodes
+            if batch == most:  # a prompt beside the others' decodes
                 core.add([7] * 1000, greedy)
                 before = len(dry.counts.launches)
                 core.step()
@@ -137,12 +137,12 @@ def test_eight_bits_of_the_32b_shape(shapes: dict[int, Path], quantization: str,
             max_num_seqs=64,
             max_model_len=1024,
         )
-        for params in mixture(40):
+        for params in mixture(12):
             core.add([7] * 100, replace(params, max_tokens=4))
         core.run()
         products = [launch for launch in dry.counts.launches if launch.kernel == "_small_gemm_kernel"]
         assert {launch.arguments["QUANTISED"] for launch in products} == {True}
-        assert {launch.arguments["tokens"] for launch in products} >= {40}
+        assert {launch.arguments["tokens"] for launch in products} >= {12}
 
 
 def test_a_captured_step_that_does_not_know_of_a_change_shows_itself() -> None:
