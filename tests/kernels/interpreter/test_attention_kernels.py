@@ -35,7 +35,7 @@ SHAPES = [  # lengths, query heads, KV heads, head_dim, page size, programs
 ]
 
 
-@pytest.mark.parametrize("dtype, lens, num_q, num_kv, head_dim, page_size, programs", typed(SHAPES, {3, 7}))
+@pytest.mark.parametrize("dtype, lens, num_q, num_kv, head_dim, page_size, programs", typed(SHAPES, {2, 7}))
 def test_decode(device, dtype, lens, num_q, num_kv, head_dim, page_size, programs):
     cache = paged_cache(lens, num_kv, head_dim, page_size, dtype, device)
     q = torch.randn(len(lens), num_q, head_dim, device=device).to(dtype)
@@ -131,7 +131,7 @@ def test_prefill_of_mixed_chunks(device, dtype, num_q, num_kv, head_dim, page_si
     [
         ([1], [1], 1, 1, 64, 64),
         pytest.param([40], [5000], 5, 1, 128, 64, marks=pytest.mark.slow),
-        ([40], [1200], 5, 1, 128, 64),
+        ([40], [600], 5, 1, 128, 64),
         ([20, 1, 17, 0, 65, 3, 1], [600, 1, 64, 0, 65, 63, 130], 8, 1, 64, 128),
         pytest.param(
             [i % 2 for i in range(64)], [37 * i % 90 + 1 for i in range(64)], 8, 1, 128, 64, marks=pytest.mark.slow
