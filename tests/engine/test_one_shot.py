@@ -83,7 +83,9 @@ def test_addresses_that_are_not_the_buffers_are_refused() -> None:
         OneShotAllReduceNorm(buffers[1], handle)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a machine with two CUDA devices that read each other's memory runs it")
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="a machine with two CUDA devices that read each other's memory runs it"
+)
 def test_two_gpus_agree_with_nccl(tmp_path: Path) -> None:
     group = spawn_ranks(2, one_shot_worker, (tmp_path,), "cuda")
     one_shot_worker(group, tmp_path)
