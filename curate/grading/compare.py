@@ -106,7 +106,7 @@ _CLOCK = re.compile(r"\s*0?(\d{1,2}):(\d{2})(?:\s*([ap])\.?\s?m\.?)?\s*", re.IGN
 
 def _clock(gold: str, given: str) -> bool | None:
     """Whether two times of day are one; None where one is none."""
-    a, b = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(given)
+    a, b = (_CLOCK.fullmatch(re.sub(r"\\text\{([^{}]*)\}|\$", r"\1", text)) for text in (gold, given))
     if a is None or b is None:
         return None
     halves = {(c[3] or "").lower() for c in (a, b)} - {""}
@@ -172,7 +172,10 @@ class _Pair:
 
     def _unnamed(self, a: Node, b: Node) -> Verdict:
         if "words" in (a.op, b.op):
-            return self._words(a, b)
+            if a.op != b.op and "name" not in (a.op, b.op):  # RC is a product where the other side is one
+                a, b = (_product_of_capitals(n) for n in (a, b))
+            if "words" in (a.op, b.op):
+                return self._words(a, b)
         if "base" in (a.op, b.op):
             return self._bases(a, b)
         if "mod" in (a.op, b.op):
@@ -185,7 +188,8 @@ class _Pair:
         if "reals" in (a.text, b.text):
             return self._conditions(a, b)
         if "tuple" in ops:
-            return self._tuples(a, b)
+            other = b if a.op == "tuple" else a
+            return self._matrices(a, b) if _arithmetic(other) and "j" in names(other) else self._tuples(a, b)
         if ops & {"set", "list"}:
             return self._sets(a, b)
         if "ratio" in ops:
@@ -273,6 +277,13 @@ class _Pair:
         if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
             # A vector may be a column, a row, or components in brackets.
             flat = [_components(n) for n in (a, b)]
+            if flat[0] is None or flat[1] is None:
+                size = len(flat[0] or flat[1] or ())
+                flat = [
+                    _of_unit_vectors(n, size) if found is None else found for n, found in zip((a, b), flat, strict=True)
+                ]
+                left, right = flat
+                return left is not None and right is not None and self._ordered(left, right), "vector"
             if "tuple" in (a.op, b.op) and flat[0] is not None and flat[1] is not None:
                 return self._ordered(flat[0], flat[1]), "vector"
             return False, "matrix"
@@ -343,11 +354,23 @@ class _Pair:
             b, b_unit, b_scale = _lettered(b, a_unit)
         elif b_unit and not a_unit:
             a, a_unit, a_scale = _lettered(a, b_unit)
+        a_unit, b_unit = (
+            "" if u.startswith("unit") and not v.startswith("unit") else u
+            for u, v in ((a_unit, b_unit), (b_unit, a_unit))
+        )
+        if {a_unit, b_unit} == {"degree", "radian"}:
+            a_unit = b_unit = ""
+            if "degree" not in {n.op for x in (a, b) for n in x.walk()} or not all(
+                self._same(a, b, names(a) | names(b), Settings(), level, frozenset()) for level in (0, 1)
+            ):
+                return False, "unit"
+            return True, "value"
         if a_unit and b_unit:
             if a_unit != b_unit:
                 return False, "unit"
             if a_scale != b_scale:
                 a, b = (Node("mul", (n, number(s))) for n, s in ((a, a_scale), (b, b_scale)))
+        a, b = _unpaired(a, b)
         if not (_arithmetic(a) and _arithmetic(b)):
             endless = [regions._infinite(n) for n in (a, b)]
             return endless[0] == endless[1] != 0, "kinds"
@@ -357,25 +380,61 @@ class _Pair:
         constant = not free
         rule = "number" if constant and _is_number(a) and _is_number(b) else "value" if constant else "expression"
         calls = {n.text or n.op for x in (a, b) for n in x.walk() if n.op in ("call", "abs")}
+        extra = _kinks(a, b, calls)
         planar = free if calls & {"Re", "Im", "arg"} else free & {"z", "w"} if "abs" in calls else frozenset()
         for settings in _meanings(a, b):
-            if all(self._same(a, b, free, settings, level, planar) for level in (0, 1)):
+            if all(self._same(a, b, free, settings, level, planar, extra) for level in (0, 1)):
                 return True, rule
         return False, rule
 
     def _same(
-        self, a: Node, b: Node, free: frozenset[str], settings: Settings, level: int, planar: frozenset[str]
+        self,
+        a: Node,
+        b: Node,
+        free: frozenset[str],
+        settings: Settings,
+        level: int,
+        planar: frozenset[str],
+        extra: tuple[Fraction, ...] = (),
     ) -> bool:
         found = []
         for node in (a, b):
-            key = node, free, settings, level, planar
+            key = node, free, settings, level, planar, extra
             if key not in self._known:
                 try:
-                    self._known[key] = sample(node, free, settings, level, planar)
+                    self._known[key] = sample(node, free, settings, level, planar, extra)
                 except NoValue:
                     self._known[key] = None
             found.append(self._known[key])
         return found[0] is not None and found[1] is not None and same_samples(found[0], found[1])
+
+
+def _kinks(a: Node, b: Node, calls: set[str]) -> tuple[Fraction, ...]:
+    """Where expressions with steps or corners may differ: at whole numbers, and beyond the constants in them."""
+    if calls & {"floor", "ceil"}:
+        return tuple(map(Fraction, (1, 2, 3, 4, 8, 9, 10, 16, 25, 27, 64, 100, 1000)))
+    if "abs" not in calls:
+        return ()
+    far = {n.value for x in (a, b) for n in x.walk() if n.op == "number" and 20 < n.value < 10**9}
+    return tuple(value for c in sorted(far)[:4] for value in (c / 3, 2 * c, -2 * c))
+
+
+def _unpaired(a: Node, b: Node) -> tuple[Node, Node]:
+    """Two capitals are a segment, unless the other side has none, or one of them stands alone too: then a product."""
+    pairs, alone = [
+        [{n.text for n in x.walk() if n.op == "name" and n.text.isupper() and len(n.text) == size} for x in (a, b)]
+        for size in (2, 1)
+    ]
+    split = {p for p in pairs[0] | pairs[1] if not (pairs[0] and pairs[1]) or set(p) & (alone[0] | alone[1])}
+    if pairs[0] == pairs[1] and not any(set(p) & (alone[0] | alone[1]) for p in split):
+        return a, b
+    return _in_letters(a, split), _in_letters(b, split)
+
+
+def _in_letters(node: Node, pairs: set[str]) -> Node:
+    if node.op == "name" and node.text in pairs:
+        return Node("mul", tuple(Node("name", text=letter) for letter in node.text))
+    return replace(node, parts=tuple(_in_letters(part, pairs) for part in node.parts))
 
 
 def _meanings(a: Node, b: Node) -> list[Settings]:
@@ -417,6 +476,9 @@ def _decimal_of(decimal: Node, other: Node) -> bool:
     digits = str(abs(inner.value.numerator)).rstrip("0") if inner.value.denominator > 1 else ""
     if len(str(abs(inner.value.numerator) * 10**inner.places // inner.value.denominator)) < 5 or not digits:
         return False  # too few digits to say what it rounds
+    exact = exact_value(other)
+    if exact is not None and (exact * 10**inner.places).denominator == 1:
+        return False  # it could be written with these places, and is not
     off = abs(value - given) * 10**inner.places
     return off <= 0.5 or (off < 1 and abs(given) < abs(value))
 
@@ -454,6 +516,11 @@ def _signs(node: Node) -> Node:
             return node
         if node.op == "relation" and node.text in ("=", "in"):
             return replace(node, parts=(node.parts[0], _signs(node.parts[1])))
+        if any(n.text == "mp" for n in count):
+            if node.op != "tuple":
+                return node
+            both = (_chosen(node, iter((sign,) * len(count))) for sign in (1, -1))
+            return Node("list", tuple(both), ",")
         if node.op in ("list", "set"):
             parts = [p for part in node.parts for p in _split(part)]
             return Node(node.op, tuple(parts), node.text)
@@ -650,6 +717,29 @@ def _components(node: Node) -> tuple[Node, ...] | None:
     if node.op == "matrix" and all(len(row.parts) == 1 for row in node.parts):
         return tuple(row.parts[0] for row in node.parts)
     return None
+
+
+def _of_unit_vectors(node: Node, size: int) -> tuple[Node, ...] | None:
+    """The components of `2i - 3j + k`; None where it is no sum of unit vectors."""
+    if size not in (2, 3) or not _arithmetic(node) or "j" not in names(node):
+        return None
+
+    components = []
+    for unit in "ijk"[:size]:
+        put = node
+        for name in "ijk":
+            put = regions.replaced(put, name, number(int(name == unit)))
+        components.append(put)
+    return tuple(components)
+
+
+def _product_of_capitals(node: Node) -> Node:
+    if node.op != "words" or not re.fullmatch("[A-Z]{2,4}", node.text):
+        return node
+    found = Node("name", text=node.text[0])
+    for letter in node.text[1:]:
+        found = Node("mul", (found, Node("name", text=letter)))
+    return found
 
 
 def _by_value(elements: Sequence[Node]) -> list[Node]:

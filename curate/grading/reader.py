@@ -153,8 +153,9 @@ class Reader:
                 word = {"wedge": "and", "vee": "or", "&": "and"}.get(token.text, token.text.lower())
                 by = word if word.isalpha() else by or ","
                 self._at += 1
-            if not by:
+            if not by and not self._is_condition():
                 raise self._unread("no meaning")
+            by = by or ","
             joined.add(by)
             parts.append(self._clause())
         if len(parts) == 1:
@@ -286,15 +287,34 @@ class Reader:
             elif self._take("/", "div"):
                 found = Node("div", (found, self._factor()))
             elif self._starts_factor() and not (found.op == "quantity" and self._kind(self._at) == "number"):
-                after, token = self._at, self._peek()
+                token = self._tokens[self._at]
+                if token.text == "(" and token.apart and self._kind(self._at + 1) == "text" and self._said_again(found):
+                    continue
                 factor = self._power()
-                if factor.op == "number" and self._tokens[after].kind == "number":
+                if factor.op == "number" and token.kind == "number":
                     raise Unread(f"two numbers side by side: {factor}")
-                assert token is not None
+                again = (
+                    token.text == "("
+                    and token.apart
+                    and factor.op in ("number", "div")
+                    and found.op in ("number", "div")
+                )
+                if again and (factor.op != found.op or factor.places != found.places):
+                    raise Unread("a number and another one in brackets")
                 found = Node("mul", (found, factor))
             else:
                 return found
             found = self._measured(found)
+
+    def _said_again(self, value: Node) -> bool:
+        """Whether the words in the brackets that follow are the number before them: 12 (twelve)."""
+        words = self._inside(self._at)
+        try:
+            same = Reader(words).answer().value == value.value and value.op == "number"
+        except Unread:
+            return False
+        self._at += (len(words) + 2) * same
+        return same
 
     def _factor(self) -> Node:
         """What stands behind a sign of multiplication: it may have a sign of its own."""
@@ -304,6 +324,10 @@ class Reader:
             return self._factor()
         return self._power()
 
+    def _is_condition(self) -> bool:
+        """Whether brackets that stand apart hold what is said of a name: `(k in Z)`."""
+        return self._is("(") and self._apart(self._at) and any(t.text == "in" for t in self._inside(self._at))
+
     def _starts_factor(self) -> bool:
         token = self._peek()
         if token is None:
@@ -311,7 +335,7 @@ class Reader:
         if token.kind in ("number", "name"):
             return True
         if token.kind == "mark":
-            if token.text == "(" and self._is("mod", "bmod", ahead=1):
+            if token.text == "(" and (self._is("mod", "bmod", ahead=1) or self._is_condition()):
                 return False
             return token.text in ("(", "[", "{", "\\{") or (token.text in ("|", "||") and not self._bars)
         return token.kind == "command" and token.text not in _NOT_A_FACTOR and not token.text.startswith("end")
@@ -321,6 +345,8 @@ class Reader:
         while self._word(*SCALES):
             value = Node("mul", (value, number(SCALES[self._tokens[self._at].text.lower()])))
             self._at += 1
+        if self._is("-") and self._kind(self._at + 1) == "text" and (self._text(self._at + 1) or "").lower() in PARTS:
+            self._at += 1  # one-half
         if self._word(*PARTS):
             value = Node("div", (value, number(PARTS[self._tokens[self._at].text.lower()])))
             self._at += 1
@@ -331,6 +357,8 @@ class Reader:
             elif words and self._is("^") and (power := self._power_of_unit())[0]:
                 words[-1] += f"^{power[0]}"
                 self._at += power[1] - 1
+            elif words and self._is("."):
+                words.append(" ")  # in.
             elif self._kind(self._at + 1) == "text" and (self._is("/") or (words and self._is("cdot", "-", "."))):
                 words.append({"/": "/", "cdot": "*", "-": "-"}.get(token.text, " "))
             else:
@@ -376,7 +404,7 @@ class Reader:
 
     def _postfix(self, found: Node) -> Node:
         while True:
-            if self._is("!") and not self._is("=", ahead=1):
+            if self._is("!"):
                 self._at += 1
                 twice = self._take("!")
                 found = Node("factorial", (found,), "!!" if twice else "!")
@@ -448,6 +476,8 @@ class Reader:
         if token.kind == "text":
             if self._word(*NUMBERS):
                 return self._spelled()
+            if self._word("half"):
+                return number(1)  # what it is half of
             raise self._unread("words")
         if token.text in ("(", "[", "\\{", "langle"):
             return self._brackets()
@@ -533,7 +563,7 @@ class Reader:
             self._at += 1
             top_node, bottom_node = self._argument(), self._argument()
             plain = all(n.op == "number" and n.value.denominator == 1 for n in (top_node, bottom_node))
-            if plain and bottom_node.value and not self._is("^", "!"):
+            if plain and bottom_node.value and not self._is("!") and (self._is("circ", ahead=1) or not self._is("^")):
                 return number(whole + top_node.value / bottom_node.value)
             self._at = start
         return number(whole, places)
@@ -620,8 +650,11 @@ class Reader:
             t.text.isupper() or t.text in ("cup", "cap", "|", ",", "+", "-", "^", "2", "{", "}")
             for t in self._inside(at)
         )
+        always = inverse or name.endswith("'") or letter in _FUNCTION_NAMES or events or (one and letter in _OF_ONE)
         always = (
-            inverse or name.endswith("'") or letter in _FUNCTION_NAMES or events or (one and letter in ("h", "T", "y"))
+            always
+            or (one and self._text(at + 1) == "t")
+            or (one and self._kind(at + 1) == "number" and letter not in ("pi", "e", "i"))
         )
         if not (always or (one and self._kind(at + 1) == "name" and self._text(at + 3) == "=")):
             return Node("name", text=name)
@@ -777,7 +810,9 @@ class Reader:
             return self._function(name)
         if name in ACCENTS:
             under = self._index()
-            return self._named(f"{name}({''.join(sorted(under)) if name == 'overline' else under})")
+            if name == "overline" and len(under) == 2 and under.isupper():
+                return Node("name", text="".join(sorted(under)))  # a segment
+            return self._named(f"{name}({under})")
         if name == "infty":
             return Node("infty")
         if name == "emptyset":
@@ -818,6 +853,8 @@ class Reader:
             if name not in INVERTED:
                 raise Unread(f"the inverse of {name}")
             return Node("call", arguments, "arc" + name)
+        if name in ("gcd", "lcm", "max", "min"):
+            arguments = tuple(sorted(arguments, key=str))
         called = Node("call", arguments, _SAME_FUNCTION.get(name, name))
         return called if power is None else Node("pow", (called, power))
 
@@ -865,7 +902,9 @@ _LETTERS = listed(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar angle triangle"
 )
-_FUNCTION_NAMES = listed("f g F G O Gamma zeta phi psi varphi")
+_OF_ONE = listed("h p q u v y H P Q T")
+"""Letters that are functions of one name in brackets, and factors of anything else there."""
+_FUNCTION_NAMES = listed("f g F G O Gamma Lambda sigma tau zeta phi psi varphi")
 _SAME_FUNCTION = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 
 

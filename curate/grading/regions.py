@@ -91,6 +91,8 @@ def _inequality(node: Node) -> tuple[Region, str]:
     left, right, sign = *node.parts, node.text
     if sign == "in":
         return region(right), _variable(left)
+    if (left.op == "apply" and sign in ("<", "<=", ">", ">=")) or right.op == "apply":  # what a function's values are
+        left, right = (Node("name", text=str(n)) if n.op == "apply" else n for n in (left, right))
     if not names(left):
         left, right, sign = right, left, _FLIPPED[sign]
     if left.op == "abs" and sign in ("<", "<=", ">", ">="):
@@ -120,7 +122,7 @@ def _linear(left: Node, right: Node, sign: str) -> tuple[Region, str]:
     name = next(iter(names(left)))
 
     def at(value: int) -> Any:
-        return real(_replaced(left, name, number(value)))
+        return real(replaced(left, name, number(value)))
 
     if any(n.op not in ("number", "name", "add", "mul", "div", "neg") and names(n) for n in left.walk()):
         raise NoValue("not linear")
@@ -134,10 +136,11 @@ def _linear(left: Node, right: Node, sign: str) -> tuple[Region, str]:
     return _ray(end, below=sign[0] == "<", closed=sign.endswith("=")), name
 
 
-def _replaced(node: Node, name: str, by: Node) -> Node:
+def replaced(node: Node, name: str, by: Node) -> Node:
+    """`node` with another node for a name."""
     if node.op == "name" and node.text == name:
         return by
-    return replace(node, parts=tuple(_replaced(part, name, by) for part in node.parts))
+    return replace(node, parts=tuple(replaced(part, name, by) for part in node.parts))
 
 
 def _variable(node: Node) -> str:

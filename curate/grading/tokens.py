@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from curate.grading.words import COMMON, FUNCTIONS, NUMBERS, UNITS, listed
+from curate.grading.words import COMMON, FUNCTIONS, FUSED, NUMBERS, PARTS, UNITS, listed
 
 Kind = Literal["number", "name", "text", "command", "mark"]
 
@@ -131,11 +131,21 @@ _ALIGNED = re.compile(
 )
 
 
+_QUANTIFIED = re.compile(
+    r"[,\s]*(?:\\q?quad\s*)?(?:\\text\{\s*|\()?"
+    r"(?:for (?:all|every|any)(?: real(?: numbers?)?)?|\\forall)\s*\}?\s*\$?[a-z]"
+    r"(?:\s*\\in\s*(?:\\mathbb\s*\{?R\}?|\\R))?\s*[)}$]?\s*$"
+)
+"""`for all x` behind what holds for all reals."""
+
+
 def plain(text: str) -> str:
     """Unicode folded, markup of documents and closing marks taken off."""
     text = fold(html.unescape(text).replace("\0", ""))
     for pattern, instead in _TAGS:
         text = pattern.sub(instead, text)
+    if "for " in text or "\\forall" in text:
+        text = _QUANTIFIED.sub("", text)
     if "\\begin" in text:  # lines below each other are clauses
         text = re.sub(_ALIGNED, lambda m: re.sub(r"\\\\(?:\[[^\]]*\])?\s*(?=\S)", ", ", m[2].replace("&", " ")), text)
     return _ENDINGS.sub("", text.strip())
@@ -282,7 +292,14 @@ class _Lexer:
             elif kind == "dots":
                 self.add("command", "dots")
             elif kind == "two":
-                if found in _TWO:
+                if (
+                    found == "!="
+                    and self.found
+                    and (self.found[-1].kind == "number" or self.found[-1].text in (")", "}"))
+                ):
+                    self.add("mark", "!")  # 5!=120
+                    self.add("mark", "=")
+                elif found in _TWO:
                     self.add("command", _TWO[found])
                 else:
                     self.add("mark", {"**": "^", "==": "="}.get(found, found))
@@ -350,14 +367,20 @@ class _Lexer:
         """Whether one letter is a unit of speed, as in 5 m/s and 50 km/h; any other is a name."""
         behind = [t.text for t in self.found[-2:]]
         over = len(behind) == 2 and self.found[-2].kind == "text" and behind[1] == "/"
-        return (over and run in "shmgl") or (run == "m" and self.apart and self.text.startswith("/s", self.at))
+        squared = self.found[-1:] and self.found[-1].text.lower() in ("sq", "square", "cubic", "cu")
+        squared = squared or (behind[-1:] == ["."] and behind[0].lower() in ("sq", "cu"))
+        return (
+            (bool(squared) and run == "m")
+            or (over and run in "shmgl")
+            or (run == "m" and self.apart and self.text.startswith("/s", self.at))
+        )
 
     def _letters(self, run: str, in_text: bool) -> None:
         """A run of letters: a function or a constant in plain text, a word, or a product of names."""
         lower = run.lower()
         in_text = in_text or (self.marked and not self.inside and len(run) > 1)
-        if run == "min" and self.found and self.found[-1].kind == "number":
-            self.add("text", run)  # minutes
+        if run in ("min", "sec", "deg") and self.found and self.found[-1].kind == "number":
+            self.add("text", run)  # minutes, seconds, degrees
         elif run == "sqrt" and (digits := re.compile(r"\s*([0-9.]+)").match(self.text, self.at)):
             self.add("command", run)  # not of the first digit only, as in LaTeX
             for part in ("{", digits[1], "}"):
@@ -367,7 +390,12 @@ class _Lexer:
             self.add("command", run)
         elif lower in ("infinity", "inf") and not in_text:
             self.add("command", "infty")
-        elif lower in NUMBERS and self.found[-1:] and self.found[-1].text == "-" and self.found[-2:-1]:
+        elif (
+            (lower in NUMBERS or lower in PARTS)
+            and self.found[-1:]
+            and self.found[-1].text == "-"
+            and self.found[-2:-1]
+        ):
             self.add("text", run)  # twenty-one
         elif (in_text and not (len(run) == 1 and run in "xyzn")) or self._is_unit(run):
             self.add("text", run)
@@ -377,9 +405,15 @@ class _Lexer:
             before, after = self.found[-1:], self.text[self.at : self.at + 1] or " "
             stands_alone = self.apart or not before or before[0].text == "("
             counted = bool(before) and (before[0].kind == "number" or before[0].text in (")", "}", "^", "/"))
+            counted = counted or (bool(before) and self.apart and before[0].text == "pi")
+            counted = counted and (self.apart or (run.islower() and (after in "^/.,;) \\$")))  # 5km+2m is a sum
             if (
                 run in ("and", "or", "not", "base")
-                or (lower in UNITS and (counted or self.prose))
+                or (
+                    lower in UNITS
+                    and (counted or (self.prose and stands_alone))
+                    and (lower not in FUSED or (self.prose and self.apart))
+                )
                 or (
                     (self.prose and stands_alone and (len(run) > 2 or lower in COMMON) and after not in "^_(")
                     or len(run) > 4

@@ -354,8 +354,10 @@ def sample(
     settings: Settings = PLAIN,
     level: int = 0,
     planar: frozenset[str] = frozenset(),
+    extra: tuple[Fraction, ...] = (),
 ) -> Samples:
-    """The expression at the points that `free` names make; one point if there are none. `planar` names are complex.
+    """The expression at the points that `free` names make; one point if there are none. `planar` names are complex;
+    at the `extra` points all names have that value.
 
     Raises NoValue for a constant without a value.
     """
@@ -363,11 +365,12 @@ def sample(
     if not free and (fraction := exact(node, settings)) is not None:
         return Samples((), digits, fraction)
     found: list[tuple[Any, Any, bool] | None] = []
-    for point in range(_POINTS if free and not level else 3 if free else 1):
+    for point in range(_POINTS + len(extra) if free and not level else 3 if free else 1):
         both = []
         try:
             for context in map(_context, digits):
-                at = {n: context.mpf(_at(n, point).numerator) / _at(n, point).denominator for n in free}
+                given = {n: extra[point - _POINTS] if point >= _POINTS else _at(n, point) for n in free}
+                at = {n: context.mpf(value.numerator) / value.denominator for n, value in given.items()}
                 at |= {n: context.mpc(at[n], at[n] / 3 + 1) for n in planar}
                 evaluator = Evaluator(context, at, settings)
                 both.append(evaluator.number(node))

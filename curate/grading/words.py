@@ -39,7 +39,7 @@ REFUSED = listed(
     "are was be does do cannot mod modulo remainder over under minus plus times divided by squared cubed "
     "factorial root negative point doubled tripled halved score gross double twice then either neither about "
     "approximately roughly base to choose undefined wrong incorrect false otherwise inverse reciprocal tens "
-    "ones off"
+    "ones off loss debt deficit below noon"
 )
 """Words that change what stands beside them, so that nothing with them is a number and its unit."""
 
@@ -55,10 +55,13 @@ _KINDS: dict[str, dict[str, tuple[int, int]]] = {
              "yd": (36, 1), "mile": (63360, 1), "mi": (63360, 1)},
     "mass": {"mg": (1, 1000), "g": (1, 1), "gram": (1, 1), "kg": (1000, 1), "kilogram": (1000, 1)},
     "time": {"s": (1, 1), "sec": (1, 1), "second": (1, 1), "min": (60, 1), "minute": (60, 1), "h": (3600, 1),
-             "hr": (3600, 1), "hour": (3600, 1), "day": (86400, 1), "week": (604800, 1)},
+             "hr": (3600, 1), "hour": (3600, 1), "hrs": (3600, 1), "secs": (1, 1),
+             "mins": (60, 1), "day": (86400, 1), "week": (604800, 1)},
+    "gallon": {"gallon": (16, 1), "gal": (16, 1), "quart": (4, 1), "qt": (4, 1), "pint": (2, 1), "pt": (2, 1)},
+    "ounce": {"ounce": (1, 1), "oz": (1, 1)},
     "volume": {"ml": (1, 1000), "milliliter": (1, 1000), "l": (1, 1), "liter": (1, 1), "litre": (1, 1)},
     "dollar": {"dollar": (1, 1), "usd": (1, 1), "cent": (1, 100), "buck": (1, 1)},
-    "degree": {"degree": (1, 1)},
+    "degree": {"degree": (1, 1), "deg": (1, 1)},
     "year": {"year": (1, 1), "yr": (1, 1), "month": (1, 12)},
     "newton": {"n": (1, 1), "newton": (1, 1)},
     "joule": {"j": (1, 1), "joule": (1, 1), "kj": (1000, 1), "kilojoule": (1000, 1)},
@@ -80,6 +83,8 @@ UNITS = (
     | frozenset(u + "s" for u in KNOWN if len(u) > 2)
     | listed("inches mph kph degrees units unit percent pct percentage square cubic sq cu")
 )
+FUSED = listed("mg ml lb lbs ft mi pa kpa yd hr hrs oz pt qt hz kw kj mol rad")
+"""Units that are letters of names too, unless they stand apart in plain text: 2mg is twice m times g."""
 _PHRASES = (
     (r"\bmph\b", "mile/hour"),
     (r"\b(?:kph|kmh)\b", "km/hour"),
@@ -117,8 +122,16 @@ def unit(text: str) -> tuple[str, int, int] | None:
         or re.search(r"[^\w\s/^{}.*()'-]", text)
     ):
         return None
-    text = re.sub(r"[{}().]", "", text).strip()
-    text = re.sub(r"^(square |cubic |sq\.? )?in(?=$|\^|/)", r"\1inch", text)
+    text = " ".join(re.sub(r"[{}().]", " ", text).split())
+    text = re.sub(r"^(square |cubic |sq |cu )?in(?=$|\^|/)", r"\1inch", text)
+    text = re.sub(
+        r"^degrees? (?:celsius|c)$",
+        "degree C",
+        re.sub(r"^degrees? (?:fahrenheit|f)$", "degree F", text, flags=re.I),
+        flags=re.I,
+    )
+    if text in ("degree C", "degree F"):
+        return text, 1, 1
     for pattern, instead in _PHRASES:
         text = re.sub(pattern, instead, text, flags=re.IGNORECASE)
     parts, top, bottom = [], 1, 1
@@ -126,7 +139,7 @@ def unit(text: str) -> tuple[str, int, int] | None:
         for factor in re.split(r"\*|-|\s+", quotient.strip()):
             base, _, power = factor.partition("^")
             one = singular(base)
-            if not one or (not power and one in ("a", "an", "the", "of", "each", "unit", "total", "all")):
+            if not one or (not power and one in ("a", "an", "the", "of", "each", "total", "all")):
                 continue
             try:
                 exponent = int(power or 1) * (-1 if i else 1)
@@ -138,8 +151,6 @@ def unit(text: str) -> tuple[str, int, int] | None:
                 return None  # millions, or what?
             exactly = base if base[1:].lower() != base[1:] and one not in KNOWN else one  # MHz is not mHz
             kind, *scale = KNOWN.get(exactly, (exactly, 1, 1))
-            if kind in ("unit", "radian"):
-                continue
             if exponent < 0:
                 scale = scale[::-1]
             top, bottom = top * scale[0] ** abs(exponent), bottom * scale[1] ** abs(exponent)
