@@ -1,6 +1,7 @@
 """The tokens of a tokenizer.json, checked, and how many of them a text takes at least."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ class Vocabulary:
     largest id + 1.
 
     Raises InputError where tokenizer.json's vocabulary or added tokens are not what they must be: ids whole numbers,
-    each with one text, each text with one id.
+    each with one text, each text with one id, and every text one that can be written.
     """
 
     def __init__(self, tokenizer_json: Mapping[str, Any]) -> None:
@@ -56,6 +57,13 @@ class Vocabulary:
                 ),
             )
             self.added[number], self.specials[text] = token, number
+        try:
+            "".join((*vocab, *self.specials)).encode()
+        except UnicodeEncodeError:
+            text = next(text for text in (*vocab, *self.specials) if re.search("[\ud800-\udfff]", text))
+            raise InputError(
+                f"tokenizer.json has the token {shown(text)}, which is no text: half a surrogate pair"
+            ) from None
         self.size: int = 1 + max(max(ids), *self.added, -1)
         """Ids at or above it do not exist (checkpoints pad their embedding beyond it)."""
         self._shares = _shares(vocab)

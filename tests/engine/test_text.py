@@ -356,6 +356,7 @@ def added(*tokens: tuple[int, str], **flags) -> list[dict]:
         ),
         ({"added_tokens": added((900, "<a>"), (901, "<a>"))}, "two ids for the added token '<a>', one of them 901"),
         ({"added_tokens": added((3, "<a>"))}, "two texts for the id 3"),
+        ({"added_tokens": added((900, "<\ud800>"))}, r"the token '<\\ud800>', which is no text"),
         ({"added_tokens": added((900, "a"))}, "two ids for the added token 'a'"),
         ({"added_tokens": added((900, "<a>"), lstrip="yes")}, "lstrip, rstrip .*'yes'.* give booleans"),
         ({"decoder": ["ByteLevel"]}, "decoder is .'ByteLevel'.; only byte-level BPE"),
@@ -378,7 +379,7 @@ def added(*tokens: tuple[int, str], **flags) -> list[dict]:
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "."),
         ({"version": {"a": [[[]]]}}, "cannot be built"),
     ],
-    ids=range(26),
+    ids=range(27),
 )
 def test_tokenizers_that_are_none_are_refused_at_load(small, tmp_path, changes, message):
     small("x")

@@ -130,6 +130,7 @@ TARGETS = (
         "tokenizer.json",
         files(_TOKENIZER, _OTHER),
         _file("tokenizer.json", _TOKENIZER, use_tokenizer),
+        known=((((("added_tokens", 0, "content"), "set", '"\\ud800"'),), ()),),
     ),
     Target("tokenizer_config.json", files(_SETTINGS, _OTHER), _file("tokenizer_config.json", _SETTINGS, use_tokenizer)),
     Target("chat template", blocks, _template, quick=6),
