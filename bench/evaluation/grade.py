@@ -83,7 +83,10 @@ def grade(
 def read_grades(file: Path, any_version: bool = False) -> dict[Key, Graded]:
     """The verdicts of a grades file. Raises InputError where there is none, it cannot be read, or another version of
     the grader wrote it."""
-    again = f"grade the run again: python -m bench.evaluate grade {file.parent}"
+    flags = {"grades": "", "grades-s1-grader": " --grader s1-grader"}.get(
+        file.stem, f" --mode {file.stem.removeprefix('grades-')}"
+    )
+    again = f"grade the run again: python -m bench.evaluate grade {file.parent}{flags}"
     try:
         head, *rows = (parse_json(line) for line in file.read_bytes().split(b"\n") if line)
         if head["version"] != VERSION and not any_version:
@@ -133,6 +136,9 @@ def explain(folder: Path, problem: str, mode: Mode = "answer") -> str:
                 ("reference", about.reference, read_as[0]),
                 ("answer", verdict.extracted, read_as[1]),
             ):
+                if name == "reference" and text is None:
+                    lines.append("  reference none: a checker decides from the question")
+                    continue
                 lines.append(f"  {name:9} {shown(text)}" + (f" read as {shown(reading)}" if reading else ""))
             lines.append(f"  {phase + ' ends':9} {shown(row[phase][-200:])}")
             lines += [f"  {verdict.detail}"] * bool(verdict.detail)

@@ -109,8 +109,11 @@ def _clock(gold: str, given: str) -> bool | None:
     a, b = (_CLOCK.fullmatch(re.sub(r"\\text\{([^{}]*)\}|\$", r"\1", text)) for text in (gold, given))
     if a is None or b is None:
         return None
-    halves = {(c[3] or "").lower() for c in (a, b)} - {""}
-    return int(a[1]) == int(b[1]) and a[2] == b[2] and len(halves) < 2
+    halves = [(c[3] or "").lower() for c in (a, b)]
+    hours = [int(c[1]) for c in (a, b)]
+    by_24 = [hour % 12 + 12 * (half == "p") if half else hour for hour, half in zip(hours, halves, strict=True)]
+    alike = hours[0] == hours[1] and "" in halves
+    return a[2] == b[2] and (alike or by_24[0] == by_24[1])
 
 
 Verdict = tuple[bool, str]

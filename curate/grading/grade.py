@@ -35,7 +35,7 @@ class AnswerKind(enum.Enum):
     TEXT = "text"
     """Words: equal as strings, otherwise for a judge."""
     EXACT = "exact"
-    """Words of which one spelling is right, such as a name: equal as strings, otherwise wrong, by rule `exact`."""
+    """Words of which one is right, such as a name: equal but for case, articles and punctuation, otherwise wrong."""
     AUTO = "auto"
     """By the reference."""
 
@@ -161,7 +161,8 @@ class Grader(AbstractContextManager["Grader", None]):
 
     def _by_rule(self, item: Item) -> Grade | _Pair | _Words:
         """The grade, or what is left to do."""
-        kind = guess_kind(item) if item.kind is AnswerKind.AUTO else item.kind
+        kind = AnswerKind(item.kind)  # or its name, which is refused where there is none such
+        kind = guess_kind(item) if kind is AnswerKind.AUTO else kind
         if kind is AnswerKind.FAMILY and item.family not in FAMILIES:
             return Grade(None, "ungradable", None, f"no family {item.family!r}; known: {', '.join(FAMILIES)}")
         if kind is not AnswerKind.FAMILY and (item.reference is None or not item.reference.strip()):

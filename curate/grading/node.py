@@ -48,7 +48,7 @@ class Node:
             case "matrix":
                 return f"{self.text}[" + "; ".join(", ".join(map(str, row.parts)) for row in self.parts) + "]"
             case "quantity":
-                return f"{each[0]} {self.text}"
+                return f"{each[0]} {self.text}" if self.value == 1 else f"{each[0]} x {self.value} {self.text}"
             case _:
                 return f"{self.text or self.op}({', '.join(each)})"
 
