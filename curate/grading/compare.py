@@ -558,13 +558,15 @@ def _label(node: Node) -> str:
         return node.text
     if node.op == "apply" and all(part.op in ("name", "number", "tuple") for part in node.parts):
         return str(node)
-    if node.op == "mul" and node.parts[0].text in ("m", "area", "triangle") and node.parts[1].text.startswith("angle"):
+    if node.op == "mul" and node.parts[0].text == "m" and node.parts[1].text.startswith("angle"):
         return node.parts[1].text  # the measure of an angle
     if node.op == "mul" and all(n.op in ("mul", "name") for n in node.walk()):
         letters = [n.text for n in node.walk() if n.op == "name"]
         return "".join(letters) if all(t.isupper() and len(t) == 1 for t in letters) else ""
-    if node.op in ("call", "ratio") and (node.text in ("deg", "dim", "det", "arg") or all(map(_label, node.parts))):
-        return str(node) if node.op == "ratio" or node.text in ("deg", "dim", "det", "arg") else ""
+    if (node.op == "call" and node.text in ("deg", "dim", "arg")) or (
+        node.op == "ratio" and all(map(_label, node.parts))
+    ):
+        return str(node)
     if node.op == "abs" and len(_label(node.parts[0])) > 1:
         return _label(node.parts[0])
     return ""
@@ -597,8 +599,6 @@ def _labels(node: Node) -> tuple[tuple[str, ...], Node]:
         return (), node
     if node.op in ("list", "set", "tuple") and len(node.parts) > 1:
         return _labelled_list(node)
-    if node.op == "relation":
-        return (), node
     return (), node
 
 

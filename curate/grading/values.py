@@ -118,8 +118,6 @@ class Evaluator:
 
     def _root(self, node: Node) -> Any:
         base, degree = map(self.value, node.parts)
-        if not isinstance(degree, Fraction) or degree.denominator != 1 or degree < 1:
-            return self._power(base, 1 / degree)
         return self._power(base, 1 / degree)
 
     def _power(self, base: Any, exponent: Any) -> Any:
