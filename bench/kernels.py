@@ -256,14 +256,17 @@ def layers(
 
     def model() -> decoder.NativeDecoder:
         ones = torch.ones(hidden, dtype=dtype)
+
+        def product(name: str) -> weights.LinearWeight:
+            out, inner = sizes[name]
+            return linear.pack(weights.LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
+
         own = [
             decoder.Layer(
                 input_norm=ones,
                 mlp_norm=ones,
-                **{
-                    name: linear.pack(weights.LinearWeight(torch.randn(out, inner, dtype=dtype) / inner**0.5))
-                    for name, (out, inner) in sizes.items()
-                },
+                qk_norm=torch.ones(2, shape.head_dim, dtype=dtype) if shape.qk_norm else None,
+                **{name: product(name) for name in ("qkv", "output", "gate_up", "down")},
             )
             for _ in range(shape.num_layers)
         ]

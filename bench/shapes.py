@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A Qwen2 decoder's sizes; the fields have the names of `engine.model.config.ModelConfig`."""
+    """A decoder's sizes; the fields have the names of `engine.model.config.ModelConfig`."""
 
     hidden_size: int
     num_layers: int
@@ -16,6 +16,7 @@ class Shape:
     tie_word_embeddings: bool
     head_dim: int
     attention_bias: bool = True
+    qk_norm: bool = False
     max_position_embeddings: int = 65536
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6

@@ -32,6 +32,8 @@ class DecoderShape(Protocol):
     def tie_word_embeddings(self) -> bool: ...
     @property
     def attention_bias(self) -> bool: ...
+    @property
+    def qk_norm(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def matrix_params(shape: DecoderShape) -> int:
 def vector_params(shape: DecoderShape) -> int:
     """Norm weights and QKV biases: read every step, kept in 16 bits whatever the matrices are."""
     bias = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim if shape.attention_bias else 0
-    return shape.num_layers * (2 * shape.hidden_size + bias) + shape.hidden_size
+    heads = 2 * shape.head_dim if shape.qk_norm else 0
+    return shape.num_layers * (2 * shape.hidden_size + bias + heads) + shape.hidden_size
 
 
 def all_reduce_seconds(nbytes: float) -> float:

@@ -72,16 +72,25 @@ def _row_kernels() -> list[Case]:
         {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"},
         {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()},
     )
-    rope = {"qkv_ptr": bf16, "cos_sin_ptr": "*fp32", "positions_ptr": i64, "slots_ptr": i64, "q_ptr": bf16}
-    heads = {"NUM_Q": 40, "NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
+    rope = {
+        "qkv_ptr": bf16,
+        "cos_sin_ptr": "*fp32",
+        "positions_ptr": i64,
+        "slots_ptr": i64,
+        "q_ptr": bf16,
+        "eps": "fp32",
+    }
+    heads = {"NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
     appends = [
         Case(
-            f"rope_append {cache[1:]}",
+            f"rope_append {cache[1:]}{' normed' if normed else ''}",
             _rope_append_kernel,
-            {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)},
-            {**heads, "QUANTISED": cache != bf16},
+            {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)}
+            | ({"qk_norm_ptr": bf16} if normed else {}),
+            {**heads, "NUM_Q": 64 if normed else 40, "QUANTISED": cache != bf16, "NORMED": normed},  # Qwen3 and Qwen2.5
         )
         for cache in (bf16, "*fp8e4nv")
+        for normed in (False, True)
     ]
     return [*norms, *reductions, silu, embed, *appends]
 

@@ -95,10 +95,17 @@ def to_float8(x: Tensor) -> Tensor:
 
 
 def kv_scales(
-    key: Tensor, value: Tensor, key_bias: Tensor | None, value_bias: Tensor | None, gain: Tensor, num_heads: int
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None,
+    value_bias: Tensor | None,
+    gain: Tensor,
+    num_heads: int,
+    key_gain: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(k_scale, v_scale), each [Hk] float32, for projections key and value [Hk D, H] float32 of what an RMSNorm with
-    `gain` [H] gives. RoPE turns pairs of a key's entries (j, j + D / 2), so a pair's norm is what must fit."""
+    `gain` [H] gives. RoPE turns pairs of a key's entries (j, j + D / 2), so a pair's norm is what must fit. Keys that
+    are normed themselves, with `key_gain` [D], are bounded by that alone."""
     reach = gain.shape[0] ** 0.5
 
     def bound(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,9 +113,14 @@ def kv_scales(
         most = most if bias is None else most + bias.float().abs()
         return most.view(num_heads, -1)
 
-    k, v = bound(key, key_bias), bound(value, value_bias)
-    first, second = k.chunk(2, dim=1)
     tiny = torch.finfo(torch.float32).tiny
     largest = LARGEST[FLOAT8]
-    k_scale = torch.hypot(first, second).amax(1).clamp_min(tiny) / largest
+    v = bound(value, value_bias)
+    if key_gain is None:
+        first, second = bound(key, key_bias).chunk(2, dim=1)
+        k_most = torch.hypot(first, second).amax(1)
+    else:  # a normed head has the norm sqrt(D), so a pair of it that at most
+        first, second = key_gain.float().abs().chunk(2)
+        k_most = (torch.maximum(first, second).max() * key_gain.shape[0] ** 0.5).expand(num_heads)
+    k_scale = k_most.clamp_min(tiny) / largest
     return k_scale, v.amax(1).clamp_min(tiny) / largest

@@ -1,6 +1,7 @@
 """Rotary embedding of Q and K and the append of K and V to the paged cache, from one fused QKV row.
 
-Hugging Face's rotate-half convention (Qwen2): with a head x = (x1 | x2), out = (x1 cos - x2 sin | x2 cos + x1 sin).
+Hugging Face's rotate-half convention: with a head x = (x1 | x2), out = (x1 cos - x2 sin | x2 cos + x1 sin). Where the
+model has it (Qwen3), each head of Q and K goes through an RMSNorm of its own first.
 """
 
 import torch
@@ -9,6 +10,7 @@ from kernels import use_triton
 from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
 from kernels.native import library as native
 from kernels.quantize import to_float8
+from kernels.rms_norm import rms_norm_reference
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -27,11 +29,15 @@ def rope_append_reference(
     num_heads: tuple[int, int],
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    qk_norm: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
     """The definition."""
     num_q, num_kv = num_heads
     head_dim, page_size = k_cache.shape[3], k_cache.shape[2]
     q, k, v = qkv.view(qkv.shape[0], num_q + 2 * num_kv, head_dim).split((num_q, num_kv, num_kv), dim=1)
+    if qk_norm is not None:
+        q, k = (rms_norm_reference(x, gain, eps)[0] for x, gain in zip((q, k), qk_norm, strict=True))
     cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
     kept = slot_mapping >= 0
     slots = slot_mapping[kept]
@@ -55,6 +61,8 @@ def _rope_append_kernel(
     v_cache_ptr,
     k_scale_ptr,
     v_scale_ptr,
+    qk_norm_ptr,
+    eps,
     NUM_Q: tl.constexpr,
     NUM_KV: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -62,6 +70,7 @@ def _rope_append_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     QUANTISED: tl.constexpr,
+    NORMED: tl.constexpr,
 ):
     """Program (token, block of heads) over the row's Hq + 2 Hk heads; both halves of a head sit in one program."""
     HALF: tl.constexpr = HEAD_DIM // 2
@@ -75,6 +84,14 @@ def _rope_append_kernel(
 
     angles = cos_sin_ptr + tl.load(positions_ptr + token) * HEAD_DIM + col
     rotated = head < NUM_Q + NUM_KV
+    if NORMED:
+        scale = 1.0 / tl.sqrt(tl.sum(x1 * x1 + x2 * x2, axis=1, keep_dims=True) / HEAD_DIM + eps)
+        gain = qk_norm_ptr + tl.where(head < NUM_Q, 0, HEAD_DIM) + col
+        g1 = tl.load(gain, mask=inside & rotated, other=0.0).to(tl.float32)
+        g2 = tl.load(gain + HALF, mask=inside & rotated, other=0.0).to(tl.float32)
+        # Rounded as the definition's norm is.
+        x1 = tl.where(rotated, (x1 * scale * g1).to(qkv_ptr.dtype.element_ty).to(tl.float32), x1)
+        x2 = tl.where(rotated, (x2 * scale * g2).to(qkv_ptr.dtype.element_ty).to(tl.float32), x2)
     cos = tl.where(rotated, tl.load(angles, mask=col < HALF, other=0.0), 1.0)
     sin = tl.where(rotated, tl.load(angles + HALF, mask=col < HALF, other=0.0), 0.0)
     # V passes through: x * 1 - y * 0 would turn an infinity into NaN, so it is selected, not computed.
@@ -122,6 +139,8 @@ def rope_append_triton(
     num_heads: tuple[int, int],
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    qk_norm: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
     """The launcher."""
     require_triton()
@@ -141,11 +160,14 @@ def rope_append_triton(
             v_cache,
             k_scale,
             v_scale,
+            qk_norm,
+            eps,
             NUM_Q=num_q,
             NUM_KV=num_kv,
             HEAD_DIM=head_dim,
             PAGE_SIZE=page_size,
             QUANTISED=k_scale is not None,
+            NORMED=qk_norm is not None,
             **config,
         )
     return q
@@ -161,18 +183,20 @@ def rope_append(
     num_heads: tuple[int, int],
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    qk_norm: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
     """Rotate Q and K, write K and V to their slots, return Q.
 
     qkv [N, (Hq + 2 Hk) D]; cos_sin [max_pos, D] float32 (cos | sin halves); positions [N] int64; slot_mapping [N] int64
     = page * page_size + offset, -1 to write nothing; caches [num_pages, Hk, page_size, D]; num_heads = (Hq, Hk);
-    k_scale and v_scale [Hk] float32 where the cache is float8 (stored = value / scale) -> q [N, Hq, D] in qkv's dtype.
+    k_scale and v_scale [Hk] float32 where the cache is float8 (stored = value / scale); qk_norm [2, D] and eps: the
+    norms of query and key heads, where there are any -> q [N, Hq, D] in qkv's dtype.
     """
-    if use_triton(qkv):
-        return rope_append_triton(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
-    if k_scale is None and native.supports_pages(qkv, k_cache):
-        return native.rope_append(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads)
-    return rope_append_reference(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale)
+    if k_scale is None and not use_triton(qkv) and native.supports_pages(qkv, k_cache):
+        return native.rope_append(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, qk_norm, eps)
+    run = rope_append_triton if use_triton(qkv) else rope_append_reference
+    return run(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, num_heads, k_scale, v_scale, qk_norm, eps)
 
 
 def rope_append_cost(

@@ -1,4 +1,4 @@
-"""Random Qwen2 checkpoints in the Hugging Face layout, complete with a tokenizer, for tests and benchmarks."""
+"""Random checkpoints in the Hugging Face layout, complete with a tokenizer, for tests and benchmarks."""
 
 import json
 import math
@@ -56,6 +56,7 @@ def copy_qwen_tokenizer(directory: Path) -> int:
 def write_random_checkpoint(
     directory: Path,
     *,
+    architecture: str = "Qwen2ForCausalLM",
     hidden: int = 64,
     layers: int = 2,
     heads: int = 4,
@@ -81,8 +82,8 @@ def write_random_checkpoint(
     size = copy_qwen_tokenizer(directory) if qwen_tokenizer else write_tokenizer(directory)
     vocab = size + 5 if vocab is None else vocab
     config: dict[str, Any] = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": [architecture],
+        "model_type": architecture.removesuffix("ForCausalLM").lower(),
         "hidden_act": "silu",
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -93,9 +94,13 @@ def write_random_checkpoint(
         "max_position_embeddings": max_positions,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": tied,
-        "use_sliding_window": False,
         "eos_token_id": json.loads((directory / "generation_config.json").read_text())["eos_token_id"][0],
     }
+    kind = config["model_type"]
+    if kind.startswith("qwen"):
+        config["use_sliding_window"] = False
+    if kind == "mistral":
+        config["sliding_window"] = None
     if head_dim is not None:
         config["head_dim"] = head_dim
     name = str(dtype).removeprefix("torch.")
@@ -108,6 +113,13 @@ def write_random_checkpoint(
 
     width = head_dim or hidden // heads
     tensors = _random_tensors(hidden, layers, heads * width, kv_heads * width, intermediate, vocab, tied, seed)
+    tensors = {name: tensor for name, tensor in tensors.items() if kind == "qwen2" or not name.endswith(".bias")}
+    if kind == "qwen3":
+        generator = torch.Generator().manual_seed(seed + 1)
+        for index in range(layers):
+            for letter in "qk":
+                norm = 1 + 0.2 * torch.randn(width, generator=generator)
+                tensors[f"model.layers.{index}.self_attn.{letter}_norm.weight"] = norm
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     if shards == 1:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

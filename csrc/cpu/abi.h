@@ -8,7 +8,7 @@
 #include <cstdint>
 
 // A hash of this file's other lines; kernels/native/library.py refuses a library that answers another one.
-#define S1_INTERFACE 0xddc199dbd24bd0a5ull
+#define S1_INTERFACE 0x2200c20d70f46f71ull
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
 
@@ -21,12 +21,14 @@ struct S1Weight {
   int32_t type;
 };
 
-// One layer of a Qwen2 decoder: packed products, norms [hidden], and its pages
+// One layer of a decoder: packed products, norms [hidden], of query and key heads [2, head_dim] or null, and its pages
 // [num_pages, num_kv, page_size, head_dim], with page_stride elements from one to the next. Activations, norms and
 // pages hold the type of S1Decoder.
 struct S1Layer {
   const void* input_norm;
-  const S1Weight *qkv, *output;
+  const S1Weight* qkv;
+  const void* qk_norm;
+  const S1Weight* output;
   const void* mlp_norm;
   const S1Weight *gate_up, *down;
   void *k_cache, *v_cache;
@@ -141,7 +143,8 @@ S1_OP(rms_norm)(const void* x, const void* residual, const void* weight, void* y
               float eps, int32_t type, int32_t threads);
 S1_OP(rope_append)(const void* qkv, const float* cos_sin, const int64_t* positions, const int64_t* slots, void* q,
                  void* k_cache, void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim,
-                 int64_t page_size, int64_t page_stride, int32_t type, int32_t threads);
+                 int64_t page_size, int64_t page_stride, const void* qk_norm, float eps, int32_t type,
+                 int32_t threads);
 S1_OP(attention)(const void* q, const void* k_cache, const void* v_cache, const int32_t* block_tables,
                const int32_t* context_lens, const int32_t* cu_q, void* out, int64_t rows, int64_t pages, int64_t num_q,
                int64_t num_kv, int64_t head_dim, int64_t page_size, int64_t page_stride, float scale, int32_t type,

@@ -53,7 +53,8 @@ struct Forward {
 
   void attend(const S1Layer& layer) {
     rope_append_part({at.qkv, model.cos_sin, in.positions, in.slots, at.q, layer.k_cache, layer.v_cache, in.n,
-                      model.num_q, model.num_kv, model.head_dim, model.page_size, model.page_stride, model.type},
+                      model.num_q, model.num_kv, model.head_dim, model.page_size, model.page_stride, layer.qk_norm,
+                      model.eps, model.type},
                      id, threads);
     done(S1_APPEND);
     if (in.decodes) decode_attention_part(attention(layer, 0, 0, in.decodes, nullptr), id, threads, at.shared);

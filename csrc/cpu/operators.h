@@ -36,6 +36,10 @@ struct Linear {
 void linear_part(const Linear& op, int id, int threads, void* shared);
 size_t linear_shared_bytes(const Linear& op);
 
+// One row: h = x + residual, rounded to T; y = h / sqrt(mean(h^2) + eps) * weight. y may be x.
+template <class T>
+void norm_row(const T* x, const T* residual, const T* weight, T* y, T* h, int64_t hidden, float eps);
+
 struct RopeAppend {
   const void* qkv;           // [n, (num_q + 2 num_kv) * head_dim] of `type`
   const float* cos_sin;      // [max_pos, head_dim], cos | sin
@@ -44,6 +48,8 @@ struct RopeAppend {
   void* q;                   // [n, num_q, head_dim] of `type`
   void *k_cache, *v_cache;   // [num_pages, num_kv, page_size, head_dim] of `type`, page_stride elements apart
   int64_t n, num_q, num_kv, head_dim, page_size, page_stride;
+  const void* qk_norm;  // [2, head_dim] of `type`: what query and key heads are normed with before; or null
+  float eps;
   int32_t type;
 };
 void rope_append_part(const RopeAppend& op, int id, int threads);

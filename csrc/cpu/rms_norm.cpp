@@ -3,9 +3,9 @@
 
 namespace S1_LEVEL {
 
-// h = x + residual, rounded to T; y = h / sqrt(mean(h^2) + eps) * weight. Lane j sums the squares of h[j], h[j + W], ...
+// Lane j sums the squares of h[j], h[j + W], ...
 template <class T>
-static inline void row(const T* x, const T* residual, const T* weight, T* y, T* h, int64_t hidden, float eps) {
+void norm_row(const T* x, const T* residual, const T* weight, T* y, T* h, int64_t hidden, float eps) {
   const int64_t whole = hidden / W * W;
   const int tail = int(hidden - whole);
   F squares = zero();
@@ -39,13 +39,16 @@ static inline void row(const T* x, const T* residual, const T* weight, T* y, T* 
   }
 }
 
+template void norm_row(const float*, const float*, const float*, float*, float*, int64_t, float);
+template void norm_row(const bf16*, const bf16*, const bf16*, bf16*, bf16*, int64_t, float);
+
 template <class T>
 static void rows(const RmsNorm& op, Range part) {
   const T *x = (const T*)op.x, *residual = (const T*)op.residual, *weight = (const T*)op.weight;
   T *y = (T*)op.y, *h = (T*)op.sum;
   for (int64_t i = part.begin; i < part.end; ++i) {
     const int64_t at = i * op.hidden;
-    row(x + at, residual ? residual + at : nullptr, weight, y + at, residual ? h + at : nullptr, op.hidden, op.eps);
+    norm_row(x + at, residual ? residual + at : nullptr, weight, y + at, residual ? h + at : nullptr, op.hidden, op.eps);
   }
 }
 

@@ -1,4 +1,4 @@
-// Rotary embedding of Q and K, and K and V into their pages. Twin of kernels/rope_append.py.
+// Rotary embedding of Q and K, normed before where the model says so, and K and V into their pages. Twin of kernels/rope_append.py.
 #include "operators.h"
 #include "paged.h"
 
@@ -25,12 +25,21 @@ static void tokens(const RopeAppend& op, Range part) {
   const int64_t dim = op.head_dim, heads = op.num_q + 2 * op.num_kv, plane = op.page_size * dim;
   const bool blocks = blocked(op.type, dim, op.page_size);
   const int half = int(dim / 2);
-  T* key = (T*)scratch(WIDE, sizeof(T) * dim);
+  T* key = (T*)scratch(WIDE, 2 * sizeof(T) * dim);
+  T* normed = key + dim;
+  const T *q_gain = (const T*)op.qk_norm, *k_gain = q_gain ? q_gain + dim : nullptr;
+  const auto head = [&](const T* x, const T* gain, const float* cos, const float* sin, T* out) {
+    if (gain) {
+      norm_row<T>(x, nullptr, gain, normed, nullptr, dim, op.eps);
+      x = normed;
+    }
+    rotate(x, cos, sin, out, half);
+  };
   for (int64_t i = part.begin; i < part.end; ++i) {
     const T* row = (const T*)op.qkv + i * heads * dim;
     const float *cos = op.cos_sin + op.positions[i] * dim, *sin = cos + half;
     T* q = (T*)op.q + i * op.num_q * dim;
-    for (int64_t h = 0; h < op.num_q; ++h) rotate(row + h * dim, cos, sin, q + h * dim, half);
+    for (int64_t h = 0; h < op.num_q; ++h) head(row + h * dim, q_gain, cos, sin, q + h * dim);
     const int64_t slot = op.slots[i];
     if (slot < 0) continue;
     const int64_t page = slot / op.page_size * op.page_stride, offset = slot % op.page_size;
@@ -38,11 +47,11 @@ static void tokens(const RopeAppend& op, Range part) {
       T *keys = (T*)op.k_cache + page + h * plane, *values = (T*)op.v_cache + page + h * plane;
       const T *k = row + (op.num_q + h) * dim, *v = k + op.num_kv * dim;
       if (blocks) {
-        rotate(k, cos, sin, key, half);
+        head(k, k_gain, cos, sin, key);
         put_key((const bf16*)key, (bf16*)keys, offset, dim);
         put_value((const bf16*)v, (bf16*)values, offset, dim);
       } else {
-        rotate(k, cos, sin, keys + offset * dim, half);
+        head(k, k_gain, cos, sin, keys + offset * dim);
         __builtin_memcpy(values + offset * dim, v, sizeof(T) * dim);
       }
     }
@@ -62,11 +71,11 @@ void rope_append_part(const RopeAppend& op, int id, int threads) {
 // See operators.h: RopeAppend.
 S1_OP(rope_append)
 (const void* qkv, const float* cos_sin, const int64_t* positions, const int64_t* slots, void* q, void* k_cache,
- void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int64_t page_stride, int32_t type,
- int32_t threads) {
+ void* v_cache, int64_t n, int64_t num_q, int64_t num_kv, int64_t head_dim, int64_t page_size, int64_t page_stride,
+ const void* qk_norm, float eps, int32_t type, int32_t threads) {
   using namespace S1_LEVEL;
-  const RopeAppend op{qkv, cos_sin, positions, slots,     q,    k_cache, v_cache,
-                      n,   num_q,   num_kv,    head_dim, page_size, page_stride, type};
+  const RopeAppend op{qkv,    cos_sin,  positions, slots,       q,       k_cache, v_cache, n,
+                      num_q, num_kv, head_dim, page_size, page_stride, qk_norm, eps,     type};
   parallel(n * (num_q + 2 * num_kv) * head_dim < 32768 ? 1 : threads,
            [&](int id, int count) { rope_append_part(op, id, count); });
 }

@@ -1,1 +1,1 @@
-"""The Qwen2 decoder: configuration, checkpoint, weights and how they are sharded over ranks."""
+"""The decoder: configuration, checkpoint, weights and how they are sharded over ranks."""

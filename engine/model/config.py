@@ -1,9 +1,9 @@
-"""What `config.json` says about a Qwen2 decoder."""
+"""What `config.json` says about a decoder: Qwen2, Qwen3, Llama or Mistral."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -11,7 +11,24 @@ from engine.errors import InputError, is_number, is_whole, refuse, shown
 from engine.json_file import read_object
 from engine.model.rope import Rope
 
-ARCHITECTURE = "Qwen2ForCausalLM"
+
+class Architecture(NamedTuple):
+    """What a name in `architectures` implies, as far as it differs. All have RMSNorm before attention and MLP, RoPE
+    over whole heads, grouped queries and a gated SiLU; none has a bias but the one named here."""
+
+    model_type: str
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    head_dim: int | None = None
+    """Where config.json has none; None: hidden_size / num_attention_heads."""
+
+
+ARCHITECTURES = {
+    "Qwen2ForCausalLM": Architecture("qwen2", qkv_bias=True),
+    "Qwen3ForCausalLM": Architecture("qwen3", qk_norm=True, head_dim=128),
+    "LlamaForCausalLM": Architecture("llama"),
+    "MistralForCausalLM": Architecture("mistral"),
+}
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 1024, 1024, 1024
 MAX_HIDDEN, MAX_INTERMEDIATE, MAX_VOCABULARY = 1 << 16, 1 << 18, 1 << 20
 MAX_POSITIONS = 1 << 21
@@ -36,6 +53,8 @@ class ModelConfig:
     tie_word_embeddings: bool
     attention_bias: bool
     """Whether q, k and v have a bias."""
+    qk_norm: bool = False
+    """Whether every head of q and k has an RMSNorm of its own, before RoPE (Qwen3)."""
     rope: Rope
     max_position_embeddings: int
     dtype: torch.dtype
@@ -52,20 +71,22 @@ class ModelConfig:
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
-        _refuse_unsupported(values, source)
+        architecture = _architecture(values, source)
+        _refuse_unsupported(values, architecture, source)
         heads = read_size(values, "num_attention_heads", source, MAX_HEADS)
         kv_heads = read_size(values, "num_key_value_heads", source, MAX_HEADS, heads)
         hidden = read_size(values, "hidden_size", source, MAX_HIDDEN)
-        head_dim = read_size(values, "head_dim", source, MAX_HEAD_DIM, max(1, hidden // heads))
+        usual = architecture.head_dim or max(1, hidden // heads)
+        head_dim = read_size(values, "head_dim", source, MAX_HEAD_DIM, usual)
         positions = read_size(values, "max_position_embeddings", source, MAX_POSITIONS)
-        eps = values.get("rms_norm_eps", 1e-6)
+        eps = 1e-6 if values.get("rms_norm_eps") is None else values["rms_norm_eps"]
         refuse(
             (
                 heads % kv_heads,
                 f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}",
             ),
             (
-                values.get("head_dim") is None and hidden % heads,
+                values.get("head_dim") is None and not architecture.head_dim and hidden % heads,
                 f"{source}: hidden_size {hidden} is no multiple of num_attention_heads {heads}; add head_dim",
             ),
             (head_dim % 2, f"{source}: head_dim is {head_dim}; RoPE rotates pairs, so it must be even"),
@@ -84,7 +105,8 @@ class ModelConfig:
             vocab_size=read_size(values, "vocab_size", source, MAX_VOCABULARY),
             rms_norm_eps=float(eps),
             tie_word_embeddings=read_flag(values, "tie_word_embeddings", source, False),
-            attention_bias=read_flag(values, "attention_bias", source, True),
+            attention_bias=read_flag(values, "attention_bias", source, architecture.qkv_bias),
+            qk_norm=architecture.qk_norm,
             rope=Rope.parse(values, source, positions),
             max_position_embeddings=positions,
             dtype=_dtype(values, source) if dtype == "auto" else _DTYPES[dtype],
@@ -119,22 +141,31 @@ class ModelConfig:
         hidden, layers = self.hidden_size, self.num_layers
         qkv = self.q_size + 2 * self.kv_size
         attention = hidden * (qkv + self.q_size) + (qkv if self.attention_bias else 0)
-        layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        norms = 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
+        layer = attention + 3 * hidden * self.intermediate_size + norms
         vocabularies = 1 if self.tie_word_embeddings else 2
         return layers * layer + hidden + vocabularies * self.vocab_size * hidden
 
 
-def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
-    architectures = values.get("architectures")
-    if architectures is None and values.get("model_type") == "qwen2":
-        architectures = [ARCHITECTURE]
-    if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
-        raise InputError(f"{source}: architectures is {shown(architectures)}; supported is {ARCHITECTURE}")
-    act, how = values.get("hidden_act", "silu"), values.get("quantization_config")
+def _architecture(values: Mapping[str, Any], source: str) -> Architecture:
+    """That of `architectures`, or where it is missing of `model_type`. Raises InputError for one that is not known."""
+    names = values.get("architectures")
+    if names is None:
+        kind = values.get("model_type")
+        names = [name for name, known in ARCHITECTURES.items() if known.model_type == kind] or None
+    listed = names if isinstance(names, list) else []
+    found = next((ARCHITECTURES[name] for name in listed if isinstance(name, str) and name in ARCHITECTURES), None)
+    if found is None:
+        raise InputError(f"{source}: architectures is {shown(names)}; supported are {', '.join(ARCHITECTURES)}")
+    return found
+
+
+def _refuse_unsupported(values: Mapping[str, Any], architecture: Architecture, source: str) -> None:
+    act = "silu" if values.get("hidden_act") is None else values["hidden_act"]
+    how = values.get("quantization_config")
     method = how.get("quant_method", "unknown") if isinstance(how, Mapping) else how
     method = method if isinstance(method, str) and isinstance(how, Mapping) else shown(method)
-    window, layers = values.get("sliding_window"), values.get("layer_types")
-    slides = bool(values.get("use_sliding_window")) and window is not None
+    bias = read_flag(values, "attention_bias", source, architecture.qkv_bias)
     refuse(
         (act != "silu", f"{source}: hidden_act is {shown(act)}; supported is 'silu'"),
         (
@@ -142,18 +173,39 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
             f"{source}: the weights are quantized ({method}); give the float32, bfloat16 or float16 model",
         ),
         (
-            slides and not isinstance(layers, (list, type(None))),
-            f"{source}: layer_types is {shown(layers)}; give a list",
+            bias and not architecture.qkv_bias,  # there it is one of the output projection too
+            f"{source}: attention_bias is true, which is not supported for {architecture.model_type}",
+        ),
+        (
+            read_flag(values, "mlp_bias", source, False),
+            f"{source}: mlp_bias is true, which is not supported; only models without it are",
         ),
     )
-    if slides and layers is None:
-        full = read_size(values, "max_window_layers", source, MAX_LAYERS, 28, least=0)
-        slides = read_size(values, "num_hidden_layers", source, MAX_LAYERS) > full
-    if slides and (layers is None or "sliding_attention" in layers):
+    if _slides(values, architecture, source):
+        window = values.get("sliding_window")
+        way = "sliding_window to null" if architecture.model_type == "mistral" else "use_sliding_window to false"
         raise InputError(
             f"{source}: sliding-window attention ({shown(window)} tokens) is in use and not supported; "
-            f"set use_sliding_window to false for full attention"
+            f"set {way} for full attention"
         )
+
+
+def _slides(values: Mapping[str, Any], architecture: Architecture, source: str) -> bool:
+    """Whether some layer's attention has a window: as transformers reads each architecture's fields."""
+    window, layers = values.get("sliding_window"), values.get("layer_types")
+    if architecture.model_type == "llama" or window is None:
+        return False
+    if architecture.model_type == "mistral":
+        width = read_size(values, "sliding_window", source, MAX_POSITIONS)
+        return width < read_size(values, "max_position_embeddings", source, MAX_POSITIONS)
+    if not read_flag(values, "use_sliding_window", source, False):
+        return False
+    if layers is None:
+        full = read_size(values, "max_window_layers", source, MAX_LAYERS, 28, least=0)
+        return read_size(values, "num_hidden_layers", source, MAX_LAYERS) > full
+    if not isinstance(layers, list):
+        raise InputError(f"{source}: layer_types is {shown(layers)}; give a list")
+    return "sliding_attention" in layers
 
 
 def read_size(
@@ -173,8 +225,9 @@ def read_size(
 
 
 def read_flag(values: Mapping[str, Any], name: str, source: str, default: bool) -> bool:
-    """The bool `name` of config.json's `values`. Raises InputError, naming it and `source`, for anything else."""
-    value = values.get(name, default)
+    """The bool `name` of config.json's `values`, `default` where it is not there or null. Raises InputError, naming it
+    and `source`, for anything else."""
+    value = default if values.get(name) is None else values[name]
     if not isinstance(value, bool):
         raise InputError(f"{source}: {name} is {shown(value)}; give true or false")
     return value
@@ -183,6 +236,7 @@ def read_flag(values: Mapping[str, Any], name: str, source: str, default: bool) 
 def _dtype(values: Mapping[str, Any], source: str) -> torch.dtype:
     key = "dtype" if values.get("dtype") is not None else "torch_dtype"
     name = values.get(key) or "float32"
-    if not isinstance(name, str) or name not in _DTYPES:
+    dtype = _DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else None
+    if dtype is None:
         raise InputError(f"{source}: {key} is {shown(name)}; supported are {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+    return dtype

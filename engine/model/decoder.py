@@ -1,4 +1,4 @@
-"""The Qwen2 decoder over a paged KV cache (arXiv 2412.15115)."""
+"""The decoder over a paged KV cache: Qwen2 (arXiv 2412.15115) and the architectures of `engine.model.config`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +33,7 @@ def _layer(weights: LayerWeights) -> Layer:
     return Layer(
         input_norm=weights.input_norm,
         qkv=_packed(weights.qkv, weights.qkv_bias),
+        qk_norm=weights.qk_norm,
         output=_packed(weights.output),
         mlp_norm=weights.mlp_norm,
         gate_up=_packed(weights.gate_up),
@@ -142,7 +143,7 @@ class Decoder:
         residual: Tensor | None = None
         for layer, scales, (k_cache, v_cache) in zip(self.layers, self.kv_scales, kv, strict=True):
             y, residual = reduce_norm(part, layer.input_norm, eps, residual)
-            attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache, scales)
+            attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache, scales, layer.qk_norm)
             y, residual = reduce_norm(linear(attended, layer.output), layer.mlp_norm, eps, residual)
             part = linear(linear_silu_mul(y, layer.gate_up), layer.down)
         return reduce_norm(part, self.norm, eps, residual)[0]
@@ -173,10 +174,14 @@ class Decoder:
         k_cache: Tensor,
         v_cache: Tensor,
         scales: tuple[Tensor, Tensor] | tuple[None, None],
+        qk_norm: Tensor | None,
     ) -> Tensor:
-        """qkv [N, (Hq + 2 Hk) D] -> [N, Hq D]; scales [Hk] float32 of a float8 cache's keys and values."""
+        """qkv [N, (Hq + 2 Hk) D] -> [N, Hq D]; scales [Hk] float32 of a float8 cache's keys and values; qk_norm [2, D]
+        of query and key heads."""
         heads = self.shard.num_heads, self.shard.num_kv_heads
-        q = rope_append(qkv, self.cos_sin, positions, meta.slot_mapping, k_cache, v_cache, heads, *scales)
+        eps, slots = self.config.rms_norm_eps, meta.slot_mapping
+        k_scale, v_scale = scales
+        q = rope_append(qkv, self.cos_sin, positions, slots, k_cache, v_cache, heads, k_scale, v_scale, qk_norm, eps)
         decodes, parts = meta.num_decodes, []
         if decodes:
             parts.append(

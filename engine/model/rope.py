@@ -24,17 +24,18 @@ _KNOWN = {
         "original_max_position_embeddings",
         "truncate",
     },
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
 }
-"""Scaling kinds that Qwen2 checkpoints use, and the parameters each of them reads."""
+"""Scaling kinds that known checkpoints use, and the parameters each of them reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rope:
-    """RoPE (arXiv 2104.09864), plain, with linear scaling, or with YaRN (arXiv 2309.00071)."""
+    """RoPE (arXiv 2104.09864), plain, with linear scaling, YaRN (arXiv 2309.00071) or Llama 3's."""
 
     theta: float = 10_000.0
     kind: str = "default"
-    """`default`, `linear` or `yarn`."""
+    """`default`, `linear`, `yarn` or `llama3`."""
     factor: float = 1.0
     attention_factor: float | None = None
     """What YaRN multiplies cos and sin by; None: derived from `factor` (and `mscale`), YaRN equation 22."""
@@ -44,6 +45,10 @@ class Rope:
     mscale_all_dim: float | None = None
     original_max_position_embeddings: int = 0
     truncate: bool = True
+    low_freq_factor: float = 1.0
+    """Llama 3: pairs that turn fewer times than this within the original context are slowed down by `factor`."""
+    high_freq_factor: float = 4.0
+    """Llama 3: pairs that turn more often than this keep their frequency; between the two it is blended."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str, positions: int) -> "Rope":
@@ -67,7 +72,7 @@ class Rope:
             (known is None, f"{source}: RoPE kind is {shown(kind)}; supported are {', '.join(_KNOWN)}"),
             (
                 partial != 1.0 or isinstance(partial, bool),
-                f"{source}: partial_rotary_factor is {shown(partial)}; Qwen2 rotates whole heads, give 1.0",
+                f"{source}: partial_rotary_factor is {shown(partial)}; only whole heads are rotated, give 1.0",
             ),
             (
                 unknown,
@@ -87,8 +92,15 @@ class Rope:
         if given.get("factor") is None and kind == "yarn":
             given["factor"] = positions / original
         numbers = {name: _number(value, name, source) for name, value in given.items() if value is not None}
-        if "factor" not in numbers:
-            raise InputError(f"{source}: RoPE kind {kind} has no factor; add one")
+        needed = ("factor", "low_freq_factor", "high_freq_factor") if kind == "llama3" else ("factor",)
+        for name in needed:
+            if name not in numbers:
+                raise InputError(f"{source}: RoPE kind {kind} has no {name}; add one")
+        if kind == "llama3" and numbers["high_freq_factor"] <= numbers["low_freq_factor"]:
+            raise InputError(
+                f"{source}: high_freq_factor is {shown(numbers['high_freq_factor'])}; give a number above "
+                f"low_freq_factor, {shown(numbers['low_freq_factor'])}"
+            )
         return cls(
             theta=float(theta), kind=kind, original_max_position_embeddings=original, truncate=truncate, **numbers
         )
@@ -112,6 +124,10 @@ class Rope:
             return extrapolated
         if self.kind == "linear":
             return extrapolated / self.factor
+        if self.kind == "llama3":
+            turns = self.original_max_position_embeddings / (2 * math.pi / extrapolated)
+            keep = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+            return (1 - keep) * extrapolated / self.factor + keep * extrapolated
         low = self._pair_that_turns(self.beta_fast, head_dim)
         high = self._pair_that_turns(self.beta_slow, head_dim)
         if self.truncate:

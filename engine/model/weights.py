@@ -46,6 +46,8 @@ class LayerWeights:
     """[(Hq + 2 Hk) D, H]: query rows, key rows, value rows."""
     qkv_bias: Tensor | None
     """[(Hq + 2 Hk) D]"""
+    qk_norm: Tensor | None
+    """[2, D]: what every query head is normed with, and every key head"""
     output: Matrix
     """[H, Hq D]"""
     mlp_norm: Tensor
@@ -61,7 +63,8 @@ class LayerWeights:
         sizes = (shard.num_heads * head_dim, kv_rows, kv_rows)
         _, key, value = (_dense(part) for part in self.qkv.split(sizes))
         k_bias, v_bias = self.qkv_bias.split(sizes)[1:] if self.qkv_bias is not None else (None, None)
-        return kv_scales(key, value, k_bias, v_bias, self.input_norm, shard.num_kv_heads)
+        k_gain = None if self.qk_norm is None else self.qk_norm[1]
+        return kv_scales(key, value, k_bias, v_bias, self.input_norm, shard.num_kv_heads, k_gain)
 
 
 def _dense(matrix: Matrix) -> Tensor:
@@ -112,6 +115,7 @@ class Weights:
                 input_norm=empty(hidden),
                 qkv=matrix(qkv_rows, hidden),
                 qkv_bias=empty(qkv_rows) if config.attention_bias else None,
+                qk_norm=empty(2, config.head_dim) if config.qk_norm else None,
                 output=matrix(hidden, q_rows),
                 mlp_norm=empty(hidden),
                 gate_up=matrix(2 * width, hidden),
@@ -154,7 +158,7 @@ def _quantise_tied_head(weights: Weights, config: ModelConfig, shard: Shard) -> 
 
 
 def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[Placement]:
-    """Every tensor of a Qwen2 checkpoint, by Hugging Face's names, and its place in this rank's `weights`."""
+    """Every tensor of a checkpoint, by Hugging Face's names, and its place in this rank's `weights`."""
     hidden, head_dim = config.hidden_size, config.head_dim
     vocabulary = (config.vocab_size, hidden)
     yield Placement(
@@ -178,6 +182,9 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
             biases = layer.qkv_bias.split((q_rows, kv_rows, kv_rows))
             for (letter, size, start), bias in zip(projections, biases, strict=True):
                 yield Placement(f"{prefix}self_attn.{letter}_proj.bias", (size,), bias, start=start)
+        if layer.qk_norm is not None:
+            yield Placement(prefix + "self_attn.q_norm.weight", (head_dim,), layer.qk_norm[0])
+            yield Placement(prefix + "self_attn.k_norm.weight", (head_dim,), layer.qk_norm[1])
         yield Placement(prefix + "self_attn.o_proj.weight", (hidden, config.q_size), layer.output, 1, q_start)
         half = layer.gate_up.shape[0] // 2
         for name, target in zip(("gate", "up"), layer.gate_up.split((half, half)), strict=True):

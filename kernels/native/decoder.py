@@ -24,14 +24,20 @@ PARTS = ("norm", "qkv", "append", "attention", "output", "gate_up", "down")
 
 @dataclass(frozen=True)
 class Layer:
-    """Norms [H] and packed products of one layer."""
+    """Norms [H] (of query and key heads [2, D] or None) and packed products of one layer."""
 
     input_norm: Tensor
     qkv: LinearWeight
+    qk_norm: Tensor | None
     output: LinearWeight
     mlp_norm: Tensor
     gate_up: LinearWeight
     down: LinearWeight
+
+    @property
+    def norms(self) -> tuple[Tensor, ...]:
+        """Those that it has."""
+        return tuple(n for n in (self.input_norm, self.qk_norm, self.mlp_norm) if n is not None)
 
     @property
     def products(self) -> tuple[LinearWeight, ...]:
@@ -79,6 +85,7 @@ class NativeDecoder:
             self._layers[i] = _Layer(
                 layer.input_norm.data_ptr(),
                 qkv,
+                None if layer.qk_norm is None else layer.qk_norm.data_ptr(),
                 output,
                 layer.mlp_norm.data_ptr(),
                 gate_up,
@@ -110,7 +117,7 @@ class NativeDecoder:
         if not (LOADED and norm.is_cpu and norm.dtype in native.TYPES):
             return False
         packed = all(native.supports_linear(norm, w) for layer in layers for w in layer.products)
-        norms = all(n.dtype is norm.dtype and n.is_contiguous() for x in layers for n in (x.input_norm, x.mlp_norm))
+        norms = all(n.dtype is norm.dtype and n.is_contiguous() for layer in layers for n in layer.norms)
         return packed and norms and all(c.dtype is norm.dtype and whole_pages(c) for pair in kv for c in pair)
 
     def forward(

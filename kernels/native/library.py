@@ -135,8 +135,10 @@ class Operators:
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
         num_heads: tuple[int, int],
+        qk_norm: torch.Tensor | None = None,
+        eps: float = 0.0,
     ) -> torch.Tensor:
-        """qkv [N, (Hq + 2 Hk) D] -> rotated q [N, Hq, D]; K and V go to their slots."""
+        """qkv [N, (Hq + 2 Hk) D] -> q [N, Hq, D], normed by qk_norm [2, D] and rotated; K and V go to their slots."""
         num_q, num_kv = num_heads
         page_size, head_dim = k_cache.shape[2:]
         n = qkv.shape[0]
@@ -157,6 +159,8 @@ class Operators:
             head_dim,
             page_size,
             page_stride(k_cache, v_cache),
+            None if qk_norm is None else qk_norm.data_ptr(),
+            eps,
             TYPES[qkv.dtype],
             torch.get_num_threads(),
         )

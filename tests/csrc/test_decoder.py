@@ -35,7 +35,9 @@ def test_parts_are_those_of_the_interface():
     assert [name.strip() for name in listed.split(",")] == [*names, "S1_PARTS"]
 
 
-def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, features: int, dtype, int8) -> Layer:
+def layer(
+    ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, features: int, dtype, int8, normed=False
+) -> Layer:
     def product(rows: int, cols: int, bias: bool = False) -> LinearWeight:
         matrix = (torch.randn(rows, cols) / cols**0.5).to(dtype)
         added = torch.randn(rows).to(dtype) if bias else None
@@ -46,7 +48,8 @@ def layer(ops: native.Operators, hidden: int, heads: tuple[int, int], dim: int, 
     queries, keys = heads
     return Layer(
         input_norm=torch.rand(hidden).to(dtype),
-        qkv=product((queries + 2 * keys) * dim, hidden, bias=True),
+        qkv=product((queries + 2 * keys) * dim, hidden, bias=not normed),
+        qk_norm=torch.rand(2, dim).to(dtype) if normed else None,
         output=product(hidden, queries * dim),
         mlp_norm=torch.rand(hidden).to(dtype),
         gate_up=product(2 * features, hidden),
@@ -74,7 +77,7 @@ def one_by_one(
     residual = None
     for at, (k_cache, v_cache) in zip(layers, kv, strict=True):
         y, residual = ops.rms_norm(x, at.input_norm, EPS, residual)
-        q = ops.rope_append(ops.linear(y, at.qkv), cos_sin, positions, slots, k_cache, v_cache, heads)
+        q = ops.rope_append(ops.linear(y, at.qkv), cos_sin, positions, slots, k_cache, v_cache, heads, at.qk_norm, EPS)
         parts = []
         if decodes:
             parts.append(
@@ -96,14 +99,15 @@ def one_by_one(
     contexts=st.lists(st.integers(1, 300), max_size=5),
     chunks=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), max_size=3),
     int8=st.booleans(),
+    normed=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_decoder_equals_its_operators(ops, dtype, threads, shape, contexts, chunks, int8, seed):
+def test_decoder_equals_its_operators(ops, dtype, threads, shape, contexts, chunks, int8, normed, seed):
     if not contexts and not chunks:
         return
     hidden, heads, dim, features = shape
     torch.manual_seed(seed)
-    layers = [layer(ops, hidden, heads, dim, features, dtype, int8) for _ in range(2)]
+    layers = [layer(ops, hidden, heads, dim, features, dtype, int8, normed) for _ in range(2)]
     norm, cos_sin, scale = torch.rand(hidden).to(dtype), torch.randn(512, dim), dim**-0.5
     lens = [*contexts, *(start + count for start, count in chunks)]
     pages = -(-max(lens) // PAGE)

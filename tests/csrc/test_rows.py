@@ -37,15 +37,17 @@ def test_rms_norm(ops: native.Operators, dtype: torch.dtype, n, hidden, residual
     heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]),
     half=st.integers(1, 70) | st.sampled_from([32, 64]),
     page_size=st.sampled_from([5, 32, 64]),
+    normed=st.booleans(),
 )
-def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half, page_size):
+def test_rope_append(ops: native.Operators, dtype: torch.dtype, n, heads, half, page_size, normed):
     dim, (num_q, num_kv) = 2 * half, heads
     qkv, cos_sin = torch.randn(n, (num_q + 2 * num_kv) * dim).to(dtype), torch.randn(50, dim)
     positions, slots = torch.randint(0, 50, (n,)), torch.randperm(30)[:n]
     slots[0] = -1
     caches = [torch.zeros(6, num_kv, page_size, dim, dtype=dtype) for _ in range(4)]
-    q = ops.rope_append(qkv, cos_sin, positions, slots, caches[0], caches[1], heads)
-    wanted = rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], heads)
+    norm = {"qk_norm": torch.randn(2, dim).to(dtype), "eps": 1e-6} if normed else {}
+    q = ops.rope_append(qkv, cos_sin, positions, slots, caches[0], caches[1], heads, **norm)
+    wanted = rope_append_reference(qkv, cos_sin, positions, slots, caches[2], caches[3], heads, **norm)
     assert_near(q, wanted)
     keys, values = from_pages(ops.level, caches[0], caches[1])
     assert_near(keys, caches[2])

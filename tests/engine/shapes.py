@@ -3,6 +3,14 @@
 from typing import Any
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+QWEN3, LLAMA, MISTRAL = "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mha": {"heads": 4, "kv_heads": 4},
@@ -21,6 +29,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 64,
     },
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    "qwen3": {"architecture": QWEN3, "heads": 8, "kv_heads": 2, "head_dim": 32, "tied": True},
+    "qwen3_4": {"architecture": QWEN3, "kv_heads": 4, "head_dim": 16, "theta": 1e6, "transformers_version": 4},
+    "qwen3_yarn": {"architecture": QWEN3, "kv_heads": 1, "head_dim": 64, "rope_scaling": YARN, "max_positions": 256},
+    "llama": {"architecture": LLAMA, "heads": 3, "kv_heads": 1, "hidden": 48, "tied": True},
+    "llama3": {"architecture": LLAMA, "rope_scaling": LLAMA3, "theta": 5e5},
+    "llama3_4": {"architecture": LLAMA, "rope_scaling": LLAMA3, "head_dim": 32, "transformers_version": 4},
+    "mistral": {"architecture": MISTRAL, "head_dim": 32, "theta": 1e6},
     "shards": {"shards": 3, "layers": 3, "intermediate": 100},
     "shards_tied": {"shards": 4, "tied": True, "theta": 1e6, "layers": 1},
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_random_checkpoint
 from tests.engine.shapes import SHAPES
@@ -13,7 +13,7 @@ from tests.rounding import decoder_roundings, likely
 
 
 def reference_logits(directory: Path, sequences: list[list[int]]) -> list[torch.Tensor]:
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.inference_mode():
         return [model(torch.tensor([tokens])).logits[0] for tokens in sequences]
 

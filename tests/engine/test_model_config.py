@@ -28,6 +28,16 @@ BASE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 
 
 def parse(**changes: Any) -> ModelConfig:
@@ -93,6 +103,8 @@ def test_number_of_parameters_is_that_of_qwen_32b() -> None:
         {**YARN, "beta_fast": 20.0, "beta_slow": 3.0, "truncate": False},
         {**YARN, "mscale": 0.8, "mscale_all_dim": 1.1},
         {"rope_type": "yarn", "factor": 4.0},
+        LLAMA3,
+        {**LLAMA3, "factor": 32.0, "low_freq_factor": 1.5, "high_freq_factor": 3.0},
         {"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 512},
     ],
 )
@@ -112,8 +124,20 @@ def test_cos_and_sin_equal_transformers(rope: dict[str, Any], theta: float, head
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, r"architectures is \['LlamaForCausalLM'\]; supported is Qwen2ForC"),
-        ({"architectures": None, "model_type": "llama"}, "architectures is None"),
+        ({"architectures": ["GPT2LMHeadModel"]}, r"architectures is \['GPT2LMHeadModel'\]; supported are Qwen2ForC"),
+        ({"architectures": None, "model_type": "gpt2"}, "architectures is None"),
+        ({"architectures": [["Qwen2ForCausalLM"]]}, r"architectures is \[\['Qwen2ForCausalLM'\]\]"),
+        ({**LLAMA, "attention_bias": True}, "attention_bias is true, which is not supported for llama"),
+        ({**LLAMA, "mlp_bias": True}, "mlp_bias is true"),
+        ({**MISTRAL, "sliding_window": 64}, r"attention \(64 tokens\) is in use and not supported; set sliding_window"),
+        ({**MISTRAL, "sliding_window": "4k"}, "sliding_window is '4k'"),
+        ({"rope_scaling": {**LLAMA3, "factor": None}}, "RoPE kind llama3 has no factor"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": None}}, "RoPE kind llama3 has no low_freq_factor"),
+        (
+            {"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}},
+            "high_freq_factor is 1.0; give a number above low_freq",
+        ),
+        ({"rope_scaling": {**LLAMA3, "beta_fast": 1.0}}, "RoPE kind llama3 does not read 'beta_fast'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported is 'silu'"),
         ({"quantization_config": {"quant_method": "awq"}}, r"weights are quantized \(awq\)"),
         ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, r"sliding-window attention \(64"),
@@ -151,7 +175,34 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_an_architecture_implies() -> None:
+    qwen2, qwen3, llama, mistral = (parse(**BASE | kind) for kind in ({}, QWEN3, LLAMA, MISTRAL))
+    assert [c.attention_bias for c in (qwen2, qwen3, llama, mistral)] == [True, False, False, False]
+    assert [c.qk_norm for c in (qwen2, qwen3, llama, mistral)] == [False, True, False, False]
+    assert [c.head_dim for c in (qwen2, qwen3, llama, mistral)] == [16, 128, 16, 16]
+    assert parse(architectures=None, model_type="qwen3").qk_norm
+
+
+def test_null_is_as_if_it_were_not_there() -> None:
+    names = (
+        "tie_word_embeddings",
+        "attention_bias",
+        "rms_norm_eps",
+        "hidden_act",
+        "use_sliding_window",
+        "rope_scaling",
+    )
+    assert parse(**dict.fromkeys(names)) == parse(tie_word_embeddings=False, rms_norm_eps=1e-6)
+    assert parse(**LLAMA, mlp_bias=None) == parse(**LLAMA)
+
+
+def test_a_dtype_may_be_written_as_torch_prints_it() -> None:
+    assert parse(torch_dtype="torch.bfloat16").dtype is torch.bfloat16
+
+
 def test_sliding_window_that_no_layer_uses_is_accepted() -> None:
+    assert parse(**MISTRAL, sliding_window=512).num_layers == 2
+    assert parse(**LLAMA, sliding_window=64).num_layers == 2  # which a Llama does not read
     assert parse(use_sliding_window=True, sliding_window=64, max_window_layers=2).num_layers == 2
 
 

@@ -19,6 +19,7 @@ from engine.ranks.group import Group, from_env
 from engine.ranks.spawn import spawn_ranks
 from tests.checkpoints import write_random_checkpoint
 from tests.engine.ranks import decoder_logits, everything_worker
+from tests.engine.shapes import LLAMA, LLAMA3, QWEN3
 from tests.rounding import decoder_roundings, likely
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,8 @@ SHAPES: list[dict[str, Any]] = [
     {"heads": 4, "kv_heads": 1, "vocab": 333},
     {"heads": 14, "kv_heads": 2, "hidden": 112, "tied": True, "vocab": 331},
     {"shards": 3, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+    {"architecture": QWEN3, "heads": 6, "kv_heads": 2, "head_dim": 16, "vocab": 333},
+    {"architecture": LLAMA, "heads": 4, "kv_heads": 1, "rope_scaling": LLAMA3, "tied": True, "vocab": 331},
 ]
 
 

@@ -23,6 +23,7 @@ from engine.model.weights import Precision, Weights
 from engine.ranks.group import Group
 from kernels.quantize import FLOAT8, QuantizedMatrix
 from tests.checkpoints import write_random_checkpoint
+from tests.engine.shapes import QWEN3
 from tests.engine.steps import random_sequences, run_mixed
 
 CPU = torch.device("cpu")
@@ -31,6 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "small": {"layers": 2},
     "wide": {"hidden": 256, "heads": 4, "kv_heads": 2, "intermediate": 512, "layers": 4},
     "gqa7": {"hidden": 112, "heads": 14, "kv_heads": 2, "tied": True, "layers": 3},
+    "qwen3": {"architecture": QWEN3, "hidden": 256, "heads": 8, "kv_heads": 2, "head_dim": 64, "layers": 3},
 }
 BOUNDS: dict[str, tuple[Precision, float, float]] = {
     "int8": (Precision(torch.int8), 0.04, 0.0008),

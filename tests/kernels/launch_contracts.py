@@ -109,10 +109,11 @@ CONTRACTS = {
             "positions_ptr": "i64 n",
             "slots_ptr": "i64 n",
             "q_ptr": "x n NUM_Q HEAD_DIM",
+            "qk_norm_ptr": "x 2 HEAD_DIM",
             **_PAGES,
         },
         ("2*BLOCK_HALF >= HEAD_DIM",),
-        ("k_scale_ptr", "v_scale_ptr"),
+        ("k_scale_ptr", "v_scale_ptr", "qk_norm_ptr"),
     ),
     "_decode_attention_kernel": Contract(
         "programs",

@@ -29,6 +29,7 @@ EVERY_KERNEL = [
     "silu_mul 27648",
     "embedding 152064x5120",
     "rope_append bf16",
+    "rope_append bf16 normed",
     "decode 32B batch 64 bf16",
     "decode 32B batch 64 fp8e4nv",
     "prefill 32B batch 64 bf16",

@@ -125,16 +125,20 @@ def test_rope_append_of_one_row_and_of_many(device, dtype, num_heads, head_dim, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_heads, head_dim", [((14, 2), 64), ((5, 1), 128), ((4, 4), 48)])
-def test_rope_append(device, dtype, num_heads, head_dim):
+@pytest.mark.parametrize(
+    "num_heads, head_dim, normed",
+    [((14, 2), 64, False), ((5, 1), 128, False), ((4, 4), 48, False), ((5, 1), 128, True), ((14, 2), 48, True)],
+)
+def test_rope_append(device, dtype, num_heads, head_dim, normed):
     tokens, page_size = 7, 16
     qkv = torch.randn(tokens, (num_heads[0] + 2 * num_heads[1]) * head_dim, device=device).to(dtype)
     cos_sin = torch.randn(900, head_dim, device=device)
     positions = torch.tensor([0, 1, 15, 16, 899, 5, 5], device=device)
     slots = torch.tensor([16, 31, 32, -1, 79, 40, 47], device=device)
     caches = [torch.full((5, num_heads[1], page_size, head_dim), 7.0, device=device, dtype=dtype) for _ in range(4)]
-    q = rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], num_heads)
-    want = rope_append_reference(qkv.float(), cos_sin, positions, slots, caches[2], caches[3], num_heads)
+    norm = {"qk_norm": torch.randn(2, head_dim, device=device).to(dtype), "eps": 1e-6} if normed else {}
+    q = rope_append_triton(qkv, cos_sin, positions, slots, caches[0], caches[1], num_heads, **norm)
+    want = rope_append_reference(qkv.float(), cos_sin, positions, slots, caches[2], caches[3], num_heads, **norm)
     assert error(q, want) < TOLERANCE[dtype]
     assert error(caches[0], caches[2]) < TOLERANCE[dtype] and torch.equal(caches[1], caches[3])
     untouched = caches[0][torch.ones(5, dtype=torch.bool, device=device).index_fill(0, slots[slots >= 0] // 16, False)]
