@@ -22,6 +22,7 @@ from engine.step.runner import Runner
 from engine.step.slots import SlotTables
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import resolve_format
+from engine.timeline import Timeline
 from kernels.errors import FAULTS
 from kernels.limits import pool_bytes
 from kernels.quantize import FLOAT8
@@ -139,18 +140,29 @@ def precision(config: EngineConfig) -> Precision:
     )
 
 
-def build_core(config: EngineConfig, directory: Path, tokenizer: Tokenizer, group: Group) -> Core:
-    """Load the rank's part of the model and put scheduler, runner and page pool around it."""
+def build_core(
+    config: EngineConfig, directory: Path, tokenizer: Tokenizer, group: Group, timeline: Timeline | None = None
+) -> Core:
+    """Load the rank's part of the model and put scheduler, runner and page pool around it; `timeline` gets the laps."""
+    timeline = timeline or Timeline()
     model = ModelConfig.load(directory, config.dtype)
     length = model_length(config, model)
     if config.one_shot_all_reduce:
         group.use_one_shot(model.dtype)
     positions = context_limit(config, model)
-    decoder = Decoder.load(directory, model, group, positions, config.load_format, config.seed, precision(config))
+    timeline.lap("ranks")
+    decoder = Decoder.load(
+        directory, model, group, positions, config.load_format, config.seed, precision(config), timeline
+    )
     size = config.page_size
     pool = PagePool(_num_pages(config, decoder, group, length, size) + 1, size, config.enable_prefix_caching)
     context = min(length, pool.capacity)
-    return assemble(config, decoder, pool, decoder.new_kv_cache(pool.num_pages, size), tokenizer, context, group)
+    core = assemble(config, decoder, pool, decoder.new_kv_cache(pool.num_pages, size), tokenizer, context, group)
+    timeline.lap("page pool, tables")
+    if config.capture_at_start:
+        core.runner.capture_at_start()
+        timeline.lap("graphs", core.runner.capture_report.bytes)
+    return core
 
 
 def assemble(
@@ -164,7 +176,9 @@ def assemble(
 ) -> Core:
     """Scheduler, slot tables and runner around a loaded model."""
     # A checkpoint may have more embedding rows than its tokenizer has tokens (Qwen2.5): those are never drawn.
-    traits = torch.tensor([traits_of(tokenizer.token_bytes(i)) for i in range(tokenizer.size)], dtype=torch.uint8)
+    traits = torch.zeros(tokenizer.size, dtype=torch.uint8)
+    for token_id in tokenizer.maybe_blank():  # most tokens have none, and a vocabulary has 150,000
+        traits[token_id] = traits_of(tokenizer.token_bytes(token_id))
     tables = SlotTables(
         group.device,
         config.max_num_seqs,
@@ -178,8 +192,6 @@ def assemble(
     on_cuda = group.device.type == "cuda"
     graphs = on_cuda if config.step_graphs == "auto" else config.step_graphs == "on"
     runner = Runner(model, kv, tables, pool.page_size, graphs)
-    if config.capture_at_start:
-        runner.capture_at_start()
     return Core(scheduler, runner, on_cuda if config.overlap is None else config.overlap)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.build import build_core, check_config, check_weights, resolve_device
-from engine.capabilities import start_lines
+from engine.capabilities import limits_of, start_lines
 from engine.config import EngineConfig
 from engine.core import Command, Core, End
 from engine.errors import EngineDead, InputError, shown, tell
@@ -32,6 +32,9 @@ from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.schedule.sequence import Admission, Prepared
 from engine.step.clock import StepTime
 from engine.text.tokenizer import Tokenizer
+from engine.thinking.formats import choose_format
+from engine.timeline import Timeline, peak_bytes
+from kernels.limits import UNKNOWN
 
 _STUCK_S = 2.0
 """How long `close` waits for the step under way before it kills the other ranks."""
@@ -40,8 +43,18 @@ _STUCK_S = 2.0
 class Engine:
     """A loaded model that takes requests until `close`. Use it as a context manager."""
 
-    def __init__(self, model: str | Path | None = None, config: EngineConfig | None = None, **fields: Any) -> None:
-        """`fields` are those of EngineConfig, laid over `config`. Raises InputError for what cannot be used."""
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        config: EngineConfig | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        timeline: Timeline | None = None,
+        **fields: Any,
+    ) -> None:
+        """`fields` are those of EngineConfig, laid over `config`; `tokenizer` is that of the checkpoint, where it is
+        loaded already; what the start takes is entered in `timeline`. Raises InputError for what cannot be used."""
+        timeline = timeline or Timeline()
         config = config or EngineConfig()
         unknown = sorted(set(fields) - set(asdict(config)))
         if unknown:
@@ -50,7 +63,7 @@ class Engine:
             fields["model"] = str(model)
         self.config = replace(config, **fields)
         directory = resolve(self.config.model)
-        self.tokenizer = Tokenizer.load(directory)
+        self.tokenizer = tokenizer or Tokenizer.load(directory)
         self._lock = threading.Condition()
         self._commands: list[Command] = []
         self._open: dict[int, Handle] = {}
@@ -61,9 +74,10 @@ class Engine:
         check_weights(self.config, directory, self._model)
         self.default_params = default_params(directory, self.config.generation_config)
         """What a request without parameters gets."""
+        timeline.lap("configuration")
         self._group = self._join(directory)
         try:
-            build = partial(build_core, self.config, directory, self.tokenizer, self._group)
+            build = partial(build_core, self.config, directory, self.tokenizer, self._group, timeline)
             self._core = self._group.interruptible(build)
         except InputError:
             self._group.close()
@@ -76,6 +90,9 @@ class Engine:
             tell(f"{self.config.model}: {warning}", "warning")
         self.context = self._core.context
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
+        if self.config.thinking_format == "auto":
+            chosen = choose_format(self.tokenizer)
+            tell(f"thinking_format auto is {chosen.preset}: {chosen.reason}", "note")
         self._preparer = Preparer(
             self.tokenizer, self.config.thinking_format, self.context, self.config.max_samples, self.config.max_logprobs
         )
@@ -173,6 +190,16 @@ class Engine:
         taken = f"{report.bytes / 2**20:,.0f} MiB, {report.seconds:.1f} s"
         captured = [f"{report.graphs} decode steps captured: {taken}"] if report.graphs else []
         return [*lines[:1], *captured, *lines[1:]]
+
+    def memory_line(self) -> str:
+        """The most memory that this process took, beside what the model and the pages written so far must have."""
+        limits, pool = limits_of(self.config, self._model, UNKNOWN, self._group.size), self._core.scheduler.pool
+        weights, token = (held / self._group.size for held in (limits.resident_bytes, limits.kv_bytes_per_token))
+        page = token * self.config.page_size
+        return (
+            f"peak memory {peak_bytes() / 1e6:,.0f} MB: weights take {weights / 1e6:,.0f} MB and "
+            f"{pool.most_used:,} pages of {page / 1e6:.3g} MB were written"
+        )
 
     def check(self) -> None:
         """Raises EngineDead unless every page and slot is accounted for. Call it while nothing runs."""

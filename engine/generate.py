@@ -8,36 +8,17 @@ All input is checked before the model is loaded. Exit codes: 0 done, 1 the engin
 output file).
 """
 
-import io
 import os
-import queue
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from functools import partial
+from collections.abc import Sequence
 
-from rich.console import Console
-
-from engine.build import context_limit, resolve_device
-from engine.command.append_log import Displaced
-from engine.command.arguments import Arguments, parse
-from engine.command.jsonl import InputLine, Origin, output_record, read_input, repeated_ids
-from engine.command.results import ResultsFile
-from engine.command.stop import Terminated, exit_code, terminable
-from engine.command.view import StreamView, Totals, progress_bar
-from engine.config import EngineConfig
-from engine.engine import Engine
+from engine.command.arguments import parse
+from engine.command.job import Job
+from engine.command.stop import exit_code, stopped, terminable
 from engine.errors import EngineDead, InputError, tell
-from engine.handle import Handle
-from engine.model.checkpoint import resolve
-from engine.model.config import ModelConfig
-from engine.model.generation_config import default_params
-from engine.prepare import Preparer
 from engine.ranks.torchrun import torchrun
-from engine.schedule.sequence import Prepared
-from engine.text.chat_template import content_text
-from engine.text.tokenizer import Tokenizer
+from engine.timeline import Timeline
 
 _LAST_WORDS_S = 10.0
 """How long a rank that need not speak waits for the one that does."""
@@ -45,15 +26,23 @@ _LAST_WORDS_S = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    timeline = Timeline.of_process() if argv is None else Timeline()
     leads = speaks = True
     try:
         started = torchrun()
         leads, speaks = started.rank == 0, started.local_rank == 0
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if not leads:  # under torchrun: serves rank 0, which reads the input and writes the output, then exits
+            from engine.engine import Engine  # takes torch's seconds
+
             Engine(config=arguments.engine_config())
+        job = Job.of(arguments)
+        timeline.lap("interpreter, flags, input")
+        from engine.run import run  # here, since it takes torch's seconds: not for --help, nor for bad input
+
+        timeline.lap("imports")
         with terminable():
-            return _run(arguments)
+            return run(job, timeline)
     except InputError as error:
         if speaks:
             tell(error)
@@ -65,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         if leads:
-            print(_stopped(stop), file=sys.stderr)
+            print(stopped(stop), file=sys.stderr)
         return exit_code(stop)
     except MemoryError:
         print("error: out of memory; what had finished is in the output file", file=sys.stderr)
@@ -76,155 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:  # nothing may be written to it at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _run(arguments: Arguments) -> int:
-    config = arguments.engine_config()
-    directory = resolve(config.model)
-    base = arguments.sampling_params(default_params(directory, config.generation_config))
-    if arguments.prompt is not None:
-        lines = [InputLine(0, "0", arguments.prompt, base, {"prompt": arguments.prompt}, "--prompt")]
-    else:
-        assert arguments.input is not None  # `parse` saw to it
-        lines = read_input(arguments.input, base, arguments.carry)
-        if repeated := repeated_ids(lines):
-            tell(repeated, "warning")
-    resolve_device(config.device)
-    tokenizer = Tokenizer.load(directory)
-    context = context_limit(config, ModelConfig.load(directory, config.dtype))
-    prepared = _prepare(lines, config, tokenizer, context)
-    origin = Origin.of(arguments.model_name, config)
-    results = None if arguments.output is None else ResultsFile(arguments.output)
-    with ExitStack() as held:
-        if results is not None:
-            held.callback(results.release)
-            for warning in results.prepare(lines, origin, arguments.resume, arguments.overwrite):
-                tell(warning, "warning")
-            if len(results.finished) == len(lines):
-                print(f"nothing to do: {results.name} holds all {len(lines)} requests", file=sys.stderr)
-                results.open()
-                results.close(order=True)
-                return 0
-        engine = held.enter_context(Engine(config=config))
-        print(*engine.start_lines(), sep="\n", file=sys.stderr)
-        if engine.context != context:  # memory holds less than the model's length
-            prepared = _prepare(lines, config, tokenizer, engine.context)
-        if results is None:
-            return _show(engine, lines, prepared)
-        return _write(engine, lines, prepared, results, origin)
-
-
-def _prepare(lines: Sequence[InputLine], config: EngineConfig, tokenizer: Tokenizer, context: int) -> list[Prepared]:
-    """Check every request. Raises InputError naming the line of the first that cannot run."""
-    preparer = Preparer(tokenizer, config.thinking_format, context, config.max_samples, config.max_logprobs)
-    prepared = []
-    for line in lines:
-        try:
-            prepared.append(preparer.prepare(line.prompt, line.params))
-        except InputError as error:
-            raise InputError(f"{line.where}: {error}") from error
-    return prepared
-
-
-def _show(engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared]) -> int:
-    """All requests run together; the first that is not finished is shown as it is written, the others wait for it."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character
-    view = StreamView(Console(highlight=False), len(lines))
-    totals, start = Totals(), time.monotonic()
-    handles: list[Handle] = []
-    for line in lines:
-        while len(handles) < len(lines) and len(handles) - line.index < engine.config.max_waiting:
-            handles.append(engine.submit_prepared(prepared[len(handles)], place=len(handles)))
-        view.question(line.index + 1, _question(line, engine.tokenizer))
-        for delta in handles[line.index]:
-            if delta.index == 0:
-                view.delta(delta)
-        output = handles[line.index].result()
-        for sample in output.outputs[1:]:
-            view.sample(sample.index, sample.text)
-        view.end(output)
-        totals.add(output)
-    print(totals.line(time.monotonic() - start, engine.stats()), file=sys.stderr)
-    return 1 if totals.errors else 0
-
-
-def _write(
-    engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared], results: ResultsFile, origin: Origin
-) -> int:
-    """Requests are written as they finish, and put into input order once all have."""
-    todo = [line for line in lines if line.index not in results.finished]
-    finished: queue.SimpleQueue[tuple[InputLine, Handle]] = queue.SimpleQueue()
-    totals, start, submitted = Totals(), time.monotonic(), 0
-    results.open()
-    try:
-        with closing(engine), progress_bar(Console(stderr=True)) as progress:
-            task = progress.add_task("", total=len(lines), completed=len(lines) - len(todo), rate="")
-            while totals.requests < len(todo):
-                while submitted < len(todo) and submitted - totals.requests < engine.config.max_waiting:
-                    line = todo[submitted]
-                    handle = engine.submit_prepared(prepared[line.index], place=line.index)
-                    handle.add_done_callback(partial(_finish, finished, line))
-                    submitted += 1
-                line, handle = finished.get()
-                output = handle.result()
-                results.write(output_record(line, output, origin))
-                totals.add(output)
-                progress.update(task, advance=1, rate=totals.rate(time.monotonic() - start))
-            seconds, stats = time.monotonic() - start, engine.stats()
-        results.close(order=True)
-    except (KeyboardInterrupt, EngineDead, OSError) as error:
-        why = error
-        try:
-            if not isinstance(error, OSError) and not results.streams:  # a stream may stand in the middle of a line
-                _write_finished(finished, results, origin)
-            results.close(order=False)
-        except OSError as other:  # says where the lines are, or is one fault more
-            why = other
-        done = len(results.finished)
-        print(
-            f"{_stopped(why)}: {done} of {len(lines)} requests are "
-            + ("there" if isinstance(why, Displaced) else f"in {results.name}")
-            + ("" if results.streams or done == len(lines) else "; --resume goes on with the others"),
-            file=sys.stderr,
-        )
-        if isinstance(error, BrokenPipeError):
-            raise
-        return exit_code(error) if isinstance(error, KeyboardInterrupt) and why is error else 1
-    print(totals.line(seconds, stats), file=sys.stderr)
-    return 1 if totals.errors else 0
-
-
-def _write_finished(
-    finished: queue.SimpleQueue[tuple[InputLine, Handle]], results: ResultsFile, origin: Origin
-) -> None:
-    """Write what had finished when the run was stopped and was not written yet."""
-    while not finished.empty():
-        line, handle = finished.get()
-        with suppress(EngineDead):
-            output = handle.result()
-            if all(sample.finish_reason != "abort" for sample in output.outputs):
-                results.write(output_record(line, output, origin))
-
-
-def _finish(finished: queue.SimpleQueue[tuple[InputLine, Handle]], line: InputLine, handle: Handle) -> None:
-    finished.put((line, handle))
-
-
-def _stopped(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "terminated" if isinstance(error, Terminated) else "interrupted"
-    return f"error: {error}" if isinstance(error, EngineDead) else f"error: cannot write: {error}"
-
-
-def _question(line: InputLine, tokenizer: Tokenizer) -> str:
-    """What to show as the question: the text, the last message, or what the token ids decode to."""
-    prompt = line.prompt
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, Mapping):
-        return str(prompt["text"] if "text" in prompt else content_text(prompt["messages"][-1]))
-    return tokenizer.decode(prompt)
 
 
 if __name__ == "__main__":

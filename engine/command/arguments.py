@@ -29,6 +29,8 @@ class Arguments(SamplingParams, EngineConfig):
     """Start the output file anew."""
     carry: tuple[str, ...] = ()
     """Fields of input lines that are data although a parameter has their name; the output has them as they are."""
+    timeline: bool = False
+    """Tell at the end where the start went, up to the first token, and the most memory it took."""
     model: str = str(EMBEDDED)
     """Checkpoint directory in the Hugging Face layout, a hub id, or s1-nano, which comes with the engine."""
     seed: int = 0

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from engine.errors import EngineDead
+
 
 class Terminated(KeyboardInterrupt):
     """A SIGTERM."""
@@ -27,6 +29,13 @@ def terminable() -> Iterator[None]:
 def exit_code(stop: KeyboardInterrupt) -> int:
     """128 and the signal's number, as a shell counts: 130 or 143."""
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+def stopped(error: BaseException) -> str:
+    """What is said of a run that `error` has stopped."""
+    if isinstance(error, KeyboardInterrupt):
+        return "terminated" if isinstance(error, Terminated) else "interrupted"
+    return f"error: {error}" if isinstance(error, EngineDead) else f"error: cannot write: {error}"
 
 
 def _raise(*of_the_signal: object) -> NoReturn:

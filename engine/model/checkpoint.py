@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from engine.errors import InputError, first_line, plain, refuse, shown
 from engine.input_file import open_regular
@@ -39,6 +37,10 @@ def resolve(model: str) -> Path:
         raise InputError(f"model {named} is no directory ({first_line(error)}); check the path") from None
     if model in NAMES and EMBEDDED.is_dir():
         return EMBEDDED
+    # Only here, where its second of imports buys something.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except HFValidationError:

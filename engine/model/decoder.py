@@ -14,6 +14,7 @@ from engine.model.config import ModelConfig
 from engine.model.shard import Shard
 from engine.model.weights import LayerWeights, Matrix, Precision, Weights
 from engine.ranks.group import Group
+from engine.timeline import Timeline
 from kernels import REFERENCE
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
@@ -89,6 +90,7 @@ class Decoder:
         load_format: str = "auto",
         seed: int = 0,
         precision: Precision | None = None,
+        timeline: Timeline | None = None,
     ) -> "Decoder":
         """Every rank calls it. Where any of them cannot load, all raise the same InputError."""
         error, weights, precision = None, None, precision or Precision()
@@ -105,7 +107,11 @@ class Decoder:
             error = InputError(f"{gib:.1f} GiB of weights do not fit on {group.device}; raise tensor_parallel_size")
         group.agree(error)
         assert weights is not None  # agree() has raised otherwise
-        return cls(config, weights, group, max_positions, precision.kv)
+        timeline = timeline or Timeline()
+        timeline.lap("weights", config.num_parameters * config.dtype.itemsize // group.size)
+        decoder = cls(config, weights, group, max_positions, precision.kv)
+        timeline.lap("packing")
+        return decoder
 
     def kv_shape(self, num_pages: int, page_size: int) -> tuple[int, int, int, int]:
         """Shape of one layer's key (or value) cache on this rank: [num_pages, Hk, page_size, D]."""

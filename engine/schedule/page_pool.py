@@ -25,6 +25,8 @@ class PagePool:
 
     def __init__(self, num_pages: int, page_size: int, prefix_caching: bool = True) -> None:
         self.num_pages, self.page_size, self.prefix_caching = num_pages, page_size, prefix_caching
+        self.most_used = 0
+        """Most pages that ever were not blank at once: from the rest nothing was ever read, nor written."""
         self._references = [0] * num_pages
         self._blank: deque[int] = deque(range(1, num_pages))
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -56,6 +58,7 @@ class PagePool:
             page = self._blank.popleft() if self._blank else self._evict()
             self._references[page] = 1
             pages.append(page)
+        self.most_used = max(self.most_used, self.num_pages - 1 - len(self._blank))
         return pages
 
     def share(self, pages: Iterable[int]) -> None:
@@ -73,7 +76,7 @@ class PagePool:
                 if page in self._key_of:
                     self._idle[page] = None
                 else:
-                    self._blank.append(page)
+                    self._blank.appendleft(page)  # written before, it goes first: the rest takes no memory
 
     def find(self, tokens: array) -> tuple[list[int], int]:
         """(pages that hold the longest known prefix of `tokens`, uid of the last).

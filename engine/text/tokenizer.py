@@ -29,8 +29,9 @@ class Tokenizer:
         eos_token_ids: tuple[int, ...] = (),
         chat_template: str | None = None,
         template_variables: Mapping[str, str] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
-        """`tokenizer_json` is the parsed tokenizer.json. Raises InputError unless it is a byte-level BPE."""
+        """`tokenizer_json` is the parsed tokenizer.json, `names` what the checkpoint is called. Raises InputError unless it is a byte-level BPE."""
         if not _is_byte_level(tokenizer_json.get("decoder")):
             raise InputError(
                 f"the tokenizer's decoder is {shown(tokenizer_json.get('decoder'))}; "
@@ -52,6 +53,7 @@ class Tokenizer:
             self._check_id(token_id)
         self.eos_token_ids = tuple(sorted({*eos_token_ids, *named}))
         """Every id that ends a response: those of generation_config.json, config.json and tokenizer_config.json."""
+        self.names, self.template_source = names, chat_template
         self._template = None if chat_template is None else ChatTemplate(chat_template, self._specials, variables)
 
     @classmethod
@@ -77,7 +79,7 @@ class Tokenizer:
         del config  # either file may take a gigabyte
         main = read_object(directory / "tokenizer.json")
         try:
-            return cls(main, tuple(eos), template, variables)
+            return cls(main, tuple(eos), template, variables, names_of(directory))
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
 
@@ -104,6 +106,10 @@ class Tokenizer:
             self._check_id(token_id)
             known = self._known[token_id] = self._vocabulary.token_bytes(token_id)
         return known
+
+    def maybe_blank(self) -> list[int]:
+        """Ids of all tokens that are white space alone or end in a newline, and of some others: few in all."""
+        return self._vocabulary.maybe_blank()
 
     def whole_text(self, token_id: int) -> str | None:
         """The text that a token is by itself; None where its bytes are not whole characters. Raises InputError for an
@@ -229,6 +235,15 @@ class IncrementalDecoder:
         self._decoder.reset()
         self.waits = False
         return text
+
+
+def names_of(directory: Path) -> tuple[str, ...]:
+    """What the checkpoint in `directory` is called: the folder's name, or in a hub's cache its repository's, and the
+    name that config.json has kept."""
+    directory = directory.resolve()
+    folder = directory.parent.parent if directory.parent.name == "snapshots" else directory
+    kept = read_object_if_any(directory / "config.json").get("_name_or_path")
+    return (folder.name, *([kept] if isinstance(kept, str) and kept else []))
 
 
 def _is_byte_level(decoder: Any) -> bool:

@@ -15,6 +15,11 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(256 + i): byte for i, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)
 }
 """Byte of each character of the byte-level alphabet (GPT-2, `bytes_to_unicode`): printable bytes are themselves."""
+_CHAR_OF = {byte: char for char, byte in _BYTE_OF.items()}
+_NEWLINE = _CHAR_OF[ord("\n")]
+_SPACES = "".join(char for char in map(chr, range(0x3001)) if char.isspace())
+_BLANKS = re.escape(_SPACES + "".join(_CHAR_OF[byte] for byte in set(_SPACES.encode())))
+"""White space, the last of which is U+3000, and the letters that its bytes are in the byte-level alphabet."""
 _MOST_ID = 2**24 - 1
 """Largest token id: 64 times the largest vocabularies."""
 _MOST_ADDED, _MOST_LONG = 2**14, 256
@@ -74,6 +79,11 @@ class Vocabulary:
             return self.added[token_id]["content"].encode()
         text = self._texts.get(token_id, "")
         return bytes(_BYTE_OF[char] for char in text) if all(char in _BYTE_OF for char in text) else text.encode()
+
+    def maybe_blank(self) -> list[int]:
+        """Ids of all tokens that are white space alone or end in a newline, and of some others."""
+        maybe = re.compile(rf"[{_BLANKS}]*|.*[\n{_NEWLINE}]", re.DOTALL).fullmatch
+        return [i for i in range(self.size) if i in self.added or (text := self._texts.get(i)) is None or maybe(text)]
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that `text` cannot be encoded in fewer than, by a byte-level BPE without a normalizer or

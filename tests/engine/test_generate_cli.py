@@ -25,8 +25,9 @@ from engine.command.jsonl import Origin, read_input
 from engine.command.results import ResultsFile
 from engine.config import EngineConfig
 from engine.errors import InputError
-from engine.generate import _finish, _write_finished, main
+from engine.generate import main
 from engine.request import SamplingParams
+from engine.run import _finish, _write_finished
 from kernels.native import library as native
 from tests.conformance.lab import ENDLESS, STORY
 from tests.conformance.scripted import write_scripted_checkpoint
@@ -271,6 +272,18 @@ def test_standard_input_and_output(cli, monkeypatch):
     code, out, _ = cli("--input", "-", "--output", "-")
     assert code == 0
     assert sorted(json.loads(line)["index"] for line in out.splitlines()) == [0, 1]
+
+
+@pytest.mark.parametrize("words", [("--prompt", "a"), ("--input", "in.jsonl", "--output", "out.jsonl")])
+def test_timeline_tells_the_start_and_the_memory(cli, tmp_path, words):
+    write_lines(tmp_path / "in.jsonl", {"prompt": "a"})
+    code, _, err = cli(*words, "--timeline")
+    *_, title, rows = err.partition("start-up")
+    assert code == 0 and title
+    stages = ("input", "imports", "tokenizer", "configuration", "weights", "packing", "page pool", "first prefill")
+    at = [rows.index(stage) for stage in stages]
+    assert at == sorted(at)
+    assert re.search(r"peak memory [\d,]+ MB: weights take [\d,]+ MB and 1 pages of \S+ MB were written", rows)
 
 
 def test_resume(cli, tmp_path):

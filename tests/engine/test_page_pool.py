@@ -110,6 +110,17 @@ TestTraffic.settings = settings(
 )
 
 
+def test_pages_that_were_written_before_are_taken_again_first() -> None:
+    pool = PagePool(9, 4)
+    first = pool.allocate(3)
+    assert first is not None
+    for _ in range(5):
+        pool.release(first)
+        again = pool.allocate(3)
+        assert again == first
+    assert pool.most_used == 3
+
+
 def test_prefix_is_found_by_content_and_never_whole() -> None:
     pool = PagePool(9, 4)
     text = array("i", range(12))

@@ -1,0 +1,79 @@
+"""What a start does not do: import what it does not need, look at every token, touch memory that nothing uses."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from engine.command.arguments import parse
+from engine.text.vocabulary import _SPACES
+from engine.timeline import Timeline, peak_bytes
+from kernels.thinking_tables import traits_of
+
+HEAVY = ("torch", "numpy", "triton", "transformers", "tokenizers", "huggingface_hub", "safetensors")
+
+
+def imported(program: str) -> list[str]:
+    """Which of the HEAVY modules a program has imported at its end."""
+    told = f"{program}\nimport sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+def called(module: str, *words: str) -> str:
+    """A program that runs a command with these arguments and goes on when it ends."""
+    return f"""
+import runpy, sys
+sys.argv = {[module, *words]}
+try: runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+except SystemExit as end: print(end.code)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("--no-such-flag",), ("--prompt", "x", "--page-size", "0"), ("--input", "/no/such/file")],
+    ids=["help", "flag", "value", "input"],
+)
+def test_help_and_bad_input_import_nothing_heavy(words):
+    assert imported(called("engine.generate", *words)) == []
+
+
+def test_the_package_brings_its_light_names_alone():
+    assert imported("from engine import EngineConfig, InputError, SamplingParams, TokenKind") == []
+
+
+def test_an_engine_needs_no_hub():
+    assert "huggingface_hub" not in imported("import engine.run\nfrom engine import Engine, Handle")
+
+
+def test_a_name_that_the_package_lacks():
+    with pytest.raises(ImportError, match="Engines"):
+        from engine import Engines  # noqa: F401
+
+
+def test_maybe_blank_leaves_out_only_tokens_without_traits(qwen):
+    maybe = set(qwen.maybe_blank())
+    assert not [i for i in range(qwen.size) if i not in maybe and traits_of(qwen.token_bytes(i))]
+    assert len(maybe) < qwen.size / 20
+
+
+def test_no_character_beyond_the_known_ones_is_white_space():
+    assert [c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace()] == list(_SPACES)
+
+
+def test_a_timeline_adds_up():
+    timeline = Timeline.of_process()
+    timeline.lap("before")
+    timeline.lap("read", 2 * 10**9, at=time.perf_counter() + 1)
+    first, second = timeline.laps
+    assert 0 < first.seconds < 3600 and 1 <= second.seconds < 60
+    title, *lines = timeline.lines()
+    assert title.split() == ["start-up", "s", "at", "s"] and lines[1].split()[3:5] == ["2,000.0", "MB"]
+    assert peak_bytes() > 2**20
+
+
+def test_the_flag_is_there_and_off():
+    assert not parse(["--prompt", "x"]).timeline and parse(["--prompt", "x", "--timeline"]).timeline
