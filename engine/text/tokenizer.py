@@ -31,7 +31,8 @@ class Tokenizer:
         template_variables: Mapping[str, str] | None = None,
         names: Sequence[str] = (),
     ) -> None:
-        """`tokenizer_json` is the parsed tokenizer.json, `names` what the checkpoint is called. Raises InputError unless it is a byte-level BPE."""
+        """`tokenizer_json` is the parsed tokenizer.json, `names` what the checkpoint is called. Raises
+        InputError unless it is a byte-level BPE."""
         if not _is_byte_level(tokenizer_json.get("decoder")):
             raise InputError(
                 f"the tokenizer's decoder is {shown(tokenizer_json.get('decoder'))}; "

@@ -6,43 +6,23 @@ carries it out, and `reference_machine.py` in plain Python.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
 from engine.errors import InputError, refuse, shown
 from engine.request import MAX_THINKING_BYTES, SamplingParams
+from engine.thinking.formats import PRESETS, Checkpoint, FormatStrings, choose_format
 from kernels.thinking import UNLIMITED, Param, Phase
 
 MAX_TRIGGERS = 16
 """Of a format: every slot has room for as many as the largest has."""
 
 
-class Encoder(Protocol):
+class Encoder(Checkpoint, Protocol):
     """What this file needs of a tokenizer."""
 
     def encode(self, text: str, specials: bool = False) -> list[int]: ...
-    def special_id(self, text: str) -> int | None: ...
     def token_bytes(self, token_id: int) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class FormatStrings:
-    """How a model family marks thinking, as text. An empty opener means that the model does not think."""
-
-    opener: str
-    end: str
-    budget_end: str
-    triggers: tuple[str, ...]
-
-
-PRESETS = {
-    "s1": FormatStrings(
-        "<|im_start|>think", "<|im_start|>answer", "<|im_start|>answer\nFinal Answer:", ("<|im_start|>",)
-    ),
-    "qwen3": FormatStrings("<think>\n", "</think>", "</think>\n\n", ("</think>",)),
-    "deepseek_r1": FormatStrings("<think>\n", "</think>", "</think>\n\n", ("</think>",)),
-    "none": FormatStrings("", "", "", ()),
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +94,7 @@ def encoded_format(strings: FormatStrings, tokenizer: Encoder) -> ThinkingFormat
 def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatStrings:
     """What `spec` names or holds, as text. Raises InputError where it is no format."""
     if spec == "auto":
-        spec = "qwen3" if tokenizer.special_id("<think>") is not None else "s1"
+        spec = choose_format(tokenizer).preset
     if isinstance(spec, str):
         if spec in PRESETS:
             return PRESETS[spec]
@@ -125,15 +105,22 @@ def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatS
         if not isinstance(parsed, Mapping):
             raise InputError(f"thinking_format is {shown(spec)}; give auto, {', '.join(PRESETS)} or a JSON object")
         spec = parsed
-    names = {f.name for f in fields(FormatStrings)}
-    if set(spec) != names:
-        raise InputError(f"thinking_format has the fields {shown(list(spec))}; give exactly {sorted(names)}")
+    needed = {f.name for f in fields(FormatStrings) if f.default is MISSING}
+    optional = {f.name for f in fields(FormatStrings)} - needed
+    if not needed <= set(spec) <= needed | optional:
+        raise InputError(
+            f"thinking_format has the fields {shown(list(spec))}; give {sorted(needed)} and, if need be, "
+            f"{sorted(optional)}"
+        )
     triggers = spec["triggers"]
     listed = triggers if isinstance(triggers, (list, tuple)) else [None]
     strings = [spec["opener"], spec["end"], spec["budget_end"], *listed]
     if any(not isinstance(s, str) or not s for s in strings) or not triggers:
         raise InputError("thinking_format: opener, end and budget_end are strings, triggers a list of them, none empty")
-    longest = max(len(s.encode("utf-8", "surrogatepass")) for s in strings)
+    around = [spec.get(name, "") for name in ("answer_opener", "answer_end")]
+    if not all(isinstance(text, str) for text in around):
+        raise InputError("thinking_format: answer_opener and answer_end are strings")
+    longest = max(len(s.encode("utf-8", "surrogatepass")) for s in [*strings, *around])
     refuse(
         (
             len(listed) > MAX_TRIGGERS,
@@ -144,7 +131,7 @@ def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatS
             f"thinking_format has a string of {longest:,} bytes; give at most {MAX_THINKING_BYTES:,}",
         ),
     )
-    return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers))
+    return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers), *around)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ QWEN_SPLIT = (
 CHATML = (
     "{%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\nBe brief.<|im_end|>\n' -}}{%- endif -%}"
     "{%- for message in messages -%}"
+    "{#- in the format of s1 -#}"
     "{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
