@@ -202,8 +202,11 @@ def _cache_bytes() -> int:
 def start_lines(
     config: EngineConfig, model: ModelConfig, device: torch.device, ranks: int, pool_tokens: int
 ) -> list[str]:
-    """What is told when an engine starts: one line with pool and limit, and one for each slow path."""
-    limits = predicted(config, model, device, ranks)
+    """What is told when an engine starts: one line with the pool and, on a GPU of known rates, the limit, and one for
+    each slow path. How fast a CPU reads memory is not measured for it: that takes a second, and a buffer as large as a
+    small model."""
+    known = known_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    limits = limits_of(config, model, known or UNKNOWN, ranks)
     slow = [route for route in routes(config, model.dtype, device) if route.slow]
     return [summary(limits, pool_tokens), *(f"slow: {route.operator} by {route.runs}: {route.why}" for route in slow)]
 

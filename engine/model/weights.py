@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -21,6 +21,8 @@ from kernels.quantize import QuantizedMatrix, decode, kv_scales
 
 Matrix = Tensor | QuantizedMatrix
 """A projection [M, K]: of the model's dtype, or codes of 8 bits with a scale per row."""
+_AT_ONCE = 1 << 24
+"""Elements that are read of a file before it is opened anew: bounds what is mapped to 64 MiB, and a tensor."""
 _RANDOM_STD = 0.02
 _RANDOM_BLOCK = 1 << 24
 """Elements drawn at a time for random weights: bounds the scratch memory to 64 MiB."""
@@ -203,8 +205,7 @@ def load(
     """
     stored = check(directory, config)
     weights = Weights.allocate(config, shard, device, codes)
-    wanted = sorted(((stored[p.name].file, p) for p in placements(weights, config, shard)), key=itemgetter(0))
-    for file, group in groupby(wanted, key=itemgetter(0)):
+    for (file, _), group in groupby(_in_turn(stored, placements(weights, config, shard)), key=itemgetter(0)):
         try:
             with safe_open(file, framework="pt", device="cpu") as tensors:
                 for _, placement in group:
@@ -215,6 +216,18 @@ def load(
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(stored["lm_head.weight"], weights, config, shard)
     return weights
+
+
+def _in_turn(
+    stored: Mapping[str, StoredTensor], wanted: Iterable[Placement]
+) -> Iterator[tuple[tuple[Path, int], Placement]]:
+    """Placements file by file, each with the file and how often that is opened before: anew for every few tensors,
+    since what was read of a mapped file counts as this process's memory until it is closed."""
+    for file, group in groupby(sorted(wanted, key=lambda p: stored[p.name].file), key=lambda p: stored[p.name].file):
+        read = 0
+        for placement in group:
+            yield (file, read // _AT_ONCE), placement
+            read += math.prod(placement.shape)
 
 
 def _fill(placement: Placement, tensors: safe_open) -> None:
