@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from engine import Delta, Engine, EngineDead, Handle, InputError, RequestOutput, SamplingParams
 from engine.model.config import ModelConfig
@@ -33,7 +33,7 @@ def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
 def behind_transformers(directory: Path, prompts: list[list[int]], texts: list[list[int]], vocab: int) -> float:
     """How far the logit of any token is below the largest that transformers has there, by what rounding may do to two
     logits; padded vocabulary rows excluded as the engine does."""
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config, worst = ModelConfig.load(directory), 0.0
     for prompt, text in zip(prompts, texts, strict=True):
         assert len(text) == NEW_TOKENS
@@ -157,7 +157,7 @@ def test_logprobs_are_the_models_own(checkpoint: Path) -> None:
         params = SamplingParams(max_tokens=30, thinking_token_budget=10, logprobs=4, repetition_penalty=1.3)
         (output,) = engine.generate(["why"], params)
     sample = output.outputs[0]
-    model = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     with torch.inference_mode():
         logits = model(torch.tensor([output.prompt_token_ids + sample.token_ids])).logits[0, :, : engine.tokenizer.size]
     own = torch.log_softmax(logits[len(output.prompt_token_ids) - 1 : -1], -1)
