@@ -203,7 +203,7 @@ def attention(
         print(f"attention {size}: {needed / 2**30:.1f} GiB of cache, left out")
         return
 
-    empty = (paged.new_pages(sizes, dtype, device) for _ in range(copies(needed, device)))
+    empty = paged.new_pages(copies(needed, device), sizes, dtype, device)
     caches = [(keys.normal_(), values.normal_()) for keys, values in empty]
     turn = cycle(caches)
     tables = (torch.randperm(batch * pages, device=device) + 1).view(batch, pages).to(torch.int32)
@@ -270,7 +270,7 @@ def layers(
             )
             for _ in range(shape.num_layers)
         ]
-        kv, cos_sin = [paged.new_pages(page, dtype, device) for _ in own], torch.randn(context, shape.head_dim)
+        kv, cos_sin = paged.new_pages(len(own), page, dtype, device), torch.randn(context, shape.head_dim)
         return decoder.NativeDecoder(own, ones, cos_sin, kv, heads, 1e-6, shape.head_dim**-0.5, library.decoder)
 
     x, turn = torch.randn(batch, hidden, dtype=dtype), cycle([model() for _ in range(copies(needed, device))])

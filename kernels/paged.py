@@ -8,18 +8,22 @@ from kernels.language import dot_precision, jit, next_power_of_2, tl
 
 
 def new_pages(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zeroed keys and values of one layer, each [num_pages, Hk, page_size, D].
+    layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Zeroed keys and values of each layer, each [num_pages, Hk, page_size, D].
 
-    On a CPU those of a page lie side by side: pages are read in any order, and memory gives longer pieces faster. The
-    Triton kernels take each cache contiguous.
+    On a CPU those of a page lie side by side, and one layer's behind the other's: pages are read in any order, memory
+    gives longer pieces faster, and what a page takes of 2 MiB pages of the system is whole. The Triton kernels take
+    each cache contiguous.
     """
     if device.type == "cpu" and not INTERPRET:
         # A mapping of its own holds zeros, and takes no memory before a page is written.
-        both = huge_pages.empty((shape[0], 2, *shape[1:]), dtype, brief=True)
-        return both[:, 0], both[:, 1]
-    return torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        every = huge_pages.empty((shape[0], layers, 2, *shape[1:]), dtype, brief=True)
+        return [(every[:, layer, 0], every[:, layer, 1]) for layer in range(layers)]
+    return [
+        (torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+        for _ in range(layers)
+    ]
 
 
 def whole_pages(cache: torch.Tensor) -> bool:

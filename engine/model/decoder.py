@@ -120,7 +120,7 @@ class Decoder:
     def new_kv_cache(self, num_pages: int, page_size: int) -> list[tuple[Tensor, Tensor]]:
         """A zeroed cache for every layer."""
         shape = self.kv_shape(num_pages, page_size)
-        return [new_pages(shape, self.kv_dtype, self.group.device) for _ in range(self.config.num_layers)]
+        return new_pages(self.config.num_layers, shape, self.kv_dtype, self.group.device)
 
     @property
     def kv_bytes_per_token(self) -> int:

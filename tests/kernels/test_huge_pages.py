@@ -60,9 +60,19 @@ def test_a_cache_holds_zeros_and_takes_no_memory_before_it_is_written(shape: tup
     gone = [huge_pages.empty((2**20,), torch.uint8).fill_(1) for _ in range(9)]
     gone.clear()
     before = resident()
-    keys, values = new_pages(shape, torch.bfloat16, torch.device("cpu"))
+    (keys, values), *others = new_pages(3, shape, torch.bfloat16, torch.device("cpu"))
     assert resident() - before < 40
-    assert not keys[-7:].any() and not values[:7].any()
+    assert not keys[-7:].any() and not values[:7].any() and len(others) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
+def test_pages_that_are_written_take_their_own_memory_in_all_layers_together():
+    before, layers = resident(), 40
+    cache = new_pages(layers, (400, 4, 64, 64), torch.bfloat16, torch.device("cpu"))
+    for keys, values in cache:
+        keys[1:3], values[1:3] = 1, 2
+    assert resident() - before < 2 * layers * 2 * 4 * 64 * 64 * 2 / 2**20 + 8
+    assert all(bool((keys[:4].sum((1, 2, 3)) > 0).tolist() == [False, True, True, False]) for keys, _ in cache)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from /proc")
