@@ -95,11 +95,11 @@ class World:
         return want
 
 
-def make_world(directory: Path) -> World:
+def make_world(directory: Path, **shape: Any) -> World:
     """Write the checkpoint; then rename tokens so that what greedy decoding writes most is `<|im_start|>`, and a token
     it writes now and then is `<|im_end|>`: rows of the embedding and of the head change places.
     """
-    write_random_checkpoint(directory, hidden=64, layers=2, heads=4, kv_heads=2, intermediate=96, seed=5)
+    write_random_checkpoint(directory, **({"heads": 4, "kv_heads": 2, "seed": 5} | shape))
     vocabulary = vocabulary_of(Tokenizer.from_file(str(directory / "tokenizer.json")))
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     frequent = [token for token, _ in common_tokens(model, vocabulary)]

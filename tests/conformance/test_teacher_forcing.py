@@ -12,8 +12,9 @@ import torch
 from engine import Engine, SamplingParams
 from engine.request import RequestOutput
 from tests.conformance.cases import FORMATS
-from tests.conformance.forced_world import CONTEXT, World, step_format
+from tests.conformance.forced_world import CONTEXT, World, make_world, step_format
 from tests.conformance.scripted import IM_START
+from tests.engine.shapes import SHAPES
 
 ROOMY = {"kv_cache_tokens": 64 * CONTEXT, "max_num_seqs": 64}
 TIGHT = {"kv_cache_tokens": 512, "max_num_seqs": 24, "page_size": 8}
@@ -108,6 +109,21 @@ def test_rule_35_prefix_hits(engines, requests, base):
     assert essence(again) == essence(base)
     assert engine.stats()["prefix_hit_tokens"] - before >= sum(len(p) - 4 for p in requests[0])
     assert all(o.usage.cached_tokens >= len(p) - 4 for o, p in zip(again, requests[0], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["qwen3", "llama3"])
+def test_teacher_forcing_other_architectures(requests, shape, tmp_path):
+    """The 64 requests on each, under pressure."""
+    world = make_world(tmp_path, **{**SHAPES[shape], "tied": False})
+    config = {"device": "cpu", "dtype": "float32", "max_model_len": CONTEXT, **SCHEDULES["everything at once"]}
+    with Engine(str(world.directory), **config) as engine:
+        outputs = engine.generate(*requests)
+        assert engine.stats()["preemptions"] > 0
+    for prompt, params, output in zip(*requests, outputs, strict=True):
+        world.judge(prompt, output.outputs[0], params, dict(FORMATS["s1"]))
+    reasons = Counter(o.outputs[0].thinking.stop_reason for o in outputs)
+    assert reasons["natural"] + reasons["eos"] and reasons["budget"] and sum(o.usage.forced_tokens for o in outputs) >= 300, reasons
 
 
 @pytest.mark.slow

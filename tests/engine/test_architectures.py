@@ -22,7 +22,7 @@ def drawn(architecture: str, number: int) -> dict[str, Any]:
     long = {**LLAMA3, "factor": 32.0, "original_max_position_embeddings": 32} if architecture == LLAMA else yarn
     return {
         "architecture": architecture,
-        "hidden": 8 * chance.randrange(5, 12),
+        "hidden": kv_heads * group * chance.choice([4, 6, 10]) * (2 if kv_heads * group < 8 else 1),
         "layers": chance.randrange(1, 4),
         "heads": kv_heads * group,
         "kv_heads": kv_heads,
