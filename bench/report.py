@@ -170,6 +170,14 @@ ROWS: tuple[Row, ...] = (
     ),
     _decode("CPU, 0.5B", "qwen2.5-0.5b", 1, 128, "the read bandwidth", way="int8"),
     _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, "≥ 1.7x", "s1-engine, unquantized"),
+    *(
+        Row("CPU", f"from the shell to {what}", "startup", {"start": name}, goal)
+        for what, name, goal in (
+            ("the end of --help", "--help", "≤ 1 s"),
+            ("s1-nano's first token", "s1-nano", "≤ 3 s"),
+            ("SmolLM2's first token", "smollm2", "≤ 5 s"),
+        )
+    ),
     Row("CPU, null model", "host time per token, end of 16k tokens over start", "host_growth", {}, "≤ 1.1"),
     Row("CPU, null model", "batch of 128, budgets in half of it over none", "host_budgets", {}, "≤ 1.02"),
     Row(
@@ -235,6 +243,10 @@ def _cell(row: Row, of: Mapping[str, Any]) -> str:
             return f"**{of['seconds']:.3g} s**, {of['matmul_share']:.0%} of the matmul rate"
         case "kernels":
             return f"**{of['us']:.3g} us**, {_short(of['GBps'])} GB/s, {of['share']:.0%} of the bandwidth"
+        case "startup":
+            seconds = "end_s" if row.case["start"] == "--help" else "first_s"
+            before = f" ({of[f'before_{seconds}']:.2g} s, {of['before_peak_MB']:,.0f} MB before)"
+            return f"**{of[seconds]:.2g} s**, {of['peak_MB']:,.0f} MB{before}"
         case "train":
             share = f"{of['share_of_matmul']:.0%} of the matmul rate"
             return f"**{of['tokens_per_second']:,.0f} tok/s**, {_short(of['step_ms'])} ms per step, {share}"
