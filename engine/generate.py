@@ -8,6 +8,7 @@ All input is checked before the model is loaded. Exit codes: 0 done, 1 the engin
 output file).
 """
 
+import gc
 import os
 import sys
 import time
@@ -38,8 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             Engine(config=arguments.engine_config())
         job = Job.of(arguments)
         timeline.lap("interpreter, flags, input")
+        os.environ.setdefault("S1_TRITON", "cuda")  # for the ranks that it starts too
+        gc.disable()  # what imports make stays: looking through it again and again takes a fifth of their time
         from engine.run import run  # here, since it takes torch's seconds: not for --help, nor for bad input
 
+        gc.enable()
         timeline.lap("imports")
         with terminable():
             return run(job, timeline)

@@ -8,6 +8,9 @@ is in `kernels.limits`. `kernels/native` is the library of C++ twins. The pick:
 - CPU tensors: the C++ twin in `csrc/cpu` where it is built and takes the dtype and shape, else the torch definition.
 - `TRITON_INTERPRET=1` (Triton's own switch): the Triton kernels, interpreted, on CPU tensors too. For tests.
 - `S1_KERNELS=reference`: the torch definitions everywhere.
+
+`S1_TRITON=cuda` leaves Triton out where torch finds no CUDA device, which is half a second less for a program that
+compiles nothing: `engine.generate` asks for it.
 """
 
 import os
@@ -26,6 +29,9 @@ REFERENCE = os.environ.get("S1_KERNELS", "") == "reference"
 
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Triton runs kernels in its interpreter, so they take CPU tensors."""
+
+WITH_TRITON = INTERPRET or os.environ.get("S1_TRITON", "") != "cuda" or torch.cuda.is_available()
+"""Whether Triton is imported, if it is there."""
 
 
 def use_triton(x: torch.Tensor) -> bool:

@@ -21,16 +21,30 @@ from typing import Any
 
 import torch
 
-from kernels import INTERPRET
+from kernels import INTERPRET, WITH_TRITON
 from kernels.errors import KernelError
 
+
+class _Absent:
+    """In the place of triton.language where there is none: modules name parts of it when they are imported."""
+
+    def __getattr__(self, name: str) -> "_Absent":
+        return self
+
+    def __call__(self, *given: object) -> "_Absent":
+        return self
+
+
 try:
+    if not WITH_TRITON:
+        raise ImportError("there is nothing to run it on")
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 except ImportError:
-    triton = tl = ASTSource = GPUTarget = None
+    triton = ASTSource = GPUTarget = None
+    tl = _Absent()
 
 __all__ = [
     "ASTSource",
@@ -64,7 +78,7 @@ def jit_varying(*names: str) -> Callable[[Callable], Any]:
     return triton.jit(do_not_specialize=names, do_not_specialize_on_alignment=names)
 
 
-_COMPILED = None if tl is None else tl.constexpr(not INTERPRET)
+_COMPILED = tl.constexpr(not INTERPRET)
 """The interpreter runs one kernel after the other: nothing to wait for, and no instruction to do it with."""
 
 

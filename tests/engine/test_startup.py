@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from engine.command.arguments import parse
 from engine.text.vocabulary import _SPACES
@@ -47,6 +48,12 @@ def test_the_package_brings_its_light_names_alone():
 
 def test_an_engine_needs_no_hub():
     assert "huggingface_hub" not in imported("import engine.run\nfrom engine import Engine, Handle")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, Triton is what runs")
+def test_an_answer_on_a_cpu_takes_no_triton_and_no_hub():
+    found = imported(called("engine.generate", "--prompt", "x", "--max-tokens", "1"))
+    assert "torch" in found and not {"triton", "huggingface_hub", "transformers"} & set(found)
 
 
 def test_a_name_that_the_package_lacks():
