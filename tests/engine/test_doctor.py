@@ -12,7 +12,8 @@ from engine import Engine
 from engine import capabilities as capabilities_of
 from engine.capabilities import limits_of, routes
 from engine.config import EngineConfig
-from engine.doctor import examine, main
+from engine.doctor import main
+from engine.examination import examine
 from engine.model.config import ModelConfig
 from kernels.limits import H200, matrices
 from kernels.native import library as native

@@ -42,6 +42,11 @@ def test_help_and_bad_input_import_nothing_heavy(words):
     assert imported(called("engine.generate", *words)) == []
 
 
+@pytest.mark.parametrize("module", ["engine.doctor"])
+def test_other_commands_help_without_torch(module):
+    assert "torch" not in imported(called(module, "--help"))
+
+
 def test_the_package_brings_its_light_names_alone():
     assert imported("from engine import EngineConfig, InputError, SamplingParams, TokenKind") == []
 
