@@ -94,10 +94,14 @@ class Options(Loaded, Resumed):
     tokens: int = 64
     """Steps that are timed in every round; of a peer, the tokens by which the long run is longer than the short one."""
     rounds: int = 5
-    against: tuple[Literal["transformers", "vllm", "unquantized"], ...] = ()
+    against: tuple[Literal["transformers", "vllm", "llamacpp", "unquantized"], ...] = ()
     """Peers; `unquantized` is this engine with its weights and cache in `dtype`."""
     peer_python: str | None = None
     """The interpreter that has vLLM."""
+    peer_node: Path | None = None
+    """The folder in which the npm package node-llama-cpp is installed (llama.cpp)."""
+    gguf: Path | None = None
+    """What llama.cpp runs: the same weights as a GGUF file, in the type that is to be timed."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "int8", "fp8"] = "none"
     """The engine's weights in 8 bits; peers run in `dtype`."""
@@ -107,6 +111,8 @@ class Options(Loaded, Resumed):
         check(
             ("vllm" in self.against and self.peer_python is None)
             and "--against vllm needs --peer-python, the interpreter of an environment with vLLM",
+            ("llamacpp" in self.against and (self.peer_node is None or self.gguf is None))
+            and "--against llamacpp needs --peer-node, the folder with node-llama-cpp, and --gguf, the weights",
             ("unquantized" in self.against and (self.quantization, self.kv_cache_dtype) == ("none", "auto"))
             and "--against unquantized needs --quantization or --kv-cache-dtype",
             (min(*self.batch, *self.context, self.tokens, self.rounds, self.threads) < 1 or min((0, *self.budget)) < 0)
@@ -330,11 +336,20 @@ class Run:
         )
         lanes = []
         for name in names:
-            python = self._options.peer_python if name == "vllm" and self._options.peer_python else sys.executable
-            program, own = ("engine", replace(setup, engine={})) if name == "unquantized" else (name, setup)
-            worker = stack.enter_context(Worker(f"{program}_worker.py", own, logs / f"{name}.log", python))
+            worker = stack.enter_context(self._worker(name, setup, logs / f"{name}.log"))
             lanes += [Lane(worker, _NAMES.get(name, name), budget) for budget in self._budgets(name)]
         return lanes
+
+    def _worker(self, name: str, setup: Setup, log: Path) -> Worker:
+        options = self._options
+        if name == "llamacpp":
+            own = replace(setup, checkpoint=str(options.gguf))
+            return Worker("llamacpp_worker.mjs", own, log, "node", variables={"NODE_LLAMA_CPP": str(options.peer_node)})
+        if name == "vllm":
+            return Worker("vllm_worker.py", setup, log, options.peer_python or sys.executable)
+        if name == "unquantized":
+            return Worker("engine_worker.py", replace(setup, engine={}), log)
+        return Worker(f"{name}_worker.py", setup, log)
 
     def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}

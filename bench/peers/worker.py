@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.processes import ends_with_its_parent
@@ -50,8 +51,17 @@ class Worker(AbstractContextManager["Worker"]):
     takes half a core), at the cost of the one whose turn it is.
     """
 
-    def __init__(self, program: str, setup: Setup, log: Path, python: str = sys.executable, start_seconds: float = 400):
-        self.name = program.removesuffix("_worker.py")
+    def __init__(
+        self,
+        program: str,
+        setup: Setup,
+        log: Path,
+        python: str = sys.executable,
+        start_seconds: float = 400,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ):
+        """`variables` go into its environment."""
+        self.name = program.split("_worker")[0]
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(
@@ -59,7 +69,7 @@ class Worker(AbstractContextManager["Worker"]):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(setup, python),
+                env={**_environment(setup, python), **variables},
                 cwd=_ROOT,
                 process_group=0,
                 preexec_fn=ends_with_its_parent,

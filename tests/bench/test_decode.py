@@ -138,6 +138,8 @@ def test_random_checkpoint_is_what_the_shape_says(tmp_path, shape):
 def test_bad_options_are_refused():
     with pytest.raises(InputError, match="--peer-python"):
         Options(against=("vllm",))
+    with pytest.raises(InputError, match="--peer-node"):
+        Options(against=("llamacpp",), peer_node=Path("here"))
     with pytest.raises(InputError, match="--output"):
         Options(resume=True)
     with pytest.raises(InputError, match="start at 1"):
