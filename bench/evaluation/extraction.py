@@ -7,6 +7,7 @@ from curate.grading import AnswerKind
 from curate.grading.extract import Extracted, last_box
 
 Mode = Literal["strict", "answer", "lenient"]
+GraderName = Literal["s1-engine", "s1-grader"]
 """`strict`: only a box, an answer line, `####` or a bare answer; `answer`: also the last number, letter or mathematics
 of the answer; `lenient`: where the answer holds none, the same rules over the reasoning."""
 

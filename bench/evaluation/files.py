@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from engine.errors import InputError, first_line
 from engine.json_file import parse_json
 
@@ -67,6 +64,10 @@ def _from_hub(task: str, given: str, revision: str | None) -> Path:
     parts = given.removeprefix("hub:").split("/", 2)
     if len(parts) != 3 or not all(parts):
         raise InputError(f"task {task}: path {given!r} is not hub:OWNER/NAME/FILE")
+    # Only here, where its seconds of imports buy something.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset", revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from bench.evaluation.extraction import Mode, extract_as_s1
+from bench.evaluation.extraction import GraderName, Mode, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
 from bench.evaluation.log import Key, key_of, read_run, sample_rows
 from bench.evaluation.prompts import question_text
@@ -21,7 +21,6 @@ from engine.errors import first_line, shown
 from engine.json_file import parse_json
 from engine.whole_file import write_whole
 
-GraderName = Literal["s1-engine", "s1-grader"]
 VERSION = 3
 """Raised with every change of what is graded right."""
 

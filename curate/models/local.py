@@ -5,19 +5,21 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from curate.models.asking import Answer, Ask, Sampling, seed_of
 from curate.models.store import Plan, Store
-from engine import Engine, SamplingParams
+from engine import SamplingParams
 from engine.config import EngineConfig
 from engine.errors import InputError
-from engine.handle import Handle
 from engine.model.checkpoint import resolve
 from engine.model.fingerprint import fingerprint
 from engine.struct_file import to_struct
+
+if TYPE_CHECKING:
+    from engine import Engine, Handle
 
 OPEN_PER_SLOT = 4
 """Requests submitted ahead, for each sequence that runs at once: enough to keep every slot busy."""
@@ -72,6 +74,8 @@ class LocalModel:
         if not plan.todo:
             return
         if self._engine is None:
+            from engine import Engine  # brings torch, which a run that the store answers does without
+
             self._engine = Engine(config=self._config)
         done: queue.SimpleQueue[Handle] = queue.SimpleQueue()
         running: dict[Handle, tuple[str, str]] = {}
@@ -104,7 +108,7 @@ class LocalModel:
         for answer in answers:
             yield from plan.answers(answer)
 
-    def _read(self, handle: Handle, id: str, key: str) -> Answer:
+    def _read(self, handle: "Handle", id: str, key: str) -> Answer:
         """The answer of a finished request. Raises EngineDead where the engine ended before it."""
         output = handle.result()
         sample, usage = output.outputs[0], output.usage

@@ -11,8 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bench import evaluate
 from bench.evaluation import browse, compare, grade, grid, run, status
+from bench.evaluation.commands import write_report
 from curate.config import load_config as load_curation
 from curate.grading import AnswerKind, Grader, Item
 from curate.models.asking import Ask, EndpointDown, Sampling
@@ -44,7 +44,7 @@ def _evaluated() -> Path:
 
 def _read(folder: Path) -> None:
     grade.grade(folder)
-    evaluate._write_report(folder)
+    write_report(folder)
 
 
 _LOGS = ("samples.jsonl", "run.json", "grades.jsonl")
@@ -62,7 +62,7 @@ def damaged(case: tuple[int, FileCase]) -> Path:
 
 def _log(case: tuple[int, FileCase]) -> None:
     copy = damaged(case)
-    for action in (status.text, evaluate._write_report, browse.write_page, grade.grade):
+    for action in (status.text, write_report, browse.write_page, grade.grade):
         promise(action, copy, also=(OSError,))
     promise(compare.text, _evaluated(), copy, also=(OSError,))
     promise(run.run, grid.from_values(GRID), copy, also=(OSError,))

@@ -1,0 +1,163 @@
+"""What `bench.evaluate` does: a run with its grades, report and pages, or one of these again."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.evaluation import accuracy, browse, compare, grade, grid, outcomes, plot, publish, run, status, tables
+from bench.evaluation.extraction import GraderName, Mode
+from bench.evaluation.log import read_run
+from bench.evaluation.options import GradeOptions, RunOptions
+from curate.grading.judge import Judge
+from curate.models.opened import open_model
+from curate.models.store import Store
+from engine.errors import InputError
+from engine.whole_file import write_whole
+
+NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
+S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
+"""What is run where flags name a task and no limits: goals of s1-nano's card, and the paper's grid."""
+
+
+def obey(name: str, options: Any) -> None:
+    """One command, with its options; "" is a run."""
+    match name:
+        case "status":
+            print(status.text(options.folder))
+        case "grade":
+            _grade(options)
+        case "report":
+            found = write_report(options.folder, options.grader, options.mode)
+            _insert(options.write, found)
+            print(tables.markdown(found), end="")
+        case "plot":
+            found = write_report(options.folder, options.grader, options.mode)
+            print(*plot.draw(found, options.folder / "figures"), sep="\n")
+        case "browse":
+            print(browse.write_page(options.folder, options.grader, options.mode))
+        case "compare":
+            print(compare.text(options.folder, options.other))
+        case _:
+            _run(options)
+
+
+def _run(options: RunOptions) -> None:
+    what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
+    for file in options.write:
+        publish.insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
+    keep = options.out is not None or options.grid is not None
+    kept = options.out or Path("runs") / re.sub(r"[^\w.-]+", "_", what.name)
+    folder = kept if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
+    started = time.perf_counter()
+    try:
+        run.run(what, folder)
+        seconds = time.perf_counter() - started
+        grade.grade(folder, workers=options.workers)
+        found = write_report(folder)
+        files = plot.draw(found, folder / "figures")
+        browse.write_page(folder)
+        if options.results is not None:
+            publish.append_records(found, what, seconds, options.results)
+        if options.samples is not None:
+            publish.write_samples(folder, options.samples)
+        for figure in options.figure:
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), figure)
+        _insert(options.write, found)
+        print(tables.markdown(found), end="")
+        if keep:
+            print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+def _grid_of(options: RunOptions) -> grid.Grid:
+    nano = options.task == "s1_nano"
+    budgets = (NANO_BUDGETS if nano else S1_BUDGETS) if options.budgets is None else options.budgets
+    waits = (NANO_WAITS if nano else S1_WAITS) if options.waits is None else options.waits
+    if options.harness_arguments:
+        budgets, waits = options.budgets or (), options.waits or ()
+    methods = [
+        *({"method": "harness", "arguments": text} for text in options.harness_arguments),
+        *([{"method": "budget", "budgets": budgets}] if budgets else []),
+        *([{"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None}] if waits else []),
+    ]
+    return grid.from_values(
+        {
+            "name": options.task,
+            "tasks": [{"name": options.task, "count": options.count, "seed": options.seed}],
+            "methods": methods,
+            "answer_tokens": 48 if nano else 1024,
+            "engine": {"device": "cpu", "dtype": "float32"} if nano else {},
+        }
+    )
+
+
+def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
+    if options.grid is not None:
+        defaults = RunOptions()
+        for name in ("task", "count", "seed", "budgets", "waits", "harness_arguments"):
+            if getattr(options, name) != getattr(defaults, name):
+                raise InputError(f"--{name.replace('_', '-')} is given with {options.grid}; write it into the grid")
+    given = {name: getattr(options, name) for name in ("device", "dtype", "max_num_seqs")}
+    return msgspec.structs.replace(
+        what,
+        engine=what.engine | {name: value for name, value in given.items() if value is not None},
+        model=options.model or what.model,
+        reuse=what.reuse and not options.independent,
+    )
+
+
+def _grade(options: GradeOptions) -> None:
+    if options.explain is not None:
+        print(grade.explain(options.folder, options.explain, options.mode))
+        return
+    file = grade.grades_file(options.folder, options.grader, options.mode)
+    before = grade.read_grades(file, any_version=True) if file.exists() else {}
+    _grade_rows(options)
+    changed = grade.changes(before, grade.read_grades(file))
+    print(
+        *changed,
+        *[f"{len(changed):,} verdicts of {len(before):,} are others than before"] * bool(before),
+        file,
+        sep="\n",
+    )
+
+
+def _grade_rows(options: GradeOptions) -> None:
+    if options.judge_url is None:
+        grade.grade(options.folder, options.grader, options.mode, options.workers)
+        return
+    if options.judge_model is None:
+        raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
+    read_run(options.folder)  # a folder without a run gets no store
+    asked = {
+        "model": options.judge_model,
+        "base_url": options.judge_url,
+        "api_key_env": "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else "",
+    }
+    with Store(options.folder / "judge.sqlite", retry_errors=True) as store, open_model(asked, store) as model:
+        grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model))
+
+
+def write_report(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") -> dict[str, Any]:
+    """Write a graded run's report; returns it."""
+    found = accuracy.report(outcomes.load(folder, grader, mode), grader, mode)
+    name = grade.grades_file(folder, grader, mode).stem.replace("grades", "report")
+    write_whole(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
+    write_whole(folder / f"{name}.md", tables.markdown(found))
+    return found
+
+
+def _insert(files: Sequence[Path], found: Mapping[str, Any]) -> None:
+    for file in files:
+        write_whole(file, publish.insert(file, tables.summary(found)))

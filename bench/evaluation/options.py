@@ -1,0 +1,81 @@
+"""The flags of `bench.evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bench.evaluation.extraction import GraderName, Mode
+from bench.evaluation.tasks import TaskName
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run, and where it goes."""
+
+    grid: Annotated[Path | None, tyro.conf.Positional] = None
+    """YAML file; without it the flags below make the grid."""
+    task: TaskName = "s1_nano"
+    model: str | None = None
+    """Checkpoint directory or hub id; also lays itself over a grid's."""
+    count: int | None = None
+    seed: int = 7
+    """Which problems are drawn or chosen."""
+    budgets: tuple[int, ...] | None = None
+    """Thinking budgets to run without a "Wait"; None: the task's."""
+    waits: tuple[int, ...] | None = None
+    """Numbers of "Wait"s to run; None: the task's."""
+    harness_arguments: tuple[str, ...] = ()
+    """Conditions in the original harness's words, "max_tokens_thinking=auto,thinking_n_ignore=2,..."."""
+    device: str | None = None
+    dtype: str | None = None
+    max_num_seqs: int | None = None
+    out: Path | None = None
+    """Folder of the run, to go on in or to read later. None: `runs/NAME` for a grid, nothing is kept for flags."""
+    independent: bool = False
+    """Run every condition by itself instead of forking one trace per problem."""
+    workers: int = 1
+    """Grading processes."""
+    results: Path | None = None
+    """JSONL file of benchmark records that gets one line per condition."""
+    samples: Path | None = None
+    """JSONL file that gets every question, response and verdict in the clear (not for private tasks)."""
+    figure: tuple[Path, ...] = ()
+    """PNG files that get accuracy against average thinking tokens of the first task."""
+    write: tuple[Path, ...] = ()
+    """Markdown files whose part between the evaluation's marks gets the summary."""
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """A run that is there, and how it is graded."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    grader: GraderName = "s1-engine"
+    """`s1-grader`: as the original graded, for its published columns only."""
+    mode: Mode = "answer"
+    """Where answers are looked for: `strict`, `answer`, or `lenient` (the reasoning too)."""
+    workers: int = 1
+    """Grading processes."""
+    judge_url: str | None = None
+    """OpenAI-compatible server that judges words unlike the reference, blind; None: no judge."""
+    judge_model: str | None = None
+    write: tuple[Path, ...] = ()
+    """Markdown files whose part between the evaluation's marks gets the report's summary."""
+
+
+@dataclass(frozen=True)
+class GradeOptions(FolderOptions):
+    """A run to grade, again or for the first time; verdicts that change are listed."""
+
+    explain: str | None = None
+    """Id of a problem: write nothing, and tell of each of its samples which rule decided and what was read as what."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Two graded runs, condition by condition, on the problems that both have."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    other: Annotated[Path, tyro.conf.Positional]
