@@ -1,4 +1,4 @@
-"""The safetensors files of a Hugging Face directory: where each tensor is, and its shape."""
+"""A checkpoint: a directory in the Hugging Face layout, or a GGUF file. Where each tensor is, and its shape."""
 
 import os
 import struct
@@ -14,6 +14,7 @@ from engine.errors import InputError, first_line, plain, refuse, shown
 from engine.input_file import open_regular
 from engine.json_file import read_object
 from engine.model.embedded import EMBEDDED, NAMES
+from engine.model.gguf_header import is_gguf, read_header
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = {"F32": 4, "BF16": 2, "F16": 2}
@@ -24,15 +25,17 @@ _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", 
 
 
 def resolve(model: str) -> Path:
-    """The local directory of `model`: itself where it is one, else that of s1-nano by its name, else the snapshot of
-    that hub id (fetched if need be)."""
+    """The local directory of `model`, or its GGUF file: itself where it is one, else s1-nano's by its name, else the
+    snapshot of that hub id (fetched if need be)."""
     named = plain(repr(str(model)), 300)
     try:
         path = Path(model).expanduser()
-        if path.is_dir():
+        if path.is_dir() or (is_gguf(path) and path.exists()):
             return path
-        if path.exists():
-            raise InputError(f"model {named} is a file; give its directory")
+        if path.exists() or is_gguf(path):
+            raise InputError(
+                f"model {named} is {'a file' if path.exists() else 'missing'}; give its directory, or a .gguf file"
+            )
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
         raise InputError(f"model {named} is no directory ({first_line(error)}); check the path") from None
     if model in NAMES and EMBEDDED.is_dir():
@@ -52,6 +55,14 @@ def resolve(model: str) -> Path:
         ) from None
 
 
+def text_folder(model: Path) -> Path | None:
+    """Where the tokenizer.json of `model` lies and the JSON files that go with it: the directory that it is, or the one
+    around a GGUF file; None where that has no tokenizer.json, and the file says all."""
+    if not is_gguf(model):
+        return model
+    return model.parent if os.path.lexists(model.parent / "tokenizer.json") else None
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor of a checkpoint: the file that holds it, its element type as the file names it, its shape."""
@@ -64,9 +75,13 @@ class StoredTensor:
 def read_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint in `directory`, by name, from the files' headers alone.
 
-    `model.safetensors`, else the files that `model.safetensors.index.json` lists, else all `*.safetensors`.
+    Those of the GGUF file that `directory` is, else `model.safetensors`, else the files that
+    `model.safetensors.index.json` lists, else all `*.safetensors`.
     Raises InputError, naming file and tensor, where files are missing, pickled, truncated or contradict each other.
     """
+    if is_gguf(directory):
+        header = read_header(directory)
+        return {name: StoredTensor(directory, tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()}
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     listed: Mapping[str, str] = {}
     if os.path.lexists(single):

@@ -9,6 +9,8 @@ import torch
 
 from engine.errors import InputError, is_number, is_whole, refuse, shown
 from engine.json_file import read_object
+from engine.model.gguf_config import config_values
+from engine.model.gguf_header import is_gguf
 from engine.model.rope import Rope
 
 
@@ -61,10 +63,13 @@ class ModelConfig:
 
     @classmethod
     def load(cls, directory: str | Path, dtype: str = "auto") -> "ModelConfig":
-        """Reads `directory`/config.json; `dtype` other than `auto` replaces the checkpoint's.
+        """Reads `directory`/config.json, or the metadata of the GGUF file that it is; `dtype` other than `auto`
+        replaces the checkpoint's.
 
         Raises InputError naming the file and the field where it is missing, malformed or not supported.
         """
+        if is_gguf(Path(directory)):
+            return cls.parse(config_values(Path(directory)), str(directory), dtype)
         path = Path(directory) / "config.json"
         return cls.parse(read_object(path), str(path), dtype)
 

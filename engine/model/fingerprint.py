@@ -6,20 +6,21 @@ from pathlib import Path
 
 from engine.errors import InputError
 from engine.input_file import open_regular
+from engine.model.checkpoint import text_folder
+from engine.model.gguf_header import is_gguf
 
 _READ, _READS = 1 << 20, 64
 """Bytes of a piece, and how many pieces of a file are hashed: files up to 64 MiB whole, larger ones here and there."""
 
 
 def fingerprint(directory: Path) -> str:
-    """Of its JSON files, its chat template and its weights, by names, sizes and contents.
+    """Of its JSON files, its chat template and its weights, by names, sizes and contents; of a GGUF file, and where a
+    tokenizer.json lies beside it, of what that folder says of text.
 
     Raises InputError for a file that cannot be read, or is none.
     """
     digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.suffix not in (".json", ".jinja", ".safetensors") or path.is_dir():
-            continue
+    for path in _files(directory):
         try:
             with open_regular(path) as file:
                 size = file.seek(0, os.SEEK_END)
@@ -30,3 +31,11 @@ def fingerprint(directory: Path) -> str:
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}; restore it or take it away") from error
     return digest.hexdigest()[:16]
+
+
+def _files(directory: Path) -> list[Path]:
+    """Those that decide what is answered."""
+    alone, folder = is_gguf(directory), text_folder(directory)
+    suffixes = (".json", ".jinja") if alone else (".json", ".jinja", ".safetensors")
+    listed = [] if folder is None else [p for p in folder.iterdir() if p.suffix in suffixes and not p.is_dir()]
+    return sorted([directory, *listed] if alone else listed)

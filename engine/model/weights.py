@@ -15,6 +15,9 @@ from torch import Tensor
 from engine.errors import InputError, first_line
 from engine.model.checkpoint import StoredTensor, read_tensors
 from engine.model.config import ModelConfig
+from engine.model.gguf_config import FREQUENCIES
+from engine.model.gguf_header import is_gguf
+from engine.model.gguf_tensors import GgufTensors
 from engine.model.shard import Shard
 from kernels import huge_pages
 from kernels.quantize import QuantizedMatrix, decode, kv_scales
@@ -197,7 +200,7 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
 def load(
     directory: Path, config: ModelConfig, shard: Shard, device: torch.device, codes: torch.dtype | None = None
 ) -> Weights:
-    """This rank's weights from the safetensors in `directory`.
+    """This rank's weights from the safetensors in `directory`, or the GGUF file that it is.
 
     Each tensor's slice goes from the mapped file straight to its place on `device`, converted to `config.dtype` on
     the way, or quantised one tensor at a time (`codes`): no second copy on the host. Everything is checked against the
@@ -207,7 +210,7 @@ def load(
     weights = Weights.allocate(config, shard, device, codes)
     for (file, _), group in groupby(_in_turn(stored, placements(weights, config, shard)), key=itemgetter(0)):
         try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
+            with open_tensors(file) as tensors:
                 for _, placement in group:
                     _fill(placement, tensors)
         except (SafetensorError, OSError) as error:
@@ -216,6 +219,11 @@ def load(
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(stored["lm_head.weight"], weights, config, shard)
     return weights
+
+
+def open_tensors(file: Path) -> safe_open | GgufTensors:
+    """A context whose `get_slice(name)` gives what is asked for of a tensor in `file`."""
+    return GgufTensors(file) if is_gguf(file) else safe_open(file, framework="pt", device="cpu")
 
 
 def _in_turn(
@@ -230,7 +238,7 @@ def _in_turn(
             read += math.prod(placement.shape)
 
 
-def _fill(placement: Placement, tensors: safe_open) -> None:
+def _fill(placement: Placement, tensors: safe_open | GgufTensors) -> None:
     target = placement.target
     if not isinstance(target, QuantizedMatrix):
         target.copy_(_slice(tensors, placement))
@@ -240,7 +248,7 @@ def _fill(placement: Placement, tensors: safe_open) -> None:
         target.fill(tensors.get_slice(placement.name)[:], columns=placement.columns)
 
 
-def _slice(tensors: safe_open, placement: Placement) -> Tensor:
+def _slice(tensors: safe_open | GgufTensors, placement: Placement) -> Tensor:
     tensor = tensors.get_slice(placement.name)
     return tensor[:, placement.start : placement.stop] if placement.dim else tensor[placement.start : placement.stop]
 
@@ -249,22 +257,23 @@ def check(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
     """The tensors in `directory`, by the files' headers alone. Raises InputError, naming file and tensor, unless they
     are those that `config` asks for."""
     stored, shard = read_tensors(directory), Shard.of(config)
+    said = "its metadata" if is_gguf(directory) else "config.json"
     wanted = list(placements(Weights.allocate(config, shard, torch.device("meta")), config, shard))
     for placement in wanted:
         tensor = stored.get(placement.name)
         if tensor is None:
             files = sorted({t.file.name for t in stored.values()})
-            raise InputError(f"{directory}: {placement.name} is missing from {', '.join(files)}; check config.json")
+            raise InputError(f"{directory}: {placement.name} is missing from {', '.join(files)}; check {said}")
         if tensor.shape != placement.shape:
             raise InputError(
-                f"{tensor.file}: {placement.name} has shape {list(tensor.shape)}, and config.json asks for "
-                f"{list(placement.shape)}; give the config.json that belongs to these weights"
+                f"{tensor.file}: {placement.name} has shape {list(tensor.shape)}, and {said} asks for "
+                f"{list(placement.shape)}; give the one that belongs to these weights"
             )
     known = {placement.name for placement in wanted}
     for name, tensor in stored.items():
         # Early checkpoints store the RoPE frequencies, which config.json determines; a tied head is checked later.
-        if name not in known and not name.endswith("rotary_emb.inv_freq") and name != "lm_head.weight":
-            raise InputError(f"{tensor.file}: {name} is not part of the model that config.json describes")
+        if name not in known and not name.endswith(("rotary_emb.inv_freq", FREQUENCIES)) and name != "lm_head.weight":
+            raise InputError(f"{tensor.file}: {name} is not part of the model that {said} describes")
     return stored
 
 
@@ -272,7 +281,7 @@ def _check_tied(head: StoredTensor, weights: Weights, config: ModelConfig, shard
     """A head that is stored although it is tied must equal the embedding: using either would be a guess."""
     target, shape = weights.embedding[: shard.vocab_rows], (config.vocab_size, config.hidden_size)
     placement = Placement("lm_head.weight", shape, target, start=shard.vocab_start)
-    with safe_open(head.file, framework="pt", device="cpu") as tensors:
+    with open_tensors(head.file) as tensors:
         if head.shape == shape and torch.equal(_slice(tensors, placement).to(target), target):
             return
     raise InputError(

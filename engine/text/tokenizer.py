@@ -10,8 +10,11 @@ from typing import Any
 from engine.errors import InputError, shown
 from engine.input_file import read_regular
 from engine.json_file import read_object, read_object_if_any
+from engine.model.checkpoint import text_folder
+from engine.model.gguf_header import is_gguf, read_header
 from engine.text.chat_template import MOST_SOURCE, ChatTemplate
 from engine.text.encoder import Encoder
+from engine.text.gguf_tokenizer import GgufTokenizer
 from engine.text.literals import any_of
 from engine.text.vocabulary import Vocabulary
 
@@ -60,9 +63,15 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Read tokenizer.json and, where present, tokenizer_config.json, chat_template.jinja, config.json and
-        generation_config.json of a checkpoint directory. Raises InputError naming the file that is missing or broken.
+        generation_config.json of a checkpoint directory; of a GGUF file, what lies beside it, or its own metadata.
+        Raises InputError naming the file that is missing or broken.
         """
-        directory = Path(directory)
+        named, directory = names_of(Path(directory)), Path(directory)
+        if is_gguf(directory):
+            beside = text_folder(directory)
+            if beside is None:
+                return cls._inside(directory, named)
+            directory = beside
         config = read_object_if_any(directory / "tokenizer_config.json")
         variables = {
             name: text
@@ -80,9 +89,17 @@ class Tokenizer:
         del config  # either file may take a gigabyte
         main = read_object(directory / "tokenizer.json")
         try:
-            return cls(main, tuple(eos), template, variables, names_of(directory))
+            return cls(main, tuple(eos), template, variables, named)
         except InputError as error:
             raise InputError(f"{directory}: {error}") from error
+
+    @classmethod
+    def _inside(cls, file: Path, names: Sequence[str]) -> "Tokenizer":
+        found = GgufTokenizer.load(file)
+        try:
+            return cls(found.tokenizer_json, found.eos_token_ids, found.chat_template, found.variables, names)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
 
     def encode(self, text: str, specials: bool = False, most: int | None = None) -> list[int]:
         """Token ids of `text`, nothing added. `specials=True` reads the text of added tokens as those tokens; it then
@@ -240,7 +257,10 @@ class IncrementalDecoder:
 
 def names_of(directory: Path) -> tuple[str, ...]:
     """What the checkpoint in `directory` is called: the folder's name, or in a hub's cache its repository's, and the
-    name that config.json has kept."""
+    name that config.json has kept; the GGUF file's name, and the one in its metadata."""
+    if is_gguf(directory):
+        kept = read_header(directory).values.get("general.name")
+        return (directory.stem, *([kept] if isinstance(kept, str) and kept else []))
     directory = directory.resolve()
     folder = directory.parent.parent if directory.parent.name == "snapshots" else directory
     kept = read_object_if_any(directory / "config.json").get("_name_or_path")
