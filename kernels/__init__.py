@@ -14,10 +14,12 @@ compiles nothing: `engine.generate` asks for it.
 """
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from kernels.errors import FAULTS, KernelError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["INTERPRET", "REFERENCE", "KernelError", "use_triton"]
 
@@ -30,10 +32,7 @@ REFERENCE = os.environ.get("S1_KERNELS", "") == "reference"
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Triton runs kernels in its interpreter, so they take CPU tensors."""
 
-WITH_TRITON = INTERPRET or os.environ.get("S1_TRITON", "") != "cuda" or torch.cuda.is_available()
-"""Whether Triton is imported, if it is there."""
 
-
-def use_triton(x: torch.Tensor) -> bool:
+def use_triton(x: "torch.Tensor") -> bool:
     """Whether the Triton kernel runs an operator on `x`: a CUDA tensor, or any tensor under the interpreter."""
     return not REFERENCE and (x.is_cuda or INTERPRET)

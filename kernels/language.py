@@ -16,12 +16,13 @@ A plain launch waits for the whole kernel in front of it, and the three calls do
 dependent launches as they are.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from kernels import INTERPRET, WITH_TRITON
+from kernels import INTERPRET
 from kernels.errors import KernelError
 
 
@@ -36,7 +37,7 @@ class _Absent:
 
 
 try:
-    if not WITH_TRITON:
+    if os.environ.get("S1_TRITON") == "cuda" and not (INTERPRET or torch.cuda.is_available()):
         raise ImportError("there is nothing to run it on")
     import triton
     import triton.language as tl
