@@ -41,6 +41,8 @@ class Data(Section, frozen=True):
 
     train: Annotated[tuple[str, ...], Meta(min_length=1)]
     heldout: tuple[str, ...] = ()
+    heldout_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of `train` that is held out instead, by a hash of the samples' ids: the same ones in every run."""
     loss: Literal["assistant", "all"] = "assistant"
     """`assistant`: only what the assistant writes; `all`: every token after the first of a document."""
     eos: str | None = None
@@ -53,6 +55,10 @@ class Data(Section, frozen=True):
     last_batch: Literal["wrap", "drop"] = "wrap"
     """`wrap`: the epoch's last step is filled with the epoch's first samples (what s1 did); `drop`: left out."""
 
+    def __post_init__(self) -> None:
+        if self.heldout and self.heldout_share:
+            raise ValueError("give either data.heldout (files) or data.heldout_share (of data.train), not both")
+
 
 class Optim(Section, frozen=True):
     """AdamW with linear warm-up and cosine decay."""
@@ -62,6 +68,9 @@ class Optim(Section, frozen=True):
     min_lr: Share = 0.0
     warmup: Share = 0.05
     """Share of all steps, rounded up."""
+    warmup_from: Share | None = None
+    """Share of `lr` that the first step has. None: one step of the ramp, so that it is not lost; 0 in Hugging Face's
+    Trainer, and in s1."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: Share = 1e-4
@@ -88,8 +97,9 @@ class Compute(Section, frozen=True):
     """Device, number formats, and what is recomputed, compiled and checked."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of matmuls and activations; master weights, gradients between ranks and the loss are float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matmuls and activations; master weights, gradients between ranks and the loss are float32. `auto`: bfloat16 on
+    a GPU, and on a processor that multiplies it; float32 on others, where bfloat16 is slower."""
     master_dtype: Literal["float32", "bfloat16"] = "float32"
     checkpointing: Literal["none", "selective", "full"] = "full"
     compile: bool = False
@@ -117,7 +127,8 @@ class Checkpoint(Section, frozen=True):
     asynchronous: bool = False
     resume: bool = True
     """Go on from the newest complete checkpoint of `run`, if there is one."""
-    export_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    export_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16, unless rounding to it would take back some of what was learned; float32 then."""
 
 
 class Metrics(Section, frozen=True):
@@ -142,7 +153,8 @@ class TrainConfig(Section, frozen=True):
     reduction: Literal["sample_mean", "token_mean"] = "token_mean"
     """Mean over the step's samples of each sample's mean (s1), or mean over the step's tokens."""
     heldout_every: Annotated[int, Meta(ge=0)] = 0
-    """Steps between held-out losses; 0: at each checkpoint when `data.heldout` is given."""
+    """Steps between held-out losses, of which one is before the first step; 0: at each checkpoint. Where there is
+    anything held out."""
     optim: Optim = Optim()
     parallel: Parallel = Parallel()
     compute: Compute = Compute()

@@ -36,6 +36,31 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def subset(self, chosen: np.ndarray) -> "Dataset":
+        """The samples at the indices `chosen` [n], in that order."""
+        spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen]
+        places = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
+        return Dataset(
+            tuple(self.ids[i] for i in chosen),
+            self.tokens[places],
+            self.trained[places],
+            offsets=np.cumsum([0, *map(len, spans)], dtype=np.int64),
+            targets=self.targets[chosen],
+            dropped=self.dropped,
+        )
+
+    def split(self, share: float) -> tuple["Dataset", "Dataset"]:
+        """(the rest, about `share` of the samples), by a hash of each one's id. Raises TrainingError where one of the
+        two would be empty."""
+        hashes = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in self.ids]
+        held = np.array([value < share * 2**64 for value in hashes], dtype=bool)
+        if held.all() or not held.any():
+            raise TrainingError(
+                f"data.heldout_share is {share:g} and of {len(self):,} samples {int(held.sum()):,} would be held out; "
+                "give another share"
+            )
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)

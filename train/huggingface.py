@@ -3,6 +3,7 @@ its own shards, no rank ever holds the whole model."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.model.checkpoint import read_tensors, resolve
 from train.architecture import Architecture
 from train.config import Model
 from train.errors import RunFailed, TrainingError
-from train.lora import adapter_bound
+from train.lora import LoraLinear, adapter_bound
 from train.model import Decoder
 
 # Bytes of one exported file.
@@ -76,6 +77,44 @@ def load_weights(model: Decoder, folder: Path) -> None:
 
 def _loaded(model: Decoder) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
+
+
+KEPT = 0.95
+"""Of what was learned, what an export must keep."""
+
+
+@torch.no_grad()
+def kept_by_rounding(model: Decoder, folder: Path, dtype: torch.dtype) -> float:
+    """The share of what was learned since `folder`'s weights that is left when the weights are rounded to `dtype`:
+    (change after rounding . change) / |change|^2 over all of them; 1 where nothing changed (collective).
+
+    Steps smaller than half the distance of two numbers of `dtype` are taken back by rounding: 2^-9 of a weight's size
+    in bfloat16.
+    """
+    left, whole = torch.zeros(()), torch.zeros(())
+    for before, after in _changes(model, folder):
+        learned, rounded = after - before, after.to(dtype).float() - before
+        left += _total(learned * rounded)
+        whole += _total(learned * learned)
+    return float(left / whole) if whole > 0 else 1.0
+
+
+def _total(values: torch.Tensor) -> torch.Tensor:
+    total = values.sum(dtype=torch.float32)
+    return (total.full_tensor() if isinstance(total, DTensor) else total).cpu()
+
+
+def _changes(model: Decoder, folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(before, after) in float32 of every tensor that was trained, one at a time."""
+    adapted = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    if adapted:
+        yield from ((module.weight.float(), module.merged()) for module in adapted)
+        return
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    for name, tensor in model.state_dict().items():
+        before = torch.empty_like(tensor)
+        dcp.load({name: before}, storage_reader=reader)
+        yield before.float(), tensor.detach().float()
 
 
 @torch.no_grad()

@@ -25,6 +25,14 @@ class LoraLinear(nn.Linear):
         self.lora_A = nn.Linear(base.in_features, config.rank, bias=False, device=device, dtype=adapter_dtype)
         self.lora_B = nn.Linear(config.rank, base.out_features, bias=False, device=device, dtype=adapter_dtype)
 
+    @torch.no_grad()
+    def merged(self) -> torch.Tensor:
+        """W + alpha / rank * B A in float32, sharded as W is."""
+        a, b = self.lora_A.weight, self.lora_B.weight
+        if isinstance(a, DTensor):
+            a = a.redistribute(a.device_mesh, [Replicate()] * a.device_mesh.ndim)
+        return self.weight.float() + self.scale * (b.float() @ a.float())
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias) + self.scale * self.lora_B(self.lora_A(x))
 
@@ -72,15 +80,11 @@ def export_adapter(model: nn.Module, config: Lora, folder: Path, base: str, firs
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Adds the adapters to the weights in place and returns the model's tensors under their plain names.
-
-    In place, because a second copy of a 32B model does not fit beside the first.
+def merge(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Adds the adapters to the weights, which then are of `dtype`, and returns the model's tensors under their plain
+    names. One matrix after the other, because a second copy of a 32B model does not fit beside the first.
     """
     for module in model.modules():
         if isinstance(module, LoraLinear):
-            a, b = module.lora_A.weight, module.lora_B.weight
-            if isinstance(a, DTensor):
-                a = a.redistribute(a.device_mesh, [Replicate()] * a.device_mesh.ndim)
-            module.weight.copy_(module.weight.float() + module.scale * (b.float() @ a.float()))
+            module.weight = nn.Parameter(module.merged().to(dtype), requires_grad=False)
     return {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}

@@ -34,13 +34,15 @@ def build_optimizer(model: nn.Module, config: Optim, device: torch.device) -> to
 
 
 def lr_at(step: int, total: int, config: Optim) -> float:
-    """Learning rate of step `step` (from 0) of `total`: linear from 0 over ceil(warmup * total) steps, then cosine.
+    """Learning rate of step `step` (from 0) of `total`: linear from `warmup_from` over ceil(warmup * total) steps, then
+    cosine.
 
-    The same values as Hugging Face's cosine schedule; with s1's recipe 16 + 299 steps.
+    With warmup_from 0 the same values as Hugging Face's cosine schedule; with s1's recipe 16 + 299 steps.
     """
     warmup = math.ceil(config.warmup * total)
     if step < warmup:
-        return config.lr * step / warmup
+        first = 1 / (warmup + 1) if config.warmup_from is None else config.warmup_from
+        return config.lr * (first + (1 - first) * step / warmup)
     progress = (step - warmup) / max(total - warmup, 1)
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 

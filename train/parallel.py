@@ -6,17 +6,28 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from msgspec import structs
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from engine.errors import EngineDead
 from engine.ranks.secret import LOOPBACK, prove, ranks_secret
 from engine.ranks.torchrun import one_machine, torchrun
+from kernels.native import library as native
 from train.config import Compute, TrainConfig
 from train.errors import RunFailed, TrainingError
 from train.model import Block, Decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """`config` with the number format that suits `device` where compute.dtype is `auto`."""
+    if config.compute.dtype != "auto":
+        return config
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else native.LOADED and native.LEVEL == "avx512_bf16"
+    compute = structs.replace(config.compute, dtype="bfloat16" if fast else "float32")
+    return structs.replace(config, compute=compute)
 
 
 @dataclass(frozen=True)

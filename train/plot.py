@@ -30,8 +30,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _is_step(value: dict[str, Any]) -> bool:
-    found = [value.get(name) for name in ("step", "epoch", *(name for name, _ in PANELS))]
-    found.append(value.get("heldout_loss", 0.0))
+    names = ["step", "heldout_loss"] if value.get("step") == 0 else ["step", "epoch", *(name for name, _ in PANELS)]
+    found = [*(value.get(name) for name in names), value.get("heldout_loss", 0.0)]
     return all(isinstance(number, (int, float)) and not abs(number) > 1e300 for number in found)  # NaN is one
 
 
@@ -57,11 +57,12 @@ def _figure(figure: Any, runs: Sequence[Path]) -> Any:
     """The curves in an empty figure."""
     panels = figure.subplots(2, 2).flatten()
     for run in runs:
-        records = read_metrics(run)
+        every = read_metrics(run)
+        records = [r for r in every if r["step"] > 0]  # before the first one there is the held-out loss alone
         for axes, (name, title) in zip(panels, PANELS, strict=True):
             line = axes.plot([r["step"] for r in records], [r[name] for r in records], label=run.name, linewidth=1)[0]
             axes.set(title=title, xlabel="step")
-            held = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
+            held = [(r["step"], r["heldout_loss"]) for r in every if "heldout_loss" in r]
             if name == "loss" and held:
                 axes.plot(*zip(*held, strict=True), "o--", color=line.get_color(), label=f"{run.name}, held out")
         epochs = [b["step"] for a, b in pairwise(records) if a["epoch"] != b["epoch"]]

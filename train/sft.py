@@ -22,13 +22,13 @@ from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
 from train.data import Dataset, open_tokenizer, read_dataset, step_samples, steps_per_epoch
 from train.errors import RunFailed, TrainingError
-from train.huggingface import check_weights, export, find_config, initialize, load_weights
+from train.huggingface import KEPT, check_weights, export, find_config, initialize, kept_by_rounding, load_weights
 from train.layout import Batch, StepLayout, build_batch, lay_out, target_weights
 from train.lora import add_lora, export_adapter, merge
 from train.metrics import Write, memory_gb, open_sinks, peak_flops
 from train.model import Decoder
 from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
-from train.parallel import DTYPES, World, join_world, leave_world, shard
+from train.parallel import DTYPES, World, join_world, leave_world, resolved, shard
 from train.plan import plan_memory, plan_steps
 
 # Compiled blocks see token counts that are multiples of this, hence few shapes.
@@ -40,13 +40,17 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, world: World, initialize: Callable[..., None] = initialize):
         """`initialize` makes the weights that are not loaded (see train.huggingface)."""
+        config = resolved(config, world.device)
         self.config, self.world, self.initialize = config, world, initialize
         self.run = Path(config.run)
         self.config_file = find_config(config.model)
         self.arch = Architecture.load(self.config_file)
         self.tokenizer = open_tokenizer(config.model, self.config_file)
-        self.data = self.read(config.data.train)
-        self.heldout = self.read(config.data.heldout) if config.data.heldout else None
+        self.data, self.heldout = self.read(config.data.train), None
+        if config.data.heldout_share:
+            self.data, self.heldout = self.data.split(config.data.heldout_share)
+        elif config.data.heldout:
+            self.heldout = self.read(config.data.heldout)
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.require_memory()
@@ -230,6 +234,10 @@ class Trainer:
         """Runs steps from `start` on; returns the step of the last checkpoint, which holds all that was done."""
         every = self.config.checkpoint.every or self.steps_per_epoch
         done = start
+        if self.heldout is not None and start == 0:
+            before = {"step": 0, "heldout_loss": self.evaluate(self.heldout)}
+            for write in sinks:
+                write(before)
         while done < self.total_steps and not self.stopping:
             record = self.train_step(done)
             done += 1
@@ -254,11 +262,23 @@ class Trainer:
         if config.lora is not None:
             base = config.model.path or str(self.config_file)
             export_adapter(self.model, config.lora, self.run / "adapter", base, self.world.first)
-        tensors = self.model.state_dict() if config.lora is None else merge(self.model)
+        dtype, note = self.export_dtype()
+        tensors = self.model.state_dict() if config.lora is None else merge(self.model, dtype)
         tokenizer = Path(config.model.tokenizer or self.config_file.parent)
-        export(tensors, target, self.config_file, DTYPES[config.checkpoint.export_dtype], tokenizer)
+        export(tensors, target, self.config_file, dtype, tokenizer)
         if self.world.first:
-            print(f"wrote {target}", file=sys.stderr)
+            print(f"wrote {target}{note}", file=sys.stderr)
+
+    def export_dtype(self) -> tuple[torch.dtype, str]:
+        """What the model is exported in, and what is to be said of it."""
+        asked = self.config.checkpoint.export_dtype
+        if asked == "float32" or self.config.model.path is None:  # nothing was there before the run
+            return DTYPES["bfloat16" if asked == "auto" else asked], ""
+        kept = kept_by_rounding(self.model, self.config_file.parent, torch.bfloat16)
+        said = f"bfloat16 keeps {kept:.1%} of what was learned"
+        if asked == "auto" and kept < KEPT:
+            return torch.float32, f" in float32: {said}"
+        return torch.bfloat16, f" in bfloat16, which keeps {kept:.1%} of what was learned"
 
     def announce(self, start: int) -> None:
         data = self.data

@@ -19,7 +19,7 @@ from engine.text.training_text import s1_messages, training_tokens
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from tests.train.support import ROOT, VOCAB, dataset, write_config, write_model, write_tokens
 from train.architecture import Architecture
-from train.config import Data, load_config
+from train.config import Data, Optim, load_config
 from train.data import read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.layout import build_batch, lay_out
@@ -55,6 +55,31 @@ def test_schedule_is_s1s() -> None:
     rates = [lr_at(step, 315, optim) for step in range(316)]
     assert rates[0] == 0 and rates[16] == max(rates) == 1e-5 and rates[15] == pytest.approx(1e-5 * 15 / 16)
     assert rates[315] == pytest.approx(0, abs=1e-20) and rates[16 + 299 // 2] == pytest.approx(5e-6, rel=0.01)
+
+
+def test_no_step_of_the_warm_up_is_lost() -> None:
+    """Unless one asks for it, the first step has its part of the ramp, and the peak comes once."""
+    optim = Optim(lr=1.0, warmup=0.1)
+    rates = [lr_at(step, 40, optim) for step in range(40)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and rates.count(max(rates)) == 1
+    assert lr_at(0, 40, Optim(lr=1.0, warmup=0.1, warmup_from=0.5)) == 0.5
+    assert lr_at(0, 40, Optim(lr=1.0, warmup=0.0)) == 1.0
+
+
+def test_held_out_samples_are_chosen_by_their_ids(tmp_path: Path) -> None:
+    whole = dataset([5, 6, 7, 8, 9, 10, 11, 12])
+    rest, held = whole.split(0.4)
+    assert sorted([*rest.ids, *held.ids]) == sorted(whole.ids) and held.ids
+    assert int(rest.offsets[-1] + held.offsets[-1]) == int(whole.offsets[-1])
+    for part in (rest, held):
+        for at, name in enumerate(part.ids):
+            there = whole.ids.index(name)
+            mine, theirs = (slice(d.offsets[i], d.offsets[i + 1]) for d, i in ((part, at), (whole, there)))
+            assert (part.tokens[mine] == whole.tokens[theirs]).all() and part.targets[at] == whole.targets[there]
+    fewer = whole.subset(np.arange(4))
+    assert set(fewer.split(0.4)[1].ids) == set(held.ids) & set(fewer.ids), "whatever the other samples are"
+    with pytest.raises(TrainingError, match=r"heldout_share is 1e-09 and of 8 samples 0 would be held out"):
+        whole.split(1e-9)
 
 
 @given(

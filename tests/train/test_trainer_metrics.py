@@ -26,11 +26,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_step_is_reported(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    before = records.pop(0)
+    assert before.keys() == {"step", "heldout_loss"} and before["step"] == 0
     assert [r["step"] for r in records] == list(range(1, 13)) and [r["epoch"] for r in records] == [
         i // 3 for i in range(12)
     ]
     first = records[0]
-    assert first["lr"] == 0 and first["mfu"] is None and len(first["samples"]) == 4
+    assert first["lr"] > 0 and first["mfu"] is None and len(first["samples"]) == 4
     assert first["tokens"] == sum(LENGTHS[int(s[1:])] for s in first["samples"]) > first["targets"] > 0
     assert first["tokens_per_second"] == pytest.approx(first["tokens"] / first["seconds"])
     assert 0.05 < first["memory_gb"] < 16
@@ -71,7 +73,7 @@ def test_tensorboard_has_every_step_once(run: Path, tmp_path: Path) -> None:
     interrupted(run.with_name("run.yaml"), f"run={tmp_path}/tb", "metrics.tensorboard=true", "metrics.every=5")
     events = EventAccumulator(str(tmp_path / "tb" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [2, 4, 5, 6, 8, 10, 12], "every fifth, and held-out ones"
-    assert [e.step for e in events.Scalars("heldout_loss")] == [2, 4, 6, 8, 10, 12]
+    assert [e.step for e in events.Scalars("heldout_loss")] == [0, 2, 4, 6, 8, 10, 12]
 
 
 def test_wandb_goes_on_in_the_same_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

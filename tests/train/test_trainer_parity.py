@@ -112,7 +112,7 @@ def test_twenty_steps_equal_transformers_trainer(tmp_path: Path, reduction: str)
         data,
         epochs=2,
         reduction=reduction,
-        optim={"lr": 5e-3, "weight_decay": 0.1, "clip": 0.5},
+        optim={"lr": 5e-3, "weight_decay": 0.1, "clip": 0.5, "warmup_from": 0.0},
     )
     ours = trainer(config)
     assert ours.total_steps == 20
