@@ -14,6 +14,8 @@ class Lap:
     seconds: float
     bytes: int = 0
     """What it read, wrote or made; 0 where nothing counts."""
+    peak_bytes: int = 0
+    """Most memory that was resident at its end or before."""
 
 
 class Timeline:
@@ -36,17 +38,17 @@ class Timeline:
     def lap(self, name: str, size: int = 0, at: float | None = None) -> None:
         """What was done since the last lap, until `at` (now, where it is left out), and how many bytes it was about."""
         now = time.perf_counter() if at is None else at
-        self.laps.append(Lap(name, now - self._last, size))
+        self.laps.append(Lap(name, now - self._last, size, peak_bytes()))
         self._last = now
 
     def lines(self) -> list[str]:
-        """A table: what, seconds, seconds since the beginning, bytes, rate."""
-        rows, total = [("start-up", "s", "at s", "", "")], 0.0
+        """A table: what, seconds, seconds since the beginning, peak of memory, bytes, rate."""
+        rows, total = [("start-up", "s", "at s", "peak MB", "", "")], 0.0
         for lap in self.laps:
             total += lap.seconds
             size = f"{lap.bytes / 1e6:,.1f} MB" if lap.bytes else ""
             rate = f"{lap.bytes / 1e9 / max(lap.seconds, 1e-9):,.2f} GB/s" if lap.bytes else ""
-            rows.append((lap.name, f"{lap.seconds:.3f}", f"{total:.3f}", size, rate))
+            rows.append((lap.name, f"{lap.seconds:.3f}", f"{total:.3f}", f"{lap.peak_bytes / 1e6:,.0f}", size, rate))
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
             "  ".join((row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:], strict=True)))).rstrip()
