@@ -187,7 +187,9 @@ def assemble(
         model.config.vocab_size,
         tokenizer.eos_token_ids,
         traits,
+        tokenizer.token_bytes,
     )
+    tables.register(resolve_format(config.thinking_format, tokenizer))
     scheduler = Scheduler(pool, config.max_num_seqs, config.max_num_batched_tokens)
     on_cuda = group.device.type == "cuda"
     graphs = on_cuda if config.step_graphs == "auto" else config.step_graphs == "on"

@@ -36,7 +36,7 @@ class Tell(msgspec.Struct, frozen=True, tag=True):
 
 Command = Admission | End | Tell
 
-_TOKEN, _FINISH = int(Record.TOKEN), int(Record.FINISH)
+_TOKEN, _FINISH, _TAKEN, _HELD = (int(c) for c in (Record.TOKEN, Record.FINISH, Record.TAKEN, Record.HELD))
 assert Finish.RUNNING == 0, "Core._read asks whether a record's FINISH is set"
 
 
@@ -126,7 +126,7 @@ class Core:
             for row, (sequence, record) in enumerate(zip(launched.rows, read.records, strict=True)):
                 if sequence.finished:
                     continue  # ended by the host, or by the step before, while this one was in flight
-                commit(sequence, record[_TOKEN])
+                commit(sequence, record[_TOKEN], record[_TAKEN], record[_HELD])
                 if record[_FINISH]:
                     self._finish(sequence)
                 events.append(

@@ -14,10 +14,19 @@ from engine.request import Prompt, SamplingParams
 from engine.schedule.sequence import Prepared
 from engine.text.continued import WAY_OUT, can_continue, continued_ids
 from engine.text.tokenizer import Tokenizer
-from engine.thinking.plan import ThinkingFormat, encoded_format, format_strings, inside_thinking, make_plan
+from engine.thinking.plan import (
+    TextDelimiters,
+    ThinkingFormat,
+    encoded_format,
+    format_strings,
+    inside_thinking,
+    make_plan,
+)
 
 _FORMATS_KEPT = 64
 """Thinking formats that are kept in token ids; clients may send as many as they like."""
+_MOST_SPELLED = 8
+"""Sets of plain-text delimiters in the life of an engine: each takes a table of the whole vocabulary on the device."""
 _CONTINUED = (
     "messages end with one of the assistant's, which is continued; continue_final_message false opens a new turn"
 )
@@ -39,6 +48,7 @@ class Preparer:
         self._most = {"n": ("max_samples", max_samples), "logprobs": ("max_logprobs", max_logprobs)}
         self._default = thinking_format
         self._encoded = lru_cache(_FORMATS_KEPT)(partial(encoded_format, tokenizer=tokenizer))
+        self._spelled: set[TextDelimiters] = set()
         self._told = False
         """Whether it was said that a last message is continued."""
         self.format(None)
@@ -46,7 +56,16 @@ class Preparer:
     def format(self, spec: str | Mapping[str, Any] | None) -> ThinkingFormat:
         """The format that `spec` names in this tokenizer's ids; None is the engine's own."""
         spec = self._default if spec is None else spec
-        return self._encoded(format_strings(spec, self.tokenizer))
+        format = self._encoded(format_strings(spec, self.tokenizer))
+        if format.text is not None and format.text not in self._spelled:
+            if len(self._spelled) >= _MOST_SPELLED:
+                raise InputError(
+                    f"thinking_format with delimiters {shown([format.text.opener, *format.text.triggers])} of plain "
+                    f"text is one more than the {_MOST_SPELLED} an engine keeps; use those of earlier requests, or "
+                    "start the engine anew"
+                )
+            self._spelled.add(format.text)
+        return format
 
     def prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         """Render, append the opener, check. Raises InputError naming the field."""
@@ -94,7 +113,7 @@ class Preparer:
             ids = self.tokenizer.render(messages, most=self.context)
             if not ids:
                 raise InputError("the chat template renders these messages to nothing; correct it, or give token ids")
-            if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids):
+            if format.thinks and not inside_thinking(format, ids, self.tokenizer.eos_token_ids, self.tokenizer):
                 ids += format.opener
             return ids
         if continues:

@@ -7,6 +7,7 @@ may come up, otherwise for a run of tokens at once.
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from engine.core import Event
@@ -24,6 +25,7 @@ from engine.request import (
 )
 from engine.schedule.sequence import Prepared
 from engine.text.output import KINDS, OutputStream, Piece
+from engine.text.spelled import SpelledStream
 from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Record, Stop
 
@@ -45,7 +47,7 @@ class _Sample:
         """of the tokens that are not text yet, the last ones"""
         self.run = run
         """how many of them there may be"""
-        self.record = [-1, 0, 0, 0, int(Stop.NONE), 0, 0]
+        self.record = [-1, *[0] * (len(Record) - 1)]
         """the last one: fields of kernels.thinking.Record"""
         self.pieces: list[Piece] = []
         """text that has not gone out"""
@@ -65,18 +67,12 @@ class Response:
         self.id, self.index, self._prepared, self._emit = request_id, index, prepared, emit
         self.streams = False
         """Somebody reads deltas as they come: set it from any thread. Until then they are kept together."""
+        text, start = plan.format.text, (tokenizer, prepared.prompt, plan.format)
+        stream = partial(OutputStream, *start) if text is None else partial(SpelledStream, *start, text)
         self._samples = [
             _Sample(
                 i,
-                OutputStream(
-                    tokenizer,
-                    prepared.prompt,
-                    plan.format,
-                    params.stop,
-                    tokenizer.eos_token_ids,
-                    params.ignore_eos,
-                    params.min_tokens,
-                ),
+                stream(params.stop, tokenizer.eos_token_ids, params.ignore_eos, params.min_tokens),
                 1 if params.stop else 2 + (index + i) % (_RUN - 1),  # requests that start together take turns
             )
             for i in range(params.n)
@@ -101,7 +97,9 @@ class Response:
             self._first = time.monotonic()
             self._seated, self._cached = event.sequence.seated_at, event.sequence.cached
         sample.record = event.record
-        token, kind, forced, finish, _, _, _ = event.record
+        token, kind, forced, finish, _, _, _, taken, _ = event.record
+        if taken:
+            self._take_back(sample, taken)
         if token >= 0:
             at = len(sample.token_ids)
             if forced:
@@ -126,6 +124,13 @@ class Response:
         hit = sample.stream.stop_hit is not None
         self._show(sample, "stop" if hit else _FINISH_REASON.get(finish))
         return hit and not finish
+
+    def _take_back(self, sample: _Sample, count: int) -> None:
+        """The last tokens are no longer part of the response: they were a delimiter's, and never shown."""
+        self._write(sample)
+        sample.stream.take_back(count)
+        del sample.token_ids[-count:]
+        del sample.logprobs[-count:]
 
     def abort(self) -> None:
         """End what has not ended, keeping what was written."""

@@ -175,13 +175,15 @@ def _step_kernels() -> list[Case]:
         "masked_ptr": "*i64",
         "bad_ptr": "*i1",
         "traits_ptr": "*u8",
+        "next_ptr": "*i16",
         "batch": "i32",
         "string_len": "i32",
         "history_stride": "i32",
+        "vocab": "i32",
     }
     sizes = {"TRIGGERS": 2, "STOPS": 4, "EOS_IDS": 2, **thinking_step_config()}
     for label, lead, opener, loops in (("s1", 0, 0, False), ("all", 2, 3, True)):
-        constants = {**sizes, "MAX_LEAD": lead, "MAX_OPENER": opener, "LOOPS": loops}
+        constants = {**sizes, "MAX_LEAD": lead, "MAX_OPENER": opener, "LOOPS": loops, "TEXT": loops}
         cases.append(Case(f"thinking_step {label}", _thinking_step_kernel, machine, constants))
     return cases
 

@@ -17,7 +17,7 @@ from kernels import use_triton
 from kernels.native import step as native_step
 from kernels.sampler_triton import sample_triton
 from kernels.sampling_tables import NEVER, Draws, Real, SamplingNeeds, SamplingTables, Whole
-from kernels.thinking_tables import MachineTables, Param, Phase, State
+from kernels.thinking_tables import HELD_SHIFT, MachineTables, Param, Phase, State
 
 __all__ = [
     "NEVER",
@@ -161,7 +161,31 @@ def _shift(x: Tensor, by: int) -> Tensor:
 def sample(
     logits: Tensor, tables: SamplingTables, machine: MachineTables, slots: Tensor, vocab: int, needs: SamplingNeeds
 ) -> Draws:
-    """Draw for every row by the best implementation for the device; as `sample_reference`."""
+    """Draw for every row by the best implementation for the device; as `sample_reference`, but that in rows whose
+    delimiters are plain text the masked draw excludes every token that begins one or goes on with one."""
+    if not (machine.text and needs.masked):
+        return _sample(logits, tables, machine, slots, vocab, needs)
+    by_text, excluded = _text_excluded(machine, slots)
+    rest = logits.clone()
+    rest[:, :vocab].masked_fill_(excluded, NEVER)
+    draws = _sample(logits, tables, machine, slots, vocab, needs)
+    others = _sample(rest, tables, machine, slots, vocab, needs)
+    masked = torch.where(others.bad, draws.draw, others.masked)
+    return Draws(draws.draw, torch.where(by_text, masked, draws.masked), draws.bad)
+
+
+def _text_excluded(machine: MachineTables, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows whose delimiters are plain text [B], tokens that are part of one where the text stands now [B, V])."""
+    assert machine.next is not None and machine.marks is not None
+    first, state = machine.params[slots, Param.TEXT_ROW], machine.state[slots]
+    think = (first >= 0) & (state[:, State.PHASE] == Phase.THINK)
+    mark = machine.marks[slots, (state[:, State.LENGTH] - 1).long()] % (1 << HELD_SHIFT)
+    return first >= 0, machine.next[torch.where(think, first + mark, 0).long()] != 0
+
+
+def _sample(
+    logits: Tensor, tables: SamplingTables, machine: MachineTables, slots: Tensor, vocab: int, needs: SamplingNeeds
+) -> Draws:
     if use_triton(logits):
         return sample_triton(logits, tables, machine, slots, vocab, needs)
     if native_step.supports(machine):

@@ -20,6 +20,13 @@ The first row that matches decides (`engine/thinking/reference_machine.py` is th
 | 9  | think, at the limit                                    | a newline if none is there, or `budget_end` |
 | 10 | think                                                  | the draw                                    |
 
+A delimiter of plain text is found in the bytes of the tokens, by a table of what each token makes of a match under way
+(`MachineTables.next`). Its tokens are committed as they come; until it is complete they are held, and what interrupts
+it takes them back: the sequence is that much shorter, and what was in the cache is overwritten by position. Row 5
+takes the trigger back and writes over it; row 6 leaves it, as it is `end`, and forces nothing; row 6 with EOS and row 9
+take back half a trigger. Where the masked draw is to stand at the place of a trigger of several tokens, nothing is
+committed: the next step draws there again.
+
 The columns and tables are in `kernels.thinking_tables`.
 """
 
@@ -31,6 +38,8 @@ from kernels.native import step as native_step
 from kernels.thinking_tables import (
     ANSWER,
     DELIMITER,
+    HELD_SHIFT,
+    HIT_INSIDE,
     OPENER,
     REASONING,
     UNLIMITED,
@@ -88,17 +97,26 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     # What was drawn, and how much of `end` already stands at the end of the text (several-token triggers only).
     trigger, lead, half = _match_triggers(tables, slots, s, strings, draw)
     ends = (draw[:, None] == tables.eos_ids).any(1) & (p[Param.IGNORE_EOS] == 0)
+    by_text = p[Param.TEXT_ROW] >= 0 if tables.text else zero > 0
+    value, held = _match_text(tables, slots, s, p, draw) if tables.text else (zero, zero)
+    complete = by_text & think & (value < 0)
+    trigger = trigger | complete
     trigger_drawn = trigger | (ends & (p[Param.EOS_STOPS] == 0))
+    interrupted = by_text & think & (complete | ends)
     lead = torch.where(trigger, lead, half)
+    # What a trigger of plain text takes back, or an EOS behind half a one; all limits are those without it.
+    started = torch.where(value == HIT_INSIDE, zero, held)
+    back = torch.where(interrupted & (s[State.MASK_NEXT] == 0), started, zero)
+    thinking = thinking - back
 
     # The limit.
-    room = torch.minimum(p[Param.MAX_TOKENS], p[Param.MAX_CONTEXT]) - count
+    room = torch.minimum(p[Param.MAX_TOKENS], p[Param.MAX_CONTEXT]) - count + back
     over_budget = thinking >= p[Param.BUDGET]
     over_room = room <= p[Param.RESERVE]
     asked = (s[State.END_REQUESTED] > 0) | (s[State.LOOP_RUN] >= p[Param.LOOP_RUN])
     limit = think & (over_budget | over_room | asked)
     truncate = p[Param.TRUNCATE] > 0
-    closes = torch.where(truncate, room >= p[Param.END_LEN] - lead, room >= 0)  # truncate reserves nothing
+    closes = torch.where(truncate & ~complete, room >= p[Param.END_LEN] - lead, room >= 0)  # truncate reserves nothing
 
     # The table: each row takes what the rows before it left.
     left = s[State.FINISH] == Finish.RUNNING
@@ -112,7 +130,8 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     r1 = take(s[State.FORCED] > 0)
     failed = take(bad)
     r2 = take(~think)
-    r3 = take(~limit & ((thinking < p[Param.MIN_THINKING]) | (s[State.MASK_NEXT] > 0)))
+    short = (thinking < p[Param.MIN_THINKING]) & (interrupted | ~by_text)
+    r3 = take(~limit & (short | (s[State.MASK_NEXT] > 0)))
     r4 = take(ends & (p[Param.EOS_STOPS] > 0))
     fits = (thinking < p[Param.BUDGET] - p[Param.EXTENSION_LEN]) & (room > p[Param.RESERVE] + p[Param.EXTENSION_LEN])
     r5 = take(trigger_drawn & ~limit & (s[State.EXTENSIONS_LEFT] > 0) & fits)
@@ -123,17 +142,26 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     r10 = left
 
     bare = r5 & (p[Param.EXTENSION_LEN] == 0)  # thinking_extension_str="": the masked draw, unforced
-    r5 = r5 & ~bare
+    extends = r5.int()
+    again = (r3 | bare) & (back > 0)  # the masked draw, at the trigger's first token: in the next step
+    taken = torch.where(again | r5 | (r6 & ~complete), back, torch.where(r9 & by_text, held, zero))
+    thinking = thinking + back - taken  # what stays counts
+    count, length = count - taken, length - taken
+    r3, bare, r5 = r3 & ~again, bare & ~again, r5 & ~bare
     completes = r9 & (half > 0)  # half a trigger at the limit becomes `end`
     r9 = r9 & ~completes
+    if tables.text:
+        s |= _take_back(tables, slots, s, taken)
     newline = r9 & (s[State.NEWLINE] == 0)
     r9 = r9 & ~newline
-    ending = r6 | completes
+    natural = r6 & complete
+    ending = r6 & ~natural | completes
+    lead = torch.where(by_text, zero, lead)
 
     # What is committed.
     token = _choose(
         zero - 1,
-        (r2 | r4 | r8 | r10, draw),
+        (r2 | r4 | natural | r8 | r10, draw),
         (r1, text((s[State.FORCED] - 1).clamp(min=0).long(), s[State.FORCED_POS])),
         (r3 | bare, masked),
         (r5, text(Text.EXTENSION, zero)),
@@ -156,7 +184,7 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     lengths = torch.stack([zero, p[Param.EXTENSION_LEN], p[Param.END_LEN], p[Param.BUDGET_END_LEN]], 1)
     ended = (written > 0) & (position >= lengths.gather(1, written.long()[:, None])[:, 0])
     extended = ended & (written == Text.EXTENSION + 1)
-    closed = ended & ~extended
+    closed = (ended & ~extended) | natural
     which = torch.where(ended, zero, written)
 
     # What the token is: the machine's phase decides, never the text.
@@ -164,13 +192,13 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     in_budget_end = written == Text.BUDGET_END + 1
     # The opener, where the model wrote it itself and there is still room to close.
     opens = r2 & (s[State.PHASE] == Phase.PLAIN) & (p[Param.OPENER_LEN] > 0) & (room - 1 >= p[Param.RESERVE])
-    opens = opens & _ends_with_opener(tables, slots, s, p, strings, draw)
+    opens = opens & torch.where(by_text, value < 0, _ends_with_opener(tables, slots, s, p, strings, draw))
     kind = _choose(
         zero,
         (s[State.PHASE] == Phase.ANSWER, ANSWER),
         (think, REASONING),
-        ((written == Text.END + 1) | in_budget_end, DELIMITER),
-        (in_budget_end & (at >= p[Param.END_LEN]), ANSWER),
+        ((written == Text.END + 1) | in_budget_end | natural, DELIMITER),
+        (in_budget_end & (position > p[Param.ANSWER_AT]), ANSWER),
         (in_budget_end & (at < 0) & (position > 0), REASONING),
         (opens, OPENER),
     )
@@ -178,7 +206,7 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     # New state.
     count, length = count + commits.int(), length + commits.int()
     adds = r3 | r5 | bare | r8 | r10 | (r1 & (written == Text.EXTENSION + 1))
-    thinking = thinking + adds.int() - torch.where(ending, lead, zero)
+    thinking = thinking + adds.int() - torch.where(ending, lead, zero) - torch.where(natural, started, zero)
     phase = _choose(
         s[State.PHASE],
         (opens, Phase.THINK),
@@ -208,7 +236,6 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
         (r7 | (full & ~r4 & (phase == Phase.THINK)), Stop.TRUNCATED),
     )
 
-    extends = (r5 | bare).int()
     traits = tables.traits[token.clamp(min=0).long()].int()
     visible = (traits & Trait.BLANK) == 0
     s |= {
@@ -222,7 +249,7 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
         State.EXTENSIONS_USED: s[State.EXTENSIONS_USED] + extends,
         State.FORCED: which,
         State.FORCED_POS: torch.where(which > 0, position, zero),
-        State.MASK_NEXT: torch.where(r3 | r8 | r10 | bare, zero, s[State.MASK_NEXT] | extended.int()),
+        State.MASK_NEXT: torch.where(r3 | r8 | r10 | bare, zero, s[State.MASK_NEXT] | (extended | again).int()),
         State.NEWLINE: torch.where(commits, traits & Trait.ENDS_LINE, s[State.NEWLINE]),
         State.MATCH_FROM: torch.where(opens, length, s[State.MATCH_FROM]),
         State.CLOSED: s[State.CLOSED] | closed.int(),
@@ -231,7 +258,8 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     }
     tables.history[slots, torch.where(commits, length - 1, tables.history.shape[1] - 1).long()] = token
     tables.state[slots] = torch.stack([s[c] for c in State], 1)
-    return torch.stack([token, kind, forced.int(), finish, reason, thinking, s[State.EXTENSIONS_USED]], 1)
+    held = _mark(tables, slots, s, p, token, opens, forced) if tables.text else zero
+    return torch.stack([token, kind, forced.int(), finish, reason, thinking, s[State.EXTENSIONS_USED], taken, held], 1)
 
 
 def _choose(value: Tensor, *cases: tuple[Tensor, Tensor | int]) -> Tensor:
@@ -284,6 +312,60 @@ def _ends_with_opener(
     where = (start.long()[:, None] + index).clamp(0, tables.history.shape[1] - 1)
     text = torch.where(index == size[:, None] - 1, draw[:, None], tables.history[slots[:, None], where])
     return ((text == opener) | (index >= size[:, None])).all(1) & (start >= s[State.MATCH_FROM])
+
+
+def _text_row(tables: MachineTables, s: dict[State, Tensor], p: dict[Param, Tensor]) -> tuple[Tensor, Tensor]:
+    """(first row of the delimiters that may come in this phase, whether there are any in plain text), each [B]."""
+    think = s[State.PHASE] == Phase.THINK
+    row = torch.where(think, p[Param.TEXT_ROW], p[Param.OPENER_ROW])
+    return row.clamp(min=0), (row >= 0) & (think | (s[State.PHASE] == Phase.PLAIN))
+
+
+def _match_text(
+    tables: MachineTables, slots: Tensor, s: dict[State, Tensor], p: dict[Param, Tensor], draw: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(what `next` says of the draw, tokens that the match under way touches), each [B]."""
+    assert tables.next is not None and tables.marks is not None
+    row, some = _text_row(tables, s, p)
+    mark = torch.where(some, tables.marks[slots, (s[State.LENGTH] - 1).clamp(min=0).long()], 0)
+    value = tables.next[(row + mark % (1 << HELD_SHIFT)).long(), draw.clamp(min=0).long()].int()
+    return torch.where(some, value, 0), mark >> HELD_SHIFT
+
+
+def _take_back(tables: MachineTables, slots: Tensor, s: dict[State, Tensor], taken: Tensor) -> dict[State, Tensor]:
+    """The columns that know of tokens taken back, without them."""
+    length, some = s[State.LENGTH] - taken, taken > 0
+    last = tables.history[slots, (length - 1).clamp(min=0).long()]
+    ends_line = tables.traits[last.clamp(min=0).long()].int() & Trait.ENDS_LINE
+    return {
+        State.LENGTH: length,
+        State.NEWLINE: torch.where(some, ends_line, s[State.NEWLINE]),
+        State.LOOP_RUN: torch.where(some, 0, s[State.LOOP_RUN]),
+    }
+
+
+def _mark(
+    tables: MachineTables,
+    slots: Tensor,
+    s: dict[State, Tensor],
+    p: dict[Param, Tensor],
+    token: Tensor,
+    opens: Tensor,
+    forced: Tensor,
+) -> Tensor:
+    """Enter the match that is under way behind the committed token, in the new state. [B]: tokens that are held now."""
+    assert tables.next is not None and tables.marks is not None
+    row, some = _text_row(tables, s, p)
+    commits, length = token >= 0, s[State.LENGTH]
+    before = tables.marks[slots, (length - 1 - commits.int()).clamp(min=0).long()]
+    state = torch.where(some & ~opens, before % (1 << HELD_SHIFT), 0)
+    value = tables.next[(row + state).long(), token.clamp(min=0).long()].int().clamp(min=0)
+    held = torch.where(value & 1 > 0, 1, (before >> HELD_SHIFT) + 1)
+    held = torch.where((value >> 1 > 0) & ~forced & ~opens, held, 0)
+    mark = torch.where(some, held << HELD_SHIFT | value >> 1, 0)
+    tables.marks[slots, torch.where(commits, length - 1, tables.marks.shape[1] - 1).long()] = mark.int()
+    stands = torch.where(commits, mark, before) >> HELD_SHIFT
+    return torch.where(s[State.PHASE] == Phase.THINK, stands, 0).int()
 
 
 def _loop_run(

@@ -5,8 +5,10 @@ State lives in slots, one per running sequence, never in batch rows. All tensors
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNLIMITED = 2**31 - 1
 
@@ -79,6 +81,9 @@ class Param(IntEnum):
     NEWLINE_ID = 16
     MIN_ANSWER = 17
     MIN_TOKENS = 18
+    ANSWER_AT = 19  # the first token of BUDGET_END that is past `end`
+    TEXT_ROW = 20  # delimiters of plain text: first row of `next` for the triggers; -1: they are special tokens
+    OPENER_ROW = 21  # the same for the opener
 
 
 class Record(IntEnum):
@@ -91,6 +96,8 @@ class Record(IntEnum):
     STOP_REASON = 4
     THINKING = 5
     EXTENSIONS_USED = 6
+    TAKEN = 7  # tokens at the end of the text that were taken back before this one
+    HELD = 8  # tokens that now stand at its end and may be taken back: they may begin a delimiter of plain text
 
 
 class Trait(IntEnum):
@@ -104,6 +111,11 @@ def traits_of(text: bytes) -> int:
     """The `Trait` bits of a token whose bytes are `text`."""
     blank = not text.decode("utf-8", "replace").strip()
     return Trait.ENDS_LINE * text.endswith(b"\n") | Trait.BLANK * blank
+
+
+HIT, HIT_INSIDE = -1, -2
+"""A delimiter is complete: it started in an earlier token, or inside this one."""
+HELD_SHIFT = 8
 
 
 class Kind(IntEnum):
@@ -122,23 +134,23 @@ class MachineTables:
     Compared by identity: what is derived from the tensors' addresses is kept by it.
     """
 
-    state: Tensor
+    state: "Tensor"
     """[S, len(State)]"""
-    params: Tensor
+    params: "Tensor"
     """[S, len(Param)]"""
-    strings: Tensor
+    strings: "Tensor"
     """[S, len(Text), L], padded with -1"""
-    trigger_last: Tensor
+    trigger_last: "Tensor"
     """[S, K]: each trigger's last token, -1 where there is none"""
-    trigger_lead: Tensor
+    trigger_lead: "Tensor"
     """[S, K]: how many tokens of `end` come before it (0 for a one-token trigger)"""
-    stop_ids: Tensor
+    stop_ids: "Tensor"
     """[S, J]: the client's stop tokens, -1 where there is none"""
-    history: Tensor
+    history: "Tensor"
     """[S, C + 1]: prompt and committed tokens; the last column takes the writes of rows that commit nothing"""
-    eos_ids: Tensor
+    eos_ids: "Tensor"
     """[E]"""
-    traits: Tensor
+    traits: "Tensor"
     """[V] uint8: what is known of each token's text, bits of Trait"""
     max_lead: int = 0
     """Longest lead of any trigger in the tables; 0 where every trigger is one token and no history is read for it"""
@@ -146,3 +158,12 @@ class MachineTables:
     """Longest opener that a running sequence may still write by itself; 0 skips that match"""
     loops: bool = False
     """Whether any running sequence has a loop guard"""
+    text: bool = False
+    """Whether any row may have delimiters of plain text; the two tables below are read only then"""
+    next: "Tensor | None" = None
+    """[R, V] int16: how a token's bytes move a match of plain-text delimiters. A format has a row for each state of its
+    triggers and of its opener. HIT or HIT_INSIDE where a delimiter is complete in the token, else twice the next state,
+    plus one where that match starts inside the token; 0: no match is under way"""
+    marks: "Tensor | None" = None
+    """[S, C + 1]: for each place in `history` the match that is under way behind it: its state, and from HELD_SHIFT on
+    how many tokens that may be taken back it touches"""

@@ -21,6 +21,13 @@ def _text_ends_with(history_ptr, strings_ptr, length, match_from, inside, SIZE: 
     return same
 
 
+@jit
+def _next(next_ptr, vocab, row, state, token, inside):
+    """What `next` says of the token where the match in `state` is under way; 0 where `row` is negative."""
+    at = (tl.maximum(row, 0) + state).to(tl.int64) * vocab + tl.maximum(token, 0)
+    return tl.load(next_ptr + at, mask=inside & (row >= 0), other=0).to(tl.int32)
+
+
 @jit_varying("batch")
 def _thinking_step_kernel(
     state_ptr,
@@ -32,6 +39,8 @@ def _thinking_step_kernel(
     history_ptr,
     eos_ids_ptr,
     traits_ptr,
+    next_ptr,
+    marks_ptr,
     slots_ptr,
     draw_ptr,
     masked_ptr,
@@ -40,12 +49,14 @@ def _thinking_step_kernel(
     batch,
     string_len,
     history_stride,
+    vocab,
     TRIGGERS: tl.constexpr,
     STOPS: tl.constexpr,
     EOS_IDS: tl.constexpr,
     MAX_LEAD: tl.constexpr,
     MAX_OPENER: tl.constexpr,
     LOOPS: tl.constexpr,
+    TEXT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Program of BLOCK rows."""
@@ -92,6 +103,7 @@ def _thinking_step_kernel(
     end_len = tl.load(params + m.Param.END_LEN, mask=inside, other=0)
     budget_end_len = tl.load(params + m.Param.BUDGET_END_LEN, mask=inside, other=0)
     budget_end_at = tl.load(params + m.Param.BUDGET_END_AT, mask=inside, other=0)
+    answer_at = tl.load(params + m.Param.ANSWER_AT, mask=inside, other=0)
     opener_len = tl.load(params + m.Param.OPENER_LEN, mask=inside, other=0)
     newline_id = tl.load(params + m.Param.NEWLINE_ID, mask=inside, other=0)
 
@@ -125,16 +137,39 @@ def _thinking_step_kernel(
         if size > 0:
             half = tl.where(stands & longer, size, half)
     ends = is_eos & (ignore_eos == 0)
+    by_text = no
+    complete = no
+    interrupted = no
+    held = zero
+    started = zero
+    hit = zero
+    if TEXT:
+        text_row = tl.load(params + m.Param.TEXT_ROW, mask=inside, other=-1)
+        opener_row = tl.load(params + m.Param.OPENER_ROW, mask=inside, other=-1)
+        by_text = inside & (text_row >= 0)
+        marks = marks_ptr + slot * history_stride
+        some = by_text & (think | (phase == m.Phase.PLAIN))
+        mark = tl.load(marks + tl.maximum(length - 1, 0), mask=some, other=0)
+        row_now = tl.where(think, text_row, opener_row)
+        hit = _next(next_ptr, vocab, row_now, mark % (1 << m.HELD_SHIFT), draw, some)
+        held = mark >> m.HELD_SHIFT
+        complete = by_text & think & (hit < 0)
+        interrupted = by_text & think & (complete | ends)
+        started = tl.where(hit == m.HIT_INSIDE, zero, held)
+        trigger = trigger | complete
     trigger_drawn = trigger | (ends & (eos_stops == 0))
     lead = tl.where(trigger, lead, half)
+    # What a trigger of plain text takes back, or an EOS behind half a one; all limits are those without it.
+    back = tl.where(interrupted & (mask_next <= 0), started, zero)
+    thinking = thinking - back
 
     # The limit.
-    room = tl.minimum(max_tokens, max_context) - count
+    room = tl.minimum(max_tokens, max_context) - count + back
     over_budget = thinking >= budget
     over_room = room <= reserve
     asked = (end_requested > 0) | (loop_run >= loop_limit)
     limit = think & (over_budget | over_room | asked)
-    closes = tl.where(truncate, room >= end_len - lead, room >= 0)
+    closes = tl.where(truncate & (complete == 0), room >= end_len - lead, room >= 0)
 
     # The table: each row takes what the rows before it left.
     r1 = running & (under_way > 0)
@@ -143,7 +178,8 @@ def _thinking_step_kernel(
     left = left & (bad == 0)
     r2 = left & (phase != m.Phase.THINK)
     left = left & think
-    r3 = left & (limit == 0) & ((thinking < min_thinking) | (mask_next > 0))
+    few = (thinking < min_thinking) & (interrupted | (by_text == 0))
+    r3 = left & (limit == 0) & (few | (mask_next > 0))
     left = left & (r3 == 0)
     r4 = left & ends & eos_stops
     left = left & (r4 == 0)
@@ -161,17 +197,34 @@ def _thinking_step_kernel(
     r10 = left & (limit == 0)
 
     bare = r5 & (extension_len == 0)
-    r5 = r5 & (extension_len != 0)
+    extends = r5.to(tl.int32)
+    again = (r3 | bare) & (back > 0)
+    taken = tl.where(again | r5 | (r6 & (complete == 0)), back, zero)
+    taken = tl.where(r9 & by_text, held, taken)
+    thinking = thinking + back - taken
+    count = count - taken
+    length = length - taken
+    r3 = r3 & (again == 0)
+    r5 = r5 & (bare == 0)
+    bare = bare & (again == 0)
     completes = r9 & (half > 0)
     r9 = r9 & (half <= 0)
+    if TEXT:
+        some = inside & (taken > 0)
+        last_token = tl.load(history + tl.maximum(length - 1, 0), mask=some, other=0)
+        ends_line = tl.load(traits_ptr + tl.maximum(last_token, 0), mask=some, other=0).to(tl.int32) & m.Trait.ENDS_LINE
+        newline_before = tl.where(some, ends_line, newline_before)
+        loop_run = tl.where(some, zero, loop_run)
     newline = r9 & (newline_before == 0)
     r9 = r9 & (newline_before != 0)
-    ending = r6 | completes
+    natural = r6 & complete
+    ending = (r6 & (natural == 0)) | completes
+    lead = tl.where(by_text, zero, lead)
 
     # What is committed.
     which_text = tl.maximum(under_way - 1, 0)
     at_text = tl.minimum(tl.maximum(forced_pos, 0), string_len - 1)
-    token = tl.where(r2 | r4 | r8 | r10, draw, -1)
+    token = tl.where(r2 | r4 | natural | r8 | r10, draw, -1)
     token = tl.where(r1, tl.load(strings + which_text * string_len + at_text, mask=r1, other=-1), token)
     token = tl.where(r3 | bare, masked, token)
     token = tl.where(r5, tl.load(strings + m.Text.EXTENSION * string_len, mask=r5, other=-1), token)
@@ -194,21 +247,26 @@ def _thinking_step_kernel(
     whole = tl.where(which == m.Text.EXTENSION + 1, extension_len, whole)
     ended = (which > 0) & (position >= whole)
     extended = ended & (which == m.Text.EXTENSION + 1)
-    closed = ended & (which != m.Text.EXTENSION + 1)
+    closed = (ended & (which != m.Text.EXTENSION + 1)) | natural
     written = which
     which = tl.where(ended, zero, which)
 
     # What the token is.
     at = position - 1 - budget_end_at
-    kind_closing = tl.where(at >= end_len, m.ANSWER, m.DELIMITER)
+    kind_closing = tl.where(position > answer_at, m.ANSWER, m.DELIMITER)
     kind_closing = tl.where((at < 0) & (position > 0), m.REASONING, kind_closing)
     kind = tl.where(phase == m.Phase.ANSWER, m.ANSWER, zero)
     kind = tl.where(think, m.REASONING, kind)
-    kind = tl.where(written == m.Text.END + 1, m.DELIMITER, kind)
+    kind = tl.where((written == m.Text.END + 1) | natural, m.DELIMITER, kind)
     kind = tl.where(written == m.Text.BUDGET_END + 1, kind_closing, kind)
 
     # The opener, where the model wrote it itself and there is still room to close.
     opens = r2 & (phase == m.Phase.PLAIN) & (opener_len > 0) & (room - 1 >= reserve)
+    if TEXT:
+        spelled = opens & by_text & (hit < 0)
+        opens = opens & (by_text == 0)
+    else:
+        spelled = no
     if MAX_OPENER > 0:
         start = length - opener_len + 1
         opens = opens & (start >= match_from)
@@ -220,16 +278,17 @@ def _thinking_step_kernel(
             opens = opens & (same | (k >= opener_len))
     else:
         opens = no
+    opens = opens | spelled
     kind = tl.where(opens, m.OPENER, kind)
 
     # New state.
     before = length - tl.load(params + m.Param.LOOP_NGRAM, mask=inside, other=0)
-    short = max_tokens - count <= reserve
+    short = max_tokens - (count + taken) <= reserve
     stops = stops & (count >= tl.load(params + m.Param.MIN_TOKENS, mask=inside, other=0))
     count = count + commits.to(tl.int32)
     length = length + commits.to(tl.int32)
     adds = r3 | r5 | bare | r8 | r10 | (r1 & (written == m.Text.EXTENSION + 1))
-    thinking = thinking + adds.to(tl.int32) - tl.where(ending, lead, zero)
+    thinking = thinking + adds.to(tl.int32) - tl.where(ending, lead, zero) - tl.where(natural, started, zero)
     limit_reason = tl.where(over_room, zero + m.Stop.CONTEXT, zero + m.Stop.LOOP)
     limit_reason = tl.where(short, zero + m.Stop.MAX_TOKENS, limit_reason)
     limit_reason = tl.where(over_budget, zero + m.Stop.BUDGET, limit_reason)
@@ -255,7 +314,6 @@ def _thinking_step_kernel(
     else:
         loop_run = zero
 
-    extends = (r5 | bare).to(tl.int32)
     sampled_in_think = r3 | r8 | r10 | bare
     traits = tl.load(traits_ptr + tl.maximum(token, 0), mask=inside, other=0).to(tl.int32)
     visible = (traits & m.Trait.BLANK) == 0
@@ -269,7 +327,7 @@ def _thinking_step_kernel(
     tl.store(state + m.State.EXTENSIONS_USED, extensions_used + extends, mask=inside)
     tl.store(state + m.State.FORCED, which, mask=inside)
     tl.store(state + m.State.FORCED_POS, tl.where(which > 0, position, zero), mask=inside)
-    mask_next = tl.where(sampled_in_think, zero, mask_next | extended.to(tl.int32))
+    mask_next = tl.where(sampled_in_think, zero, mask_next | (extended | again).to(tl.int32))
     tl.store(state + m.State.MASK_NEXT, mask_next, mask=inside)
     tl.store(state + m.State.NEWLINE, tl.where(commits, traits & m.Trait.ENDS_LINE, newline_before), mask=inside)
     tl.store(state + m.State.MATCH_FROM, tl.where(opens, length, match_from), mask=inside)
@@ -277,6 +335,21 @@ def _thinking_step_kernel(
     tl.store(state + m.State.CLOSED, was_closed | closed.to(tl.int32), mask=inside)
     tl.store(state + m.State.LOOP_RUN, loop_run, mask=inside)
     tl.store(history + tl.where(commits, length - 1, history_stride - 1), token, mask=inside)
+
+    held = zero
+    if TEXT:
+        some = by_text & ((phase == m.Phase.THINK) | (phase == m.Phase.PLAIN))
+        before = length - 1 - commits.to(tl.int32)
+        mark = tl.load(marks + tl.maximum(before, 0), mask=inside, other=0)
+        state_now = tl.where(opens | (some == 0), zero, mark % (1 << m.HELD_SHIFT))
+        row_now = tl.where(phase == m.Phase.THINK, text_row, opener_row)
+        hit = tl.maximum(_next(next_ptr, vocab, row_now, state_now, token, some), 0)
+        touched = tl.where(hit % 2 == 1, 1, (mark >> m.HELD_SHIFT) + 1)
+        touched = tl.where((hit // 2 > 0) & (forced == 0) & (opens == 0), touched, zero)
+        entered = tl.where(some, touched * (1 << m.HELD_SHIFT) + hit // 2, zero)
+        tl.store(marks + tl.where(commits, length - 1, history_stride - 1), entered, mask=inside)
+        stands = tl.where(commits, entered, mark) >> m.HELD_SHIFT
+        held = tl.where(phase == m.Phase.THINK, stands, zero)
 
     record = record_ptr + row * len(m.Record)
     tl.store(record + m.Record.TOKEN, token, mask=inside)
@@ -286,6 +359,8 @@ def _thinking_step_kernel(
     tl.store(record + m.Record.STOP_REASON, reason, mask=inside)
     tl.store(record + m.Record.THINKING, thinking, mask=inside)
     tl.store(record + m.Record.EXTENSIONS_USED, extensions_used + extends, mask=inside)
+    tl.store(record + m.Record.TAKEN, taken, mask=inside)
+    tl.store(record + m.Record.HELD, held, mask=inside)
 
 
 def thinking_step_config(block: int = 32) -> dict[str, int | bool]:
@@ -318,6 +393,8 @@ def thinking_step_triton(
             tables.history,
             tables.eos_ids,
             tables.traits,
+            tables.next if tables.text else None,
+            tables.marks if tables.text else None,
             slots,
             draw,
             masked,
@@ -326,12 +403,14 @@ def thinking_step_triton(
             batch,
             tables.strings.shape[2],
             tables.history.stride(0),
+            tables.traits.shape[0],
             TRIGGERS=tables.trigger_last.shape[1],
             STOPS=tables.stop_ids.shape[1],
             EOS_IDS=tables.eos_ids.shape[0],
             MAX_LEAD=tables.max_lead,
             MAX_OPENER=tables.max_opener,
             LOOPS=tables.loops,
+            TEXT=tables.text,
             **config,
         )
     return record

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 // A hash of this file's other lines; kernels/native/library.py refuses a library that answers another one.
-#define S1_INTERFACE 0x2200c20d70f46f71ull
+#define S1_INTERFACE 0xba134c50103acb16ull
 
 enum S1Type : int32_t { S1_FLOAT32 = 0, S1_BFLOAT16 = 1, S1_INT8 = 2 };
 
@@ -60,11 +60,13 @@ struct S1Tokens {
   int64_t n, decodes, chunks, pages;
 };
 
-// MachineTables of kernels/thinking_tables.py; the strides are the tables' last dimensions.
+// MachineTables of kernels/thinking_tables.py; strides are the tables' last dimensions. No marks: no text.
 struct S1Machine {
   int32_t *state, *params, *strings, *trigger_last, *trigger_lead, *stop_ids, *history, *eos_ids;
   const uint8_t* traits;
-  int64_t string_len, triggers, stops, history_len, eos;
+  const int16_t* next;
+  int32_t* marks;
+  int64_t string_len, triggers, stops, history_len, eos, vocab;
 };
 
 // Columns and values of the tables; each namespace is the enumeration of that name in kernels/.
@@ -79,7 +81,8 @@ namespace Param {
 enum : int32_t {
   BUDGET = 0, MIN_THINKING = 1, GRACE = 2, TRUNCATE = 3, EOS_STOPS = 4, IGNORE_EOS = 5, MAX_TOKENS = 6, MAX_CONTEXT =
   7, RESERVE = 8, LOOP_NGRAM = 9, LOOP_RUN = 10, EXTENSION_LEN = 11, END_LEN = 12, BUDGET_END_LEN = 13, BUDGET_END_AT
-  = 14, OPENER_LEN = 15, NEWLINE_ID = 16, MIN_ANSWER = 17, MIN_TOKENS = 18, COUNT = 19
+  = 14, OPENER_LEN = 15, NEWLINE_ID = 16, MIN_ANSWER = 17, MIN_TOKENS = 18, ANSWER_AT = 19, TEXT_ROW = 20, OPENER_ROW
+  = 21, COUNT = 22
 };
 }
 namespace Phase {
@@ -105,7 +108,8 @@ enum : int32_t {
 }
 namespace Record {
 enum : int32_t {
-  TOKEN = 0, KIND = 1, FORCED = 2, FINISH = 3, STOP_REASON = 4, THINKING = 5, EXTENSIONS_USED = 6, COUNT = 7
+  TOKEN = 0, KIND = 1, FORCED = 2, FINISH = 3, STOP_REASON = 4, THINKING = 5, EXTENSIONS_USED = 6, TAKEN = 7, HELD =
+  8, COUNT = 9
 };
 }
 namespace Kind {

@@ -151,9 +151,15 @@ class Scheduler:
         self.counters.prefill_tokens += tokens - len(decodes)
         return step
 
-    def commit(self, sequence: Sequence, token: int) -> None:
-        """The host has read a token that a step in flight drew (-1: it committed none)."""
+    def commit(self, sequence: Sequence, token: int, taken: int = 0, held: int = 0) -> None:
+        """The host has read a token that a step in flight drew (-1: it committed none), behind all but the last `taken`
+        tokens before it; the last `held` may be taken back in turn."""
         sequence.inflight -= 1
+        sequence.held = held
+        if taken:
+            del sequence.tokens[-taken:]
+            # The last token's keys and values are not computed yet: another's may stand in their place.
+            sequence.computed = min(sequence.computed, len(sequence.tokens) + (token >= 0) - 1 + sequence.inflight)
         if token >= 0:
             sequence.tokens.append(token)
             if len(sequence.tokens) >= sequence.publish_at:
@@ -281,7 +287,7 @@ class Scheduler:
     def _publish(self, sequence: Sequence) -> None:
         """Make pages findable whose tokens are known and whose keys and values are, or are being, computed."""
         size = self.pool.page_size
-        full = min(sequence.computed, len(sequence.tokens)) // size
+        full = min(sequence.computed, len(sequence.tokens) - sequence.held) // size
         while sequence.published < full and sequence.slot >= 0:
             start = sequence.published * size
             tokens = sequence.tokens[start : start + size]

@@ -59,6 +59,8 @@ class Sequence:
     """Length from which another page may be full: before it, a new token has nothing to publish."""
     chain: int = ROOT
     """Uid to publish the next page under."""
+    held: int = 0
+    """Tokens at the end of `tokens` that the device may take back: they may begin a delimiter of plain text."""
     decoding: bool = False
     """A token has been drawn since the last admission, so the next input is on the device."""
     slot: int = -1
@@ -73,7 +75,7 @@ class Sequence:
     seated_at: float | None = None
     """Monotonic seconds at the first admission; for reports only."""
     saved_state: Any = None
-    """The machine's state row (a device tensor) while the sequence is preempted."""
+    """What the machine knows of the sequence (device tensors) while it is preempted."""
     siblings: list["Sequence"] = field(default_factory=list)
     """Other samples of the request, which fork when this one's prompt is computed."""
     key: tuple[int, int] = field(init=False)

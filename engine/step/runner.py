@@ -73,7 +73,7 @@ class Runner:
     def launch(self, step: Step) -> Launched:
         """Queue a step. Slots change hands first: states saved, tables written, forks' pages copied."""
         for sequence, slot in step.preempted:
-            sequence.saved_state = self.tables.machine.state[slot].clone()
+            sequence.saved_state = self.tables.save(slot)
         for sequence in step.admitted:
             self._seat(sequence)
         if step.copies:
@@ -206,11 +206,12 @@ class Runner:
         logits = self.model.logits(hidden)
         own = torch.log_softmax(logits[:, :vocab], 1) if needs.logprobs else None
         draws = sample(logits, tables.sampling, tables.machine, slots, vocab, needs)
+        last = tables.last_tokens(slots)
         records = thinking_step(tables.machine, slots, draws.draw, draws.masked, draws.bad)
-        token = records[:, Record.TOKEN]
-        tables.count(slots, token)
+        tables.count(slots, records, last)
         if own is None:
             return StepResult(records)
+        token = records[:, Record.TOKEN]
         chosen = own.gather(1, token.clamp(min=0).long()[:, None])[:, 0]
         best = own.topk(min(top, vocab), 1)
         return StepResult(records, chosen, best.indices, best.values)

@@ -1,6 +1,7 @@
 """The device tables that running sequences live in, one slot each: block table, history, machine and sampling state."""
 
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from engine.schedule.sequence import Sequence
-from engine.thinking.plan import ThinkingPlan
+from engine.thinking.automaton import MAX_STATES, TokenBytes, advance, next_states
+from engine.thinking.plan import TextDelimiters, ThinkingFormat, ThinkingPlan
 from kernels.sampler import NEVER, Real, SamplingNeeds, SamplingTables, Whole
-from kernels.thinking import Finish, MachineTables, Param, Phase, State, Stop, Text
+from kernels.thinking import Finish, MachineTables, Param, Phase, Record, State, Stop, Text
 
-NOISE, FILTERS, PENALTIES, BIAS, MASKED, LOGPROBS, OPENER, LEAD, LOOPS = (1 << i for i in range(9))
+NOISE, FILTERS, PENALTIES, BIAS, MASKED, LOGPROBS, OPENER, LEAD, LOOPS, TEXT = (1 << i for i in range(10))
 """What a sequence needs of a step beyond a greedy draw; bits of `Sequence.needs`."""
 
 
@@ -34,9 +36,10 @@ def needs_of(sequence: Sequence) -> int:
         (bool(params.logit_bias or params.banned_token_ids) or params.allowed_token_ids is not None, BIAS),
         (plan.needs_masked, MASKED),
         (params.logprobs is not None, LOGPROBS),
-        (plan.phase is Phase.PLAIN and plan.format.thinks, OPENER),
+        (plan.phase is Phase.PLAIN and plan.format.thinks and plan.format.text is None, OPENER),
         (plan.format.max_lead > 0, LEAD),
         (plan.loop_ngram > 0, LOOPS),
+        (plan.format.text is not None, TEXT),
     )
     return sum(bit for wanted, bit in bits if wanted)
 
@@ -70,9 +73,23 @@ class StepTables:
     blocks: Tensor
     """[S, P] int32"""
 
-    def count(self, slots: Tensor, tokens: Tensor) -> None:
-        """Add committed tokens [B] (-1: none) to the counts that penalties read."""
+    def last_tokens(self, slots: Tensor) -> Tensor | None:
+        """[B, MAX_STATES]: the last tokens, newest first, from which some may be taken back and must then be counted
+        out; None where nothing counts them."""
+        if self.sampling.counts is None or not self.machine.text:
+            return None
+        places = self.machine.state[slots, State.LENGTH, None] - torch.arange(1, MAX_STATES + 1, device=slots.device)
+        return self.machine.history[slots[:, None], places.clamp(min=0).long()]
+
+    def count(self, slots: Tensor, records: Tensor, last: Tensor | None) -> None:
+        """Add committed tokens to the counts that penalties read, without those of `last` that were taken back."""
+        tokens = records[:, Record.TOKEN]
         if self.sampling.counts is not None:
+            if last is not None:
+                taken = torch.arange(last.shape[1], device=last.device) < records[:, Record.TAKEN, None]
+                self.sampling.counts.index_put_(
+                    (slots[:, None].expand_as(last), last.clamp(min=0).long()), -taken.int(), accumulate=True
+                )
             self.sampling.counts.index_put_(
                 (slots, tokens.clamp(min=0).long()), (tokens >= 0).to(torch.int32), accumulate=True
             )
@@ -95,8 +112,10 @@ class SlotTables:
         columns: int,
         eos_ids: Seq[int],
         traits: Tensor,
+        token_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
-        """`columns` of the logits, of which the first V exist; `traits` [V] uint8: bits of kernels.thinking.Trait."""
+        """`columns` of the logits, of which the first V exist; `traits` [V] uint8: bits of kernels.thinking.Trait;
+        `token_bytes` of each token, for delimiters of plain text."""
         self.num_slots = rows = num_slots + 1
 
         def table(*shape: int, fill: int = -1) -> Tensor:
@@ -111,7 +130,10 @@ class SlotTables:
         self.blocks = table(pages, fill=0)
         """[S, P] int32"""
         self._longest_lead = self._longest_opener = 0
-        self._for_steps: dict[tuple[int, int, bool], StepTables] = {}
+        self._for_steps: dict[tuple[int, int, bool, bool], StepTables] = {}
+        self._token_bytes = token_bytes
+        self._vocabulary: TokenBytes | None = None
+        self._text_rows: dict[TextDelimiters, dict[Phase, tuple[int, np.ndarray]]] = {}
         self._pages_written = [0] * rows
         self._new_pages: list[tuple[int, int]] = []
         self.machine = MachineTables(
@@ -140,10 +162,46 @@ class SlotTables:
         self._seat_machine(slot, plan)
         self._write(self.machine.history[slot], sequence.tokens)
         if sequence.saved_state is not None:
-            self.machine.state[slot] = sequence.saved_state
+            self.restore(slot, sequence.saved_state)
         else:
             self._write(self.machine.state[slot], _first_state(plan))
+            self._first_mark(slot, plan, sequence.tokens)
         self._seat_sampling(sequence)
+
+    def save(self, slot: int) -> list[Tensor]:
+        """What the machine knows of the slot's sequence beyond its tokens."""
+        rows = (self.machine.state, self.machine.marks)
+        return [table[slot].clone() for table in rows if table is not None]
+
+    def restore(self, slot: int, saved: list[Tensor]) -> None:
+        """Give the slot what `save` returned."""
+        for table, row in zip((self.machine.state, self.machine.marks), saved, strict=False):  # marks may be newer
+            if table is not None:
+                table[slot] = row
+
+    def register(self, format: ThinkingFormat) -> None:
+        """Make the rows for the format's delimiters, where they are plain text."""
+        text = format.text
+        if text is None or text in self._text_rows:
+            return
+        if self._vocabulary is None:
+            assert self._token_bytes is not None, "delimiters of plain text need the tokens' bytes"
+            self._vocabulary = TokenBytes(self.vocab, self._token_bytes)
+        think, plain = (
+            next_states([pattern.encode() for pattern in patterns], self._vocabulary)
+            for patterns in (text.triggers, (text.opener,))
+        )
+        old = self.machine.next
+        start = 0 if old is None else len(old)
+        self._text_rows[text] = {Phase.THINK: (start, think), Phase.PLAIN: (start + len(think), plain)}
+        new = to_device(np.concatenate([think, plain]), torch.int16, self.device)
+        marks = self.machine.marks
+        self.machine = replace(
+            self.machine,
+            next=new if old is None else torch.cat([old, new]),
+            marks=torch.zeros_like(self.machine.history) if marks is None else marks,
+        )
+        self._for_steps.clear()
 
     def write_pages(self, sequence: Sequence) -> None:
         """Enter the pages that the sequence got since the last call; `new_pages` then brings them to the device."""
@@ -168,9 +226,9 @@ class SlotTables:
         """The tables for a step that does what `bits` ask for: the same object until a table is replaced by a wider
         one, or a longer delimiter must be matched."""
         lead, opener = self._longest_lead if bits & LEAD else 0, self._longest_opener if bits & OPENER else 0
-        key = lead, opener, bool(bits & LOOPS)
+        key = lead, opener, bool(bits & LOOPS), bool(bits & TEXT)
         if key not in self._for_steps:
-            machine = replace(self.machine, max_lead=lead, max_opener=opener, loops=key[2])
+            machine = replace(self.machine, max_lead=lead, max_opener=opener, loops=key[2], text=key[3])
             self._for_steps[key] = StepTables(machine, self.sampling, self.blocks)
         return self._for_steps[key]
 
@@ -190,14 +248,26 @@ class SlotTables:
             self.machine = wide
             self._for_steps.clear()
         self._longest_lead = max(self._longest_lead, format.max_lead)
-        self._longest_opener = max(self._longest_opener, len(format.opener))
-        machine = self.machine
-        self._write(machine.params[slot], plan.numbers)
+        self._longest_opener = max(self._longest_opener, len(format.opener) if format.text is None else 0)
+        self.register(format)
+        machine, numbers = self.machine, plan.numbers
+        if format.text is not None:
+            rows = self._text_rows[format.text]
+            numbers[Param.TEXT_ROW], numbers[Param.OPENER_ROW] = rows[Phase.THINK][0], rows[Phase.PLAIN][0]
+        self._write(machine.params[slot], numbers)
         for row, ids in zip(machine.strings[slot], strings, strict=True):
             self._write(row, ids, -1)
         self._write(machine.trigger_last[slot], [t[-1] for t in format.triggers], -1)
         self._write(machine.trigger_lead[slot], [len(t) - 1 for t in format.triggers], 0)
         self._write(machine.stop_ids[slot], plan.stop_ids, -1)
+
+    def _first_mark(self, slot: int, plan: ThinkingPlan, prompt: Seq[int]) -> None:
+        """The prompt may end inside a delimiter of plain text, which then is recognised; none of it is taken back."""
+        if plan.format.text is None or self.machine.marks is None:
+            return
+        rows = self._text_rows[plan.format.text].get(plan.phase)
+        state = 0 if rows is None else advance(rows[1], 0, plan.reading(prompt))
+        self.machine.marks[slot, plan.prompt_len - 1] = state
 
     def _seat_sampling(self, sequence: Sequence) -> None:
         slot, params, seed = sequence.slot, sequence.admission.prepared.params, sequence.admission.seed

@@ -41,7 +41,7 @@ def continued_ids(
     if len(messages) == 1:
         raise InputError("the first message is the assistant's; put what it answers before it")
     ids = tokenizer.render(messages[:-1], most=most)
-    if not inside_thinking(format, ids, tokenizer.eos_token_ids):
+    if not inside_thinking(format, ids, tokenizer.eos_token_ids, tokenizer):
         ids += format.opener
     if opened:
         text = text.lstrip()[len(mark) :].removeprefix(opener[len(mark) :])

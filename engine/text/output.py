@@ -6,7 +6,7 @@ begin a delimiter, and text that may turn out to begin a stop string. Cost per t
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -58,6 +58,40 @@ class StopMatcher:
         return None
 
 
+class AnswerWrapper:
+    """Tells the answer from what a model family writes around it, in text that comes in pieces."""
+
+    def __init__(self, opener: str, end: str) -> None:
+        """`opener` may stand before the answer, behind white space; `end` anywhere in it. Empty: there is none."""
+        self._opener, self._end = opener, end
+        self._kept = ""
+
+    def push(self, text: str) -> list[tuple[str, bool]]:
+        """What has become certain: (text, whether it is the answer's)."""
+        text, self._kept = self._kept + text, ""
+        parts: list[tuple[str, bool]] = []
+        if self._opener:
+            rest = text.lstrip()
+            if self._opener.startswith(rest) and rest != self._opener:
+                self._kept = text
+                return parts
+            if rest.startswith(self._opener):
+                parts += [(text[: len(text) - len(rest)], True), (self._opener, False)]
+                text = rest.removeprefix(self._opener)
+            self._opener = ""
+        if self._end:
+            *whole, text = text.split(self._end)
+            parts += [part for before in whole for part in ((before, True), (self._end, False))]
+            begun = max((n for n in range(1, len(self._end)) if text.endswith(self._end[:n])), default=0)
+            text, self._kept = text[: len(text) - begun], text[len(text) - begun :]
+        return [*parts, (text, True)]
+
+    def flush(self) -> list[tuple[str, bool]]:
+        """What was kept back, as nothing follows."""
+        kept, self._kept = self._kept, ""
+        return [(kept, True)]
+
+
 class OutputStream:
     """Feed it every committed token with `push`, then `finish`; both return the pieces that have become certain.
 
@@ -98,6 +132,8 @@ class OutputStream:
         """(token id, forced) of tokens that may begin a delimiter."""
         self._decoder = IncrementalDecoder()
         self._matcher = StopMatcher(stop) if stop else None
+        wrapped = form.answer_opener or form.answer_end
+        self._wrapper = AnswerWrapper(form.answer_opener, form.answer_end) if wrapped else None
         self._count, self._min_tokens = 0, min_tokens
         self._opened = False
         self._texts: list[str] = []
@@ -133,6 +169,10 @@ class OutputStream:
             return []
         self._count += 1
         self._opened |= kind is not TokenKind.PLAIN
+        return self._read(token_id, kind, forced)
+
+    def _read(self, token_id: int, kind: TokenKind, forced: bool) -> list[Piece]:
+        """What can be shown now that a token has come that is not ordinary."""
         absorbed: list[tuple[int, bool]] = []
         if kind is not self._kind:
             if _BOUNDARY.get(self._kind) is kind:
@@ -149,6 +189,10 @@ class OutputStream:
         # Before the last piece came what earlier tokens had held back.
         return [piece._replace(end=self._count - 1) for piece in new[:-1]] + new[-1:]
 
+    def take_back(self, count: int) -> None:
+        """The last `count` tokens are none of the sequence's. Only delimiters of plain text are taken back."""
+        raise AssertionError("a special token was taken back")
+
     def push_all(self, token_ids: Sequence[int], kinds: Sequence[int], forced: Sequence[bool]) -> list[Piece]:
         """As `push` of one token after the other, with text of one kind in fewer pieces: what is neither a delimiter
         nor near one is decoded in one go."""
@@ -156,7 +200,7 @@ class OutputStream:
         at, end = 0, len(token_ids)
         while at < end:
             first = at
-            if self._plain and not self._held:
+            if self._plain and not self._holds:
                 kind, was_forced, special = self._kind, forced[at], self._special
                 while at < end and kinds[at] == kind and forced[at] == was_forced and token_ids[at] not in special:
                     at += 1
@@ -174,6 +218,7 @@ class OutputStream:
         """The sequence has ended: what was held back is shown after all."""
         if self.stop_hit is None:
             self._end_kind()
+        self._flush_answer()
         return self._take_new()
 
     @property
@@ -190,6 +235,11 @@ class OutputStream:
     def answer(self) -> str:
         """What came after `end`, stripped; without thinking, the text."""
         return self._of(TokenKind.ANSWER if self._opened else TokenKind.PLAIN)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether tokens are held back."""
+        return bool(self._held)
 
     def _of(self, kind: TokenKind) -> str:
         bounds = [*self._runs, (len(self._texts), None)]
@@ -253,19 +303,37 @@ class OutputStream:
         self._show(half, False)
         if self.stop_hit is None:
             self._flush_pending()
+        self._flush_answer()
+
+    def _flush_answer(self) -> None:
+        if self._wrapper is not None and self._kind is TokenKind.ANSWER:
+            self._put_answer(self._wrapper.flush(), False)
 
     def _begin_kind(self, kind: TokenKind) -> None:
         self._kind = kind
         self._runs.append((len(self._texts), kind))
-        self._special = self._hidden | self._starts.get(kind, frozenset())
+        self._special: Container[int] = self._hidden | self._starts.get(kind, frozenset())
         """Tokens that may not go out at once: hidden ones, and those near a delimiter of this kind."""
         self._plain = self._matcher is None or (kind not in _STOPPABLE and self.stop_hit is None)
-        """Whether text of this kind goes out as it comes: no stop string is looked for in it, or has ended it."""
+        self._plain = self._plain and (self._wrapper is None or kind is not TokenKind.ANSWER)
+        """Whether text of this kind goes out as it comes: nothing is looked for in it, and no stop string has ended it.
+        """
 
     def _emit(self, text: str, forced: bool) -> None:
-        if text:
+        if self._wrapper is not None and self._kind is TokenKind.ANSWER:
+            self._put_answer(self._wrapper.push(text), forced)
+        elif text:
             self._texts.append(text)
             self._new.append(Piece(text, self._kind, forced, self._count))
+
+    def _put_answer(self, parts: Sequence[tuple[str, bool]], forced: bool) -> None:
+        for text, is_answer in parts:
+            kind = TokenKind.ANSWER if is_answer else TokenKind.DELIMITER
+            if text:
+                if self._runs[-1][1] is not kind:
+                    self._runs.append((len(self._texts), kind))
+                self._texts.append(text)
+                self._new.append(Piece(text, kind, forced, self._count))
 
     def _take_new(self) -> list[Piece]:
         new, self._new = self._new, []

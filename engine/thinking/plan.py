@@ -5,14 +5,16 @@ carries it out, and `reference_machine.py` in plain Python.
 """
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
 from engine.errors import InputError, refuse, shown
 from engine.request import MAX_THINKING_BYTES, SamplingParams
+from engine.thinking.automaton import MAX_STATES
 from engine.thinking.formats import PRESETS, Checkpoint, FormatStrings, choose_format
-from kernels.thinking import UNLIMITED, Param, Phase
+from kernels.thinking_tables import UNLIMITED, Param, Phase
 
 MAX_TRIGGERS = 16
 """Of a format: every slot has room for as many as the largest has."""
@@ -26,6 +28,15 @@ class Encoder(Checkpoint, Protocol):
 
 
 @dataclass(frozen=True)
+class TextDelimiters:
+    """Delimiters without a special token: recognised in what the ids decode to, however the tokenizer cuts it."""
+
+    opener: str
+    triggers: tuple[str, ...]
+    """`end` is one of them"""
+
+
+@dataclass(frozen=True)
 class ThinkingFormat:
     """A format in token ids of one tokenizer. `opener` is empty for the format `none`."""
 
@@ -33,6 +44,11 @@ class ThinkingFormat:
     end: tuple[int, ...] = ()
     budget_end: tuple[int, ...] = ()
     triggers: tuple[tuple[int, ...], ...] = ()
+    """of special tokens; none where the delimiters are plain text"""
+    text: TextDelimiters | None = None
+    """Set where the delimiters are plain text. The ids above are then one way of many to spell them."""
+    answer_opener: str = ""
+    answer_end: str = ""
 
     @property
     def thinks(self) -> bool:
@@ -48,8 +64,9 @@ class ThinkingFormat:
 def resolve_format(spec: str | Mapping[str, Any], tokenizer: Encoder) -> ThinkingFormat:
     """A preset's name, `auto`, or an object with opener, end, budget_end and triggers (JSON text or a mapping).
 
-    Raises InputError naming the string that breaks a rule: every delimiter begins with a special token, `budget_end`
-    begins with `end`, and a trigger of several tokens is a prefix of `end` but for its last.
+    Raises InputError naming the string that breaks a rule: `budget_end` begins with `end`, and a trigger of several
+    tokens is a prefix of `end` but for its last. Where opener, end or a trigger begins with no special token they are
+    all plain text: `end` is a trigger then, and the character that begins one occurs in none a second time.
     """
     return encoded_format(format_strings(spec, tokenizer), tokenizer)
 
@@ -60,18 +77,18 @@ def encoded_format(strings: FormatStrings, tokenizer: Encoder) -> ThinkingFormat
         return ThinkingFormat()
     name = next((preset for preset, known in PRESETS.items() if known == strings), "custom")
 
-    def encode(field: str, text: str) -> tuple[int, ...]:
-        ids = tuple(tokenizer.encode(text, specials=True))
-        if not ids or tokenizer.special_id(tokenizer.token_bytes(ids[0]).decode("utf-8", "replace")) != ids[0]:
-            raise InputError(
-                f"thinking format {name}: {field} {text!r} does not begin with a special token of this tokenizer; "
-                "choose another thinking_format, or none"
-            )
-        return ids
+    def is_special(ids: tuple[int, ...]) -> bool:
+        return bool(ids) and tokenizer.special_id(tokenizer.token_bytes(ids[0]).decode("utf-8", "replace")) == ids[0]
 
-    opener, end = encode("opener", strings.opener), encode("end", strings.end)
-    budget_end = encode("budget_end", strings.budget_end)
-    triggers = tuple(encode("trigger", t) for t in strings.triggers)
+    opener, end, budget_end, *triggers = (
+        tuple(tokenizer.encode(text, specials=True))
+        for text in (strings.opener, strings.end, strings.budget_end, *strings.triggers)
+    )
+    answer = strings.answer_opener, strings.answer_end
+    if not all(map(is_special, (opener, end, *triggers))):
+        _check_text(strings, name)
+        spelled = TextDelimiters(strings.opener, strings.triggers)
+        return ThinkingFormat(opener, end, budget_end, (), spelled, *answer)
     if budget_end[: len(end)] != end:
         raise InputError(
             f"thinking format {name}: budget_end {strings.budget_end!r} does not begin with end {strings.end!r}"
@@ -88,7 +105,39 @@ def encoded_format(strings: FormatStrings, tokenizer: Encoder) -> ThinkingFormat
                 f"thinking format {name}: budget_end {strings.budget_end!r} holds trigger {text!r}",
             ),
         )
-    return ThinkingFormat(opener, end, budget_end, triggers)
+    return ThinkingFormat(opener, end, budget_end, tuple(triggers), None, *answer)
+
+
+def _check_text(strings: FormatStrings, name: str) -> None:
+    """Raises InputError where the delimiters cannot be told apart by their text."""
+    delimiters = (strings.opener, *strings.triggers)
+    states = sum(len(text.encode("utf-8", "surrogatepass")) for text in delimiters) + 2
+    start = f"thinking format {name}, in plain text for this tokenizer: "
+    rest = strings.budget_end.removeprefix(strings.end)
+    inside = next((t for t in strings.triggers if t in rest), None)
+    refuse(
+        (
+            states > MAX_STATES,
+            f"{start}opener and triggers have {states - 2:,} bytes; give at most {MAX_STATES - 2}",
+        ),
+        (
+            strings.end not in strings.triggers,
+            f"{start}end {strings.end!r} is none of the triggers; make it one",
+        ),
+        (
+            not strings.budget_end.startswith(strings.end),
+            f"{start}budget_end {strings.budget_end!r} does not begin with end {strings.end!r}",
+        ),
+        (inside is not None, f"{start}budget_end {strings.budget_end!r} holds trigger {inside!r}"),
+    )
+    for group in ((strings.opener,), strings.triggers):
+        begins = {text.encode("utf-8", "surrogatepass")[0] for text in group}
+        for text in group:
+            if begins & set(text.encode("utf-8", "surrogatepass")[1:]):
+                raise InputError(
+                    f"{start}the character that begins a delimiter occurs again inside {text!r}; leave out what stands "
+                    "before the delimiter proper, or choose another thinking_format"
+                )
 
 
 def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatStrings:
@@ -156,7 +205,9 @@ class ThinkingPlan:
     extension: tuple[int, ...]
     budget_end: tuple[int, ...]
     budget_end_at: int
-    """where `end` starts inside `budget_end`"""
+    """the token of `budget_end` in which `end` starts"""
+    answer_at: int
+    """the first token of it that is past `end`"""
     newline_id: int
     min_answer: int
     min_tokens: int
@@ -187,8 +238,15 @@ class ThinkingPlan:
             Param.END_LEN: len(self.format.end),
             Param.BUDGET_END_LEN: len(self.budget_end),
             Param.OPENER_LEN: len(self.format.opener),
+            Param.TEXT_ROW: -1,  # whoever has the tables knows the rows
+            Param.OPENER_ROW: -1,
         }
         return [lengths[c] if c in lengths else int(getattr(self, c.name.lower())) for c in Param]
+
+    def reading(self, prompt: Sequence[int]) -> Sequence[int]:
+        """The tokens of the prompt's end in which a delimiter of plain text may have begun."""
+        start = self.match_from - (self.phase is Phase.THINK)  # the opener's last token may hold more than the opener
+        return prompt[max(start, len(prompt) - MAX_STATES) :]
 
     @property
     def loop_run(self) -> int:
@@ -234,18 +292,25 @@ def make_plan(
     extension = tuple(tokenizer.encode(params.thinking_extension_str, specials=True))
     end_str = params.thinking_end_str
     budget_end = format.budget_end if end_str is None else tuple(tokenizer.encode(end_str, specials=True))
-    at = _find(budget_end, format.end) if format.thinks else 0
+    at, answer_at = _end_in(budget_end, format, tokenizer)
     if at is None:
         raise InputError(f"thinking_end_str {end_str!r} does not contain the format's end")
     if format.thinks:
         for name, piece in (
             ("thinking_extension_str", extension),
             ("thinking_end_str", budget_end[:at]),
-            ("thinking_end_str", budget_end[at + len(format.end) :]),
+            ("thinking_end_str", budget_end[answer_at:]),
         ):
-            if any(_find(piece, trigger) is not None for trigger in (*format.triggers, *((e,) for e in eos_ids))):
+            spelled = b"".join(map(tokenizer.token_bytes, piece)) if format.text is not None else b""
+            if any(_find(piece, trigger) is not None for trigger in (*format.triggers, *((e,) for e in eos_ids))) or (
+                format.text is not None and any(t.encode() in spelled for t in format.text.triggers)
+            ):
                 raise InputError(f"{name} {getattr(params, name)!r} holds a trigger of the thinking format")
-        if params.allowed_token_ids is not None and (params.min_thinking_tokens or params.thinking_extensions):
+        if (
+            format.triggers
+            and params.allowed_token_ids is not None
+            and (params.min_thinking_tokens or params.thinking_extensions)
+        ):
             ends = {*(t[-1] for t in format.triggers), *eos_ids, *params.banned_token_ids}
             if set(params.allowed_token_ids) <= ends:
                 name = "min_thinking_tokens" if params.min_thinking_tokens else "thinking_extensions"
@@ -255,7 +320,7 @@ def make_plan(
     truncate = params.thinking_budget_action == "truncate"
     reserve = 0 if truncate or not format.thinks else 1 + len(budget_end) + params.answer_reserve_tokens
     reserve = min(reserve, UNLIMITED - len(extension))  # row 5 adds the two, in int32
-    phase, thinking, closing_at, match_from = _scan_prompt(format, prompt, eos_ids)
+    phase, thinking, closing_at, match_from = _scan_prompt(format, prompt, eos_ids, tokenizer)
     max_tokens = UNLIMITED if params.max_tokens is None else params.max_tokens
     if phase in (Phase.THINK, Phase.CLOSING):
         forced = 1 if phase is Phase.THINK and truncate else reserve or len(format.end) - closing_at
@@ -287,6 +352,7 @@ def make_plan(
         extension=extension,
         budget_end=budget_end,
         budget_end_at=at,
+        answer_at=answer_at,
         newline_id=newline[0] if newline else 0,
         min_answer=params.min_answer_tokens,
         min_tokens=params.min_tokens,
@@ -301,16 +367,45 @@ def make_plan(
     )
 
 
-def inside_thinking(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int]) -> bool:
+def inside_thinking(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int], tokenizer: Encoder) -> bool:
     """After the prompt's last EOS the opener occurs and `end` does not follow it."""
-    return _scan_prompt(format, prompt, eos_ids)[0] in (Phase.THINK, Phase.CLOSING)
+    return _scan_prompt(format, prompt, eos_ids, tokenizer)[0] in (Phase.THINK, Phase.CLOSING)
 
 
-def _scan_prompt(format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int]) -> tuple[Phase, int, int, int]:
+def _end_in(budget_end: tuple[int, ...], format: ThinkingFormat, tokenizer: Encoder) -> tuple[int | None, int]:
+    """(the token of `budget_end` in which the format's end starts, the first one past it); (None, 0): not there."""
+    if format.text is None:
+        at = _find(budget_end, format.end) if format.thinks else 0
+        return at, 0 if at is None else at + len(format.end)
+    end = b"".join(map(tokenizer.token_bytes, format.end))
+    return _tokens_of(end, budget_end, tokenizer) or (None, 0)
+
+
+def _tokens_of(text: bytes, ids: Sequence[int], tokenizer: Encoder) -> tuple[int, int] | None:
+    """(first, last + 1) of the tokens that hold the first occurrence of `text`."""
+    spelled, ends = b"", []
+    for token in ids:
+        spelled += tokenizer.token_bytes(token)
+        ends.append(len(spelled))
+    start = spelled.find(text)
+    return None if start < 0 else (bisect_right(ends, start), bisect_left(ends, start + len(text)) + 1)
+
+
+def _scan_prompt(
+    format: ThinkingFormat, prompt: Sequence[int], eos_ids: Sequence[int], tokenizer: Encoder
+) -> tuple[Phase, int, int, int]:
     """(phase, T, tokens of `end` already there, first position a delimiter may start at)."""
     turn = len(prompt)
     while turn > 0 and prompt[turn - 1] not in eos_ids:
         turn -= 1
+    if format.text is not None:
+        found = _tokens_of(format.text.opener.encode(), prompt[turn:], tokenizer)
+        if found is None:
+            return Phase.PLAIN, 0, 0, turn
+        start = turn + found[1]
+        # From the opener's last token on, which may hold the beginning of an end.
+        ended = any(_tokens_of(t.encode(), prompt[start - 1 :], tokenizer) for t in format.text.triggers)
+        return (Phase.ANSWER, 0, 0, start) if ended else (Phase.THINK, len(prompt) - start, 0, start)
     opener = _find(prompt[turn:], format.opener) if format.thinks else None
     if opener is None:
         return Phase.PLAIN, 0, 0, turn

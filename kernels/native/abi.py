@@ -70,11 +70,13 @@ struct S1Tokens {
   int64_t n, decodes, chunks, pages;
 };
 
-// MachineTables of kernels/thinking_tables.py; the strides are the tables' last dimensions.
+// MachineTables of kernels/thinking_tables.py; strides are the tables' last dimensions. No marks: no text.
 struct S1Machine {
   int32_t *state, *params, *strings, *trigger_last, *trigger_lead, *stop_ids, *history, *eos_ids;
   const uint8_t* traits;
-  int64_t string_len, triggers, stops, history_len, eos;
+  const int16_t* next;
+  int32_t* marks;
+  int64_t string_len, triggers, stops, history_len, eos, vocab;
 };
 """
 

@@ -34,11 +34,13 @@ def _machine(t: MachineTables) -> int:
             t.history.data_ptr(),
             t.eos_ids.data_ptr(),
             t.traits.data_ptr(),
+            *(table.data_ptr() if t.text and table is not None else None for table in (t.next, t.marks)),
             t.strings.shape[2],
             t.trigger_last.shape[1],
             t.stop_ids.shape[1],
             t.history.shape[1],
             len(t.eos_ids),
+            len(t.traits),
         )
     return ctypes.addressof(struct)
 

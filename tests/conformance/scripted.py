@@ -174,6 +174,7 @@ def write_scripted_checkpoint(
     best: float = BEST,
     step: float = STEP,
     max_position_embeddings: int = 4096,
+    words: Sequence[str] = (),
 ) -> Vocabulary:
     """Write a checkpoint that follows `table`: current token -> choices, best first. Others follow `default`.
 
@@ -181,7 +182,7 @@ def write_scripted_checkpoint(
     a row past the tokenizer's size, an id that does not exist. Choice i has the logit `best - i * step`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(specials)
+    tokenizer = make_tokenizer(specials, (*WORDS, *words))
     vocabulary = vocabulary_of(tokenizer)
     write_tokenizer(directory, tokenizer, chat_template)
     rows = -(-(vocabulary.size + 1) // 64) * 64

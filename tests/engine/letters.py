@@ -19,3 +19,39 @@ class Letters:
 
     def token_bytes(self, token_id: int) -> bytes:
         return TEXTS.get(token_id, bytes([97 + token_id]))
+
+
+class Spelled(Letters):
+    """A vocabulary without special tokens, in which `<o>` and `</t>` can be spelled in many ways."""
+
+    PIECES = (
+        "\0",
+        "\1",
+        "\2",
+        "\n",
+        ".\n",
+        "<",
+        "/",
+        "t",
+        ">",
+        "o",
+        "</",
+        "/t",
+        "t>",
+        "a",
+        " ",
+        "</t",
+        "/t>",
+        ">b",
+        "b<",
+    )
+    PIECES += ("q", "r<o", "</t>c", "o>", "r")
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        return [self.PIECES.index(c) for c in text]
+
+    def special_id(self, text: str) -> int | None:
+        return None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.PIECES[token_id].encode()

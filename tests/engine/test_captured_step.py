@@ -58,7 +58,7 @@ def test_inputs_take_turns_and_are_padded() -> None:
 
 def test_a_third_step_in_flight_is_refused() -> None:
     buffers = ResultBuffers(2, CPU)
-    result = StepResult(torch.arange(28, dtype=torch.int32).view(4, 7))
+    result = StepResult(torch.arange(4 * len(Record), dtype=torch.int32).view(4, -1))
     one = buffers.copy_out([], result)
     two = buffers.copy_out([], result)
     with pytest.raises(EngineDead, match="third step"):

@@ -350,7 +350,7 @@ def test_one_prompt_in_place_of_a_list_is_refused(prompts: object, checkpoint: P
         ({"max_num_seqs": 0}, "max_num_seqs is 0"),
         ({"pagesize": 4}, "unknown option 'pagesize'"),
         ({"thinking_format": "s2"}, "thinking_format is"),
-        ({"thinking_format": "qwen3"}, "does not begin with a special token"),
+        ({"thinking_format": "sky"}, "give auto, s1, qwen3"),
         ({"tensor_parallel_size": 3}, "tensor_parallel_size 3 does not split this model"),
         ({"step_graphs": "yes"}, "step_graphs is 'yes'; give one of auto, on, off"),
         ({"kv_cache_dtype": "int8"}, "kv_cache_dtype is 'int8'"),

@@ -350,7 +350,13 @@ BAD_LINES = [
     ({"prompt": "x", "params": {"allowed_token_ids": [256], "banned_token_ids": [256]}}, "allowed_token_ids"),
     ({"prompt": ""}, "prompt is empty"),
     ({"prompt": "x", "params": {"thinking_format": "none", "thinking_extensions": 1}}, "thinking_extensions is set"),
-    ({"prompt": "x", "params": {"thinking_format": "qwen3"}}, "'<think>\\n' does not begin with a special token"),
+    (
+        {
+            "prompt": "x",
+            "params": {"thinking_format": {"opener": "<o>", "end": "e", "budget_end": "e", "triggers": ["t"]}},
+        },
+        "end 'e' is none of the triggers",
+    ),
     ({"prompt": "x", "params": {"max_tokens": 3}}, "max_tokens is 3 and closing the thinking takes 8"),
     ({"prompt": "x" * 300}, "the prompt has at least 316 tokens and the context holds 256"),
     ({"prompt_token_ids": [5, 10_000]}, "prompt_token_ids[1] is 10000"),

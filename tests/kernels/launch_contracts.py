@@ -195,12 +195,15 @@ CONTRACTS = {
             "stop_ids_ptr": "i32 slots STOPS",
             "history_ptr": "i32 slots history_stride",
             "traits_ptr": "u8 vocabulary",
+            "next_ptr": "i16 rows vocabulary",
+            "marks_ptr": "i32 slots history_stride",
             "draw_ptr": "i64 n",
             "masked_ptr": "i64 n",
             "bad_ptr": "bool n",
             "record_ptr": "i32 n RECORD",
         },
-        ("batch == n",),
+        ("batch == n", "vocab == vocabulary"),
+        ("next_ptr", "marks_ptr"),
     ),
 }
 

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from kernels.thinking import Finish, MachineTables, Param, Phase, Record, State, Stop, Text, thinking_step_reference
+from kernels.thinking_tables import HELD_SHIFT
 from kernels.thinking_triton import thinking_step_triton
 
-SLOTS, CONTEXT, ALPHABET, STRING = 1024, 48, 7, 5
+SLOTS, CONTEXT, ALPHABET, STRING, TEXT_ROWS = 1024, 48, 7, 5, 6
 
 
-def random_tables(generator: torch.Generator, max_lead: int, max_opener: int, loops: bool) -> MachineTables:
+def random_tables(
+    generator: torch.Generator, max_lead: int, max_opener: int, loops: bool, text: bool = False
+) -> MachineTables:
     """Slots in states that requests reach and in many that they never do; ids from a small alphabet, so all match."""
 
     def ints(low: int, high: int, *shape: int) -> torch.Tensor:
@@ -32,6 +35,9 @@ def random_tables(generator: torch.Generator, max_lead: int, max_opener: int, lo
         max_lead=max_lead,
         max_opener=max_opener,
         loops=loops,
+        text=text,
+        next=ints(-2, 2 * TEXT_ROWS, 3 * TEXT_ROWS, ALPHABET).short() * (ints(0, 2, 3 * TEXT_ROWS, ALPHABET)).short(),
+        marks=ints(0, TEXT_ROWS, SLOTS, CONTEXT + 1) + (ints(0, 4, SLOTS, CONTEXT + 1) << HELD_SHIFT),
     )
     reset(tables, torch.arange(SLOTS), generator)
     return tables
@@ -63,7 +69,7 @@ def reset(tables: MachineTables, slots: torch.Tensor, generator: torch.Generator
         State.LOOP_RUN: column(0, 4),
         State.END_REQUESTED: (column(0, 12) == 0).int(),
     }
-    unlimited = torch.full_like(length, 2**31 - 1)
+    unlimited, by_text = torch.full_like(length, 2**31 - 1), column(0, 2)
     params = {
         Param.BUDGET: torch.where(column(0, 3) == 0, unlimited, column(0, 30)),
         Param.MIN_THINKING: column(0, 8),
@@ -84,6 +90,9 @@ def reset(tables: MachineTables, slots: torch.Tensor, generator: torch.Generator
         Param.NEWLINE_ID: column(0, ALPHABET),
         Param.MIN_ANSWER: column(0, 3),
         Param.MIN_TOKENS: column(0, 3),
+        Param.ANSWER_AT: column(2, 6),
+        Param.TEXT_ROW: by_text * (TEXT_ROWS + 1) - 1,
+        Param.OPENER_ROW: by_text * (column(0, TEXT_ROWS) + 1) - 1,
     }
     tables.state[slots] = torch.stack([state[c] for c in State], 1)
     tables.params[slots] = torch.stack([params[c] for c in Param], 1)
@@ -99,18 +108,18 @@ def copy_of(tables: MachineTables, device: torch.device) -> MachineTables:
 
 
 @pytest.mark.parametrize(
-    "max_lead, max_opener, loops",
+    "max_lead, max_opener, loops, text",
     [
-        (0, 0, False),
-        (2, 3, True),
-        pytest.param(0, 3, True, marks=pytest.mark.slow),
-        pytest.param(1, 0, False, marks=pytest.mark.slow),
+        (0, 0, False, False),
+        (2, 3, True, True),
+        pytest.param(0, 3, True, False, marks=pytest.mark.slow),
+        pytest.param(1, 0, False, True, marks=pytest.mark.slow),
     ],
 )
-def test_equals_the_definition_over_random_transitions(device, max_lead, max_opener, loops):
+def test_equals_the_definition_over_random_transitions(device, max_lead, max_opener, loops, text):
     """25 steps of 1,024 rows each, over 100,000 transitions in all; tokens, records, states and histories are equal."""
     generator = torch.Generator().manual_seed(17 + max_lead)
-    want = random_tables(generator, max_lead, max_opener, loops)
+    want = random_tables(generator, max_lead, max_opener, loops, text)
     seen = set()
     for _ in range(25):
         got = copy_of(want, device)
@@ -125,6 +134,7 @@ def test_equals_the_definition_over_random_transitions(device, max_lead, max_ope
         assert torch.equal(got.state.cpu(), want.state)
         # The last column takes the writes of rows that commit nothing, in any order.
         assert torch.equal(got.history[:, :-1].cpu(), want.history[:, :-1])
+        assert torch.equal(got.marks[:, :-1].cpu(), want.marks[:, :-1])
         seen |= {tuple(r) for r in expected[:, [Record.KIND, Record.FORCED, Record.FINISH]].tolist()}
         over = (want.state[:, State.FINISH] > 0) | (want.state[:, State.LENGTH] >= CONTEXT - 1)
         reset(want, over.nonzero()[:, 0], generator)
