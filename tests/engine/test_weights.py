@@ -72,6 +72,21 @@ def test_several_files_with_and_without_index(index: bool, tmp_path: Path) -> No
         assert torch.equal(a.qkv, b.qkv) and torch.equal(a.down, b.down) and torch.equal(a.mlp_norm, b.mlp_norm)
 
 
+def test_a_file_is_opened_anew_before_much_of_it_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = write_random_checkpoint(tmp_path / "one", layers=3)
+    config = ModelConfig.load(directory, "auto")
+    wanted = list(weights.placements(Weights.allocate(config, Shard.of(config), CPU), config, Shard.of(config)))
+    before = load(directory)
+    monkeypatch.setattr(weights, "_AT_ONCE", 1000)
+    turns = list(weights._in_turn(read_tensors(directory), wanted))
+    assert [placement.name for _, placement in turns] == [placement.name for placement in wanted]
+    for opening in {at for at, _ in turns}:
+        *others, _ = (placement.target.numel() for at, placement in turns if at == opening)
+        assert sum(others) < 1000
+    after = load(directory)
+    assert torch.equal(after.embedding, before.embedding) and torch.equal(after.layers[2].down, before.layers[2].down)
+
+
 def test_ranks_hold_their_slices(tmp_path: Path) -> None:
     directory = write_random_checkpoint(tmp_path, heads=4, kv_heads=1, vocab=331, intermediate=96)
     whole, ranks = load(directory), [load(directory, rank=rank, size=2) for rank in range(2)]
