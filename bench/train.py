@@ -192,7 +192,7 @@ def compare(options: Options, folder: Path) -> None:
     padded = float(np.mean([lengths[order].max() for order in orders[:per_round]])) / mean
     machine = record.Machine.read(torch.device(options.device))
     print(
-        f"{ours.arch.parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of {mean:.0f} tokens "
+        f"{ours.arch.num_parameters / 1e6:,.1f}M parameters, {options.batch_size} samples of {mean:.0f} tokens "
         f"(longest of a step / mean: {padded:.2f}), {options.threads} threads, matmul {peak / 1e9:,.0f} GFLOP/s"
     )
     own = {"first_step_s": first} | ({"times_transformers": statistics.median(ratios)} if ratios else {})

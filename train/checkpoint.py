@@ -37,7 +37,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: TrainConfig, world: World, arch: Architecture, data_fingerprint: str):
         self._folder, self._config, self._world = folder, config, world
         self._identity = {
-            "architecture": vars(arch),
+            "architecture": arch.identity,
             "data": data_fingerprint,
             "seed": config.seed,
             "batch_size": config.data.batch_size,

@@ -53,7 +53,7 @@ def find_config(model: Model) -> Path:
 def check_weights(model: Decoder, folder: Path) -> None:
     """Raises InputError, naming the tensor, unless `folder` holds what `model` has; nothing needs to be allocated."""
     wanted = _loaded(model)
-    tied = ("lm_head.weight",) if model.arch.tied else ()  # some exporters write the copy
+    tied = ("lm_head.weight",) if model.arch.tie_word_embeddings else ()  # some exporters write the copy
     stored = {name: tensor.shape for name, tensor in read_tensors(folder).items() if name not in tied}
     for name, tensor in wanted.items():
         if name not in stored:

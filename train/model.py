@@ -23,7 +23,7 @@ class Attention(nn.Module):
 
     def __init__(self, arch: Architecture):
         super().__init__()
-        d, bias = arch.head_dim, arch.qkv_bias
+        d, bias = arch.head_dim, arch.attention_bias
         self.q_proj = nn.Linear(arch.hidden_size, arch.num_heads * d, bias=bias)
         self.k_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
         self.v_proj = nn.Linear(arch.hidden_size, arch.num_kv_heads * d, bias=bias)
@@ -114,11 +114,10 @@ def _selective() -> Any:
     return create_selective_checkpoint_contexts(policy)
 
 
-def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary(positions: torch.Tensor, arch: Architecture) -> tuple[torch.Tensor, torch.Tensor]:
     """positions [tokens] int64 -> cos, sin [tokens, D/2] float32."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions.device).float() / head_dim
-    angles = positions[:, None].float() * (1.0 / theta**exponents)
-    return angles.cos(), angles.sin()
+    angles = positions[:, None].float() * arch.rope.inverse_frequencies(arch.head_dim).to(positions.device)
+    return angles.cos() * arch.rope.attention_scale, angles.sin() * arch.rope.attention_scale
 
 
 class Stack(nn.Module):
@@ -150,20 +149,20 @@ class Decoder(nn.Module):
         self.arch, self.loss_chunk = arch, loss_chunk
         self.context_group: dist.ProcessGroup | None = None
         self.model = Stack(arch, checkpointing)
-        if not arch.tied:
+        if not arch.tie_word_embeddings:
             self.lm_head = Head(arch)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final normalised hidden states of the rows that predict something, [targets, H]."""
         x = self.model.embed_tokens(batch.ids)
-        cos, sin = rotary(batch.documents.positions, self.arch.head_dim, self.arch.rope_theta)
+        cos, sin = rotary(batch.documents.positions, self.arch)
         for block in self.model.layers:
             x = block(x, cos, sin, batch.documents, self.context_group)
         return self.model.norm(x.index_select(0, batch.rows))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         hidden = self.hidden(batch)
-        if self.arch.tied:
+        if self.arch.tie_word_embeddings:
             return chunked_cross_entropy(
                 hidden, self.model.embed_tokens.weight, batch.labels, batch.weights, self.loss_chunk
             )

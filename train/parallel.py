@@ -140,7 +140,7 @@ def shard(model: Decoder, world: World, compute: Compute) -> None:
     )
     for block in model.model.layers:
         fully_shard(block, mesh=world.mesh, mp_policy=policy)
-    if not model.arch.tied:
+    if not model.arch.tie_word_embeddings:
         fully_shard(model.model.embed_tokens, mesh=world.mesh, mp_policy=policy)
         # The head is needed again at once by the backward pass.
         fully_shard(model.lm_head, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)

@@ -115,7 +115,9 @@ def layer_values(arch: Architecture) -> int:
 def plan_memory(config: TrainConfig, arch: Architecture, ranks: int, tokens: int) -> MemoryPlan:
     """`tokens`: the most that one rank holds in a micro-batch."""
     width = 4 if config.compute.dtype == "float32" else 2
-    frozen, trained = (arch.parameters, adapter_parameters(config.lora, arch)) if config.lora else (0, arch.parameters)
+    frozen, trained = (
+        (arch.num_parameters, adapter_parameters(config.lora, arch)) if config.lora else (0, arch.num_parameters)
+    )
     layer = tokens * layer_values(arch) * width
     boundaries = tokens * arch.hidden_size * width * arch.num_layers
     if config.compute.checkpointing == "none":
@@ -172,7 +174,7 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
         if gpu.peak_flops
     )
     lines = [
-        f"model       {arch.parameters:,} parameters ({arch.parameters / 1e9:.1f}B), "
+        f"model       {arch.num_parameters:,} parameters ({arch.num_parameters / 1e9:.1f}B), "
         f"{arch.matmul_parameters:,} in matmuls",
         f"samples     {len(lengths):,} ({source}), {int(lengths.sum()):,} tokens, mean {lengths.mean():,.0f}, "
         f"longest {int(lengths.max()):,}, {100 * float((lengths < 4096).mean()):.0f} % under 4,096",

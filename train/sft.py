@@ -284,8 +284,8 @@ class Trainer:
         data = self.data
         dropped = f", {len(data.dropped)} dropped as longer than {self.config.data.max_tokens}" if data.dropped else ""
         print(
-            f"{self.arch.parameters / 1e6:,.1f}M parameters · {len(data):,} samples, {int(data.offsets[-1]):,} tokens "
-            f"({int(data.targets.sum()):,} trained){dropped} · {self.steps_per_epoch} steps per epoch, "
+            f"{self.arch.num_parameters / 1e6:,.1f}M parameters · {len(data):,} samples, {int(data.offsets[-1]):,} "
+            f"tokens ({int(data.targets.sum()):,} trained){dropped} · {self.steps_per_epoch} steps per epoch, "
             f"{self.total_steps} in all" + (f" · resuming after step {start}" if start else ""),
             file=sys.stderr,
         )

@@ -5,14 +5,17 @@ makes a cell prefill twice shows here. The other parts are counted from their ow
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import accumulate, product
 from typing import Any, cast
 
+import torch
 import tyro
 
 from bench import budgets, command, compile, correctness, decode, gemm, kernels, prefill, profile, shapes, train
 from bench.gpu.plan import Part
 from bench.peers.worker import Worker
+from engine.model.rope import Rope
 from engine.step.graphs import buckets_for
 from kernels.limits import Device, Limits
 from train.architecture import Architecture
@@ -113,21 +116,9 @@ def profile_seconds(options: profile.Options, card: Device) -> float:
 def train_seconds(options: train.Options, card: Device) -> float:
     """`bench.train`: all steps, and as much again for the first, in which libraries choose."""
     shape = train.ALL_SHAPES[options.shape]
-    arch = Architecture(
-        "qwen2",
-        shape.hidden_size,
-        shape.intermediate_size,
-        options.layers or shape.num_layers,
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.head_dim,
-        shape.vocab_size,
-        1e-6,
-        1e6,
-        shape.tie_word_embeddings,
-        0.02,
-        32768,
-    )
+    sizes = asdict(shape) | {"num_layers": options.layers or shape.num_layers}
+    del sizes["rope_theta"]
+    arch = Architecture(**sizes, model_type="qwen2", rope=Rope(), dtype=torch.bfloat16)
     assert card.peak_flops is not None
     frozen = any(setting.startswith("lora=") for setting in options.settings)
     flops = arch.training_flops([options.mean_tokens] * options.batch_size, frozen)

@@ -76,7 +76,7 @@ class ModelConfig:
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
-        architecture = _architecture(values, source)
+        architecture = architecture_of(values, source)
         _refuse_unsupported(values, architecture, source)
         heads = read_size(values, "num_attention_heads", source, MAX_HEADS)
         kv_heads = read_size(values, "num_key_value_heads", source, MAX_HEADS, heads)
@@ -152,7 +152,7 @@ class ModelConfig:
         return layers * layer + hidden + vocabularies * self.vocab_size * hidden
 
 
-def _architecture(values: Mapping[str, Any], source: str) -> Architecture:
+def architecture_of(values: Mapping[str, Any], source: str) -> Architecture:
     """That of `architectures`, or where it is missing of `model_type`. Raises InputError for one that is not known."""
     names = values.get("architectures")
     if names is None:

@@ -221,7 +221,7 @@ def test_arithmetic_of_the_s1_run(capsys: pytest.CaptureFixture[str]) -> None:
     """T12: parameters and steps exactly, memory and FLOPs within 1 % of figures worked out by hand."""
     arch = Architecture.load(RECIPES / "qwen2.5_32b.json")
     assert arch.layer_parameters == 487_605_248
-    assert arch.parameters == 32_763_876_352 and arch.matmul_parameters == 31_984_189_440
+    assert arch.num_parameters == 32_763_876_352 and arch.matmul_parameters == 31_984_189_440
     assert 6 * arch.matmul_parameters == pytest.approx(1.92e11, rel=0.01)
     assert arch.attention_flops([32768]) / 32768 == pytest.approx(6.4e10, rel=0.01)
     assert arch.attention_flops([5000]) / 5000 == pytest.approx(1.97e6 * 5000, rel=0.01)

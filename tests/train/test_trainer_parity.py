@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers import Trainer as HfTrainer
 
+from tests.engine.shapes import LLAMA3, YARN
 from tests.engine.steps import Pages, load_decoder
 from tests.rounding import decoder_roundings, likely, unit
 from tests.train.support import dataset, relative, trainer, trajectory, write_config, write_model, write_tokens
@@ -35,7 +37,7 @@ def gradient_off(arch: Architecture) -> float:
     return 2 * likely(3 * decoder_roundings(arch, max(LENGTHS)) + arch.vocab_size + sum(LENGTHS))
 
 
-def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int) -> tuple[Decoder, torch.nn.Module]:
+def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int, **rope: Any) -> tuple[Decoder, torch.nn.Module]:
     config = AutoConfig.for_model(
         model_type,
         hidden_size=32,
@@ -46,7 +48,9 @@ def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int) -> tuple
         num_key_value_heads=kv_heads,
         vocab_size=96,
         tie_word_embeddings=tied,
-        rope_theta=1000.0,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0, **rope},
+        **({"sliding_window": None} if model_type == "mistral" else {}),
     )
     config.save_pretrained(folder)
     torch.manual_seed(1)
@@ -56,20 +60,26 @@ def make_pair(folder: Path, model_type: str, tied: bool, kv_heads: int) -> tuple
     ours = Decoder(Architecture.load(folder), loss_chunk=7)
     missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not missing and unexpected in ([], ["lm_head.weight"])
-    assert ours.arch.parameters == sum(p.numel() for p in ours.parameters())
+    assert ours.arch.num_parameters == sum(p.numel() for p in ours.parameters())
     return ours, theirs
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize(
-    ("model_type", "tied", "kv_heads"),
-    [("qwen2", False, 2), ("qwen2", True, 1), ("qwen3", False, 4), ("llama", True, 2)],
+    ("model_type", "tied", "kv_heads", "rope"),
+    [
+        ("qwen2", False, 2, {}),
+        ("qwen2", True, 1, YARN),
+        ("qwen3", False, 4, {}),
+        ("llama", True, 2, LLAMA3),
+        ("mistral", False, 2, {}),
+    ],
 )
 def test_packed_loss_and_gradients_equal_transformers(
-    tmp_path: Path, model_type: str, tied: bool, kv_heads: int, checkpointing: str
+    tmp_path: Path, model_type: str, tied: bool, kv_heads: int, rope: dict[str, Any], checkpointing: str
 ) -> None:
     """T1, with padding behind the stream and chunks that do not divide the rows."""
-    ours, theirs = make_pair(tmp_path, model_type, tied, kv_heads)
+    ours, theirs = make_pair(tmp_path, model_type, tied, kv_heads, **rope)
     for block in ours.model.layers:
         block.checkpointing = checkpointing
     data = dataset(LENGTHS)

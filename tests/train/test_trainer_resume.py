@@ -259,11 +259,11 @@ def test_a_torn_checkpoint_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2", "rope_scaling": "linear"}, "model_type 'gpt2' cannot be trained"),
-        ({"rope_scaling": "linear"}, "rope_parameters or rope_scaling is 'linear'"),
-        ({"rope_scaling": {"type": "yarn"}}, "rope scaling 'yarn' is not implemented"),
-        ({"use_sliding_window": True}, "use_sliding_window is set"),
-        ({"model_type": ["qwen2"]}, r"model_type \['qwen2'\] cannot be trained"),
+        ({"architectures": ["GPT2LMHeadModel"]}, r"architectures is \['GPT2LMHeadModel'\]; supported are"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; give an object"),
+        ({"rope_scaling": {"type": "dynamic"}}, "RoPE kind is 'dynamic'"),
+        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}, "sliding-window attention"),
+        ({"mlp_bias": True}, "mlp_bias is true"),
         ({"rope_theta": 10**400}, "rope_theta is <a whole number of about 401 digits>"),
         ({"rope_theta": float("nan")}, "rope_theta is nan"),
         ({"hidden_size": "64"}, "hidden_size is '64'; give a whole number from 1 to"),
