@@ -21,7 +21,9 @@ from tests.train.support import write_config, write_model, write_tokens
 NANO = Path(__file__).resolve().parents[2] / "models" / "s1-nano"
 FORKS = multiprocessing.get_context("forkserver")
 """A clean process that has the programs imported: each child is a process of its own, and starts in a moment."""
-FORKS.set_forkserver_preload(["engine.generate", "bench.evaluate", "train.sft", "curate.run", "curate.models.local"])
+FORKS.set_forkserver_preload(
+    ["engine.run", "bench.evaluation.commands", "train.sft", "curate.run", "curate.models.local"]
+)
 
 
 @dataclass(frozen=True)
