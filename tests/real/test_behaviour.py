@@ -10,7 +10,7 @@ from engine.thinking.formats import PRESETS
 
 PLAIN = SamplingParams(max_tokens=24, thinking_format="none")
 QUESTION = "What is the capital of France?"
-FORMATS = ("s1",)
+FORMATS = tuple(name for name in PRESETS if name != "none")
 """What is forced upon it."""
 PREAMBLE = "You are an assistant of a bicycle shop. " + "It opens at nine and closes at six. " * 9
 
