@@ -13,8 +13,10 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from engine.errors import InputError, shown
 from engine.json_file import read_object
 from engine.model.checkpoint import read_tensors, resolve
+from engine.model.gguf_header import is_gguf
 from train.architecture import Architecture
 from train.config import Model
 from train.errors import RunFailed, TrainingError
@@ -46,8 +48,16 @@ def failure(error: BaseException, folder: Path) -> str:
 
 
 def find_config(model: Model) -> Path:
-    """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`."""
-    return Path(model.init or "") if model.path is None else resolve(model.path) / "config.json"
+    """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`.
+
+    Raises InputError for a GGUF file.
+    """
+    if model.path is None:
+        return Path(model.init or "")
+    folder = resolve(model.path)
+    if is_gguf(folder):
+        raise InputError(f"model.path is {shown(model.path)}, a GGUF file; give the folder of the safetensors model")
+    return folder / "config.json"
 
 
 def check_weights(model: Decoder, folder: Path) -> None:

@@ -24,6 +24,8 @@ from engine.text.tokenizer import Tokenizer
 from kernels.native import library
 from tests.checkpoints import write_random_checkpoint
 from tests.gguf_files import write_gguf
+from train.config import Model
+from train.huggingface import find_config
 
 SHAPE = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 96, "max_positions": 512}
 KINDS = {
@@ -412,6 +414,11 @@ def test_a_key_list_takes_bounded_memory(tmp_path):
     (tmp_path / "a.gguf").write_bytes(head(keys=3) + b"".join(text(f"k{i}") + one for i in range(3)))
     with pytest.raises(InputError, match="promises 1,048,576 values of 'k2'; at most 0"):
         read_header(tmp_path / "a.gguf")
+
+
+def test_the_trainer_wants_a_folder(llama):
+    with pytest.raises(InputError, match=r"tiny\.gguf'?, a GGUF file; give the folder of the safetensors model"):
+        find_config(Model(path=str(llama[1])))
 
 
 def test_names_of_models(tmp_path):
