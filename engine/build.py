@@ -10,6 +10,7 @@ from engine.config import EngineConfig
 from engine.core import Core
 from engine.errors import InputError, refuse, shown
 from engine.model import weights
+from engine.model.adapter import read_adapter
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
 from engine.model.shard import Shard
@@ -97,7 +98,7 @@ def check_weights(config: EngineConfig, directory: Path, model: ModelConfig) -> 
     """Raises InputError where the weights are not those that config.json describes, by their files' headers alone, or
     where a CPU's memory cannot hold them: before a process is started and anything is allocated."""
     if config.load_format == "auto":
-        weights.check(directory, model)
+        weights.check(directory, model, read_adapter(config.adapter))
     width = model.dtype.itemsize if config.quantization == "none" else 1
     wanted, free = model.num_parameters * width, available_bytes()
     if resolve_device(config.device) == "cpu" and wanted > free:
@@ -152,7 +153,15 @@ def build_core(
     positions = context_limit(config, model)
     timeline.lap("ranks")
     decoder = Decoder.load(
-        directory, model, group, positions, config.load_format, config.seed, precision(config), timeline
+        directory,
+        model,
+        group,
+        positions,
+        config.load_format,
+        config.seed,
+        precision(config),
+        timeline,
+        config.adapter,
     )
     size = config.page_size
     pool = PagePool(_num_pages(config, decoder, group, length, size) + 1, size, config.enable_prefix_caching)

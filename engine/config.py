@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import InputError, is_whole, shown
 
 _INDIFFERENT = (
-    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
+    *("model", "adapter", "max_num_seqs", "max_num_batched_tokens", "max_waiting"),
     *("max_samples", "max_logprobs", "enable_prefix_caching", "overlap", "capture_at_start"),
 )
 
@@ -17,6 +17,8 @@ class EngineConfig:
 
     model: str = "models/s1-nano"
     """Checkpoint directory in the Hugging Face layout, or a hub id."""
+    adapter: str | None = None
+    """Directory of a LoRA in PEFT's format, which is added to the weights while they are loaded."""
     device: str = "auto"
     """`auto` (the local CUDA device if there is one, otherwise the CPU), `cpu`, `cuda` or `cuda:N`."""
     dtype: str = "auto"
@@ -83,6 +85,10 @@ class EngineConfig:
             "quantization": ("none", "int8", "fp8"),
             "kv_cache_dtype": ("auto", "fp8"),
         }
+        if self.adapter is not None and self.load_format == "dummy":
+            raise InputError(
+                "adapter is set and load_format is dummy, which has no weights to add it to; leave one out"
+            )
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {shown(getattr(self, name))}; give one of {', '.join(allowed)}")
@@ -105,5 +111,6 @@ _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
         for name in ("one_shot_all_reduce", "enable_prefix_caching", "capture_at_start")
     ),
     ("overlap", (bool, type(None)), "true, false or None"),
+    ("adapter", (str, type(None)), "a string or None"),
 )
 """Other fields, what they may be, and what that is called."""

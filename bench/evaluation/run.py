@@ -74,11 +74,11 @@ def sharing(grid: Grid) -> tuple[list[reuse.Family], list[Condition]]:
 
 def identity(grid: Grid, loaded: Sequence[tasks.Task]) -> dict[str, Any]:
     """Everything that decides what a run's tokens are, as JSON values."""
-    here = grid.endpoint is None
+    engine = engine_config(grid.model, grid.engine) if grid.endpoint is None else None
     return {
         "grid": {name: value for name, value in msgspec.to_builtins(grid).items() if name != "name"},
-        "engine": engine_config(grid.model, grid.engine).decisive if here else None,
-        "model": fingerprint(resolve(grid.model)) if here else None,
+        "engine": engine.decisive if engine else None,
+        "model": fingerprint(resolve(grid.model), engine.adapter) if engine else None,
         "tasks": {task.name: task.sha256 for task in loaded},
     }
 

@@ -38,7 +38,7 @@ def identity(config: EngineConfig) -> str:
 
     Raises InputError where the checkpoint cannot be found.
     """
-    return f"engine {fingerprint(resolve(config.model))} {json.dumps(config.decisive, sort_keys=True)}"
+    return f"engine {fingerprint(resolve(config.model), config.adapter)} {json.dumps(config.decisive, sort_keys=True)}"
 
 
 def engine_params(sampling: Sampling, key: str) -> SamplingParams:

@@ -96,7 +96,7 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
         raise InputError(f"{directory} holds no safetensors file; give a checkpoint directory, or load_format dummy")
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        for name, tensor in _read_header(file).items():
+        for name, tensor in safetensors_header(file).items():
             if name in tensors:
                 raise InputError(f"{file}: {name} is also in {tensors[name].file.name}; remove one of the files")
             tensors[name] = tensor
@@ -136,7 +136,7 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[_Size, _Size]
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
+def safetensors_header(file: Path) -> dict[str, StoredTensor]:
     """https://huggingface.co/docs/safetensors: header length (8 bytes), JSON header, then the tensors' bytes."""
     try:
         with open_regular(file) as stream:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.errors import InputError
 from engine.model import weights as weights_io
+from engine.model.adapter import read_adapter
 from engine.model.batch import AttentionMeta
 from engine.model.config import ModelConfig
 from engine.model.shard import Shard
@@ -91,6 +92,7 @@ class Decoder:
         seed: int = 0,
         precision: Precision | None = None,
         timeline: Timeline | None = None,
+        adapter: str | None = None,
     ) -> "Decoder":
         """Every rank calls it. Where any of them cannot load, all raise the same InputError."""
         error, weights, precision = None, None, precision or Precision()
@@ -99,7 +101,9 @@ class Decoder:
             if load_format == "dummy":
                 weights = weights_io.random(config, shard, group.device, seed, precision.weights)
             else:
-                weights = weights_io.load(directory, config, shard, group.device, precision.weights)
+                weights = weights_io.load(
+                    directory, config, shard, group.device, precision.weights, read_adapter(adapter)
+                )
         except InputError as caught:
             error = caught
         except torch.OutOfMemoryError:

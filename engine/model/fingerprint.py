@@ -9,18 +9,21 @@ from engine.input_file import open_regular
 from engine.model.checkpoint import text_folder
 from engine.model.gguf_header import is_gguf
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _READ, _READS = 1 << 20, 64
 """Bytes of a piece, and how many pieces of a file are hashed: files up to 64 MiB whole, larger ones here and there."""
 
 
-def fingerprint(directory: Path) -> str:
+def fingerprint(directory: Path, adapter: str | None = None) -> str:
     """Of its JSON files, its chat template and its weights, by names, sizes and contents; of a GGUF file, and where a
-    tokenizer.json lies beside it, of what that folder says of text.
+    tokenizer.json lies beside it, of what that folder says of text. With the two files of
+    an `adapter`, where there is one.
 
     Raises InputError for a file that cannot be read, or is none.
     """
     digest = hashlib.sha256()
-    for path in _files(directory):
+    added = [] if adapter is None else [Path(adapter).expanduser() / name for name in ADAPTER_FILES]
+    for path in [*_files(directory), *added]:
         try:
             with open_regular(path) as file:
                 size = file.seek(0, os.SEEK_END)

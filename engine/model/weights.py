@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import InputError, first_line
+from engine.model.adapter import Adapter, merged
 from engine.model.checkpoint import StoredTensor, read_tensors
 from engine.model.config import ModelConfig
 from engine.model.gguf_config import FREQUENCIES
@@ -198,21 +199,26 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
 
 
 def load(
-    directory: Path, config: ModelConfig, shard: Shard, device: torch.device, codes: torch.dtype | None = None
+    directory: Path,
+    config: ModelConfig,
+    shard: Shard,
+    device: torch.device,
+    codes: torch.dtype | None = None,
+    adapter: Adapter | None = None,
 ) -> Weights:
-    """This rank's weights from the safetensors in `directory`, or the GGUF file that it is.
+    """This rank's weights from the safetensors in `directory`, or the GGUF file that it is, with what `adapter` adds.
 
     Each tensor's slice goes from the mapped file straight to its place on `device`, converted to `config.dtype` on
     the way, or quantised one tensor at a time (`codes`): no second copy on the host. Everything is checked against the
     headers before memory is allocated. Raises InputError naming file and tensor.
     """
-    stored = check(directory, config)
+    stored = check(directory, config, adapter)
     weights = Weights.allocate(config, shard, device, codes)
     for (file, _), group in groupby(_in_turn(stored, placements(weights, config, shard)), key=itemgetter(0)):
         try:
             with open_tensors(file) as tensors:
                 for _, placement in group:
-                    _fill(placement, tensors)
+                    _fill(placement, tensors, adapter)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file} cannot be read ({first_line(error)}); copy it again") from None
     _quantise_tied_head(weights, config, shard)
@@ -238,14 +244,16 @@ def _in_turn(
             read += math.prod(placement.shape)
 
 
-def _fill(placement: Placement, tensors: safe_open | GgufTensors) -> None:
-    target = placement.target
-    if not isinstance(target, QuantizedMatrix):
-        target.copy_(_slice(tensors, placement))
-    elif placement.columns is None:
-        target.fill(_slice(tensors, placement))
+def _fill(placement: Placement, tensors: safe_open | GgufTensors, adapter: Adapter | None) -> None:
+    target, name = placement.target, placement.name
+    if isinstance(target, QuantizedMatrix) and placement.columns is not None:
+        target.fill(merged(adapter, name, tensors.get_slice(name)[:]), columns=placement.columns)
+        return
+    values = merged(adapter, name, _slice(tensors, placement), placement.dim, placement.start)
+    if isinstance(target, QuantizedMatrix):
+        target.fill(values)
     else:
-        target.fill(tensors.get_slice(placement.name)[:], columns=placement.columns)
+        target.copy_(values)
 
 
 def _slice(tensors: safe_open | GgufTensors, placement: Placement) -> Tensor:
@@ -253,9 +261,9 @@ def _slice(tensors: safe_open | GgufTensors, placement: Placement) -> Tensor:
     return tensor[:, placement.start : placement.stop] if placement.dim else tensor[placement.start : placement.stop]
 
 
-def check(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
+def check(directory: Path, config: ModelConfig, adapter: Adapter | None = None) -> dict[str, StoredTensor]:
     """The tensors in `directory`, by the files' headers alone. Raises InputError, naming file and tensor, unless they
-    are those that `config` asks for."""
+    are those that `config` asks for, and `adapter` changes some of them."""
     stored, shard = read_tensors(directory), Shard.of(config)
     said = "its metadata" if is_gguf(directory) else "config.json"
     wanted = list(placements(Weights.allocate(config, shard, torch.device("meta")), config, shard))
@@ -269,6 +277,8 @@ def check(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
                 f"{tensor.file}: {placement.name} has shape {list(tensor.shape)}, and {said} asks for "
                 f"{list(placement.shape)}; give the one that belongs to these weights"
             )
+    if adapter is not None:
+        adapter.check({placement.name: placement.shape for placement in wanted})
     known = {placement.name for placement in wanted}
     for name, tensor in stored.items():
         # Early checkpoints store the RoPE frequencies, which config.json determines; a tied head is checked later.

@@ -131,7 +131,9 @@ class Machine:
             self.finish, self.stop_reason = Finish.LENGTH, Stop.TRUNCATED
             return self._report(None, TokenKind.REASONING, False)
         in_grace = thinking - plan.grace < self.budget and not self.newline
-        if limit and not over_room and not asked and in_grace:  # 8
+        if (
+            limit and not over_room and not asked and (in_grace or value > 0)
+        ):  # 8; what may be a trigger is seen through
             return self._think(draw)
         if limit:  # 9
             self.stop_reason = self._limit_reason(over_budget, over_room)
