@@ -50,7 +50,7 @@ class Arguments:
     """GSM8K's train.jsonl; None: gsm8k/train.jsonl in the data folder (the environment's S1_DATA)."""
     test: Path | None = None
     """GSM8K's test.jsonl, likewise."""
-    count: int | None = 2048
+    count: int | None = 1536
     """Samples of train.jsonl; None: all there are."""
     heldout: int = 64
     """Samples of heldout.jsonl, none of which is trained on."""
