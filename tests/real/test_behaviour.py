@@ -12,7 +12,7 @@ PLAIN = SamplingParams(max_tokens=24, thinking_format="none")
 QUESTION = "What is the capital of France?"
 FORMATS = tuple(name for name in PRESETS if name != "none")
 """What is forced upon it."""
-PREAMBLE = "You are an assistant of a bicycle shop. " + "It opens at nine and closes at six. " * 9
+PREAMBLE = "You are an assistant of a bicycle shop. " + "It opens at nine and closes at six. " * 16
 
 
 def ids_of(outputs: list[RequestOutput]) -> list[list[int]]:
@@ -65,7 +65,7 @@ def test_a_shared_preamble_is_computed_once(engine: Engine, model: Path):
         for question in ("When do you open?", "When do you close?", "Are you open at noon?")
     ]
     shared = [engine.generate([chat], PLAIN)[0] for chat in chats]
-    assert shared[0].usage.cached_tokens == 0 and all(output.usage.cached_tokens > 64 for output in shared[1:])
+    assert shared[0].usage.cached_tokens == 0 and all(output.usage.cached_tokens >= 128 for output in shared[1:])
     with Engine(
         model, device="cpu", dtype="float32", max_num_seqs=4, kv_cache_tokens=2048, enable_prefix_caching=False
     ) as other:
