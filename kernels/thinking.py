@@ -24,8 +24,8 @@ A delimiter of plain text is found in the bytes of the tokens, by a table of wha
 (`MachineTables.next`). Its tokens are committed as they come; until it is complete they are held, and what interrupts
 it takes them back: the sequence is that much shorter, and what was in the cache is overwritten by position. Row 5
 takes the trigger back and writes over it; row 6 leaves it, as it is `end`, and forces nothing; row 6 with EOS and row 9
-take back half a trigger. Where the masked draw is to stand at the place of a trigger of several tokens, nothing is
-committed: the next step draws there again.
+take back half a trigger; row 8 sees one through that begins at the budget, as none of it counts. Where the masked draw
+is to stand at the place of a trigger of several tokens, nothing is committed: the next step draws there again.
 
 The columns and tables are in `kernels.thinking_tables`.
 """
@@ -137,7 +137,8 @@ def thinking_step_reference(tables: MachineTables, slots: Tensor, draw: Tensor, 
     r5 = take(trigger_drawn & ~limit & (s[State.EXTENSIONS_LEFT] > 0) & fits)
     r6 = take(trigger_drawn & closes)
     r7 = take(limit & truncate | (trigger_drawn & ~closes))
-    r8 = take(limit & ~over_room & ~asked & (s[State.NEWLINE] == 0) & (thinking - p[Param.GRACE] < p[Param.BUDGET]))
+    in_grace = (s[State.NEWLINE] == 0) & (thinking - p[Param.GRACE] < p[Param.BUDGET])
+    r8 = take(limit & ~over_room & ~asked & (in_grace | (by_text & (value > 0))))
     r9 = take(limit)
     r10 = left
 

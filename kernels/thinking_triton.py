@@ -190,7 +190,7 @@ def _thinking_step_kernel(
     left = left & (r6 == 0)
     r7 = left & ((limit & truncate) | (trigger_drawn & (closes == 0)))
     left = left & (r7 == 0)
-    in_grace = (newline_before == 0) & (thinking - grace < budget)
+    in_grace = ((newline_before == 0) & (thinking - grace < budget)) | (by_text & (hit > 0))
     r8 = left & limit & (over_room == 0) & (asked == 0) & in_grace
     left = left & (r8 == 0)
     r9 = left & limit

@@ -204,7 +204,8 @@ struct Row {
       return;
     }
     const bool grace = thinking - p[Param::GRACE] < p[Param::BUDGET] && !s[State::NEWLINE];
-    if (limit && !over_room && !asked && grace) return think(draw);  // 8
+    // 8; what may be a trigger is seen through
+    if (limit && !over_room && !asked && (grace || value > 0)) return think(draw);
     if (!limit) return think(draw);                                 // 10
     const bool short_of_tokens = p[Param::MAX_TOKENS] - s[State::COMMITTED] <= p[Param::RESERVE];
     s[State::STOP_REASON] = s[State::END_REQUESTED] ? Stop::CLIENT

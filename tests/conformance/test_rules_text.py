@@ -89,11 +89,11 @@ def test_however_the_tokenizer_cuts_the_end(labs, cut):
 
 @pytest.mark.parametrize("budget", range(7))
 def test_a_budget_inside_a_delimiter(labs, budget):
-    """Rule 37: half a trigger at the limit is taken back; T is what stood before it."""
+    """Rules 5, 6 and 37: a trigger that begins at the limit ends naturally, as one of one token does."""
     lab = qwen(labs)
     done = lab.request(THINK, thinking_token_budget=budget)
     kept = "abc"[:budget]
-    if budget < 5:  # `</` and `think` are two tokens: with a budget of 5 the third is drawn at the limit
+    if budget < 3:
         assert read(done) == (kept, "ABC", len(kept), "budget", 0)
         assert done.outputs[0].text == kept + ("" if budget == 0 else "\n") + "</think>\n\nABC"
     else:
@@ -120,6 +120,16 @@ def test_an_extension_takes_the_trigger_back(labs, cut, text):
     deltas = list(lab.engine.stream(lab.ids(THINK), SamplingParams(thinking_extensions=1, thinking_extension_str=text)))
     assert [i for d in deltas for i in d.token_ids] == done.outputs[0].token_ids
     assert "".join(d.text for d in deltas if d.kind is TokenKind.REASONING) == before + "Waitpqvw"
+
+
+def test_half_a_trigger_at_the_limit_is_taken_back(labs):
+    """Rules 5 and 37: what turns out to be none is not in T, and not in the text."""
+    script = {**STORY, "think": ["d", "g", "h"], **path("d", "e", "f", "g")}
+    out = qwen(labs, script).request(THINK, thinking_token_budget=3).outputs[0]
+    assert (out.text, out.reasoning, out.thinking.tokens) == ("abc\n</think>\n\nABC", "abc", 3)
+    assert out.thinking.stop_reason == "budget"
+    room = qwen(labs).request(THINK, max_tokens=10, answer_reserve_tokens=3).outputs[0]  # a newline, three, three
+    assert (room.text, room.thinking.stop_reason) == ("abc\n</think>\n\nABC", "max_tokens")
 
 
 def test_several_extensions_and_a_minimum(labs):

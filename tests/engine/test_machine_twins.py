@@ -15,7 +15,7 @@ from engine.thinking.reference_machine import Machine
 from kernels.native import library as native
 from kernels.native import step as native_step
 from kernels.sampler import SamplingNeeds, sample_reference
-from kernels.thinking import Finish, Phase, State, thinking_step_reference
+from kernels.thinking import UNLIMITED, Finish, Phase, State, thinking_step_reference
 from tests.engine.letters import EOS, NEWLINE, TRAITS, VOCAB, Letters, Spelled
 
 FORMATS = (
@@ -105,7 +105,8 @@ def test_machine_equals_the_python_machine(implementation: str, least: int) -> N
             draws = [draw_for(chance, twins[slot]) for slot in rows.tolist()]
             columns = [torch.tensor(column) for column in zip(*draws, strict=True)]
             if chance.random() < 0.05:  # live control between two steps
-                slot = chance.randrange(slots)
+                thinks = [at for at, twin in enumerate(twins) if twin.phase is Phase.THINK and not twin.finish]
+                slot = chance.choice(thinks or [0])
                 machine.state[slot, State.END_REQUESTED] = 1
                 twins[slot].end_requested = True
             records = step(machine, rows, *columns).tolist()
@@ -142,7 +143,10 @@ def draw_for(chance: random.Random, twin: Machine) -> tuple[int, int, bool]:
     rows = ROWS.get(format.text, {}).get(twin.phase)
     state = twin.marks[-1][0]
     going_on = [] if rows is None else [t for t in range(VOCAB) if rows[state, t] != rows[0, t]]
-    if going_on and chance.random() < 0.8:  # with a delimiter of plain text
+    quiet = twin.plan.budget == twin.plan.max_tokens == UNLIMITED and not twin.plan.loop_ngram
+    if quiet and chance.random() < 0.95:  # until the context ends it
+        draw = chance.choice([13, 14])
+    elif going_on and chance.random() < 0.8:  # with a delimiter of plain text
         draw = chance.choice(going_on)
     else:
         draw = chance.choice(loud) if chance.random() < 0.4 else chance.choice([*range(12, 16), *range(VOCAB)])
