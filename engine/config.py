@@ -54,7 +54,8 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     """Keep full pages of finished and running sequences for reuse by content."""
     thinking_format: str = "auto"
-    """`auto`, `s1`, `qwen3`, `deepseek_r1`, `none`, or a JSON object with opener, end, budget_end, triggers."""
+    """`auto` (by the checkpoint), a preset of `engine.thinking.formats`, or a JSON object with opener, end, budget_end,
+    triggers and, if need be, answer_opener and answer_end."""
     overlap: bool | None = None
     """Launch step n+1 before the host has read step n. None: on CUDA only."""
     step_graphs: str = "auto"

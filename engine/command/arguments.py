@@ -36,7 +36,8 @@ class Arguments(SamplingParams, EngineConfig):
     seed: int = 0
     """Seed of the random draws, and of the weights that --load-format dummy makes."""
     thinking_format: str = "auto"
-    """How thinking is marked: auto, s1, qwen3, deepseek_r1, none, or JSON of opener, end, budget_end and triggers."""
+    """How thinking is marked: auto (by the checkpoint), s1, qwen3, deepseek_r1, am_thinking, sky_t1, exaone, magistral,
+    none, or JSON of opener, end, budget_end and triggers."""
     logit_bias: dict[int, float] | None = None
     """Added to the logits of these token ids: id value id value ..."""
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
