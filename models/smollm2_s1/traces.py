@@ -14,7 +14,6 @@ import operator
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -117,7 +116,8 @@ def build(arguments: Arguments) -> dict[str, object]:
     train = arguments.train or data_folder() / "gsm8k" / "train.jsonl"
     test = arguments.test or data_folder() / "gsm8k" / "test.jsonl"
     questions, read = collect_source(GSM8K(path=str(train)), lambda rows: None)
-    annotated = {i: row["answer"] for i, (_, row) in enumerate(read_rows(train), 1) if isinstance(row, Mapping)}
+    written = [row for _, row in read_rows(train)]
+    annotated = {row: str(written[row - 1]["answer"]) for row in questions["source_row"]}
     evaluations = load_evaluations((Evaluation("GSM8K test", path=str(test)),))
     decided, _ = decontaminate(questions, evaluations, Decontaminate())
     clean = questions.join(decided.filter("keep").select("row_id"), on="row_id", how="semi", maintain_order="left")
@@ -136,8 +136,11 @@ def build(arguments: Arguments) -> dict[str, object]:
     kept = rows.with_columns(samples.select("tokens", "trained")).filter(said["keep"])
     files = lines.splitlines(keepends=True)
     ends = [arguments.heldout, arguments.heldout + arguments.count if arguments.count is not None else len(files)]
-    if ends[1] > len(files) or ends[0] >= len(files):
-        raise InputError(f"{ends[1]:,} samples are asked for and {len(files):,} are there; lower --count or --heldout")
+    if not 0 <= ends[0] < ends[1] <= len(files):
+        raise InputError(
+            f"--heldout {ends[0]:,} and --count {ends[1] - ends[0]:,} of {len(files):,} samples: give at least 0 and 1, "
+            "and no more together than there are"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_whole(arguments.out / "heldout.jsonl", b"".join(files[: ends[0]]))
     write_whole(arguments.out / "train.jsonl", b"".join(files[ends[0] : ends[1]]))
@@ -165,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 2, with a line that says why, where the data cannot be made."""
     try:
         print(json.dumps(build(read_flags(Arguments, argv, "python -m models.smollm2_s1.traces", __doc__)), indent=2))
-    except InputError as error:
-        tell(error)
+    except (InputError, OSError) as error:
+        tell(error if isinstance(error, InputError) else InputError(f"the data cannot be written: {error}"))
         return 2
     return 0
 

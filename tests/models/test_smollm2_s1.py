@@ -113,14 +113,28 @@ def test_the_trainer_reads_s1s_text_with_the_models_own_template(tmp_path):
     assert len(seen) == 24 and not any("waggons" in file.read_text() for file in written)
 
 
+def test_rows_that_hold_no_question_are_counted_and_left_out(tmp_path):
+    arguments = write_questions(tmp_path)
+    assert arguments.train is not None
+    bad = '\n{"question": "How many?", "answer": 5}\n{"question": "How many?"}\n[]\n{\n'
+    arguments.train.write_text(bad + arguments.train.read_text())
+    counts = build(arguments)
+    assert (counts["rows"], counts["questions"], counts["calculations"]) == (29, 25, 25)
+
+
 def test_fewer_samples_are_the_first_of_more_and_the_same_every_time(tmp_path):
     arguments = write_questions(tmp_path)
     build(arguments)
     every = (arguments.out / "train.jsonl").read_bytes()
     build(replace(arguments, out=tmp_path / "few", count=5))
     assert (tmp_path / "few" / "train.jsonl").read_bytes() == b"".join(every.splitlines(keepends=True)[:5])
-    with pytest.raises(InputError, match="1,004 samples are asked for and 24 are there; lower --count or --heldout"):
-        build(replace(arguments, count=1000))
+    for wrong, said in (
+        ({"count": 1000}, "4 and --count 1,000 of 24"),
+        ({"count": 0}, "4 and --count 0"),
+        ({"heldout": -1}, "-1"),
+    ):
+        with pytest.raises(InputError, match=f"--heldout {said}"):
+            build(replace(arguments, **wrong))
 
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):
