@@ -138,8 +138,8 @@ def build(arguments: Arguments) -> dict[str, object]:
     ends = [arguments.heldout, arguments.heldout + arguments.count if arguments.count is not None else len(files)]
     if not 0 <= ends[0] < ends[1] <= len(files):
         raise InputError(
-            f"--heldout {ends[0]:,} and --count {ends[1] - ends[0]:,} of {len(files):,} samples: give at least 0 and 1, "
-            "and no more together than there are"
+            f"--heldout {ends[0]:,} and --count {ends[1] - ends[0]:,} of {len(files):,} samples: give at least "
+            "0 and 1, and no more together than there are"
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_whole(arguments.out / "heldout.jsonl", b"".join(files[: ends[0]]))
