@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import checkpoint
 from tests.fuzz.contract import promise
-from tests.fuzz.models import use_tokenizer
+from tests.fuzz.model_files import use_tokenizer
 from tests.fuzz.target import Target
 from tests.fuzz.values import cut
 from tests.gguf_files import write_gguf

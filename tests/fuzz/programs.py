@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.fuzz import checkpoint, models, runs
+from tests.fuzz import checkpoint, model_files, runs
 from tests.fuzz.contract import Broken, check_line
 from tests.fuzz.target import Target
 from tests.fuzz.values import INPUTS, file_bytes, files, texts
@@ -42,7 +42,7 @@ def _bound() -> None:
 
 def _model(case: tuple[str, Any]) -> None:
     name, one = case
-    with checkpoint.altered(name, file_bytes(models.FILES[name], one)) as directory:
+    with checkpoint.altered(name, file_bytes(model_files.FILES[name], one)) as directory:
         _program("engine.generate", "--model", str(directory), "--prompt", "1 + 1?", "--max-tokens", "2")
 
 
@@ -95,7 +95,9 @@ def _curation(case: Any) -> None:
     _program("curate.run", str(path), "--stage", "collect")
 
 
-_models = st.sampled_from(sorted(models.FILES)).flatmap(lambda n: st.tuples(st.just(n), files(models.FILES[n])))
+_models = st.sampled_from(sorted(model_files.FILES)).flatmap(
+    lambda n: st.tuples(st.just(n), files(model_files.FILES[n]))
+)
 _lines = st.integers(0, len(INPUTS["lines"]) - 1).flatmap(
     lambda i: st.tuples(st.just(i), files(INPUTS["lines"][i]), texts)
 )

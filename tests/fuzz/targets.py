@@ -1,5 +1,5 @@
 """Every target of the fuzzing."""
 
-from tests.fuzz import callers, gguf_file, models, programs, runs
+from tests.fuzz import callers, gguf_file, model_files, programs, runs
 
-TARGETS = (*models.TARGETS, *gguf_file.TARGETS, *callers.TARGETS, *runs.TARGETS, *programs.TARGETS)
+TARGETS = (*model_files.TARGETS, *gguf_file.TARGETS, *callers.TARGETS, *runs.TARGETS, *programs.TARGETS)
