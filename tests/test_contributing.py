@@ -14,7 +14,7 @@ from curate.sources import PAPER, AnySource, Source
 from engine import InputError, SamplingParams, generate
 from engine.command import arguments
 from engine.thinking.plan import PRESETS
-from tests.conformance import cases, lab, test_families, test_random_scripts
+from tests.conformance import cases, lab, test_presets, test_random_scripts
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -25,8 +25,8 @@ def text_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_thinking_format_is_tested_and_told(name):
-    assert name in test_families.FAMILIES or (name in lab.PRESETS and name in test_random_scripts.EVERY)
-    assert name in test_families.FAMILIES or name == "none" or name in cases.FORMATS
+    assert name in test_presets.FAMILIES or (name in lab.PRESETS and name in test_random_scripts.EVERY)
+    assert name in test_presets.FAMILIES or name == "none" or name in cases.FORMATS
     assert f"`{name}`" in text_of("docs/budget_forcing.md").partition("## Formats")[2]
     assert name in Path(arguments.__file__).read_text(encoding="utf-8")
 

@@ -25,7 +25,10 @@ def resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
     """`config` with the number format that suits `device` where compute.dtype is `auto`."""
     if config.compute.dtype != "auto":
         return config
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else native.LOADED and native.LEVEL == "avx512_bf16"
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # cards before Ampere only imitate it
+    else:
+        fast = native.LOADED and native.LEVEL == "avx512_bf16"
     compute = structs.replace(config.compute, dtype="bfloat16" if fast else "float32")
     return structs.replace(config, compute=compute)
 

@@ -24,8 +24,13 @@ _LEFT_OUT: Mapping[str, Any] = {
     "alpha_pattern": {},
     "layers_to_transform": None,
     "trainable_token_indices": None,
+    "alora_invocation_tokens": None,
+    "layer_replication": None,
 }
 """What PEFT can do besides, and the value with which it does not."""
+_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+"""Of `init_lora_weights`: those that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take a part out of
+it, which a sum with the published base would hold twice."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,18 @@ def _scale(settings: Mapping[str, Any], source: str) -> tuple[int, float]:
     """(rank, factor of the product)."""
     kind, rank, alpha = settings.get("peft_type"), settings.get("r"), settings.get("lora_alpha")
     bias, rooted = settings.get("bias", "none"), settings.get("use_rslora") or False
+    start = settings.get("init_lora_weights")
     others = [name for name, off in _LEFT_OUT.items() if (settings.get(name) or off) != off]
     refuse(
         (kind != "LORA", f"{source}: peft_type is {shown(kind)}; LORA is what is read, merge others with PEFT"),
         (not is_whole(rank, 1, _MAX_RANK), f"{source}: r is {shown(rank)}; give a whole number from 1 to {_MAX_RANK}"),
         (not is_number(alpha, 0, 1e6), f"{source}: lora_alpha is {shown(alpha)}; give a number from 0 to 1e6"),
         (bias != "none", f"{source}: bias is {shown(bias)}; adapters with biases are to be merged with PEFT"),
+        (
+            start not in _STARTS,
+            f"{source}: init_lora_weights is {shown(start)}, which changes the base as well; merge this adapter with "
+            "PEFT",
+        ),
         *((True, f"{source}: {name} is set, which is not supported; merge this adapter with PEFT") for name in others),
     )
     assert rank is not None and alpha is not None

@@ -83,7 +83,7 @@ def test_every_argument_is_declared():
     """ctypes converts by these: a pointer as int32 would be cut in half."""
     assert abi.SIGNATURES["silu_mul"] == [c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int32]
     assert abi.fields("S1Weight")[:2] == [("data", c_void_p), ("bias", c_void_p)]
-    assert abi.fields("S1Layer")[1:3] == [("qkv", c_void_p), ("output", c_void_p)]
+    assert abi.fields("S1Layer")[1:4] == [("qkv", c_void_p), ("qk_norm", c_void_p), ("output", c_void_p)]
     assert [name for name, _ in abi.fields("S1Decoder")][-3:] == ["eps", "scale", "type"]
     assert [(k.name, k.value) for k in Kind] == [(k.name, k.value) for k in TokenKind]
 

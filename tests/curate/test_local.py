@@ -11,13 +11,14 @@ from curate.models.local import engine_config, identity
 from curate.stages.model_calls import model_files
 from curate.stages.pipeline import stages
 from engine import EngineConfig
+from engine.errors import InputError
 from engine.model.fingerprint import fingerprint
 from engine.struct_file import to_struct
 from tests.checkpoints import write_random_checkpoint
 
 NANO = "models/s1-nano"
 INDIFFERENT = (
-    *("model", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_samples", "max_logprobs"),
+    *("model", "adapter", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_samples", "max_logprobs"),
     *("enable_prefix_caching", "overlap", "capture_at_start"),
 )
 
@@ -26,7 +27,10 @@ INDIFFERENT = (
 def test_every_setting_is_in_the_key_unless_it_is_known_to_change_nothing(name):
     """Also one that there is not yet: what is left out is named."""
     one, other = engine_config(NANO, {}), replace(engine_config(NANO, {}))
-    if name != "model":
+    if name == "adapter":  # its files are part of what the model is
+        with pytest.raises(InputError, match=r"another/adapter_config\.json"):
+            identity(replace(one, adapter="another"))
+    elif name != "model":
         object.__setattr__(other, name, "another")
     assert (identity(one) == identity(other)) == (name in INDIFFERENT)
 

@@ -255,14 +255,14 @@ def test_a_checkpoint_whose_responses_do_not_end_warns_at_load(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "model")
-    Engine(checkpoint, kv_cache_tokens=512).close()
+    Engine(checkpoint, kv_cache_tokens=512, thinking_format="s1").close()
     assert capsys.readouterr().err == ""
     settings = json.loads((tmp_path / "model/tokenizer_config.json").read_text())
     (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
     for name in ("config.json", "generation_config.json"):
         written = json.loads((tmp_path / "model" / name).read_text())
         (tmp_path / "model" / name).write_text(json.dumps({**written, "eos_token_id": None}))
-    Engine(tmp_path / "model", kv_cache_tokens=512).close()
+    Engine(tmp_path / "model", kv_cache_tokens=512, thinking_format="s1").close()
     told = capsys.readouterr().err
     assert told.startswith("warning: ") and told.count("\n") == 1
     assert "model: the chat template ends turns with '<|im_end|>'" in told and "generation_config.json" in told

@@ -55,7 +55,9 @@ def requests(draw: st.DrawFn, tokenizer: Tokenizer) -> list[list[int]]:
         ids += encoded[: draw(st.integers(1, len(encoded)))] if draw(st.integers(0, 5)) == 0 else encoded
     kinds = sorted(draw(st.lists(st.sampled_from([*TokenKind]), min_size=len(ids), max_size=len(ids))))
     forced = draw(st.lists(st.sampled_from([0, 0, 0, 1]), min_size=len(ids), max_size=len(ids)))
-    records = [[t, int(k), f, Finish.RUNNING, Stop.NONE, 1, 0] for t, k, f in zip(ids, kinds, forced, strict=True)]
+    records = [
+        [t, int(k), f, Finish.RUNNING, Stop.NONE, 1, 0, 0, 0] for t, k, f in zip(ids, kinds, forced, strict=True)
+    ]
     records[-1][3] = draw(st.sampled_from([Finish.RUNNING, Finish.STOP, Finish.LENGTH]))
     return records
 
@@ -91,7 +93,7 @@ def test_each_token_comes_at_once_with_its_own_text(tokenizer: Tokenizer) -> Non
     half = tokenizer.encode("漢")[0]
     assert tokenizer.whole_text(half) is None, "a byte of three"
     script = [*ids, *tokenizer.encode("漢"), tokenizer.encode("a")[0]]
-    records = [[t, int(TokenKind.REASONING), 0, Finish.RUNNING, Stop.NONE, 1, 0] for t in script]
+    records = [[t, int(TokenKind.REASONING), 0, Finish.RUNNING, Stop.NONE, 1, 0, 0, 0] for t in script]
     deltas: list[Delta] = []
     prepared = Preparer(tokenizer, "s1", 4096).prepare("why", SamplingParams())
     response = Response("0", 0, prepared, tokenizer, deltas.append)

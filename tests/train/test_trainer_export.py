@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,3 +67,19 @@ def test_auto_is_what_the_processor_multiplies(tmp_path: Path) -> None:
     fast = native.LOADED and native.LEVEL == "avx512_bf16"
     assert resolved(load_config(config), torch.device("cpu")).compute.dtype == ("bfloat16" if fast else "float32")
     assert resolved(load_config(config, ["compute.dtype=bfloat16"]), torch.device("cpu")).compute.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, "float32"), (8, "bfloat16"), (9, "bfloat16")])
+def test_auto_on_a_gpu_is_what_it_multiplies_itself(
+    major: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards before Ampere imitate bfloat16, which torch calls support. The card is a stand-in, the rule is torch's."""
+    from train.config import load_config
+    from train.parallel import resolved
+
+    card = SimpleNamespace(major=major)
+    for name, said in {"is_available": True, "current_device": 0, "get_device_properties": card}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, said=said: said)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    config = write_config(tmp_path / "run.yaml", tmp_path, tmp_path / "data.jsonl", compute={"dtype": "auto"})
+    assert resolved(load_config(config), torch.device("cuda")).compute.dtype == dtype
