@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from kernels import use_triton
 from kernels.language import cdiv, jit, launch, require_triton, tl
 from kernels.native import library as native
+from kernels.weights import LinearWeight
 
 
 def embedding_reference(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
@@ -46,8 +47,14 @@ def embedding_triton(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int =
     return y
 
 
-def embedding(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
-    """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere."""
+def embedding(ids: torch.Tensor, weight: torch.Tensor | LinearWeight, vocab_start: int = 0) -> torch.Tensor:
+    """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere.
+
+    Where the head is the same matrix and has been packed, that: a row is read from its panel, a cache line for every
+    one or two columns, which is nothing beside the products of the step, and the matrix is held once.
+    """
+    if isinstance(weight, LinearWeight):
+        return native.embedding_of_panels(ids, weight, vocab_start)
     if use_triton(weight):
         return embedding_triton(ids, weight, vocab_start)
     return (native.embedding if native.supports_embedding(ids, weight) else embedding_reference)(

@@ -13,7 +13,8 @@ import torch
 
 HUGE = 2**21
 _CHUNK = 2**24
-_LINE = 64
+LINE = 64
+"""Bytes of a cache line, at whose beginning every tensor lies."""
 
 
 class _Chunk:
@@ -29,7 +30,7 @@ class _Chunk:
 
     def cut(self, size: int) -> torch.Tensor | None:
         """The next `size` bytes, at the beginning of a cache line; None where they do not fit."""
-        begin = -(-self.used // _LINE) * _LINE
+        begin = -(-self.used // LINE) * LINE
         if begin + size > self.data.numel():
             return None
         self.used = begin + size

@@ -20,15 +20,16 @@ from kernels.small_gemm import MOST_TOKENS, GemmConfig, small_gemm
 from kernels.weights import LinearWeight
 
 
-def pack(w: LinearWeight) -> LinearWeight:
-    """`w` with the packed form of the C++ twin where it takes this weight, else `w` itself. Once, after loading."""
+def pack(w: LinearWeight, in_place: bool = False) -> LinearWeight:
+    """`w` with the packed form of the C++ twin where it takes this weight, else `w` itself. Once, after loading.
+    `in_place`: in the weight's own memory where it fits; the weight is not to be read then."""
     # Under the interpreter products take the CUDA path, which reads the weight as it is.
     if use_triton(w.weight) or not native.USED:
         return w
     if w.scale is None or w.dtype is None:
-        return native.pack(w) if native.supports_pack(w.weight) else w
+        return native.pack(w, in_place) if native.supports_pack(w.weight) else w
     if w.weight.dtype is torch.int8:
-        return native.pack(w) if w.dtype in native.FLOATS else w
+        return native.pack(w, in_place) if w.dtype in native.FLOATS else w
     dense = LinearWeight(decode(w.weight, w.scale).to(w.dtype), w.bias)
     return replace(w, packed=native.pack(dense).packed) if native.supports_pack(dense.weight) else w
 

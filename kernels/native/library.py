@@ -47,11 +47,15 @@ class Operators:
             function.argtypes, function.restype = signature, None
             setattr(self._native, name, function)
 
-    def pack(self, w: LinearWeight) -> LinearWeight:
-        """`w`, a matrix of floats or of int8 codes, with its packed copy, for activations of its dtype."""
+    def pack(self, w: LinearWeight, in_place: bool = False) -> LinearWeight:
+        """`w`, a matrix of floats or of int8 codes, with its packed copy, for activations of its dtype. `in_place`: the
+        matrix, which then holds nothing else, becomes it where it fills whole panels."""
         rows, cols = w.weight.shape
-        outputs = -(-rows // PANEL) * PANEL
-        data = huge_pages.empty((outputs * (cols + cols % 2),), w.weight.dtype)  # some layouts hold pairs of columns
+        outputs, source = -(-rows // PANEL) * PANEL, w.weight.contiguous()
+        if in_place and rows == outputs and cols % 2 == 0 and source.data_ptr() % huge_pages.LINE == 0:
+            data = source.view(-1)
+        else:  # some layouts hold pairs of columns
+            data = huge_pages.empty((outputs * (cols + cols % 2),), w.weight.dtype)
         bias, scale = (None if v is None else F.pad(v.float(), (0, outputs - rows)) for v in (w.bias, w.scale))
         struct = _Weight(
             data.data_ptr(),
@@ -62,7 +66,6 @@ class Operators:
             TYPES[w.weight.dtype],
         )
         address = ctypes.addressof(struct)
-        source = w.weight.contiguous()
         self._native.pack(address, source.data_ptr(), torch.get_num_threads())
         return replace(w, packed=PackedWeight(data, bias, scale, w.dtype or w.weight.dtype, struct, address))
 
@@ -246,6 +249,13 @@ class Operators:
         self._native.embedding(ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], rows, width, vocab_start)
         return y
 
+    def embedding_of_panels(self, ids: torch.Tensor, w: LinearWeight, vocab_start: int = 0) -> torch.Tensor:
+        """The same of the packed [V, H], of floats."""
+        ids, panels = ids.contiguous(), w.panels
+        y = panels.data.new_empty((ids.shape[0], w.weight.shape[1]))
+        self._native.embedding_of_panels(ids.data_ptr(), panels.address, y.data_ptr(), ids.shape[0], vocab_start)
+        return y
+
     def decode_inputs(
         self,
         inputs: torch.Tensor,
@@ -342,7 +352,8 @@ if LIBRARY is not None:
     linear_silu_mul, head = _operators.linear_silu_mul, _operators.head
     rms_norm, rope_append = _operators.rms_norm, _operators.rope_append
     decode_attention, prefill_attention = _operators.decode_attention, _operators.prefill_attention
-    silu_mul, embedding, decode_inputs = _operators.silu_mul, _operators.embedding, _operators.decode_inputs
+    embedding, embedding_of_panels = _operators.embedding, _operators.embedding_of_panels
+    silu_mul, decode_inputs = _operators.silu_mul, _operators.decode_inputs
     decoder, read = _operators.decoder, _operators.read
     sample, thinking_step = _operators.sample, _operators.thinking_step
 

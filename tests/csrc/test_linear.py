@@ -116,3 +116,21 @@ def test_int8_weights(ops: native.Operators, dtype: torch.dtype):
         assert codes.scale is not None
         assert_within(found, *product(x, decode(codes.weight, codes.scale), codes.bias))
         assert torch.equal(ops.linear(x[:2], ops.pack(codes)), found[:2])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [*FLOATS, torch.int8])
+def test_packed_where_it_is(ops: native.Operators, kind: torch.dtype, threads: int):
+    """Whole panels are packed in the matrix's own memory, to the same bytes; what does not fill them is copied."""
+    torch.set_num_threads(threads)
+    try:
+        for rows, cols, fits in ((96, 70, True), (32, 2, True), (97, 70, False), (96, 71, False)):
+            dense = weight(rows, cols, torch.float32 if kind is torch.int8 else kind)
+            w = LinearWeight.of(QuantizedMatrix.of(dense.weight, torch.int8)) if kind is torch.int8 else dense
+            apart, before = ops.pack(w), w.weight.clone()
+            packed = ops.pack(w, in_place=True)
+            assert torch.equal(packed.panels.data[: rows * cols], apart.panels.data[: rows * cols])
+            assert (packed.panels.data.data_ptr() == w.weight.data_ptr()) is fits
+            assert fits or torch.equal(w.weight, before)
+    finally:
+        torch.set_num_threads(1)

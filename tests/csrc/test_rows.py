@@ -12,6 +12,7 @@ from kernels.rms_norm import rms_norm_reference
 from kernels.rope_append import rope_append_reference
 from kernels.silu_mul import silu_mul_reference
 from kernels.thinking_tables import State
+from kernels.weights import LinearWeight
 from tests.csrc.levels import FLOATS, assert_near
 from tests.csrc.pages import from_pages
 
@@ -73,6 +74,15 @@ def test_silu_mul_of_what_is_not_finite(ops: native.Operators, dtype: torch.dtyp
 def test_embedding_of_one_rank(ops: native.Operators, dtype: torch.dtype):
     ids, weight = torch.tensor([0, 4, 5, 24, 25, 7, 99]), torch.randn(20, 33).to(dtype)
     assert torch.equal(ops.embedding(ids, weight, 5), embedding_reference(ids, weight, 5))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@sweep
+@given(rows=st.integers(1, 100), hidden=st.integers(1, 70), start=st.integers(0, 20))
+def test_embedding_of_a_packed_head(ops: native.Operators, dtype: torch.dtype, rows, hidden, start):
+    weight, ids = torch.randn(rows, hidden).to(dtype), torch.randint(0, 130, (9,))
+    packed = ops.pack(LinearWeight(weight))
+    assert torch.equal(ops.embedding_of_panels(ids, packed, start), embedding_reference(ids, weight, start))
 
 
 @sweep
