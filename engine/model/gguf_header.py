@@ -57,6 +57,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_LENGTH = struct.Struct("<Q").unpack
 _TYPES = {number: name for name, (number, _, _) in BLOCKS.items()}
 
 
@@ -203,7 +204,7 @@ class _Reader:
         if self._texts:
             return [self._text("a string", _MOST_STRING) for _ in range(count)]
         for _ in range(count):
-            self._bytes(self._count("Q", "bytes of a string", _MOST_STRING))
+            self._string("a string", _MOST_STRING)
         return []
 
     def _letter(self, key: str, kind: int) -> str:
@@ -212,17 +213,26 @@ class _Reader:
         return _SCALARS[kind]
 
     def _text(self, what: str, most: int) -> str:
-        data = self._bytes(self._count("Q", f"bytes of {what}", most))
+        data = self._string(what, most)
         try:
             return data.decode()
         except UnicodeDecodeError:
             raise self._damaged(f"has bytes for {what} that are no UTF-8: {shown(data)}") from None
 
+    def _string(self, what: str, most: int) -> bytes:
+        size = _LENGTH(self._bytes(8))[0]
+        if size > most:  # vocabularies have a hundred thousand of them: nothing else is done for each
+            raise self._promises(size, f"bytes of {what}", most)
+        return self._bytes(size)
+
     def _count(self, letter: str, what: str, most: int) -> int:
         count = self._one(letter)
         if count > most:
-            raise self._damaged(f"promises {count:,} {what}; at most {most:,} are read")
+            raise self._promises(count, what, most)
         return count
+
+    def _promises(self, count: int, what: str, most: int) -> InputError:
+        return self._damaged(f"promises {count:,} {what}; at most {most:,} are read")
 
     def _one(self, letter: str) -> Any:
         return struct.unpack(f"<{letter}", self._bytes(struct.calcsize(f"<{letter}")))[0]

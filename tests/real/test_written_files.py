@@ -13,8 +13,8 @@ from engine.text.gguf_tokenizer import GgufTokenizer
 from models import smollm2
 
 ROUNDING = {"F16": (2.0**-11, 2.0**-25), "Q8_0": ((0.5 + 127 * 2.0**-11) / 127, 127 * 2.0**-25)}
-"""Of a value, or of the largest in its block, half a step; there the scale is rounded to 16 bits too. And what is lost at
-the lower end of 16 bits."""
+"""Of a value, or of the largest in its block, half a step; there the scale is rounded to 16 bits too. And what is
+lost at the lower end of 16 bits."""
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", pytest.param("F16", marks=pytest.mark.slow)])
