@@ -108,7 +108,7 @@ def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
         for name in ("task", "count", "seed", "budgets", "waits", "harness_arguments"):
             if getattr(options, name) != getattr(defaults, name):
                 raise InputError(f"--{name.replace('_', '-')} is given with {options.grid}; write it into the grid")
-    given = {name: getattr(options, name) for name in ("device", "dtype", "max_num_seqs")}
+    given = {name: getattr(options, name) for name in ("adapter", "device", "dtype", "max_num_seqs")}
     return msgspec.structs.replace(
         what,
         engine=what.engine | {name: value for name, value in given.items() if value is not None},

@@ -19,6 +19,8 @@ class RunOptions:
     task: TaskName = "s1_nano"
     model: str | None = None
     """Checkpoint directory or hub id; also lays itself over a grid's."""
+    adapter: str | None = None
+    """A LoRA adapter's folder, whose changes the weights get while they are loaded."""
     count: int | None = None
     seed: int = 7
     """Which problems are drawn or chosen."""

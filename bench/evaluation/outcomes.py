@@ -8,6 +8,7 @@ from statistics import fmean as mean
 
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
+from bench.evaluation.grid import Grid
 from bench.evaluation.log import read_rows
 from bench.evaluation.methods import Condition
 from bench.evaluation.tasks import Task
@@ -111,6 +112,11 @@ class Results:
     notes: Mapping[str, str]
 
 
+def _called(grid: Grid) -> str:
+    name, adapter = Path(grid.model).name, grid.engine.get("adapter")
+    return name if adapter is None else f"{name} with {'/'.join(Path(adapter).parts[-2:])}"
+
+
 def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") -> Results:
     """Read a run. Raises InputError for a run without samples, and for a model that never leaves thinking."""
     grid, tasks = load_grid(folder), load_tasks(folder)
@@ -135,7 +141,7 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
     )
     if not cells:
         raise InputError(f"{folder}: holds no samples; run the grid first")
-    model = grid.endpoint.model if grid.endpoint is not None else Path(grid.model).name
+    model = grid.endpoint.model if grid.endpoint is not None else _called(grid)
     for cell in cells:
         if not cell.condition.tries and not any(o.left_thinking for o in cell.outcomes):
             raise InputError(

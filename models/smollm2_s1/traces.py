@@ -41,7 +41,7 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 class Arguments:
     """Where the questions are, and how many of them become which file."""
 
-    tokenizer: Path = Path("runs/smollm2_s1/base")
+    tokenizer: Path = Path("runs/SmolLM2-135M-Instruct")
     """Folder of the model that is trained: its tokenizer and chat template."""
     out: Path = Path("runs/smollm2_s1/data")
     """Folder of train.jsonl, heldout.jsonl and counts.json."""

@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from bench import demo, evaluate
@@ -328,6 +330,31 @@ def test_flags_make_a_grid_and_keep_nothing(tmp_path, monkeypatch, capsys):
     assert "| budget 4 |" in told and "| 1x Wait |" in told and "8 problems" in told
     assert [(r.case["budget"], r.case["waits"]) for r in read(tmp_path / "r.jsonl")] == [(4, 0), (8, 0), (1024, 1)]
     assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "s.jsonl", "f.png"}
+
+
+def test_an_adapter_is_part_of_the_model(tmp_path):
+    """What runs is the model with the adapter, and the report says so; a run without it is another run."""
+    adapter = tmp_path / "tuned" / "lora"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    name = "base_model.model.model.layers.0.mlp.down_proj.lora"
+    pair = {f"{name}_A.weight": torch.ones(1, 384), f"{name}_B.weight": torch.ones(128, 1)}
+    save_file(pair, adapter / "adapter_model.safetensors")
+    file = tmp_path / "grid.yaml"
+    file.write_text(f"""
+model: {MODEL}
+tasks: [{{name: s1_nano, count: 4, seed: 3}}]
+methods: [{{method: budget, budgets: [16]}}]
+answer_tokens: 8
+engine: {{device: cpu, dtype: float32, kv_cache_tokens: 32768}}
+""")
+    plain, tuned = tmp_path / "plain", tmp_path / "adapted"
+    assert evaluate.main([str(file), "--out", str(plain)]) == 0
+    assert evaluate.main([str(file), "--adapter", str(adapter), "--out", str(tuned)]) == 0
+    ids = [[row["token_ids"] for row in read_rows(folder)] for folder in (plain, tuned)]
+    assert ids[0] != ids[1]
+    assert "# s1-nano with tuned/lora: accuracy" in (tuned / "report.md").read_text()
+    assert evaluate.main([str(file), "--adapter", str(adapter), "--out", str(plain)]) == 2
 
 
 def test_the_demo_answers_its_questions(capsys):
