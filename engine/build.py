@@ -13,6 +13,7 @@ from engine.model import weights
 from engine.model.adapter import read_adapter
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
+from engine.model.gguf_header import is_gguf
 from engine.model.shard import Shard
 from engine.model.weights import Precision
 from engine.ranks.group import Group
@@ -65,13 +66,18 @@ def context_limit(config: EngineConfig, model: ModelConfig) -> int:
     return length if config.kv_cache_tokens is None else min(length, config.kv_cache_tokens // size * size)
 
 
+def _description(directory: Path) -> Path:
+    """The file that says what the model is."""
+    return directory if is_gguf(directory) else directory / "config.json"
+
+
 def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError for what can be known to be wrong before the weights are read."""
     refuse(*((True, fault) for fault in FAULTS))
     model = ModelConfig.load(directory, config.dtype)
     if model.vocab_size < tokenizer.size:
         raise InputError(
-            f"{directory / 'config.json'}: vocab_size is {model.vocab_size} and the tokenizer has "
+            f"{_description(directory)}: vocab_size is {model.vocab_size} and the tokenizer has "
             f"{tokenizer.size} tokens; give the tokenizer that belongs to these weights"
         )
     model_length(config, model)
@@ -103,7 +109,7 @@ def check_weights(config: EngineConfig, directory: Path, model: ModelConfig) -> 
     wanted, free = model.num_parameters * width, available_bytes()
     if resolve_device(config.device) == "cpu" and wanted > free:
         raise InputError(
-            f"{directory / 'config.json'} describes {wanted / 2**30:,.1f} GiB of weights and {free / 2**30:,.1f} GiB "
+            f"{_description(directory)} describes {wanted / 2**30:,.1f} GiB of weights and {free / 2**30:,.1f} GiB "
             "of this machine are free; give a smaller model, or another device"
         )
 

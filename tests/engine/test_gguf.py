@@ -1,5 +1,6 @@
 """GGUF files: the same model as the folder that they were made of, and one line for those that are none."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -256,6 +257,14 @@ def test_a_tokenizer_beside_the_file_comes_first(llama, tmp_path):
     assert Tokenizer.load(file).eos_token_ids == (3,)
     assert default_params(file, "auto").top_k == 7
     assert fingerprint(file) != alone[1]
+    settings, model = json.loads((llama[0] / "tokenizer.json").read_text()), ModelConfig.load(file)
+    settings["added_tokens"] += [
+        {**settings["added_tokens"][-1], "id": i, "content": f"<{i}>"}
+        for i in range(Tokenizer.load(file).size, model.vocab_size + 1)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"/m\.gguf: vocab_size is \d+ and the tokenizer has"):
+        Engine(file, device="cpu")
 
 
 def test_defaults_inside(llama, tmp_path):
