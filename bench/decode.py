@@ -27,6 +27,7 @@ from bench.command import Loaded, Resumed, check, columns, command
 from bench.peers.worker import Setup, Worker, WorkerFailed
 from engine.config import EngineConfig
 from engine.model.config import ModelConfig
+from engine.model.gguf_header import read_header
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS
 from kernels.gemm_choices import TABLE, table_in_use
@@ -368,8 +369,16 @@ class Run:
             "context": case.context,
             "budget": budget,
             **(self._eight_bits if engine == OURS else {}),
+            **({"gguf": weights_of(self._options.gguf)} if engine == "llamacpp" else {}),
             **({} if table == TABLE else {"products": table.name}),
         }
+
+
+def weights_of(file: Path | None) -> str:
+    """The type of most matrices of a GGUF file, such as Q8_0."""
+    assert file is not None  # Options says so
+    matrices = [tensor for tensor in read_header(file).tensors.values() if len(tensor.shape) == 2]
+    return statistics.mode(tensor.dtype for tensor in matrices)
 
 
 def main(options: Options) -> None:

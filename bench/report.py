@@ -59,6 +59,7 @@ class Row:
 
 _WHOLE = {"quantization": None, "kv_cache_dtype": None, "products": None}
 """Weights and cache in the model's own type, products by the package's table: records name only what differs."""
+_REAL = "SmolLM2-135M-Instruct"
 _WAYS: dict[str | None, tuple[dict[str, str], str]] = {
     None: ({}, ""),
     "tuned": ({"products": GEMM_TABLE}, ", products as measured on this card"),
@@ -78,11 +79,14 @@ def _decode(
     card: str | None = None,
     way: str | None = None,
     budget: int | None = None,
+    gguf: str | None = None,
 ) -> Row:
     different, words = _WAYS[way]
     what = f"decode, batch {batch}, context {context:,}{words}"
     if engine != "s1-engine":
         what += ": against " + {"s1-engine, unquantized": "bf16 weights"}.get(engine, engine)
+    if gguf is not None:
+        different, what = {"gguf": gguf}, f"{what}, {gguf}"
     if budget is not None:
         what += f": budgets of {budget} in half of it, over none"
     case = {"model": model, "engine": engine, "batch": batch, "context": context, "budget": budget}
@@ -170,6 +174,24 @@ ROWS: tuple[Row, ...] = (
     ),
     _decode("CPU, 0.5B", "qwen2.5-0.5b", 1, 128, "the read bandwidth", way="int8"),
     _decode("CPU, 0.5B int8 weights", "qwen2.5-0.5b", 1, 128, "≥ 1.7x", "s1-engine, unquantized"),
+    *(
+        _decode("CPU, SmolLM2 bf16", _REAL, batch, 128, goal, engine, gguf="F16" if engine == "llamacpp" else None)
+        for batch in (1, 8)
+        for engine, goal in (
+            ("s1-engine", "the read bandwidth"),
+            ("vllm", "> 1x"),
+            ("transformers", "> 1x"),
+            ("llamacpp", "> 1x"),
+        )
+    ),
+    *(
+        row
+        for batch in (1, 8)
+        for row in (
+            _decode("CPU, SmolLM2", _REAL, batch, 128, "the read bandwidth", way="int8"),
+            _decode("CPU, SmolLM2 int8 weights", _REAL, batch, 128, "> 1x", "llamacpp", gguf="Q8_0"),
+        )
+    ),
     *(
         Row("CPU", f"from the shell to {what}", "startup", {"start": name}, goal)
         for what, name, goal in (

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.decode import weights_of
 from engine.errors import InputError
 from engine.model.gguf_config import config_values
 from engine.model.gguf_header import read_header
@@ -22,6 +23,7 @@ def test_another_gguf_file(model: Path, tmp_path: Path, kind: str) -> None:
     share, least = ROUNDING[kind]
     written = smollm2.write_gguf(model, kind, tmp_path / "new" / "model.gguf")
     assert GgufTokenizer.load(written) == GgufTokenizer.load(model) and config_values(written) == config_values(model)
+    assert weights_of(written) == kind
     with GgufTensors(model) as before, GgufTensors(written) as after:
         assert read_header(written).tensors.keys() == read_header(model).tensors.keys()
         for name, tensor in read_header(written).tensors.items():
