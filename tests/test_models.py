@@ -1,6 +1,7 @@
 """What is fetched: whole, the right one, once; and one line where it cannot be had."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,17 @@ def test_the_folder_is_the_file(tmp_path: Path):
     assert texts[0].eos_token_ids == texts[1].eos_token_ids
     with pytest.raises(InputError, match="is there already"):
         smollm2.write_folder(file, folder)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path):
+    """Whatever the writer of a file calls it; nothing half is left."""
+    source = write_random_checkpoint(tmp_path / "source", architecture="LlamaForCausalLM", tied=True, kv_heads=2)
+    file = write_gguf(tmp_path / "model.gguf", source, kind="Q8_0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"model cannot be written: .*File too large"):
+            smollm2.write_folder(file, tmp_path / "out" / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [*(tmp_path / "out").iterdir()]
