@@ -74,7 +74,7 @@ def _description(directory: Path) -> Path:
 def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError for what can be known to be wrong before the weights are read."""
     refuse(*((True, fault) for fault in FAULTS))
-    model = ModelConfig.load(directory, config.dtype)
+    model = ModelConfig.load(directory, config.dtype, config.device)
     if model.vocab_size < tokenizer.size:
         raise InputError(
             f"{_description(directory)}: vocab_size is {model.vocab_size} and the tokenizer has "
@@ -101,8 +101,8 @@ def check_config(config: EngineConfig, directory: Path, tokenizer: Tokenizer) ->
 
 
 def check_weights(config: EngineConfig, directory: Path, model: ModelConfig) -> None:
-    """Raises InputError where the weights are not those that config.json describes, by their files' headers alone, or
-    where a CPU's memory cannot hold them: before a process is started and anything is allocated."""
+    """Raises InputError where the weights are not those that config.json describes, by their files' headers alone (an
+    adapter is read), or where a CPU's memory cannot hold them: before a process is started and the model allocated."""
     if config.load_format == "auto":
         weights.check(directory, model, read_adapter(config.adapter))
     width = model.dtype.itemsize if config.quantization == "none" else 1
@@ -152,7 +152,7 @@ def build_core(
 ) -> Core:
     """Load the rank's part of the model and put scheduler, runner and page pool around it; `timeline` gets the laps."""
     timeline = timeline or Timeline()
-    model = ModelConfig.load(directory, config.dtype)
+    model = ModelConfig.load(directory, config.dtype, config.device)
     length = model_length(config, model)
     if config.one_shot_all_reduce:
         group.use_one_shot(model.dtype)

@@ -16,7 +16,7 @@ class EngineConfig:
     """How to load and run one model. Sizes are in tokens unless they say otherwise."""
 
     model: str = "models/s1-nano"
-    """Checkpoint directory in the Hugging Face layout, or a hub id."""
+    """Checkpoint directory in the Hugging Face layout, a hub id, or a GGUF file."""
     adapter: str | None = None
     """Directory of a LoRA in PEFT's format, which is added to the weights while they are loaded."""
     device: str = "auto"

@@ -70,7 +70,7 @@ class Engine:
         self._submitted, self._closing, self._dead = 0, False, False
         # Whatever needs no weights is refused before a process is started.
         check_config(self.config, directory, self.tokenizer)
-        self._model = ModelConfig.load(directory, self.config.dtype)
+        self._model = ModelConfig.load(directory, self.config.dtype, self.config.device)
         check_weights(self.config, directory, self._model)
         self.default_params = default_params(directory, self.config.generation_config)
         """What a request without parameters gets."""

@@ -57,7 +57,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     """Everything, as plain values. Raises InputError for a configuration that the engine would refuse."""
     directory = resolve(config.model)
     check_config(config, directory, Tokenizer.load(directory))
-    model = ModelConfig.load(directory, config.dtype)
+    model = ModelConfig.load(directory, config.dtype, config.device)
     device, ranks = torch.device(resolve_device(config.device)), config.tensor_parallel_size
     room = fit(config, model, device, ranks)
     limits = predicted(config, model, device, ranks)

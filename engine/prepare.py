@@ -3,6 +3,7 @@
 Needs the tokenizer and the limits, not the weights, so a whole input file can be checked before a model is loaded.
 """
 
+import threading
 from array import array
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
@@ -48,24 +49,26 @@ class Preparer:
         self._most = {"n": ("max_samples", max_samples), "logprobs": ("max_logprobs", max_logprobs)}
         self._default = thinking_format
         self._encoded = lru_cache(_FORMATS_KEPT)(partial(encoded_format, tokenizer=tokenizer))
-        self._spelled: set[TextDelimiters] = set()
+        self._spelled, self._lock = set[TextDelimiters](), threading.Lock()
         self._told = False
         """Whether it was said that a last message is continued."""
-        self.format(None)
+        self._keep(self.format(None).text)
 
     def format(self, spec: str | Mapping[str, Any] | None) -> ThinkingFormat:
         """The format that `spec` names in this tokenizer's ids; None is the engine's own."""
         spec = self._default if spec is None else spec
-        format = self._encoded(format_strings(spec, self.tokenizer))
-        if format.text is not None and format.text not in self._spelled:
-            if len(self._spelled) >= _MOST_SPELLED:
+        return self._encoded(format_strings(spec, self.tokenizer))
+
+    def _keep(self, text: TextDelimiters | None) -> None:
+        """Room for delimiters of plain text, of requests that are not refused for something else."""
+        with self._lock:
+            if text is not None and text not in self._spelled and len(self._spelled) >= _MOST_SPELLED:
                 raise InputError(
-                    f"thinking_format with delimiters {shown([format.text.opener, *format.text.triggers])} of plain "
-                    f"text is one more than the {_MOST_SPELLED} an engine keeps; use those of earlier requests, or "
-                    "start the engine anew"
+                    f"thinking_format with delimiters {shown([text.opener, *text.triggers])} of plain text is one more "
+                    f"than the {_MOST_SPELLED} an engine keeps; use those of earlier requests, or start the engine anew"
                 )
-            self._spelled.add(format.text)
-        return format
+            if text is not None:
+                self._spelled.add(text)
 
     def prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         """Render, append the opener, check. Raises InputError naming the field."""
@@ -86,6 +89,7 @@ class Preparer:
         for name in ("stop_token_ids", "banned_token_ids", "allowed_token_ids", "logit_bias"):
             self._check_ids(name, tuple(getattr(params, name) or ()))
         plan = make_plan(params, format, ids, self.context, self.tokenizer, self.tokenizer.eos_token_ids)
+        self._keep(format.text)
         return Prepared(array("i", ids), params, plan)
 
     def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat, continues: bool | None) -> list[int]:

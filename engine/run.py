@@ -37,7 +37,7 @@ def run(job: Job, timeline: Timeline) -> int:
     resolve_device(config.device)
     tokenizer = Tokenizer.load(job.directory)
     timeline.lap("tokenizer")
-    context = context_limit(config, ModelConfig.load(job.directory, config.dtype))
+    context = context_limit(config, ModelConfig.load(job.directory, config.dtype, config.device))
     prepared = _prepare(lines, config, tokenizer, context)
     timeline.lap("requests")
     results = None if arguments.output is None else ResultsFile(arguments.output)

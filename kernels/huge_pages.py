@@ -8,6 +8,7 @@ than its neighbours has a mapping of its own.
 
 import math
 import mmap
+import threading
 
 import torch
 
@@ -38,6 +39,8 @@ class _Chunk:
 
 
 _chunk: _Chunk | None = None
+_lock = threading.Lock()
+"""Around what is cut from `_chunk`: engines are made in any thread."""
 
 
 def empty(
@@ -54,9 +57,10 @@ def empty(
     if brief or size > _CHUNK // 4:
         found = _Chunk(size).cut(size)
     else:
-        found = _chunk.cut(size) if _chunk else None
-        if found is None:
-            _chunk = _Chunk(_CHUNK)
-            found = _chunk.cut(size)
+        with _lock:
+            found = _chunk.cut(size) if _chunk else None
+            if found is None:
+                _chunk = _Chunk(_CHUNK)
+                found = _chunk.cut(size)
     assert found is not None
     return found.view(dtype).view(shape)

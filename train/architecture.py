@@ -48,8 +48,8 @@ class Architecture(ModelConfig):
         return (4.0 if frozen else 6.0) * self.matmul_parameters * sum(lengths) + self.attention_flops(lengths)
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: str = "auto") -> "Architecture":
-        """Reads config.json (or the one in a directory). Raises InputError for what is not implemented."""
+    def load(cls, directory: str | Path, dtype: str = "auto", device: str = "auto") -> "Architecture":
+        """Reads config.json (or the one in a directory), which names a dtype: `device` does not matter. Raises InputError for what is not implemented."""
         path = Path(directory) / "config.json" if Path(directory).is_dir() else Path(directory)
         values = read_object(path)
         spread = 0.02 if values.get("initializer_range") is None else values["initializer_range"]

@@ -16,6 +16,7 @@ import torch
 
 from engine.build import available_bytes
 from engine.errors import InputError, tell
+from engine.model.checkpoint import read_tensors
 from engine.one_writer import sole_writer
 from train.architecture import Architecture
 from train.checkpoint import Checkpoints
@@ -274,6 +275,9 @@ class Trainer:
         asked = self.config.checkpoint.export_dtype
         if asked == "float32" or self.config.model.path is None:  # nothing was there before the run
             return DTYPES["bfloat16" if asked == "auto" else asked], ""
+        stored = {tensor.dtype for tensor in read_tensors(self.config_file.parent).values() if len(tensor.shape) == 2}
+        if asked == "auto" and "F32" in stored:  # rounding would take more than what was learned
+            return torch.float32, " in float32, which the weights before the run are in"
         kept = kept_by_rounding(self.model, self.config_file.parent, torch.bfloat16)
         said = f"bfloat16 keeps {kept:.1%} of what was learned"
         if asked == "auto" and kept < KEPT:

@@ -113,6 +113,7 @@ def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
         what,
         engine=what.engine | {name: value for name, value in given.items() if value is not None},
         model=options.model or what.model,
+        thinking_format=options.thinking_format or what.thinking_format,
         reuse=what.reuse and not options.independent,
     )
 

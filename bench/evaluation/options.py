@@ -18,7 +18,7 @@ class RunOptions:
     """YAML file; without it the flags below make the grid."""
     task: TaskName = "s1_nano"
     model: str | None = None
-    """Checkpoint directory or hub id; also lays itself over a grid's."""
+    """Checkpoint directory, hub id or GGUF file; also lays itself over a grid's."""
     adapter: str | None = None
     """A LoRA adapter's folder, whose changes the weights get while they are loaded."""
     count: int | None = None
@@ -30,6 +30,8 @@ class RunOptions:
     """Numbers of "Wait"s to run; None: the task's."""
     harness_arguments: tuple[str, ...] = ()
     """Conditions in the original harness's words, "max_tokens_thinking=auto,thinking_n_ignore=2,..."."""
+    thinking_format: str | None = None
+    """Where `auto` finds none in the checkpoint, or the adapter has another."""
     device: str | None = None
     dtype: str | None = None
     max_num_seqs: int | None = None

@@ -46,6 +46,9 @@ class Adapter:
         """Reads adapter_config.json and adapter_model.safetensors. Raises InputError naming file and field."""
         directory = Path(directory)
         config, file = (directory / name for name in ADAPTER_FILES)
+        for needed in (config, file):
+            if not needed.exists():
+                raise InputError(f"{needed} is missing; give the folder of a LoRA adapter in PEFT's format")
         rank, scale = _scale(read_object(config), str(config))
         safetensors_header(file)
         try:

@@ -62,14 +62,14 @@ class ModelConfig:
     dtype: torch.dtype
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: str = "auto") -> "ModelConfig":
+    def load(cls, directory: str | Path, dtype: str = "auto", device: str = "auto") -> "ModelConfig":
         """Reads `directory`/config.json, or the metadata of the GGUF file that it is; `dtype` other than `auto`
-        replaces the checkpoint's.
+        replaces the checkpoint's. A GGUF file has none: it is what suits `device`, as EngineConfig has it.
 
         Raises InputError naming the file and the field where it is missing, malformed or not supported.
         """
         if is_gguf(Path(directory)):
-            return cls.parse(config_values(Path(directory)), str(directory), dtype)
+            return cls.parse(config_values(Path(directory), device), str(directory), dtype)
         path = Path(directory) / "config.json"
         return cls.parse(read_object(path), str(path), dtype)
 

@@ -48,9 +48,9 @@ _SCALING = (
 )
 
 
-def config_values(path: Path) -> dict[str, Any]:
-    """What config.json would say. The dtype is the widest that this machine computes without loss of speed: float32
-    on a processor without bfloat16 instructions, elsewhere bfloat16.
+def config_values(path: Path, device: str = "auto") -> dict[str, Any]:
+    """What config.json would say. The dtype is the widest that `device` (as in EngineConfig) computes without loss of
+    speed: float32 on a processor without bfloat16 instructions and on a card that imitates them, elsewhere bfloat16.
 
     Raises InputError, naming the file and the key, for what is missing, and for what the decoder does not have.
     """
@@ -61,7 +61,7 @@ def config_values(path: Path) -> dict[str, Any]:
         "model_type": architecture,
         "hidden_act": "silu",
         "attention_bias": architecture == "qwen2",
-        "dtype": "bfloat16" if _has_bfloat16() else "float32",
+        "dtype": "bfloat16" if _has_bfloat16(device) else "float32",
         "tie_word_embeddings": "lm_head.weight" not in header.tensors,
     }
     for name, value in _read(path, values, architecture, _KEYS).items():
@@ -145,12 +145,17 @@ def _scaling(path: Path, header: Header, architecture: str, config: Mapping[str,
         if kind != "none":
             raise InputError(f"{path} has RoPE scaling {kind} and the tensor {FREQUENCIES}; only one can be in use")
         return {"rope_scaling": _llama3(path, header.tensors[FREQUENCIES], config)}
+    more = header.values.get(f"{architecture}.rope.scaling.attn_factor", 1.0)
+    if not is_number(more, 1e-6, 1e6) or (kind != "yarn" and more != 1.0):
+        raise InputError(
+            f"{path}: {architecture}.rope.scaling.attn_factor is {shown(more)} with scaling {kind}; a number "
+            "is read, and with yarn alone another than 1: give the safetensors model"
+        )
     if kind == "none":
         return {}
     section = _read(path, header.values, architecture, _SCALING[:1] if kind == "linear" else _SCALING)
-    more = header.values.get(f"{architecture}.rope.scaling.attn_factor", 1.0)
     factor = section["factor"]
-    if kind == "yarn" and more != 1.0 and is_number(more, 1e-6, 1e6) and is_number(factor, 1, 1e6):
+    if more != 1.0 and is_number(factor, 1, 1e6):
         # there it multiplies what YaRN makes of the factor, here it stands in its stead
         section["attention_factor"] = more * (1 + 0.1 * float(np.log(factor)))
     return {"rope_scaling": {"rope_type": kind, **section}}
@@ -175,6 +180,8 @@ def _llama3(path: Path, tensor: GgufTensor, config: Mapping[str, Any]) -> dict[s
     raise InputError(f"{path}: {FREQUENCIES} is not Llama 3's; {way}")
 
 
-def _has_bfloat16() -> bool:
-    """Whether the device that is there computes in bfloat16 as fast as it loads it."""
-    return torch.cuda.is_available() or (native.LOADED and "bf16" in native.LEVEL)
+def _has_bfloat16(device: str) -> bool:
+    """Whether the device computes in bfloat16 as fast as it loads it."""
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return native.LOADED and "bf16" in native.LEVEL

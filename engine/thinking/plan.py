@@ -287,7 +287,7 @@ def make_plan(
         for name in _THINKING_FIELDS:
             if getattr(params, name) != getattr(SamplingParams, name):
                 raise InputError(
-                    f"{name} is set and the thinking format is none; leave it out or choose a thinking_format"
+                    f"{name} is set and the thinking format is none; leave it out, or choose a thinking_format like s1"
                 )
     extension = tuple(tokenizer.encode(params.thinking_extension_str, specials=True))
     end_str = params.thinking_end_str

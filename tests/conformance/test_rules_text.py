@@ -247,6 +247,9 @@ def test_requests_bring_delimiters_of_their_own_up_to_a_number(labs):
     """Each takes a table of the vocabulary: a request beside others of another format, and no ninth set."""
     lab = labs({**STORY, "^": ["a"]}, CHECKPOINT, thinking_format="none")
     for i in range(8):
+        own = {"opener": f"<{i}>", "end": "</think>", "budget_end": "</think>\n", "triggers": ["</think>"]}
+        with pytest.raises(InputError, match="closing the thinking takes"):  # what is refused keeps none
+            lab.engine.submit(lab.ids(f"<{i}>\n"), SamplingParams(thinking_format=own, max_tokens=1))
         own = {"opener": f"[{i}]", "end": "</think>", "budget_end": "</think>\n", "triggers": ["</think>"]}
         outputs = lab.engine.generate(
             [lab.ids(f"[{i}]>\n"), lab.ids("A")], [SamplingParams(thinking_format=own), SamplingParams()]

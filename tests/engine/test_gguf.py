@@ -90,6 +90,11 @@ def test_dtype_auto_is_what_the_processor_computes(llama, monkeypatch):
         monkeypatch.setattr(library, "LOADED", True)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         assert ModelConfig.load(llama[1]).dtype is dtype
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        assert ModelConfig.load(llama[1], device="cpu").dtype is dtype, "a card that is not asked for"
+        for supported, on_card in ((False, torch.float32), (True, torch.bfloat16)):
+            monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, s=supported: s)
+            assert ModelConfig.load(llama[1]).dtype is ModelConfig.load(llama[1], device="cuda:0").dtype is on_card
 
 
 def test_llama3s_scaling_is_told_by_its_frequencies(tmp_path):
@@ -118,7 +123,8 @@ def test_llama3s_scaling_is_told_by_its_frequencies(tmp_path):
 )
 def test_scaling_in_the_metadata(kind, expected, tmp_path):
     folder = write_random_checkpoint(tmp_path / "hf", **SHAPE)
-    keys = {"type": kind, "factor": 4.0, "original_context_length": 128, "attn_factor": 1.5}
+    keys = {"type": kind, "factor": 4.0, "original_context_length": 128}
+    keys["attn_factor"] = 1.5 if kind == "yarn" else 1.0
     file = write_gguf(tmp_path / "a.gguf", folder, more={f"qwen2.rope.scaling.{k}": v for k, v in keys.items()})
     rope = ModelConfig.load(file).rope
     assert (rope.kind, rope.factor) == (kind, 4.0)
@@ -307,6 +313,8 @@ def test_the_fingerprint_covers_the_file(llama, tmp_path):
         ({"llama.attention.sliding_window": 64}, "sliding_window is 64; only full attention"),
         ({"llama.attention.value_length": 8}, "keys and values differ in width"),
         ({"llama.rope.dimension_count": 8}, "only whole heads are rotated"),
+        ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor is 1.5 with scaling none"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": "much"}, "attn_factor is 'much'"),
         ({"llama.rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
         ({"llama.attention.head_count_kv": [2, 4]}, "num_key_value_heads is [2, 4]"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama'; only 'gpt2'"),

@@ -1,5 +1,8 @@
 """Memory that is cut from large mappings: tensors of their own, given back with the last of a mapping."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,16 @@ def test_memory_goes_back_with_the_last_tensor(mib: int):
     assert resident() - before > 120
     tensors.clear()
     assert resident() - before < 40
+
+
+def test_threads_never_share_a_byte():
+    """Engines are made in any thread."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = [*pool.map(lambda _: huge_pages.empty((1000,), torch.uint8), range(4000))]
+    finally:
+        sys.setswitchinterval(before)
+    places = sorted(tensor.data_ptr() for tensor in found)
+    assert all(there - here >= 1000 for here, there in pairwise(places))

@@ -41,6 +41,14 @@ def test_an_export_keeps_what_was_learned(
     assert kept == pytest.approx(learned, abs=float(off) if dtype == "float32" else 0.1 * abs(learned))
 
 
+def test_a_base_in_float32_stays_in_it(tmp_path: Path) -> None:
+    """Rounding it would change it by more than the run has, and as often up as down: the shares would say nothing."""
+    base, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    run = trainer(write_config(tmp_path / "run.yaml", base, data))
+    assert run.export_dtype()[0] is torch.float32
+    assert {tensor.dtype for tensor in load_file(next(base.glob("*.safetensors"))).values()} == {torch.float32}
+
+
 def test_rounding_takes_a_short_tune_back(tmp_path: Path) -> None:
     """A share of what was learned, which is what is seen in the file: weights in bfloat16 that have not moved."""
     base = write_model(tmp_path / "model", dtype=torch.bfloat16)
