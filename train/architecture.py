@@ -49,7 +49,8 @@ class Architecture(ModelConfig):
 
     @classmethod
     def load(cls, directory: str | Path, dtype: str = "auto", device: str = "auto") -> "Architecture":
-        """Reads config.json (or the one in a directory), which names a dtype: `device` does not matter. Raises InputError for what is not implemented."""
+        """Reads config.json (or the one in a directory); it names a dtype, and `device` decides nothing. Raises
+        InputError for what is not implemented."""
         path = Path(directory) / "config.json" if Path(directory).is_dir() else Path(directory)
         values = read_object(path)
         spread = 0.02 if values.get("initializer_range") is None else values["initializer_range"]
