@@ -150,6 +150,9 @@ def _panel(axes: Axes, panel: Panel) -> None:
     if found:
         low, high = min(found) / 1.2, max(found) * 1.25
         ticks = _ticks(low, high)
+        if any(x == 0 for curve in panel.curves for x in curve.tokens):  # no thinking at all: left of the powers of two
+            axes.set_xscale("symlog", base=2, linthresh=min(found), linscale=0.7)
+            low, ticks = -0.15 * min(found), [0, *ticks]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xlim(low, high)
     else:  # the axis's own numbers would be formulas
@@ -180,7 +183,7 @@ def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float
     spots: list[list[int]] = []
     for i in points if curve.labels else ():
         last = spots[-1][-1] if spots else i
-        near = curve.tokens[i] < 1.04 * curve.tokens[last] and abs(curve.accuracy[i] - curve.accuracy[last]) < 0.02
+        near = curve.tokens[i] < 1.1 * curve.tokens[last] and abs(curve.accuracy[i] - curve.accuracy[last]) < 0.02
         if spots and near:
             spots[-1].append(i)
         else:

@@ -3,10 +3,12 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from scipy.stats import binomtest
 
@@ -171,6 +173,15 @@ def test_figures_show_the_report_and_are_made_alike(folder, tmp_path):
 def test_points_on_one_spot_share_a_label():
     curve = plot.Curve("x", [10, 50, 51, 52, 90], [0.1, 0.5, 0.5, 0.5, 0.9], labels=["a", "b", "c", "d", "e"])
     assert [label for label, *_ in plot._labels(curve, range(5))] == ["a", "b-d", "e"]
+
+
+def test_a_point_without_thinking_is_inside_the_figure():
+    """The axis counts doublings, and 0 has its place left of them."""
+    axes = Figure().subplots()
+    plot._panel(axes, plot.Panel("tokens", [plot.Curve("x", [0, 16, 64], [0.1, 0.2, 0.4])]))
+    inside = axes.transAxes.inverted().transform(axes.transData.transform([(x, 20) for x in (0, 16, 64)]))[:, 0]
+    assert all(0 < here < there < 1 for here, there in pairwise(inside))
+    assert [int(tick) for tick in axes.get_xticks()][:2] == [0, 16]
 
 
 class Page(HTMLParser):
