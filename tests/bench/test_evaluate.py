@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from bench import demo, evaluate
 from bench.evaluation import accuracy as report
-from bench.evaluation import browse, grade, grid, methods, outcomes, plot, run, tables
+from bench.evaluation import browse, compare, grade, grid, methods, outcomes, plot, run, tables
 from bench.evaluation.log import read_rows
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
@@ -253,6 +253,10 @@ def test_an_unfinished_run_is_reported_as_such(folder, tmp_path, capsys):
     assert re.search(r"Incomplete: \d+ samples", capsys.readouterr().out)
     assert evaluate.main(["status", str(tmp_path)]) == 0
     assert "left at that rate" in capsys.readouterr().out
+    # Beside the whole run, on the problems that both have: the same samples, so the same accuracy.
+    (row,) = (line.split(" | ") for line in compare.text(folder, tmp_path).splitlines() if "rejection" in line)
+    before, after = row[3].split(" to ")
+    assert before == after and int(row[2]) < 24
 
 
 def test_intervals_keep_their_width_where_every_problem_came_out_alike():
