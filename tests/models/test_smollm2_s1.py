@@ -144,7 +144,7 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
 
 def test_recipe_and_grid_load():
     config, wanted = load_config(RECIPE / "train.yaml"), grid.load(RECIPE / "evaluation.yaml")
-    assert wanted.model == f"{config.run}/export" and config.data.max_tokens == Arguments().max_tokens
+    assert wanted.model == config.model.path and config.data.max_tokens == Arguments().max_tokens
     assert config.model.path == str(Arguments().tokenizer)
     assert config.data.train == (str(Arguments().out / "train.jsonl"),)
     labels = [condition.label for condition in wanted.conditions()]
