@@ -67,8 +67,8 @@ class Machine:
         """`peers` are versions of engines that run in other processes."""
         module = sys.modules["__main__"].__spec__
         program = f"python -m {module.name}" if module is not None else Path(sys.argv[0]).name
-        # an absolute path by its last part: a record is read elsewhere
-        words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+        # an absolute path, that of NAME=PATH too, by its last part: a record is read elsewhere
+        words = [re.sub(r"(^|=)/.*", lambda found: found[1] + Path(found[0]).name, word) for word in sys.argv[1:]]
         return cls(
             command=" ".join([program, *words]),
             commit=commit(),

@@ -267,8 +267,9 @@ def _cell(row: Row, of: Mapping[str, Any]) -> str:
             return f"**{of['us']:.3g} us**, {_short(of['GBps'])} GB/s, {of['share']:.0%} of the bandwidth"
         case "startup":
             seconds = "end_s" if row.case["start"] == "--help" else "first_s"
-            before = f" ({of[f'before_{seconds}']:.2g} s, {of['before_peak_MB']:,.0f} MB before)"
-            return f"**{of[seconds]:.2g} s**, {of['peak_MB']:,.0f} MB{before}"
+            before = of.get(f"before_{seconds}")  # where another checkout was started in turn
+            then = "" if before is None else f" ({before:.2g} s, {of['before_peak_MB']:,.0f} MB before)"
+            return f"**{of[seconds]:.2g} s**, {of['peak_MB']:,.0f} MB{then}"
         case "train":
             share = f"{of['share_of_matmul']:.0%} of the matmul rate"
             return f"**{of['tokens_per_second']:,.0f} tok/s**, {_short(of['step_ms'])} ms per step, {share}"

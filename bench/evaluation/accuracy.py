@@ -106,6 +106,8 @@ def change(before: Cell, after: Cell) -> dict[str, Any]:
     return {
         "of": before.condition.label,
         "problems": len(both),
+        "before": mean([old[p] for p in both]),
+        "after": mean([new[p] for p in both]),
         **_paired(differences),
         "p_change": permutation_test(differences),
         "p_fell": sign_test(*discordant([old[p] == 1 for p in both], [new[p] == 1 for p in both])) if sure else None,

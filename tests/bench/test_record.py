@@ -47,9 +47,9 @@ def test_a_torn_line_is_named(tmp_path):
 
 
 def test_the_machine_tells_versions_and_hides_paths(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["x", "--output", "/some/where/file.jsonl"])
+    monkeypatch.setattr("sys.argv", ["x", "--output", "/some/where/file.jsonl", "--model", "one=/some/where/a b"])
     machine = Machine.read(torch.device("cpu"), {"peer": "1.0"})
-    assert machine.command.endswith("--output file.jsonl") and machine.versions["peer"] == "1.0"
+    assert machine.command.endswith("--output file.jsonl --model one=a b") and machine.versions["peer"] == "1.0"
     assert torch.__version__.startswith(machine.versions["torch"])
 
 
