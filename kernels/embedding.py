@@ -50,8 +50,8 @@ def embedding_triton(ids: torch.Tensor, weight: torch.Tensor, vocab_start: int =
 def embedding(ids: torch.Tensor, weight: torch.Tensor | LinearWeight, vocab_start: int = 0) -> torch.Tensor:
     """ids [N] int64, weight [V, H] = rows vocab_start .. vocab_start + V - 1 -> [N, H]; zeros for ids elsewhere.
 
-    Where the head is the same matrix and has been packed, that: a row is read from its panel, a cache line for every
-    one or two columns, which is nothing beside the products of the step, and the matrix is held once.
+    Where the head is the same matrix and has been packed, that: the matrix is held once, and a row is read from its
+    panel, a cache line for every one or two columns, where each product of a step reads a whole matrix.
     """
     if isinstance(weight, LinearWeight):
         return native.embedding_of_panels(ids, weight, vocab_start)
