@@ -1,8 +1,10 @@
 """`python -m bench.startup`: from the shell to `--help` and to the first token, and the most memory it takes.
 
 Every start is a process of its own, as a shell would start it; the files that it reads are in the system's cache after
-the first, which is not counted. A figure is the median over the rounds. `torch` alone is started beside them: what no
-command that computes can be below. With `--beside`, another checkout of this repository is started in turn.
+the first, which is not counted, and so is the modules' bytecode, which is kept even where the caller's environment says
+that none is (`PYTHONDONTWRITEBYTECODE` compiles torch's sources at every start: 1.5 s more). A figure is the median
+over the rounds. `torch` alone is started beside them: what no command that computes can be below. With `--beside`,
+another checkout of this repository is started in turn.
 """
 
 import json
@@ -83,7 +85,7 @@ def start(words: Sequence[str], **environment: str) -> Start:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | environment,
     )
     code, said, *figures = json.loads(told.stdout)
     if code:
