@@ -6,13 +6,16 @@ evicts the longest-idle page after that. A sequence gives its pages back in `Sch
 
 Prefix cache: a full page is known by (uid of the page before it, its tokens). A uid is given once and never again, so
 equal keys mean equal prefixes by induction; the dictionary compares the tokens themselves, so a hash collision cannot
-serve another prompt's keys and values.
+serve another prompt's keys and values. A page that is not full is known by the tokens it has: nobody shares it, but who
+goes on from any of its tokens copies it (`closest`), and computes none of them again.
 """
 
 from array import array
+from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain, takewhile
+from operator import eq
 
 from engine.errors import EngineDead
 
@@ -33,6 +36,8 @@ class PagePool:
         self._page_of: dict[tuple[int, bytes], int] = {}
         self._key_of: dict[int, tuple[int, bytes]] = {}
         self._uid_of: dict[int, int] = {}
+        self._behind: dict[int, list[tuple[bytes, int]]] = {}
+        """(tokens, page) of the known pages behind each uid, in order of the tokens' bytes"""
         self._next_uid = ROOT + 1
 
     @property
@@ -95,8 +100,23 @@ class PagePool:
             uid = self._uid_of[page]
         return pages, uid
 
+    def closest(self, tokens: array, uid: int, unwritten: Container[int] = ()) -> tuple[int, int]:
+        """(the known page behind `uid` that has most of the first `tokens`, at most a page of them, and how many it
+        has); (0, 0): none has any. Pages of `unwritten` are passed over. Of all known pages the one that shares the
+        most is next to `tokens` in their order."""
+        nearest = (0, 0)
+        known = self._behind.get(uid)
+        if known:
+            wanted = tokens.tobytes()
+            at = bisect_left(known, (wanted, 0))
+            for content, page in known[max(0, at - 1) : at + 1]:
+                if page not in unwritten:
+                    equal = sum(takewhile(bool, map(eq, content, wanted))) // tokens.itemsize
+                    nearest = max(nearest, (page, equal), key=lambda found: found[1])
+        return nearest
+
     def publish(self, page: int, parent: int, tokens: array) -> int:
-        """Make a full page findable. Returns the uid to publish the next one under.
+        """Make a page findable, full or not. Returns the uid to publish the next one under.
 
         Where another page already has this content, that one stays the known one.
         """
@@ -109,6 +129,7 @@ class PagePool:
             self._key_of[page] = key
             self._uid_of[page] = self._next_uid
             self._next_uid += 1
+            insort(self._behind.setdefault(parent, []), (key[1], page))
         return self._uid_of[known]
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
@@ -126,11 +147,20 @@ class PagePool:
                     f"page {page} has {self._references[page]} references, the block tables {counted[page]}; "
                     f"blank {page in blank}, idle {page in idle}"
                 )
-        if len(blank) != len(self._blank) or any(self._page_of[self._key_of[p]] != p for p in self._key_of):
+        behind = sorted((parent, *known) for parent, pages in self._behind.items() for known in pages)
+        if (
+            len(blank) != len(self._blank)
+            or any(self._page_of[self._key_of[p]] != p for p in self._key_of)
+            or behind != sorted((*key, page) for key, page in self._page_of.items())
+        ):
             raise EngineDead("the page pool lists a page twice or knows one by two contents")
 
     def _evict(self) -> int:
         page, _ = self._idle.popitem(last=False)
-        del self._page_of[self._key_of.pop(page)]
-        del self._uid_of[page]
+        parent, content = key = self._key_of.pop(page)
+        del self._page_of[key], self._uid_of[page]
+        behind = self._behind[parent]
+        del behind[bisect_left(behind, (content, page))]
+        if not behind:
+            del self._behind[parent]
         return page

@@ -36,7 +36,8 @@ class Step:
     admitted: list[Sequence] = field(default_factory=list)
     """Sequences that got a slot: their tables must be written."""
     copies: list[tuple[int, int]] = field(default_factory=list)
-    """(from page, to page), before the forward pass: what forks of the step before write on."""
+    """(from page, to page), before the forward pass: what forks of the step before write on, and what sequences that
+    got a slot find of a page."""
     grown: list[Sequence] = field(default_factory=list)
     """Decoding sequences that got pages since the last step."""
     longest: int = 0
@@ -80,6 +81,8 @@ class Scheduler:
         self._blocked: tuple[Sequence, int] | None = None
         self._copies: list[tuple[int, int]] = []
         self._grown: list[Sequence] = []
+        self._unwritten: set[int] = set()
+        """Pages that can be found, whose keys and values the step in the making computes: not to be copied before it."""
         self._arrivals = 0
 
     @property
@@ -111,6 +114,7 @@ class Scheduler:
         (`drained` says there are none), since a preempted sequence needs all its tokens on the host.
         """
         step = Step(copies=self._copies)
+        self._unwritten.clear()
         decodes, filling, size, longest, keys = step.decodes, [], self.pool.page_size, 0, 0
         for sequence in list(self.running.values()):
             if not sequence.decoding:
@@ -137,7 +141,7 @@ class Scheduler:
         for sequence in filling:
             if budget > 0:
                 budget -= self._chunk(sequence, budget, step)
-        while budget > 0 and not step.preempted and (admitted := self._admit()) is not None:
+        while budget > 0 and not step.preempted and (admitted := self._admit(step)) is not None:
             step.admitted.append(admitted)
             budget -= self._chunk(admitted, budget, step)
         for sequence in decodes:
@@ -196,14 +200,21 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
+        self._publish(sequence)
+        start, size = sequence.published * self.pool.page_size, self.pool.page_size
+        known = min(sequence.computed, len(sequence.tokens) - sequence.held)
+        pending = {target for _, target in self._copies}  # an aborted fork's page, which nothing is in yet
+        if start < known and sequence.pages[start // size] not in pending:
+            self.pool.publish(sequence.pages[start // size], sequence.chain, sequence.tokens[start:known])
         self.pool.release(sequence.pages)
         sequence.pages = []
         heapq.heappush(self._slots, sequence.slot)
         sequence.slot = -1
         del self.running[sequence.key]
 
-    def _admit(self) -> Sequence | None:
-        """The oldest waiting sequence, if there is a slot, and pages for the tokens it has now."""
+    def _admit(self, step: Step) -> Sequence | None:
+        """The oldest waiting sequence, if there is a slot, and pages for the tokens it has now. It shares the pages that
+        are known, and gets a copy of the one that has most of what follows them."""
         while self.waiting and self.waiting[0].finished:
             self.waiting.popleft()
         if not self.waiting or not self._slots:
@@ -219,6 +230,9 @@ class Scheduler:
         found, chain = self.pool.find(sequence.tokens)
         need = self.pool.pages_for(len(sequence.tokens)) - len(found)
         self.pool.share(found)
+        begun = len(found) * self.pool.page_size
+        rest = sequence.tokens[begun : min(begun + self.pool.page_size, len(sequence.tokens) - 1)]
+        source, copied = self.pool.closest(rest, chain, self._unwritten)
         # One page beyond for each running sequence that may grow: without it a preempted one comes back only to be
         # preempted again.
         growing = sum(len(s.pages) < self.pool.pages_for(s.limit) for s in self.running.values())
@@ -228,8 +242,10 @@ class Scheduler:
             self._blocked = (sequence, self.pool.available)
             return None
         self.waiting.popleft()
+        if copied:  # read before any page is written, also where the source is one of `pages`
+            step.copies.append((source, pages[0]))
         sequence.pages = found + pages
-        sequence.computed = len(found) * self.pool.page_size
+        sequence.computed = begun + copied
         sequence.published, sequence.chain = len(found), chain
         self.counters.prefix_hit_tokens += sequence.computed
         if sequence.saved_state is None:
@@ -246,10 +262,11 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, budget: int, step: Step) -> int:
         """Schedule up to `budget` of the sequence's missing tokens; returns how many."""
-        start = sequence.computed
+        start, known = sequence.computed, sequence.published
         count = min(budget, len(sequence.tokens) - start)
         sequence.computed += count
         self._publish(sequence)
+        self._unwritten.update(sequence.pages[known : sequence.published])
         samples: tuple[Sequence, ...] = ()
         if sequence.computed == len(sequence.tokens):
             samples = (sequence, *self._fork(sequence, step))

@@ -2,6 +2,7 @@
 
 import random
 from array import array
+from os.path import commonprefix
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,6 +36,10 @@ class Traffic(RuleBasedStateMachine):
         self.lag, self.flying = int(overlap), []
         self.samples: dict[int, list[Sequence]] = {}
         self.number, self.chance = 0, random.Random(0)
+        self.truth: dict[tuple[int, int], list[int]] = {}
+        """all tokens of a sequence, those of steps in flight included"""
+        self.cache = [[()] * PAGE_SIZE for _ in range(PAGES + 1)]
+        """what the keys and values of each place were computed of: all tokens up to there"""
 
     @rule(
         prompt=st.lists(st.integers(3, 5), min_size=1, max_size=30), max_tokens=st.integers(1, 60), n=st.integers(1, 4)
@@ -70,7 +75,11 @@ class Traffic(RuleBasedStateMachine):
         assert len(step.decodes) <= SLOTS
         if step.tokens:
             self.check_step(step)
-            self.flying.append(step.rows)
+            self.compute(step)
+            drawn = [(sequence, self.chance.randrange(3, 6)) for sequence in step.rows]
+            for sequence, token in drawn:
+                self.truth.setdefault(sequence.key, list(sequence.tokens)).append(token)
+            self.flying.append(drawn)
         self.read(self.lag if step.tokens else 0)
 
     def check_step(self, step: Step) -> None:
@@ -82,12 +91,27 @@ class Traffic(RuleBasedStateMachine):
         assert len(set(places)) == len(places) and all(page > 0 for page, _ in places)
         assert not {page for page, _ in places} & {target for _, target in self.scheduler._copies}
 
+    def compute(self, step: Step) -> None:
+        """Do with the cache what a device would do; whatever is read of it must be the sequence's own."""
+        for (_, target), content in zip(step.copies, [self.cache[source][:] for source, _ in step.copies], strict=True):
+            self.cache[target] = content
+        work = [(s, s.computed - 1, s.computed) for s in step.decodes]
+        work += [(c.sequence, c.start, c.start + c.count) for c in step.chunks]
+        for sequence, start, end in work:
+            tokens = self.truth.get(sequence.key, list(sequence.tokens))
+            for at in range(start, end):
+                self.cache[sequence.pages[at // PAGE_SIZE]][at % PAGE_SIZE] = tuple(tokens[: at + 1])
+        for sequence, _, end in work:
+            tokens = self.truth.get(sequence.key, list(sequence.tokens))
+            for at in range(end):
+                assert self.cache[sequence.pages[at // PAGE_SIZE]][at % PAGE_SIZE] == tuple(tokens[: at + 1])
+
     def read(self, keep: int) -> None:
         while len(self.flying) > keep:
-            for sequence in self.flying.pop(0):
+            for sequence, token in self.flying.pop(0):
                 if sequence.finished:
                     continue
-                self.scheduler.commit(sequence, self.chance.randrange(3, 6))
+                self.scheduler.commit(sequence, token)
                 if len(sequence.tokens) >= sequence.limit or self.chance.random() < 0.03:
                     self.scheduler.finish(sequence)
 
@@ -149,6 +173,60 @@ def test_equal_tokens_under_different_prefixes_are_different_pages() -> None:
         pool.publish(pages[1], chain, array("i", [5, 5]))
     assert pool.find(array("i", [1, 1, 5, 5, 0]))[0] == first
     assert pool.find(array("i", [2, 2, 5, 5, 0]))[0] == second
+
+
+def test_whoever_goes_on_inside_a_page_copies_it() -> None:
+    """A branch of 18 tokens with steps of 3: what was computed before it is never computed again."""
+    scheduler = Scheduler(PagePool(20, 16), 4, 64)
+    text, copies = list(range(3, 21)), []
+    for number, length in enumerate((18, 21, 24, 20, 33)):  # the fourth turns back to inside the second's step
+        tokens = [*text, *range(100, 82 + length)] if length != 20 else [*text, 100, 7]
+        [sequence] = scheduler.add(admission(number, tokens, 1, 1))
+        step = scheduler.schedule(drained=True)
+        assert step is not None
+        copies.append((step.chunks[0].start, len(step.copies)))
+        scheduler.commit(sequence, 99)
+        scheduler.finish(sequence)
+    assert copies == [(0, 0), (18, 1), (21, 1), (19, 1), (24, 1)]
+    scheduler.check()
+    assert scheduler.pool.available == 19
+
+
+def test_a_fork_that_ends_before_its_page_is_copied_lends_it_to_nobody() -> None:
+    scheduler = Scheduler(PagePool(20, 8), 4, 64)
+    samples = scheduler.add(admission(0, [3] * 13, 9, 2))
+    assert scheduler.schedule(drained=True) is not None
+    scheduler.finish(samples[1])
+    [pending] = scheduler._copies
+    scheduler.add(admission(1, [3] * 14, 9, 1))
+    step = scheduler.schedule(drained=True)
+    assert step is not None and step.copies == [pending]
+
+
+def test_the_page_that_shares_the_most_is_found() -> None:
+    chance = random.Random(1)
+    pool = PagePool(200, 8)
+    pages = pool.allocate(150)
+    assert pages is not None
+    known: dict[int, array] = {}
+    for page in pages:
+        tokens = array("i", [chance.choice((-1, 2, 300)) for _ in range(chance.randint(1, 8))])
+        if tokens not in known.values():
+            known[page] = tokens
+        pool.publish(page, 0, tokens)
+    pool.release(pages)
+    held: list[int] = []
+    for evicted in (0, 60, 20):
+        taken = pool.allocate(pool.available - len(known) + evicted)
+        assert taken is not None
+        held += taken
+        known = {page: tokens for page, tokens in known.items() if page not in taken}
+        for _ in range(200):
+            wanted = [chance.choice((-1, 2, 300)) for _ in range(chance.randint(1, 8))]
+            shared = {page: len(commonprefix([tokens.tolist(), wanted])) for page, tokens in known.items()}
+            page, count = pool.closest(array("i", wanted), 0)
+            assert count == max(shared.values()) and (not count or shared[page] == count)
+        pool.check([held])
 
 
 def test_lost_page_is_named() -> None:
