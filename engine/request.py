@@ -11,7 +11,7 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text (rendered by the chat template), token ids (taken as they are), {"messages": [...]}, or {"text": ...}: text
 that is taken as it is, special tokens in it as such."""
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "pause"]
 StopReason = Literal["natural", "eos", "budget", "max_tokens", "context", "truncated", "loop", "client"]
 
 MAX_STOP_STRINGS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_LOGIT_BIAS = 16, 256, 1024, 1024
@@ -77,6 +77,11 @@ class SamplingParams:
     """Up to 16 strings of 256 bytes that end the response outside thinking; the text is cut before them."""
     stop_token_ids: tuple[int, ...] = ()
     """Up to 1,024 token ids that end the response outside thinking."""
+    pause: tuple[str, ...] = ()
+    """Up to 16 strings of 256 bytes behind which the response pauses before the answer, finish_reason `pause`: prompt
+    and ids, sent as a prompt, go on as if nothing had happened."""
+    pause_tokens: int = 0
+    """Pauses after so many tokens too; 0: does not. Neither pauses inside what the engine writes."""
     logprobs: int | None = None
     """Report each token's log-probability and so many alternatives, at most the engine's `max_logprobs`; None: none."""
 
@@ -144,17 +149,19 @@ class SamplingParams:
             raise InputError("allowed_token_ids is empty; leave it out to allow every token")
         if allowed is not None and set(allowed) <= set(self.banned_token_ids):
             raise InputError("allowed_token_ids are all in banned_token_ids too; allow a token that is not banned")
-        for name in ("stop", "thinking_extension_str", "thinking_end_str"):
+        for name in ("stop", "pause", "thinking_extension_str", "thinking_end_str"):
             text = "".join(getattr(self, name) or "")
             lone = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
             if lone is not None:
                 raise InputError(f"{name} holds the lone surrogate U+{ord(lone):04X}; give valid Unicode text")
-            if name != "stop" and len(text.encode()) > MAX_THINKING_BYTES:
+            if name not in ("stop", "pause") and len(text.encode()) > MAX_THINKING_BYTES:
                 raise InputError(f"{name} has {len(text.encode()):,} bytes; give at most {MAX_THINKING_BYTES:,}")
         if len(self.stop_token_ids) > MAX_STOP_IDS:
             raise InputError(f"stop_token_ids holds {len(self.stop_token_ids):,} ids; give at most {MAX_STOP_IDS:,}")
-        if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in self.stop):
-            raise InputError(f"stop takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
+        for name in ("stop", "pause"):
+            strings = getattr(self, name)
+            if len(strings) > MAX_STOP_STRINGS or any(not 0 < len(s.encode()) <= MAX_STOP_BYTES for s in strings):
+                raise InputError(f"{name} takes up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_BYTES} bytes")
         if budget is not None and self.min_thinking_tokens > budget:
             raise InputError(
                 f"min_thinking_tokens {self.min_thinking_tokens} is above thinking_token_budget {budget}; lower it or "
@@ -208,6 +215,7 @@ _WHOLE = {
     "n": 1,
     "max_tokens": 1,
     "min_tokens": 0,
+    "pause_tokens": 0,
     "top_k": -1,
     "logprobs": 0,
     "thinking_token_budget": 0,
@@ -233,6 +241,7 @@ _REAL = {
 
 _LISTS = (
     ("stop", str, "strings"),
+    ("pause", str, "strings"),
     ("stop_token_ids", int, "token ids"),
     ("allowed_token_ids", int, "token ids"),
     ("banned_token_ids", int, "token ids"),

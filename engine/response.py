@@ -6,7 +6,7 @@ may come up, otherwise for a run of tokens at once.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -24,7 +24,7 @@ from engine.request import (
     Usage,
 )
 from engine.schedule.sequence import Prepared
-from engine.text.output import KINDS, OutputStream, Piece
+from engine.text.output import KINDS, OutputStream, Piece, StopMatcher
 from engine.text.spelled import SpelledStream
 from engine.text.tokenizer import Tokenizer
 from kernels.thinking import Finish, Record, Stop
@@ -32,14 +32,38 @@ from kernels.thinking import Finish, Record, Stop
 _FINISH_REASON: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
 _RUN = 64
 """Tokens that wait to become text while nobody looks: many share one call, and no step pays for many at once."""
+_BEFORE_ANSWER = (TokenKind.PLAIN, TokenKind.REASONING)
+"""Where a response can pause."""
 _NO_TOKEN = "no token could be drawn: the logits are NaN, or every token is banned; check the weights and the bans"
+
+
+class Pauses:
+    """When a sample pauses: behind one of some strings, or after some tokens, but not where its state would be lost:
+    inside what the engine writes, or behind a token that may yet be taken back."""
+
+    def __init__(self, strings: Sequence[str], tokens: int) -> None:
+        self._matcher = StopMatcher(strings) if strings else None
+        self._tokens = tokens
+        self._due = False
+
+    def reached(self, pieces: Sequence[Piece], count: int, kind: int, certain: bool) -> bool:
+        """Whether the sample pauses behind its last token, which has this `kind` and made these `pieces` of text
+        certain; with it there are `count`. `certain`: the model drew it, and it will not be taken back."""
+        for piece in pieces if self._matcher is not None else ():
+            assert self._matcher is not None
+            if piece.forced or piece.kind not in _BEFORE_ANSWER:
+                self._matcher.tail = ""
+            elif self._matcher.push(piece.text) is not None:
+                self._due = True
+        self._due |= 0 < self._tokens <= count
+        return self._due and certain and kind in _BEFORE_ANSWER
 
 
 class _Sample:
     """One sample as it grows."""
 
-    def __init__(self, index: int, stream: OutputStream, run: int) -> None:
-        self.index, self.stream = index, stream
+    def __init__(self, index: int, stream: OutputStream, run: int, pauses: Pauses | None) -> None:
+        self.index, self.stream, self.pauses = index, stream, pauses
         self.token_ids: list[int] = []
         self.forced: list[int] = []
         self.logprobs: list[Logprob] = []
@@ -69,11 +93,14 @@ class Response:
         """Somebody reads deltas as they come: set it from any thread. Until then they are kept together."""
         text, start = plan.format.text, (tokenizer, prepared.prompt, plan.format)
         stream = partial(OutputStream, *start) if text is None else partial(SpelledStream, *start, text)
+        pauses = bool(params.pause or params.pause_tokens)
         self._samples = [
             _Sample(
                 i,
                 stream(params.stop, tokenizer.eos_token_ids, params.ignore_eos, params.min_tokens),
-                1 if params.stop else 2 + (index + i) % (_RUN - 1),  # requests that start together take turns
+                # requests that start together take turns
+                1 if params.stop or pauses else 2 + (index + i) % (_RUN - 1),
+                Pauses(params.pause, params.pause_tokens) if pauses else None,
             )
             for i in range(params.n)
         ]
@@ -97,7 +124,7 @@ class Response:
             self._first = time.monotonic()
             self._seated, self._cached = event.sequence.seated_at, event.sequence.cached
         sample.record = event.record
-        token, kind, forced, finish, _, _, _, taken, _ = event.record
+        token, kind, forced, finish, _, _, _, taken, held = event.record
         if taken:
             self._take_back(sample, taken)
         if token >= 0:
@@ -107,7 +134,8 @@ class Response:
             sample.token_ids.append(token)
             if event.logprob is not None:
                 sample.logprobs.append(Logprob(token, event.logprob, event.top, bool(forced)))
-            if self.streams and sample.shown_ids == at and not finish:  # somebody waits for just this token
+            waited_for = self.streams and sample.shown_ids == at
+            if waited_for and not finish and sample.pauses is None:  # somebody waits for just this token
                 text = sample.stream.push_ordinary(token, kind)
                 if text:
                     sample.shown_ids = at + 1
@@ -120,10 +148,14 @@ class Response:
             return False
         if finish == Finish.ERROR:
             sample.error = _NO_TOKEN
+        unshown = len(sample.pieces)
         self._write(sample)
-        hit = sample.stream.stop_hit is not None
-        self._show(sample, "stop" if hit else _FINISH_REASON.get(finish))
-        return hit and not finish
+        reason = "stop" if sample.stream.stop_hit is not None else _FINISH_REASON.get(finish)
+        if reason is None and token >= 0 and sample.pauses is not None:
+            count, certain = len(sample.token_ids), not (forced or held)
+            reason = "pause" if sample.pauses.reached(sample.pieces[unshown:], count, kind, certain) else None
+        self._show(sample, reason)
+        return reason is not None and not finish
 
     def _take_back(self, sample: _Sample, count: int) -> None:
         """The last tokens are no longer part of the response: they were a delimiter's, and never shown."""

@@ -82,7 +82,7 @@ class Scheduler:
         self._copies: list[tuple[int, int]] = []
         self._grown: list[Sequence] = []
         self._unwritten: set[int] = set()
-        """Pages that can be found, whose keys and values the step in the making computes: not to be copied before it."""
+        """Pages that can be found, and that the step in the making writes: not to be copied before it."""
         self._arrivals = 0
 
     @property
@@ -213,8 +213,8 @@ class Scheduler:
         del self.running[sequence.key]
 
     def _admit(self, step: Step) -> Sequence | None:
-        """The oldest waiting sequence, if there is a slot, and pages for the tokens it has now. It shares the pages that
-        are known, and gets a copy of the one that has most of what follows them."""
+        """The oldest waiting sequence, if there is a slot, and pages for the tokens it has now. It shares the
+        pages that are known, and gets a copy of the one that has most of what follows them."""
         while self.waiting and self.waiting[0].finished:
             self.waiting.popleft()
         if not self.waiting or not self._slots:
