@@ -37,6 +37,8 @@ class Tell(msgspec.Struct, frozen=True, tag=True):
 Command = Admission | End | Tell
 
 _TOKEN, _FINISH, _TAKEN, _HELD = (int(c) for c in (Record.TOKEN, Record.FINISH, Record.TAKEN, Record.HELD))
+_NOTHING = [-1, *[0] * (len(Record) - 1)]
+"""The record of a step that drew nothing for a sequence."""
 assert Finish.RUNNING == 0, "Core._read asks whether a record's FINISH is set"
 
 
@@ -48,6 +50,8 @@ class Event(NamedTuple):
     """fields of kernels.thinking.Record, in its order"""
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    score: tuple[int, float] | None = None
+    """(position, score), where one was computed instead"""
 
     @property
     def token(self) -> int:
@@ -132,6 +136,12 @@ class Core:
                 events.append(
                     Event(sequence, record) if read.logprobs is None else _with_logprobs(sequence, record, read, row)
                 )
+            if read.scores is not None:
+                for (sequence, at), score in zip(step.reads, read.scores.tolist(), strict=True):
+                    if not sequence.finished:
+                        events.append(Event(sequence, _NOTHING, score=(at, score)))
+                        if at == sequence.admission.prepared.reads[-1]:
+                            self._finish(sequence)
         return events
 
     def _finish(self, sequence: Sequence) -> None:

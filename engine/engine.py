@@ -5,12 +5,12 @@ serves rank 0 until that closes, then leaves the process: the same script runs o
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,12 +30,14 @@ from engine.ranks.spawn import spawn_ranks
 from engine.ranks.torchrun import torchrun
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.schedule.sequence import Admission, Prepared
+from engine.scoring import ScoreCache, Scores, Scoring
 from engine.step.clock import StepTime
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.formats import choose_format
 from engine.timeline import Timeline, peak_bytes
 from kernels.limits import UNKNOWN
 
+_Holder = TypeVar("_Holder", Handle, Scoring)
 _STUCK_S = 2.0
 """How long `close` waits for the step under way before it kills the other ranks."""
 
@@ -66,7 +68,8 @@ class Engine:
         self.tokenizer = tokenizer or Tokenizer.load(directory)
         self._lock = threading.Condition()
         self._commands: list[Command] = []
-        self._open: dict[int, Handle] = {}
+        self._open: dict[int, Handle | Scoring] = {}
+        self._scored = ScoreCache()
         self._submitted, self._closing, self._dead = 0, False, False
         # Whatever needs no weights is refused before a process is started.
         check_config(self.config, directory, self.tokenizer)
@@ -137,6 +140,8 @@ class Engine:
 
     def prepare(self, prompt: Prompt, params: SamplingParams | None = None) -> Prepared:
         """Check a request without queueing it."""
+        if self._model.score is not None:
+            raise InputError(f"{self.config.model} is a reward model, which writes nothing; use Engine.score")
         params = self.default_params if params is None else params
         if not isinstance(params, SamplingParams):
             raise InputError(f"params is {shown(params)}; give SamplingParams")
@@ -147,6 +152,40 @@ class Engine:
 
         `place` is what a request without a seed draws by; None: how many were submitted before it.
         """
+        return self._queue(prepared, lambda number: Handle(number, prepared, self.tokenizer, self._tell), place)
+
+    def score(
+        self,
+        prompt: Prompt,
+        steps: Sequence[str | Sequence[int]],
+        mark: str | int | None = None,
+        labels: Sequence[str | int] = (),
+    ) -> Scores:
+        """A score for each of the `steps` behind `prompt`: see `submit_score`."""
+        return self.submit_score(prompt, steps, mark, labels).result()
+
+    def submit_score(
+        self,
+        prompt: Prompt,
+        steps: Sequence[str | Sequence[int]],
+        mark: str | int | None = None,
+        labels: Sequence[str | int] = (),
+    ) -> Scoring:
+        """Ask for the scores of `steps`, each text (tokenized by itself) or token ids, from any thread.
+
+        A score is read at a step's last token, or at the `mark` that is put behind each. A reward model's head makes
+        it; a language model's is the probability of the first of `labels` among them. Only what follows the part that
+        was scored before is computed. Raises InputError, naming the field, for what cannot be scored.
+        """
+        ids, reads = self._preparer.steps(prompt, steps, mark)
+        chosen = self._preparer.labels(labels, self._model.score is not None)
+        scoring = Scoring(self._scored, ids, reads, chosen, self._tell)
+        if not scoring.missing:
+            return scoring
+        prepared = self._preparer.scored(ids, scoring.missing, chosen)
+        return self._queue(prepared, lambda number: scoring.queued(number, prepared), 0)
+
+    def _queue(self, prepared: Prepared, holder: Callable[[int], _Holder], place: int | None) -> _Holder:
         with self._lock:
             if self._dead or self._closing:
                 raise EngineDead("the engine is closed; make a new one")
@@ -157,7 +196,7 @@ class Engine:
             seed = prepared.params.seed
             if seed is None:  # requests without one differ from each other, and not from run to run
                 seed = (self.config.seed << 32 ^ (number if place is None else place) * 0x9E3779B97F4A7C15) % 2**63
-            handle = self._open[number] = Handle(number, prepared, self.tokenizer, self._tell)
+            handle = self._open[number] = holder(number)
             self._commands.append(Admission(number, prepared, seed))
             self._lock.notify()
         return handle

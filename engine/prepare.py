@@ -5,7 +5,7 @@ Needs the tokenizer and the limits, not the weights, so a whole input file can b
 
 import threading
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -91,6 +91,50 @@ class Preparer:
         plan = make_plan(params, format, ids, self.context, self.tokenizer, self.tokenizer.eos_token_ids)
         self._keep(format.text)
         return Prepared(array("i", ids), params, plan)
+
+    def steps(
+        self, prompt: Prompt, steps: Sequence[str | Sequence[int]], mark: str | int | None
+    ) -> tuple[array, tuple[int, ...]]:
+        """(token ids of prompt and steps, positions of the steps' last tokens, or of the `mark` behind each). Raises
+        InputError where there is no step, or one has no tokens."""
+        if isinstance(steps, (str, bytes)) or not steps:
+            raise InputError(f"steps is {shown(steps)}; give a list of texts or of lists of token ids, at least one")
+        ids = self._prompt_ids(prompt, self.format("none"), None)
+        reads, behind = [], [] if mark is None else [self._one_id("mark", mark)]
+        for number, step in enumerate(steps):
+            added = self.tokenizer.encode(step, most=self.context) if isinstance(step, str) else list(step)
+            self._check_ids(f"steps[{number}]", added)
+            if not added:
+                raise InputError(f"steps[{number}] has no tokens; leave it out")
+            ids += added + behind
+            reads.append(len(ids) - 1)
+        return array("i", ids), tuple(reads)
+
+    def labels(self, labels: Sequence[str | int], has_head: bool) -> tuple[int, ...]:
+        """Token ids of the `labels` that a score is a choice among. Raises InputError where they are not what the model
+        needs: none with a head for scores, and two or more without."""
+        ids = tuple(self._one_id("labels", label) for label in labels)
+        if has_head and ids:
+            raise InputError("labels are given and the reward model has a head of its own; leave them out")
+        if not has_head and len(set(ids)) < max(2, len(ids)):
+            raise InputError(
+                f"labels is {shown(list(labels))} and the model is no reward model; give two or more tokens to choose "
+                "from, each once"
+            )
+        return ids
+
+    def scored(self, ids: array, reads: tuple[int, ...], labels: tuple[int, ...]) -> Prepared:
+        """A request for the scores at `reads`. Raises InputError where the context does not hold it."""
+        prompt, params = ids[: reads[-1] + 1], SamplingParams(max_tokens=1, thinking_format="none")
+        plan = make_plan(params, self.format("none"), prompt, self.context, self.tokenizer, ())
+        return Prepared(prompt, params, plan, reads, labels)
+
+    def _one_id(self, field: str, token: str | int) -> int:
+        ids = self.tokenizer.encode(token, specials=True) if isinstance(token, str) else [token]
+        self._check_ids(field, ids)
+        if len(ids) != 1:
+            raise InputError(f"{field} has {shown(token)}, which is {len(ids)} tokens; give one token, or its id")
+        return ids[0]
 
     def _prompt_ids(self, prompt: Prompt, format: ThinkingFormat, continues: bool | None) -> list[int]:
         if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):

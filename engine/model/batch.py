@@ -37,11 +37,15 @@ class Batch:
     """[B] int64: which of the N hidden rows give logits"""
     slots: Tensor
     """[B] int64: the slot each of them belongs to"""
+    scored: Tensor
+    """[R] int64: which of the N hidden rows are scored"""
+    labels: Tensor
+    """[R, L] int64: token ids that a language model chooses from there, padded with -1"""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step drew, on the device until it is read. B rows, K = largest `logprobs` asked for."""
+    """What a step drew, on the device until it is read. B rows, K = largest `logprobs` asked for, R scores."""
 
     records: Tensor
     """[B, len(kernels.thinking.Record)] int32"""
@@ -51,3 +55,5 @@ class StepResult:
     """[B, K] int64"""
     top_logprobs: Tensor | None = None
     """[B, K] float32"""
+    scores: Tensor | None = None
+    """[R] float32"""

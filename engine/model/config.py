@@ -1,5 +1,6 @@
 """What `config.json` says about a decoder: Qwen2, Qwen3, Llama or Mistral."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from engine.json_file import read_object
 from engine.model.gguf_config import config_values
 from engine.model.gguf_header import is_gguf
 from engine.model.rope import Rope
+from engine.model.score_head import SCORERS, ScoreHead, parse_head
 
 
 class Architecture(NamedTuple):
@@ -23,6 +25,8 @@ class Architecture(NamedTuple):
     qk_norm: bool = False
     head_dim: int | None = None
     """Where config.json has none; None: hidden_size / num_attention_heads."""
+    scorer: str | None = None
+    """What a reward model's name ends in, in place of "ForCausalLM"."""
 
 
 ARCHITECTURES = {
@@ -31,6 +35,7 @@ ARCHITECTURES = {
     "LlamaForCausalLM": Architecture("llama"),
     "MistralForCausalLM": Architecture("mistral"),
 }
+_KIND = "ForCausalLM"
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 1024, 1024, 1024
 MAX_HIDDEN, MAX_INTERMEDIATE, MAX_VOCABULARY = 1 << 16, 1 << 18, 1 << 20
 MAX_POSITIONS = 1 << 21
@@ -60,6 +65,8 @@ class ModelConfig:
     rope: Rope
     max_position_embeddings: int
     dtype: torch.dtype
+    score: ScoreHead | None = None
+    """What a reward model has in place of the language head; nothing is drawn from it then."""
 
     @classmethod
     def load(cls, directory: str | Path, dtype: str = "auto", device: str = "auto") -> "ModelConfig":
@@ -77,6 +84,7 @@ class ModelConfig:
     def parse(cls, values: Mapping[str, Any], source: str, dtype: str = "auto") -> "ModelConfig":
         """From the decoded `config.json`, as transformers 4 or 5 writes it; `source` names it in errors."""
         architecture = architecture_of(values, source)
+        scorer = architecture.scorer
         _refuse_unsupported(values, architecture, source)
         heads = read_size(values, "num_attention_heads", source, MAX_HEADS)
         kv_heads = read_size(values, "num_key_value_heads", source, MAX_HEADS, heads)
@@ -109,12 +117,14 @@ class ModelConfig:
             intermediate_size=read_size(values, "intermediate_size", source, MAX_INTERMEDIATE),
             vocab_size=read_size(values, "vocab_size", source, MAX_VOCABULARY),
             rms_norm_eps=float(eps),
-            tie_word_embeddings=read_flag(values, "tie_word_embeddings", source, False),
+            # A reward model's language head, where there is one, is not read: the embedding stands in its place.
+            tie_word_embeddings=read_flag(values, "tie_word_embeddings", source, False) or scorer is not None,
             attention_bias=read_flag(values, "attention_bias", source, architecture.qkv_bias),
             qk_norm=architecture.qk_norm,
             rope=Rope.parse(values, source, positions),
             max_position_embeddings=positions,
             dtype=_dtype(values, source) if dtype == "auto" else _DTYPES[dtype],
+            score=None if scorer is None else parse_head(scorer, values, source),
         )
         if config.context_length > MAX_POSITIONS:
             raise InputError(
@@ -149,7 +159,8 @@ class ModelConfig:
         norms = 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
         layer = attention + 3 * hidden * self.intermediate_size + norms
         vocabularies = 1 if self.tie_word_embeddings else 2
-        return layers * layer + hidden + vocabularies * self.vocab_size * hidden
+        head = 0 if self.score is None else sum(math.prod(shape) for shape in self.score.shapes(hidden).values())
+        return layers * layer + hidden + vocabularies * self.vocab_size * hidden + head
 
 
 def architecture_of(values: Mapping[str, Any], source: str) -> Architecture:
@@ -159,10 +170,22 @@ def architecture_of(values: Mapping[str, Any], source: str) -> Architecture:
         kind = values.get("model_type")
         names = [name for name, known in ARCHITECTURES.items() if known.model_type == kind] or None
     listed = names if isinstance(names, list) else []
-    found = next((ARCHITECTURES[name] for name in listed if isinstance(name, str) and name in ARCHITECTURES), None)
+    found = next((known for name in listed if (known := _known(name)) is not None), None)
     if found is None:
-        raise InputError(f"{source}: architectures is {shown(names)}; supported are {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"{source}: architectures is {shown(names)}; supported are {', '.join(ARCHITECTURES)}, and "
+            f"reward models of these whose names end in {', '.join(SCORERS)}"
+        )
     return found
+
+
+def _known(name: Any) -> Architecture | None:
+    """The architecture of a name, a reward model's too."""
+    if not isinstance(name, str) or name in ARCHITECTURES:
+        return ARCHITECTURES.get(name) if isinstance(name, str) else None
+    scorer = next((end for end in SCORERS if name.endswith(end)), None)
+    base = None if scorer is None else ARCHITECTURES.get(name.removesuffix(scorer) + _KIND)
+    return None if base is None else base._replace(scorer=scorer)
 
 
 def _refuse_unsupported(values: Mapping[str, Any], architecture: Architecture, source: str) -> None:

@@ -12,6 +12,7 @@ from engine.model import weights as weights_io
 from engine.model.adapter import read_adapter
 from engine.model.batch import AttentionMeta
 from engine.model.config import ModelConfig
+from engine.model.score_head import label_scores, scores
 from engine.model.shard import Shard
 from engine.model.weights import LayerWeights, Matrix, Precision, Weights
 from engine.ranks.group import Group
@@ -80,6 +81,9 @@ class Decoder:
         self.head = _packed(weights.head)
         tied = weights.head is weights.embedding and self.head.packed is not None
         self.embedding: Tensor | LinearWeight = self.head if tied else weights.embedding
+        names = config.score.names if config.score is not None else ()
+        score = [(weights.score[f"{name}.weight"], weights.score.get(f"{name}.bias")) for name in names]
+        self.score_layers = (*(_packed(*layer) for layer in score[:-1]), *(LinearWeight.of(*last) for last in score[-1:]))
         self._native: tuple[KVCache, NativeDecoder | None] | None = None
         self._room = torch.empty(0, self.shard.vocab_size)  # for logits
 
@@ -233,3 +237,11 @@ class Decoder:
             self._room = torch.empty(len(hidden), self.shard.vocab_size)
         gathered = self.group.all_gather_last_dim(head(hidden, self.head, self._room))
         return gathered[:, : self.config.vocab_size]
+
+    @torch.inference_mode()
+    def scores(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """hidden [R, H] -> [R] float32, the same on every rank: by the reward model's head, or, for a language model,
+        the probability of the first of each row's `labels` [R, L] (token ids, padded with -1) among them."""
+        if self.config.score is not None:
+            return scores(self.config.score, self.score_layers, hidden)
+        return label_scores(self.logits(hidden), labels)

@@ -90,6 +90,8 @@ class Weights:
     """[H]"""
     head: Matrix
     """[V, H]; the same tensor as `embedding` where they are tied and it is not in 8 bits."""
+    score: Mapping[str, Tensor]
+    """A reward model's head by the checkpoint's names, whole on every rank; empty for others."""
 
     @classmethod
     def allocate(
@@ -130,10 +132,12 @@ class Weights:
             for _ in range(config.num_layers)
         ]
         head: Matrix = embedding if config.tie_word_embeddings else vocabulary()
-        if codes is torch.int8:
+        if codes is torch.int8 and config.score is None:
             head = QuantizedMatrix.empty(shard.vocab_size, hidden, codes, config.dtype, device)
             head.codes[shard.vocab_rows :], head.scale[shard.vocab_rows :] = 0, 1
-        return cls(embedding=embedding, layers=layers, norm=empty(hidden), head=head)
+        shapes = config.score.shapes(hidden) if config.score is not None else {}
+        score = {name: empty(*shape) for name, shape in shapes.items()}
+        return cls(embedding=embedding, layers=layers, norm=empty(hidden), head=head, score=score)
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ def placements(weights: Weights, config: ModelConfig, shard: Shard) -> Iterator[
         head, _ = weights.head.split([shard.vocab_rows, shard.vocab_size - shard.vocab_rows])
         yield Placement("lm_head.weight", vocabulary, head, start=shard.vocab_start)
     yield Placement("model.norm.weight", (hidden,), weights.norm)
+    for name, tensor in weights.score.items():
+        yield Placement(name, tuple(tensor.shape), tensor)
 
     q_rows, kv_rows = shard.num_heads * head_dim, shard.num_kv_heads * head_dim
     q_start, kv_start, column = shard.head_start * head_dim, shard.kv_head_start * head_dim, shard.intermediate_start
@@ -222,7 +228,7 @@ def load(
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file} cannot be read ({first_line(error)}); copy it again") from None
     _quantise_tied_head(weights, config, shard)
-    if config.tie_word_embeddings and "lm_head.weight" in stored:
+    if config.tie_word_embeddings and "lm_head.weight" in stored and config.score is None:
         _check_tied(stored["lm_head.weight"], weights, config, shard)
     return weights
 

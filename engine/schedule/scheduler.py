@@ -24,6 +24,12 @@ class Chunk:
     samples: tuple[Sequence, ...]
     """Sequences that draw from the last token's logits: none before the end, all forks of the prompt at it."""
 
+    @property
+    def reads(self) -> list[int]:
+        """Positions in it whose scores are asked for."""
+        end = self.start + self.count
+        return [at for at in self.sequence.admission.prepared.reads if self.start <= at < end]
+
 
 @dataclass
 class Step:
@@ -49,6 +55,11 @@ class Step:
     def rows(self) -> list[Sequence]:
         """The sequences that draw a token, in the order of the result's rows."""
         return self.decodes + [s for chunk in self.chunks for s in chunk.samples]
+
+    @property
+    def reads(self) -> list[tuple[Sequence, int]]:
+        """(sequence, position) of every score that the step computes, in the order of the result's."""
+        return [(chunk.sequence, at) for chunk in self.chunks for at in chunk.reads]
 
     @property
     def tokens(self) -> int:
@@ -118,7 +129,8 @@ class Scheduler:
         decodes, filling, size, longest, keys = step.decodes, [], self.pool.page_size, 0, 0
         for sequence in list(self.running.values()):
             if not sequence.decoding:
-                filling.append(sequence)  # still in its prompt, or preempted just now
+                if sequence.computed < len(sequence.tokens):  # else its scores are on their way
+                    filling.append(sequence)  # still in its prompt, or preempted just now
                 continue
             length = len(sequence.tokens) + sequence.inflight
             if length >= sequence.limit:
@@ -227,11 +239,13 @@ class Scheduler:
             and self.pool.available <= self._blocked[1]
         ):
             return None  # nothing was freed since it did not fit; do not look its prompt up again
-        found, chain = self.pool.find(sequence.tokens)
+        reads = sequence.admission.prepared.reads
+        needed = reads[0] if reads else len(sequence.tokens) - 1  # the first whose hidden state is asked for
+        found, chain = self.pool.find(sequence.tokens[: needed + 1])
         need = self.pool.pages_for(len(sequence.tokens)) - len(found)
         self.pool.share(found)
         begun = len(found) * self.pool.page_size
-        rest = sequence.tokens[begun : min(begun + self.pool.page_size, len(sequence.tokens) - 1)]
+        rest = sequence.tokens[begun : min(begun + self.pool.page_size, needed)]
         source, copied = self.pool.closest(rest, chain, self._unwritten)
         # One page beyond for each running sequence that may grow: without it a preempted one comes back only to be
         # preempted again.
@@ -268,7 +282,7 @@ class Scheduler:
         self._publish(sequence)
         self._unwritten.update(sequence.pages[known : sequence.published])
         samples: tuple[Sequence, ...] = ()
-        if sequence.computed == len(sequence.tokens):
+        if sequence.computed == len(sequence.tokens) and not sequence.admission.prepared.reads:
             samples = (sequence, *self._fork(sequence, step))
             for sample in samples:
                 sample.decoding, sample.inflight = True, 1

@@ -20,6 +20,10 @@ class Prepared:
     """token ids, typecode i"""
     params: SamplingParams
     plan: ThinkingPlan
+    reads: tuple[int, ...] = ()
+    """Positions whose scores are asked for, ascending, the last token's among them; nothing is drawn then."""
+    labels: tuple[int, ...] = ()
+    """What a language model is asked to choose from there; a reward model has a head for it."""
 
 
 class Admission(msgspec.Struct, frozen=True, tag=True):

@@ -1,6 +1,6 @@
 """A step in flight, and the host memory that its result comes back in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ class Read:
     logprobs: np.ndarray | None
     top_ids: np.ndarray | None
     top_logprobs: np.ndarray | None
+    scores: np.ndarray | None
 
 
 class Launched:
@@ -43,7 +44,7 @@ class Launched:
         if self._result is None:
             return None
         r = self._result
-        optional = (None if t is None else t.numpy() for t in (r.logprobs, r.top_ids, r.top_logprobs))
+        optional = (None if t is None else t.numpy() for t in (r.logprobs, r.top_ids, r.top_logprobs, r.scores))
         read = Read(r.records.tolist(), *optional)
         if self._buffer is not None:
             self._buffer.unread = False
@@ -86,7 +87,8 @@ class ResultBuffers:
         # Rare and of varying width: memory of their own, which the caching host allocator recycles.
         extra = (result.logprobs, result.top_ids, result.top_logprobs)
         optional = (None if t is None else self._copy(t[:count]) for t in extra)
-        copied = StepResult(records, *optional)
+        scores = None if result.scores is None else self._copy(result.scores)
+        copied = replace(StepResult(records, *optional), scores=scores)
         event = torch.cuda.Event() if self._on_cuda else None
         if event is not None:
             event.record()

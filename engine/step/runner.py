@@ -7,7 +7,8 @@ its `history` row on the device, and its position from the machine's state. A st
 docs/captured_step.md has the drawing.
 """
 
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Model(Protocol):
         self, ids: Tensor, positions: Tensor, meta: AttentionMeta, kv: list[tuple[Tensor, Tensor]]
     ) -> Tensor: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
+    def scores(self, hidden: Tensor, labels: Tensor) -> Tensor: ...
 
 
 class Runner:
@@ -152,14 +154,18 @@ class Runner:
         return self._draw(hidden, inputs[0], tables, bits, top)
 
     def _mixed(self, step: Step, rows: list[Sequence]) -> StepResult | None:
-        """A step with prompts in it; None where none of them is complete and nothing decodes."""
+        """A step with prompts in it; None where none of them is complete, nothing is scored and nothing decodes."""
         self.tables.flush_pages()
         batch = self._batch(step, rows)
         hidden = self.model.forward(batch.ids, batch.positions, batch.meta, self.kv)
-        if not rows:
-            return None
-        bits, top = _needs(rows)
-        return self._draw(hidden[batch.sampled], batch.slots, self.tables.for_step(bits), bits, top)
+        result = None
+        if rows:
+            bits, top = _needs(rows)
+            result = self._draw(hidden[batch.sampled], batch.slots, self.tables.for_step(bits), bits, top)
+        if len(batch.scored):
+            result = result or StepResult(torch.empty(0, len(Record), dtype=torch.int32, device=self._device))
+            result = replace(result, scores=self.model.scores(hidden[batch.scored], batch.labels))
+        return result
 
     def _batch(self, step: Step, rows: list[Sequence]) -> Batch:
         decodes, tables = step.decodes, self.tables
@@ -185,12 +191,20 @@ class Runner:
         )
         last_rows = [len(decodes) + end - 1 for end in cu_q[1:]]
         drawn = (at for at, chunk in zip(last_rows, step.chunks, strict=True) for _ in chunk.samples)
+        firsts = [len(decodes) + begin for begin in cu_q[:-1]]
+        scored = [
+            first + at - chunk.start for first, chunk in zip(firsts, step.chunks, strict=True) for at in chunk.reads
+        ]
+        labels = [sequence.admission.prepared.labels for sequence, _ in step.reads]
+        most = max(map(len, labels), default=0)
         return Batch(
             ids=torch.cat([tables.machine.history[slots, last].long(), chunk_ids]),
             positions=torch.cat([last, chunk_positions]),
             meta=meta,
             sampled=self._ids([*range(len(decodes)), *drawn]),
             slots=self._ids([s.slot for s in rows]),
+            scored=self._ids(scored),
+            labels=self._ids([[*ids, *[-1] * (most - len(ids))] for ids in labels]).view(len(scored), most),
         )
 
     def _chunk_inputs(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,7 +230,7 @@ class Runner:
         best = own.topk(min(top, vocab), 1)
         return StepResult(records, chosen, best.indices, best.values)
 
-    def _ids(self, values: list[int] | np.ndarray) -> Tensor:
+    def _ids(self, values: list[Any] | np.ndarray) -> Tensor:
         return to_device(values, torch.int64, self._device)
 
 

@@ -1,0 +1,147 @@
+"""Scores of the steps of a text: by a reward model, or by how likely a language model finds one token among some.
+
+A position's score depends on nothing behind it. So what was scored is kept by content, and a text that goes on from it
+costs its new tokens alone, whose predecessors' keys and values are the page pool's.
+"""
+
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+
+from engine.core import Command, End, Event
+from engine.errors import EngineDead
+from engine.schedule.sequence import Prepared
+
+_KEPT = 1 << 20
+"""Scores that are kept, of 16 bytes of key each: the longest unused go first."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score for each step, and how many tokens were computed for them and were found computed."""
+
+    values: tuple[float, ...]
+    computed: int
+    reused: int
+
+
+class ScoreCache:
+    """What was scored, by the tokens up to the position and the labels. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._scores: OrderedDict[bytes, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keys(self, ids: array, reads: Sequence[int], labels: Sequence[int]) -> list[bytes]:
+        """The key of each position of `reads`, ascending."""
+        running, keys = blake2b(array("i", labels).tobytes(), digest_size=16), []
+        for start, end in pairwise((0, *(at + 1 for at in reads))):
+            running.update(ids[start:end].tobytes())
+            keys.append(running.digest())
+        return keys
+
+    def find(self, keys: Sequence[bytes]) -> list[float | None]:
+        """The score of each key; None where there is none."""
+        with self._lock:
+            found = [self._scores.get(key) for key in keys]
+            for key in keys:
+                if key in self._scores:
+                    self._scores.move_to_end(key)
+        return found
+
+    def keep(self, key: bytes, score: float) -> None:
+        """Enter one, for the one that was not asked for longest."""
+        with self._lock:
+            self._scores[key] = score
+            if len(self._scores) > _KEPT:
+                self._scores.popitem(last=False)
+
+
+class Collected:
+    """Gathers a request's scores as they come: what a response is to a request that draws."""
+
+    def __init__(self, prepared: Prepared, end: Callable[[dict[int, float] | EngineDead, int], None]) -> None:
+        """`end` gets the scores by position and the tokens that were found computed."""
+        self._last, self._end = prepared.reads[-1], end
+        self._scores: dict[int, float] = {}
+        self.done = False
+
+    def push(self, event: Event) -> bool:
+        """Take one event of the core."""
+        assert event.score is not None
+        at, score = event.score
+        self._scores[at] = score
+        if at == self._last:
+            self.done = True
+            self._end(self._scores, event.sequence.cached)
+        return False
+
+    def abort(self) -> None:
+        """The request was told to end."""
+        self.done = True
+        self._end(EngineDead("the scores were aborted"), 0)
+
+
+class Scoring:
+    """Scores that were asked for, as their caller holds them."""
+
+    def __init__(
+        self,
+        cache: ScoreCache,
+        ids: array,
+        reads: Sequence[int],
+        labels: Sequence[int],
+        tell: Callable[[Command], None],
+    ) -> None:
+        """`reads` are ascending positions in `ids`; `tell` sends a command to the engine's loop."""
+        self._cache, self._ids, self._reads, self._tell = cache, ids, tuple(reads), tell
+        self._keys = cache.keys(ids, self._reads, labels)
+        self._known = {
+            at: score for at, score in zip(self._reads, cache.find(self._keys), strict=True) if score is not None
+        }
+        self._scores: Future[Scores] = Future()
+        self.missing = tuple(at for at in self._reads if at not in self._known)
+        """Positions whose scores have to be computed."""
+        if not self.missing:
+            self._scores.set_result(Scores(tuple(self._known[at] for at in self._reads), 0, len(ids)))
+
+    def queued(self, number: int, prepared: Prepared) -> "Scoring":
+        """It runs as request `number`."""
+        self.number, self.response = number, Collected(prepared, self._collected)
+        self._computed = len(prepared.prompt)
+        return self
+
+    def result(self, timeout: float | None = None) -> Scores:
+        """The scores. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
+        return self._scores.result(timeout)
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        return self._scores.done()
+
+    def abort(self) -> None:
+        """Nobody waits for them any more."""
+        if not self.done:
+            self._tell(End(self.number))
+
+    def fail(self, error: EngineDead) -> None:
+        """The engine ended before they came."""
+        if not self.done:
+            self._scores.set_exception(error)
+
+    def _collected(self, found: dict[int, float] | EngineDead, cached: int) -> None:
+        if isinstance(found, EngineDead):
+            return self.fail(found)
+        for at, key in zip(self._reads, self._keys, strict=True):
+            if at in found:
+                self._cache.keep(key, found[at])
+        values = tuple((self._known | found)[at] for at in self._reads)
+        computed = self._computed - cached
+        self._scores.set_result(Scores(values, computed, len(self._ids) - computed))
+        return None
