@@ -57,6 +57,10 @@ class NullModel:
         """hidden [B, 1] -> [B, vocab] float32."""
         return self._table[hidden[:, 0] % self._every]
 
+    def scores(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """hidden [R, 1] -> [R] float32: no step counts."""
+        return torch.zeros(len(hidden))
+
 
 class TimedRunner(Runner):
     """A runner that adds up the CPU seconds of what the device does in a decode step: forward, draw, machine."""

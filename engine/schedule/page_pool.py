@@ -102,15 +102,17 @@ class PagePool:
 
     def closest(self, tokens: array, uid: int, unwritten: Container[int] = ()) -> tuple[int, int]:
         """(the known page behind `uid` that has most of the first `tokens`, at most a page of them, and how many it
-        has); (0, 0): none has any. Pages of `unwritten` are passed over. Of all known pages the one that shares the
-        most is next to `tokens` in their order."""
+        has); (0, 0): none has any. Pages of `unwritten` are passed over. Of all others the one that shares the most is
+        the nearest before or behind `tokens` in their order."""
         nearest = (0, 0)
         known = self._behind.get(uid)
         if known:
             wanted = tokens.tobytes()
             at = bisect_left(known, (wanted, 0))
-            for content, page in known[max(0, at - 1) : at + 1]:
-                if page not in unwritten:
+            for places in (range(at - 1, -1, -1), range(at, len(known))):
+                place = next((place for place in places if known[place][1] not in unwritten), None)
+                if place is not None:
+                    content, page = known[place]
                     equal = sum(takewhile(bool, map(eq, content, wanted))) // tokens.itemsize
                     nearest = max(nearest, (page, equal), key=lambda found: found[1])
         return nearest
