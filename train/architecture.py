@@ -34,7 +34,7 @@ class Architecture(ModelConfig):
     @property
     def identity(self) -> dict[str, Any]:
         """What tells it from another, as JSON has it; not the dtype, which a run chooses."""
-        return {name: value for name, value in asdict(self).items() if name != "dtype"}
+        return {name: value for name, value in asdict(self).items() if name not in ("dtype", "score")}
 
     def attention_flops(self, lengths: list[int]) -> float:
         """Causal attention, forward and backward: 6 * layers * heads * head_dim * length per token (half of 12)."""
@@ -57,6 +57,8 @@ class Architecture(ModelConfig):
         if not is_number(spread, 1e-30, 1):
             raise InputError(f"{path}: initializer_range is {shown(spread)}; give a number above 0, up to 1")
         config = ModelConfig.parse(values, str(path), dtype)
+        if config.score is not None:
+            raise InputError(f"{path}: architectures names a reward model; what is trained here is a language model")
         own = {field.name: getattr(config, field.name) for field in fields(ModelConfig)}
         kind = architecture_of(values, str(path)).model_type
         return cls(**own, model_type=kind, initializer_range=float(spread))

@@ -83,7 +83,8 @@ class Decoder:
         self.embedding: Tensor | LinearWeight = self.head if tied else weights.embedding
         names = config.score.names if config.score is not None else ()
         score = [(weights.score[f"{name}.weight"], weights.score.get(f"{name}.bias")) for name in names]
-        self.score_layers = [_packed(*layer) for layer in score[:-1]] + [LinearWeight.of(*layer) for layer in score[-1:]]
+        self.score_layers = [_packed(*layer) for layer in score[:-1]]
+        self.score_layers += [LinearWeight.of(*layer) for layer in score[-1:]]
         self._native: tuple[KVCache, NativeDecoder | None] | None = None
         self._room = torch.empty(0, self.shard.vocab_size)  # for logits
 

@@ -79,6 +79,8 @@ class Branch:
         """Length of the path behind each step."""
         self.answer = ""
         """What came after the thinking, once the branch has ended; without a format, the text."""
+        self.thinking_tokens = 0
+        """T: tokens in thinking along the path, and in the prompt."""
         self.finished = self.closed = False
         self._extended: tuple[int, ...] = ()
         """Where in the path each "Wait" begins."""
@@ -115,6 +117,7 @@ class Branch:
         self.token_ids += step.token_ids
         self.logprobs += tuple(output.logprobs)
         self.ends += (len(self.token_ids),)
+        self.thinking_tokens = output.thinking.tokens
         self.ledger.add(generated=len(step.token_ids))
         self.finished = step.finished
         if step.finished:  # without thinking the answer is the text, which earlier steps may have begun
@@ -135,6 +138,10 @@ class Branch:
         if count < 1 or (at is not None and not 0 <= at <= len(self.token_ids)):
             raise InputError(f"fork of {count} at {at}; give at least 1, at 0 to {len(self.token_ids)} tokens")
         return [self._child(len(self.token_ids) if at is None else at) for _ in range(count)]
+
+    def spread(self, count: int) -> list["Branch"]:
+        """This branch and forks of it, `count` in all: it goes on with its own seed, as if nothing had forked."""
+        return [self, *(self.fork(count - 1) if count > 1 else ())]
 
     def force(self, ids: Sequence[int]) -> None:
         """Write `ids` behind the path. What the model says of them is not known: log-probability 0, flagged."""
@@ -168,9 +175,12 @@ class Branch:
     @property
     def text(self) -> str:
         """The path as text, special tokens shown, the ending EOS not."""
+        return self.spelled(self.token_ids)
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Token ids of the path as text, special tokens shown, the ending EOS not."""
         eos = self._engine.tokenizer.eos_token_ids
-        ids = self.token_ids[:-1] if self.token_ids and self.token_ids[-1] in eos else self.token_ids
-        return self._engine.tokenizer.decode(ids)
+        return self._engine.tokenizer.decode(ids[:-1] if ids and ids[-1] in eos else ids)
 
     @property
     def path_tokens(self) -> int:

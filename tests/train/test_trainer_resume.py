@@ -260,6 +260,7 @@ def test_a_torn_checkpoint_is_named(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, r"architectures is \['GPT2LMHeadModel'\]; supported are"),
+        ({"architectures": ["Qwen2ForProcessRewardModel"]}, "a reward model; what is trained here is a language model"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; give an object"),
         ({"rope_scaling": {"type": "dynamic"}}, "RoPE kind is 'dynamic'"),
         ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}, "sliding-window attention"),
