@@ -43,8 +43,13 @@ class Pauses:
 
     def __init__(self, strings: Sequence[str], tokens: int) -> None:
         self._matcher = StopMatcher(strings) if strings else None
+        self._lasts = {string.encode()[-1:] for string in strings}
         self._tokens = tokens
         self._due = False
+
+    def near(self, token: bytes, count: int) -> bool:
+        """Whether the sample may pause behind a token of these bytes, which makes `count`: then it must become text."""
+        return self._due or 0 < self._tokens <= count or any(last in token for last in self._lasts)
 
     def reached(self, pieces: Sequence[Piece], count: int, kind: int, certain: bool) -> bool:
         """Whether the sample pauses behind its last token, which has this `kind` and made these `pieces` of text
@@ -99,11 +104,12 @@ class Response:
                 i,
                 stream(params.stop, tokenizer.eos_token_ids, params.ignore_eos, params.min_tokens),
                 # requests that start together take turns
-                1 if params.stop or pauses else 2 + (index + i) % (_RUN - 1),
+                1 if params.stop else 2 + (index + i) % (_RUN - 1),
                 Pauses(params.pause, params.pause_tokens) if pauses else None,
             )
             for i in range(params.n)
         ]
+        self._bytes = tokenizer.token_bytes
         self._open = params.n
         self._cached = 0
         self._submitted = time.monotonic()
@@ -144,7 +150,10 @@ class Response:
                 if text is not None:
                     return False
             sample.kinds.append(kind)
-        if not finish and len(sample.kinds) < sample.run and not self.streams:
+        near = sample.pauses is not None and (
+            sample.stream.holds or (token >= 0 and sample.pauses.near(self._bytes(token), len(sample.token_ids)))
+        )
+        if not finish and not near and len(sample.kinds) < sample.run and not self.streams:
             return False
         if finish == Finish.ERROR:
             sample.error = _NO_TOKEN

@@ -94,6 +94,8 @@ class Scheduler:
         self._grown: list[Sequence] = []
         self._unwritten: set[int] = set()
         """Pages that can be found, and that the step in the making writes: not to be copied before it."""
+        self._growing: int | None = None
+        """Running sequences that may need another page; None: not counted since this step was begun."""
         self._arrivals = 0
 
     @property
@@ -126,6 +128,7 @@ class Scheduler:
         """
         step = Step(copies=self._copies)
         self._unwritten.clear()
+        self._growing = None
         decodes, filling, size, longest, keys = step.decodes, [], self.pool.page_size, 0, 0
         for sequence in list(self.running.values()):
             if not sequence.decoding:
@@ -249,8 +252,9 @@ class Scheduler:
         source, copied = self.pool.closest(rest, chain, self._unwritten)
         # One page beyond for each running sequence that may grow: without it a preempted one comes back only to be
         # preempted again.
-        growing = sum(len(s.pages) < self.pool.pages_for(s.limit) for s in self.running.values())
-        pages = self.pool.allocate(need) if need + growing <= self.pool.available else None
+        if self._growing is None:
+            self._growing = sum(map(self._may_grow, self.running.values()))
+        pages = self.pool.allocate(need) if need + self._growing <= self.pool.available else None
         if pages is None:
             self.pool.release(found)
             self._blocked = (sequence, self.pool.available)
@@ -267,12 +271,17 @@ class Scheduler:
         self._seat(sequence)
         return sequence
 
+    def _may_grow(self, sequence: Sequence) -> bool:
+        return len(sequence.pages) < self.pool.pages_for(sequence.limit)
+
     def _seat(self, sequence: Sequence) -> None:
         sequence.slot = heapq.heappop(self._slots)
         if sequence.seated_at is None:
             sequence.seated_at = time.monotonic()
             sequence.tokens = sequence.tokens[:]  # waiting samples share the prompt's
         self.running[sequence.key] = sequence
+        if self._growing is not None:
+            self._growing += self._may_grow(sequence)
 
     def _chunk(self, sequence: Sequence, budget: int, step: Step) -> int:
         """Schedule up to `budget` of the sequence's missing tokens; returns how many."""

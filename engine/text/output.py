@@ -200,7 +200,7 @@ class OutputStream:
         at, end = 0, len(token_ids)
         while at < end:
             first = at
-            if self._plain and not self._holds:
+            if self._plain and not self.holds:
                 kind, was_forced, special = self._kind, forced[at], self._special
                 while at < end and kinds[at] == kind and forced[at] == was_forced and token_ids[at] not in special:
                     at += 1
@@ -237,7 +237,7 @@ class OutputStream:
         return self._of(TokenKind.ANSWER if self._opened else TokenKind.PLAIN)
 
     @property
-    def _holds(self) -> bool:
+    def holds(self) -> bool:
         """Whether tokens are held back."""
         return bool(self._held)
 

@@ -73,7 +73,7 @@ class SpelledStream(OutputStream):
 
     def push_ordinary(self, token_id: int, kind: int) -> str | None:
         """As that of `OutputStream`."""
-        return None if self._holds else super().push_ordinary(token_id, kind)
+        return None if self.holds else super().push_ordinary(token_id, kind)
 
     def _read(self, token_id: int, kind: TokenKind, forced: bool) -> list[Piece]:
         if kind is TokenKind.DELIMITER and self._kind is TokenKind.PLAIN:
@@ -104,7 +104,7 @@ class SpelledStream(OutputStream):
         return super().finish()
 
     @property
-    def _holds(self) -> bool:
+    def holds(self) -> bool:
         return bool(self._spelled or self._prompt)
 
     def _begin_kind(self, kind: TokenKind) -> None:
