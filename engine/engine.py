@@ -185,6 +185,10 @@ class Engine:
         prepared = self._preparer.scored(ids, scoring.missing, chosen)
         return self._queue(prepared, lambda number: scoring.queued(number, prepared), 0)
 
+    def forget_scores(self) -> None:
+        """Scores are computed again, as far as their tokens' keys and values are not in the page pool."""
+        self._scored = ScoreCache()
+
     def _queue(self, prepared: Prepared, holder: Callable[[int], _Holder], place: int | None) -> _Holder:
         with self._lock:
             if self._dead or self._closing:
@@ -207,6 +211,7 @@ class Engine:
         return asdict(scheduler.counters) | {
             "pages_total": scheduler.pool.num_pages - 1,
             "pages_free": scheduler.pool.available,
+            "pages_used": scheduler.pool.most_used,
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "graphs": self._core.runner.capture_report.graphs,

@@ -17,8 +17,8 @@ from engine.core import Command, End, Event
 from engine.errors import EngineDead
 from engine.schedule.sequence import Prepared
 
-_KEPT = 1 << 20
-"""Scores that are kept, of 16 bytes of key each: the longest unused go first."""
+_KEPT = 1 << 17
+"""Scores that are kept, 30 MB with their keys: the longest unused go first."""
 
 
 @dataclass(frozen=True)
