@@ -55,9 +55,9 @@ class Options(Loaded):
         )
 
 
-def reward_folder(folder: Path) -> Path:
-    """A process reward model of a checkpoint's shape: its configuration and tokenizer, for random weights."""
-    target = folder.with_name(f"{folder.name}-reward")
+def reward_folder(folder: Path, cache: Path) -> Path:
+    """In `cache`, a process reward model of a checkpoint's shape: configuration and tokenizer, for random weights."""
+    target = cache / f"reward-{folder.name}"
     target.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / name).exists():
@@ -88,7 +88,7 @@ def main(options: Options) -> None:
         thinking_format="none",
     )
     policy = partial(engine_of, options.folder, load_format="dummy" if options.dummy else "auto")
-    judge = partial(engine_of, reward_folder(options.folder), load_format="dummy")
+    judge = partial(engine_of, reward_folder(options.folder, options.cache), load_format="dummy")
     with policy() as engine:
         measures: dict[str, Callable[[], dict[str, float]]] = {
             "cost": lambda: cost(engine, options),

@@ -19,7 +19,18 @@ SMALL = [*(word for name, number in NUMBERS.items() for word in (f"--{name}", st
 def test_every_token_is_accounted_for(tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": text}) + "\n" for text in ("What is 3 + 4?", "Why?", "How?")))
-    words = [*SMALL, "--model", "models/s1-nano", "--widths", "1", "4", "--prompts", str(questions)]
+    words = [
+        *SMALL,
+        "--model",
+        "models/s1-nano",
+        "--widths",
+        "1",
+        "4",
+        "--prompts",
+        str(questions),
+        "--cache",
+        str(tmp_path),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "bench.search", *words, "--output", str(tmp_path / "out.jsonl")],
         cwd=ROOT,
