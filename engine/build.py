@@ -114,6 +114,12 @@ def check_weights(config: EngineConfig, directory: Path, model: ModelConfig) -> 
         )
 
 
+def refuse_scorer(model: ModelConfig, name: str) -> None:
+    """Raises InputError where the model scores and does not write."""
+    if model.score is not None:
+        raise InputError(f"{shown(name)} is a reward model, which writes nothing; use Engine.score")
+
+
 def check_sizes(config: EngineConfig, model: ModelConfig, free: int, ranks: int, where: str) -> None:
     """Raises InputError where what the flags have allocated (pages, slots, a step's activations) is more than the
     `free` bytes of `where`; names the flag that takes most of it, and how much."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from engine.build import build_core, check_config, check_weights, resolve_device
+from engine.build import build_core, check_config, check_weights, refuse_scorer, resolve_device
 from engine.capabilities import limits_of, start_lines
 from engine.config import EngineConfig
 from engine.core import Command, Core, End
@@ -140,8 +140,7 @@ class Engine:
 
     def prepare(self, prompt: Prompt, params: SamplingParams | None = None) -> Prepared:
         """Check a request without queueing it."""
-        if self._model.score is not None:
-            raise InputError(f"{self.config.model} is a reward model, which writes nothing; use Engine.score")
+        refuse_scorer(self._model, self.config.model)
         params = self.default_params if params is None else params
         if not isinstance(params, SamplingParams):
             raise InputError(f"params is {shown(params)}; give SamplingParams")
@@ -152,6 +151,7 @@ class Engine:
 
         `place` is what a request without a seed draws by; None: how many were submitted before it.
         """
+        refuse_scorer(self._model, self.config.model)
         return self._queue(prepared, lambda number: Handle(number, prepared, self.tokenizer, self._tell), place)
 
     def score(

@@ -28,6 +28,7 @@ _FORMATS_KEPT = 64
 """Thinking formats that are kept in token ids; clients may send as many as they like."""
 _MOST_SPELLED = 8
 """Sets of plain-text delimiters in the life of an engine: each takes a table of the whole vocabulary on the device."""
+_MOST_LABELS = 64
 _CONTINUED = (
     "messages end with one of the assistant's, which is continued; continue_final_message false opens a new turn"
 )
@@ -97,7 +98,12 @@ class Preparer:
     ) -> tuple[array, tuple[int, ...]]:
         """(token ids of prompt and steps, positions of the steps' last tokens, or of the `mark` behind each). Raises
         InputError where there is no step, or one has no tokens."""
-        if isinstance(steps, (str, bytes)) or not steps:
+        lists = (list, tuple)
+        if (
+            not isinstance(steps, lists)
+            or not steps
+            or not all(isinstance(step, (str, array, *lists)) for step in steps)
+        ):
             raise InputError(f"steps is {shown(steps)}; give a list of texts or of lists of token ids, at least one")
         ids = self._prompt_ids(prompt, self.format("none"), None)
         reads, behind = [], [] if mark is None else [self._one_id("mark", mark)]
@@ -113,6 +119,8 @@ class Preparer:
     def labels(self, labels: Sequence[str | int], has_head: bool) -> tuple[int, ...]:
         """Token ids of the `labels` that a score is a choice among. Raises InputError where they are not what the model
         needs: none with a head for scores, and two or more without."""
+        if not isinstance(labels, (list, tuple)) or len(labels) > _MOST_LABELS:
+            raise InputError(f"labels is {shown(labels)}; give a list of at most {_MOST_LABELS} tokens")
         ids = tuple(self._one_id("labels", label) for label in labels)
         if has_head and ids:
             raise InputError("labels are given and the reward model has a head of its own; leave them out")
@@ -126,7 +134,13 @@ class Preparer:
     def scored(self, ids: array, reads: tuple[int, ...], labels: tuple[int, ...]) -> Prepared:
         """A request for the scores at `reads`. Raises InputError where the context does not hold it."""
         prompt, params = ids[: reads[-1] + 1], SamplingParams(max_tokens=1, thinking_format="none")
-        plan = make_plan(params, self.format("none"), prompt, self.context, self.tokenizer, ())
+        if len(prompt) > self.context:
+            raise InputError(
+                f"prompt and steps have {len(prompt)} tokens and the context holds {self.context}; score fewer steps, or "
+                "raise max_model_len or kv_cache_tokens"
+            )
+        # Nothing is drawn behind the prompt, so it may fill the context.
+        plan = make_plan(params, self.format("none"), prompt, self.context + 1, self.tokenizer, ())
         return Prepared(prompt, params, plan, reads, labels)
 
     def _one_id(self, field: str, token: str | int) -> int:

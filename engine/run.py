@@ -10,7 +10,7 @@ from functools import partial
 
 from rich.console import Console
 
-from engine.build import context_limit, resolve_device
+from engine.build import context_limit, refuse_scorer, resolve_device
 from engine.command.append_log import Displaced
 from engine.command.job import Job
 from engine.command.jsonl import InputLine, Origin, output_record, repeated_ids
@@ -37,7 +37,9 @@ def run(job: Job, timeline: Timeline) -> int:
     resolve_device(config.device)
     tokenizer = Tokenizer.load(job.directory)
     timeline.lap("tokenizer")
-    context = context_limit(config, ModelConfig.load(job.directory, config.dtype, config.device))
+    model = ModelConfig.load(job.directory, config.dtype, config.device)
+    refuse_scorer(model, config.model)
+    context = context_limit(config, model)
     prepared = _prepare(lines, config, tokenizer, context)
     timeline.lap("requests")
     results = None if arguments.output is None else ResultsFile(arguments.output)

@@ -39,7 +39,7 @@ class ScoreCache:
 
     def keys(self, ids: array, reads: Sequence[int], labels: Sequence[int]) -> list[bytes]:
         """The key of each position of `reads`, ascending."""
-        running, keys = blake2b(array("i", labels).tobytes(), digest_size=16), []
+        running, keys = blake2b(array("i", [len(labels), *labels]).tobytes(), digest_size=16), []
         for start, end in pairwise((0, *(at + 1 for at in reads))):
             running.update(ids[start:end].tobytes())
             keys.append(running.digest())

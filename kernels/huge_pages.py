@@ -34,8 +34,9 @@ class _Chunk:
         begin = -(-self.used // LINE) * LINE
         if begin + size > self.data.numel():
             return None
+        cut = self.data[begin : begin + size]
         self.used = begin + size
-        return self.data[begin : self.used]
+        return cut
 
 
 _chunk: _Chunk | None = None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import InputError, refuse, shown
+from engine.errors import is_whole, refuse, shown
 from kernels.linear import linear
 from kernels.weights import LinearWeight
 
@@ -59,7 +59,7 @@ def parse_head(kind: str, values: Mapping[str, Any], source: str) -> ScoreHead:
     labels = (1 if outcome else 2) if given is None or kind.endswith("RewardModel") else given
     refuse(
         (
-            labels not in (1, 2),
+            not is_whole(labels, 1, 2),
             f"{source}: the head has {shown(labels)} labels; a score is one label, or the second of two",
         ),
     )
@@ -97,9 +97,3 @@ def label_scores(logits: Tensor, labels: Tensor) -> Tensor:
     label's probability among its row's."""
     wanted = logits.float().gather(1, labels.clamp(min=0)).masked_fill(labels < 0, float("-inf"))
     return torch.softmax(wanted, -1)[:, 0]
-
-
-def refuse_labels(labels: Sequence[int], size: int) -> None:
-    """Raises InputError unless `labels` are at least two different token ids of a vocabulary of `size`."""
-    if len(labels) < 2 or len(set(labels)) < len(labels) or any(not 0 <= label < size for label in labels):
-        raise InputError(f"labels is {shown(list(labels))}; give two or more different token ids below {size}")

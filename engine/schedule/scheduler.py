@@ -218,9 +218,11 @@ class Scheduler:
         self._publish(sequence)
         start, size = sequence.published * self.pool.page_size, self.pool.page_size
         known = min(sequence.computed, len(sequence.tokens) - sequence.held)
-        pending = {target for _, target in self._copies}  # an aborted fork's page, which nothing is in yet
+        pending = {target for _, target in self._copies}  # a fork's page, which nothing is in yet
         if start < known and sequence.pages[start // size] not in pending:
             self.pool.publish(sequence.pages[start // size], sequence.chain, sequence.tokens[start:known])
+        if not pending.isdisjoint(sequence.pages):  # nobody needs the copy, and the page is another's from now on
+            self._copies[:] = [copy for copy in self._copies if copy[1] not in sequence.pages]
         self.pool.release(sequence.pages)
         sequence.pages = []
         heapq.heappush(self._slots, sequence.slot)

@@ -90,7 +90,8 @@ class Sequence:
     def __post_init__(self) -> None:
         plan = self.admission.prepared.plan
         self.key = self.admission.number, self.sample
-        self.limit = plan.prompt_len + min(plan.max_tokens, plan.max_context)
+        drawn = 0 if self.admission.prepared.reads else min(plan.max_tokens, plan.max_context)
+        self.limit = plan.prompt_len + drawn
 
     @property
     def length(self) -> int:

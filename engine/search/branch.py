@@ -8,13 +8,14 @@ finds it by content, inside a page too. Nothing is tokenized twice, and nothing 
 import copy
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.engine import Engine
-from engine.errors import EngineDead, InputError
+from engine.errors import EngineDead, InputError, is_whole, shown
 from engine.handle import Handle
 from engine.request import Logprob, SamplingParams
+from kernels.thinking_tables import Phase
 
 
 @dataclass
@@ -63,12 +64,18 @@ class Branch:
         self._engine, self._params = engine, replace(params, seed=seed)
         self.prompt = tuple(prompt)
         """Token ids in front of the path."""
-        plan = engine.prepare(self.prompt, params).plan
-        self._thinks, self._extension = plan.format.thinks, len(plan.extension)
-        if params.stop and not self._thinks:
+        self._plan = engine.prepare(self.prompt, params).plan
+        thinks, plain = self._plan.format.thinks, self._plan.phase is Phase.PLAIN
+        if thinks and plain:
+            raise InputError(
+                "the prompt does not open the thinking; end it with the opener, or set thinking_format none"
+            )
+        if plain and params.stop:
             raise InputError(
                 "stop would not be seen across steps of plain text; end steps with it, and close the branch"
             )
+        if thinks and (params.ignore_eos or params.loop_ngram):
+            raise InputError("ignore_eos and loop_ngram count one request's thinking, not a path's; leave them out")
         self.ledger = Ledger() if ledger is None else ledger
         self.token_ids: tuple[int, ...] = ()
         self.forced: tuple[int, ...] = ()
@@ -85,15 +92,14 @@ class Branch:
         self._extended: tuple[int, ...] = ()
         """Where in the path each "Wait" begins."""
         self._forks = 0
+        self._answers = False
+        """Whether the last step began behind the thinking."""
         self._pending: Handle | None = None
 
     def begin(self, stop: Sequence[str] = (), max_tokens: int | None = None) -> None:
         """Queue a step, which `end` waits for: steps of several branches run together. Raises InputError where the
         branch is closed, has ended or is in a step."""
-        self._refuse(self.finished)
-        if self._pending is not None:
-            raise InputError("the branch is in a step; end it first")
-        self._pending = self._engine.submit([*self.prompt, *self.token_ids], self._step_params(stop, max_tokens))
+        self._begin(self._step_params(stop, max_tokens))
 
     def end(self) -> Step:
         """Wait for the step that was begun. Raises EngineDead where it failed."""
@@ -107,21 +113,25 @@ class Branch:
             raise
         if output.error is not None:
             raise EngineDead(f"a step failed: {output.error}")
+        if output.finish_reason == "abort":
+            raise EngineDead("the step was aborted: the engine was closed")
         assert output.logprobs is not None
         step = Step(tuple(output.token_ids), output.cumulative_logprob or 0.0, output.finish_reason != "pause")
         forced = tuple(len(self.token_ids) + position for position in output.forced)
         # An extension that is no text is not forced: somewhere in the step.
-        starts = forced[:: self._extension] if self._extension else [len(self.token_ids)] * output.thinking.extensions
+        extension = len(self._plan.extension)
+        starts = forced[::extension] if extension else [len(self.token_ids)] * output.thinking.extensions
         self._extended += tuple(starts[: output.thinking.extensions])
         self.forced += forced
         self.token_ids += step.token_ids
         self.logprobs += tuple(output.logprobs)
         self.ends += (len(self.token_ids),)
-        self.thinking_tokens = output.thinking.tokens
+        if not self._answers:
+            self.thinking_tokens = output.thinking.tokens
         self.ledger.add(generated=len(step.token_ids))
         self.finished = step.finished
-        if step.finished:  # without thinking the answer is the text, which earlier steps may have begun
-            self.answer = self.text.strip() if output.thinking.stop_reason is None else output.answer
+        if step.finished:  # earlier steps may have begun the answer
+            self.answer = output.answer if output.thinking.stop_reason is not None else self._behind_end().strip()
         return step
 
     def step(self, stop: Sequence[str] = (), max_tokens: int | None = None) -> Step:
@@ -132,11 +142,13 @@ class Branch:
 
     def fork(self, count: int, at: int | None = None) -> list["Branch"]:
         """`count` branches that go on from here, or from the first `at` tokens of the path, each with its own seed."""
-        if self._pending is not None:
-            raise InputError("the branch is in a step; end it first")
         self._refuse(ended=False)
-        if count < 1 or (at is not None and not 0 <= at <= len(self.token_ids)):
-            raise InputError(f"fork of {count} at {at}; give at least 1, at 0 to {len(self.token_ids)} tokens")
+        if not is_whole(count, 1) or not (at is None or is_whole(at, 0, len(self.token_ids))):
+            raise InputError(
+                f"fork of {shown(count)} at {shown(at)}; give at least 1, at 0 to {len(self.token_ids)} tokens"
+            )
+        if at is not None and {at - 1, at} <= set(self.forced):
+            raise InputError(f"fork at {at} is inside what was written; fork where that begins or ends")
         return [self._child(len(self.token_ids) if at is None else at) for _ in range(count)]
 
     def spread(self, count: int) -> list["Branch"]:
@@ -146,7 +158,14 @@ class Branch:
     def force(self, ids: Sequence[int]) -> None:
         """Write `ids` behind the path. What the model says of them is not known: log-probability 0, flagged."""
         self._refuse(self.finished)
+        size, most = self._engine.tokenizer.size, self._params.max_tokens
+        if not all(is_whole(token, 0, size - 1) for token in ids):
+            raise InputError(f"force of {shown(list(ids))}; give token ids from 0 to {size - 1}")
         before = len(self.token_ids)
+        if most is not None and before + len(ids) >= most:
+            raise InputError(
+                f"force of {len(ids)} tokens behind {before} leaves nothing of max_tokens {most}; raise it"
+            )
         self.token_ids += tuple(ids)
         self.logprobs += tuple(Logprob(token, 0.0, forced=True) for token in ids)
         self.forced += tuple(range(before, len(self.token_ids)))
@@ -155,15 +174,16 @@ class Branch:
     def conclude(self) -> None:
         """Queue a last step that closes the thinking now, as a budget would, and answers: for `end` to wait for. So
         every open branch can be made a vote. Raises InputError as `begin` does."""
-        if self._thinks:
-            self._params = replace(
-                self._params,
+        params = self._step_params((), None)
+        if self._plan.format.thinks:
+            params = replace(
+                params,
                 thinking_token_budget=0,
                 min_thinking_tokens=0,
                 thinking_grace_tokens=0,
                 thinking_budget_action="force_end",
             )
-        self.begin()
+        self._begin(params)
 
     def close(self) -> None:
         """Drop the branch, and the step it is in: nothing can be added any more."""
@@ -179,7 +199,7 @@ class Branch:
 
     def spelled(self, ids: Sequence[int]) -> str:
         """Token ids of the path as text, special tokens shown, the ending EOS not."""
-        eos = self._engine.tokenizer.eos_token_ids
+        eos = () if self._params.ignore_eos else self._engine.tokenizer.eos_token_ids
         return self._engine.tokenizer.decode(ids[:-1] if ids and ids[-1] in eos else ids)
 
     @property
@@ -197,12 +217,28 @@ class Branch:
         """Of what was drawn along the path, under the model."""
         return sum(one.logprob for one in self.logprobs if not one.forced)
 
+    def _begin(self, params: SamplingParams) -> None:
+        self._refuse(self.finished)
+        prepared = self._engine.prepare([*self.prompt, *self.token_ids], params)
+        self._answers = prepared.plan.phase is Phase.ANSWER
+        self._pending = self._engine.submit_prepared(prepared)
+
+    def _behind_end(self) -> str:
+        """The path's text; where its thinking was over before the last step, what stands behind the end."""
+        form = self._plan.format
+        if form.text is not None:
+            return self.text.partition(form.text.triggers[0])[2] if self._answers else self.text
+        size = len(form.end)
+        places = range(len(self.token_ids) - size + 1) if self._answers else ()
+        at = next((at + size for at in places if self.token_ids[at : at + size] == form.end), 0)
+        return self.spelled(self.token_ids[at:])
+
     def _step_params(self, stop: Sequence[str], max_tokens: int | None) -> SamplingParams:
         """What is left of the path's parameters for its next step."""
         params, length = self._params, len(self.token_ids)
         return replace(
             params,
-            pause=tuple(stop),
+            pause=(stop,) if isinstance(stop, str) else tuple(stop),
             pause_tokens=max_tokens or 0,
             max_tokens=None if params.max_tokens is None else max(1, params.max_tokens - length),
             min_tokens=max(0, params.min_tokens - length),
@@ -230,15 +266,21 @@ class Branch:
     def _refuse(self, ended: bool) -> None:
         if self.closed:
             raise InputError("the branch is closed; fork before you close it")
+        if self._pending is not None:
+            raise InputError("the branch is in a step; end it first")
         if ended:
             raise InputError("the branch has ended; fork it at an earlier token")
 
 
 def grow(branches: Sequence[Branch], stop: Sequence[str] = (), max_tokens: int | None = None) -> list[Step]:
     """One step of every branch, all at once. Where one fails the others are dropped."""
+    return _all_at_once(branches, lambda branch: branch.begin(stop, max_tokens))
+
+
+def _all_at_once(branches: Sequence[Branch], begin: Callable[[Branch], None]) -> list[Step]:
     try:
         for branch in branches:
-            branch.begin(stop, max_tokens)
+            begin(branch)
         return [branch.end() for branch in branches]
     except BaseException:
         for branch in branches:
@@ -247,8 +289,6 @@ def grow(branches: Sequence[Branch], stop: Sequence[str] = (), max_tokens: int |
 
 
 def conclude(branches: Sequence[Branch]) -> None:
-    """Make every branch that has not ended close its thinking and answer, all at once."""
-    for branch in branches:
-        branch.conclude()
-    for branch in branches:
-        branch.end()
+    """Make every branch that has not ended close its thinking and answer, all at once. Where one fails the others are
+    dropped."""
+    _all_at_once(branches, lambda branch: branch.conclude())

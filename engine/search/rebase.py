@@ -10,7 +10,8 @@ from engine.search.walk import Found, Walk
 
 
 def rebase(walk: Walk, width: int, temperature: float = 0.1, rule: Rule = "code") -> Found:
-    """`width` answers. `temperature` balances: towards 0 all go on from the best branch (the paper's 0.1, the published
+    """`width` answers; by the paper's rule, whose shares need not add up, about as many. `temperature` balances:
+    towards 0 all go on from the best branch (the paper's 0.1, the published
     settings' 0.2). Branches that are open after the last step answer at once, instead of being lost, and so they do
     where the paper's rule rounds every share to 0."""
     if width < 1:

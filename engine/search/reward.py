@@ -6,12 +6,13 @@ the policy's own certainty. What it must not do is lose a branch: `step_scores` 
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Literal
+from itertools import accumulate, pairwise
+from typing import Literal, get_args
 
 from engine.engine import Engine
 from engine.errors import InputError, shown
 from engine.request import Prompt
+from engine.scoring import Scoring
 from engine.search.branch import Branch
 
 Reward = Callable[[Sequence[Branch]], Sequence[Sequence[float]]]
@@ -38,19 +39,21 @@ def step_scores(reward: Reward, branches: Sequence[Branch]) -> list[list[float]]
 
 
 def aggregate(scores: Sequence[float], how: Aggregate) -> float:
-    """One score of a path's; of no steps -inf. Raises InputError for a `how` that is none."""
-    if not scores:
+    """One score of a path's; -inf where there are none, and where one that counts is the worst there is or they come to
+    no number. Raises InputError for a `how` that is none."""
+    if how not in get_args(Aggregate):
+        raise InputError(f"aggregate is {shown(how)}; give {', '.join(get_args(Aggregate))}")
+    counted = scores[-1:] if how == "last" else scores
+    if not counted or min(counted) == -math.inf:
         return -math.inf
     match how:
-        case "last":
-            return scores[-1]
-        case "min":
-            return min(scores)
         case "mean":
-            return sum(scores) / len(scores)
+            score = sum(counted) / len(counted)
         case "prod":
-            return math.prod(scores)
-    raise InputError(f"aggregate is {shown(how)}; give last, min, mean or prod")
+            score = math.prod(counted)
+        case _:
+            score = min(counted)
+    return -math.inf if math.isnan(score) else score
 
 
 def mean_logprob(branches: Sequence[Branch]) -> list[list[float]]:
@@ -80,21 +83,33 @@ class ModelReward:
         self._engine, self._prompt, self._mark, self._labels = engine, prompt, mark, tuple(labels)
 
     def __call__(self, branches: Sequence[Branch]) -> list[tuple[float, ...]]:
-        """Score all at once. Raises InputError for a path that is longer than the model's context."""
-        asked = [
-            self._engine.submit_score(
-                branch.prompt if self._prompt is None else self._prompt,
-                [self._step(branch, start, end) for start, end in pairwise((0, *branch.ends))],
-                self._mark,
-                self._labels,
-            )
-            for branch in branches
-        ]
-        scores = [scoring.result() for scoring in asked]
-        for branch, found in zip(branches, scores, strict=True):
-            branch.ledger.add(scored=found.computed, reused=found.reused)
-        return [found.values for found in scores]
+        """Score all at once. A step without text (the end of the path alone) has the score of the one before it. Raises
+        InputError for a path that is longer than the model's context."""
+        texts = [[self._step(branch, *span) for span in pairwise((0, *branch.ends))] for branch in branches]
+        asked: list[Scoring | None] = []
+        try:
+            for branch, steps in zip(branches, texts, strict=True):
+                prompt = branch.prompt if self._prompt is None else self._prompt
+                written = [step for step in steps if step]
+                asked.append(self._engine.submit_score(prompt, written, self._mark, self._labels) if written else None)
+            scores = [None if scoring is None else scoring.result() for scoring in asked]
+        except BaseException:
+            for scoring in asked:
+                if scoring is not None:
+                    scoring.abort()
+            raise
+        found = []
+        for branch, steps, each in zip(branches, texts, scores, strict=True):
+            if each is not None:
+                branch.ledger.add(scored=each.computed, reused=each.reused)
+            values = iter(() if each is None else each.values)
+            found.append(tuple(accumulate((next(values) if step else math.nan for step in steps), _or_before)))
+        return found
 
     def _step(self, branch: Branch, start: int, end: int) -> Sequence[int] | str:
         ids = branch.token_ids[start:end]
         return ids if self._prompt is None else branch.spelled(ids)
+
+
+def _or_before(before: float, score: float) -> float:
+    return before if math.isnan(score) else score

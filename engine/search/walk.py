@@ -18,6 +18,8 @@ class Steps:
     most: int = 40
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
         if self.most < 1 or not (self.stop or self.max_tokens):
             raise InputError(
                 f"steps with marks {self.stop}, {self.max_tokens} tokens, {self.most} in all; give at least "

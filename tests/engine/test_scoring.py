@@ -3,6 +3,8 @@
 import contextlib
 import json
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from engine.model.config import ModelConfig
 from tests.checkpoints import write_random_checkpoint
 from tests.rounding import decoder_roundings, likely
 
+ROOT = Path(__file__).parents[2]
 HEADS = {
     "Qwen2ForProcessRewardModel": {"score.0.weight": (64, 64), "score.0.bias": (64,), "score.2.weight": (2, 64)}
     | {"score.2.bias": (2,)},
@@ -193,6 +196,20 @@ def test_scores_survive_eviction_and_preemption(folders: dict[str, Path]) -> Non
         assert tight.stats()["pages_free"] == tight.stats()["pages_total"]
 
 
+def test_a_path_may_fill_the_context(folders: dict[str, Path]) -> None:
+    with Engine(folders["Qwen2ForProcessRewardModel"], device="cpu", max_model_len=64, page_size=8) as engine:
+        assert len(engine.score([1, 2, 3], [[7] * 61]).values) == 1
+        with pytest.raises(InputError, match="64"):
+            engine.score([1, 2, 3], [[7] * 62])
+
+
+def test_the_command_line_refuses_a_reward_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    words = ["--model", str(folders["Qwen2ForProcessRewardModel"]), "--prompt", "Why?", "--output", str(out)]
+    done = subprocess.run([sys.executable, "-m", "engine.generate", *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "is a reward model, which writes nothing" in done.stderr and not out.exists()
+
+
 def test_threads_ask_at_once(prm: Engine) -> None:
     texts = [steps_of(100 + seed % 3, 5) for seed in range(24)]
     found: list[Any] = [None] * 24
@@ -212,6 +229,11 @@ def test_threads_ask_at_once(prm: Engine) -> None:
     ("steps", "mark", "said"),
     [
         ([], None, "steps is"),
+        (5, None, "steps is"),
+        ([5], None, "steps is"),
+        ([None], None, "steps is"),
+        ([b"abc"], None, "steps is"),
+        ({"a": 1}, None, "steps is"),
         ("text", None, "steps is"),
         ([[1], []], None, r"steps\[1\] has no tokens"),
         ([[1], [10**6]], None, r"steps\[1\]\[0\]"),
@@ -252,6 +274,8 @@ def test_a_head_of_other_labels_is_refused(folders: dict[str, Path], tmp_path: P
     config = json.loads((folder / "config.json").read_text())
     for change, said in (
         ({"id2label": {str(i): "x" for i in range(3)}}, "3 labels"),
+        ({"num_labels": True}, "True labels"),
+        ({"num_labels": 2.0}, "2.0 labels"),
         ({"architectures": ["GemmaForTokenClassification"]}, "architectures is"),
         ({"architectures": ["Qwen2ForProcessRewardModel"]}, r"score.0.weight is missing"),
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, InputError, SamplingParams
+from engine import Engine, EngineDead, InputError, SamplingParams
 from engine.search.branch import Branch, conclude, grow
 
 MODEL = str(Path(__file__).parents[3] / "models" / "s1-nano")
@@ -56,7 +56,7 @@ THINK = {"opener": "<|im_start|>think", "end": "so 1", "budget_end": "so 1", "tr
         {"thinking_format": THINK, "temperature": 1.0, "thinking_token_budget": 60},
     ],
 )
-@pytest.mark.parametrize("step", [{"stop": ("\n",)}, {"max_tokens": 7}, {"stop": ("7", " so"), "max_tokens": 11}])
+@pytest.mark.parametrize("step", [{"stop": "\n"}, {"max_tokens": 7}, {"stop": ("7", " so"), "max_tokens": 11}])
 def test_steps_make_the_request_that_never_pauses(engine, prompt, fields, step):
     """Ids, forced positions, log-probabilities and answer."""
     params = SamplingParams(**{"max_tokens": 200, "seed": 5, "logprobs": 0} | fields)
@@ -122,6 +122,10 @@ def test_a_fork_inside_the_path_keeps_the_waits_before_it(engine, prompt):
     branch.step()
     wait = len(engine.tokenizer.encode("Wait"))
     first, second = branch._extended
+    longer = Branch(engine, prompt, replace(params, thinking_extension_str="Wait, let me"))
+    longer.step()
+    with pytest.raises(InputError, match="inside what was written"):
+        longer.fork(1, at=longer._extended[0] + 1)
     for at, left in ((first, 2), (first + wait, 1), (second, 1), (second + wait + 1, 0)):
         child = branch.fork(1, at=at)[0]
         child.step()
@@ -142,7 +146,49 @@ def test_a_forced_end_turns_any_branch_into_a_vote(engine, prompt):
     written.force(end)
     assert written.forced == tuple(range(9, 9 + len(end))) and written.logprobs[9].forced
     written.step()
-    assert written.finished and written.answer
+    assert written.finished and written.answer.startswith("Final Answer:") and written.thinking_tokens == 9
+
+
+def test_a_fork_behind_the_thinking_has_the_answer_alone(engine, prompt):
+    whole = Branch(engine, prompt, SamplingParams(max_tokens=200))
+    whole.step()
+    assert whole.answer.startswith("Answer: ")
+    late = whole.fork(1, at=whole.path_tokens - 2)[0]
+    late.step()
+    assert late.answer == whole.answer and late.thinking_tokens == whole.thinking_tokens > 0
+    concluded = Branch(engine, prompt, SamplingParams(max_tokens=200))
+    concluded.step(max_tokens=12)
+    conclude([concluded])
+    early = concluded.fork(1, at=10)[0]  # its budget is what it was
+    early.step(max_tokens=8)
+    assert not early.finished and early.path_tokens == 18
+    spelled = Branch(engine, prompt, SamplingParams(max_tokens=60, thinking_format=THINK))
+    spelled.step(max_tokens=5)
+    spelled.force(engine.tokenizer.encode("\nso 1"))
+    spelled.step()
+    assert spelled.finished and "so 1" not in spelled.answer and spelled.text.endswith(spelled.answer)
+
+
+def test_a_branch_in_a_step_is_left_alone(engine, prompt):
+    branch = Branch(engine, prompt, SamplingParams(max_tokens=90))
+    branch.begin(max_tokens=8)
+    for what in (lambda: branch.force([5]), branch.conclude, lambda: branch.fork(1), lambda: branch.begin()):
+        with pytest.raises(InputError, match="is in a step"):
+            what()
+    branch.end()
+    while not branch.finished:
+        branch.step(max_tokens=8)
+    assert list(branch.token_ids) == engine.generate([prompt], SamplingParams(max_tokens=90))[0].outputs[0].token_ids
+
+
+def test_a_closed_engine_ends_no_branch(prompt):
+    engine = Engine(MODEL, device="cpu", dtype="float32", kv_cache_tokens=4096)
+    branch = Branch(engine, prompt, SamplingParams(max_tokens=3000, thinking_extensions=99))
+    branch.begin()
+    engine.close()
+    with pytest.raises(EngineDead):
+        branch.end()
+    assert not branch.finished
 
 
 def test_pages_are_free_after_the_search(engine, prompt):
@@ -163,10 +209,24 @@ def test_what_a_branch_cannot_do_is_refused(engine, prompt):
     with pytest.raises(InputError, match="n is 2"):
         Branch(engine, prompt, SamplingParams(n=2))
     plain = {"stop": ("x",), "thinking_format": "none"}
-    for fields in ({"presence_penalty": 1.0}, {"pause": ("x",)}, {"pause_tokens": 3}, plain):
+    loop = {"loop_ngram": 1, "loop_count": 9}
+    for fields in (
+        {"presence_penalty": 1.0},
+        {"pause": ("x",)},
+        {"pause_tokens": 3},
+        plain,
+        loop,
+        {"ignore_eos": True},
+    ):
         with pytest.raises(InputError, match=next(iter(fields))):
             Branch(engine, prompt, SamplingParams(**fields))
     branch = Branch(engine, prompt, SamplingParams(max_tokens=40))
-    for count, at in ((0, None), (1, 5), (1, -1)):
+    with pytest.raises(InputError, match="does not open the thinking"):
+        Branch(engine, [5, 6, 7], SamplingParams())
+    for ids in ([10**9], ["a"], [5] * 40):
+        with pytest.raises(InputError, match="force of"):
+            branch.force(ids)
+    assert branch.token_ids == () and branch.ledger.generated == 0
+    for count, at in ((0, None), (1, 5), (1, -1), (1.0, None), (1, True)):
         with pytest.raises(InputError, match="fork of"):
             branch.fork(count, at)

@@ -15,7 +15,7 @@ from engine import Engine, InputError, SamplingParams
 from engine.search.beam import beam, diverse
 from engine.search.branch import Branch, Ledger
 from engine.search.rebase import rebase
-from engine.search.reward import Aggregate, aggregate, mean_logprob, step_scores
+from engine.search.reward import Aggregate, ModelReward, aggregate, mean_logprob, step_scores
 from engine.search.sampling import samples, shortest, until
 from engine.search.votes import decided
 from engine.search.walk import Found, Steps, Walk
@@ -173,6 +173,15 @@ def test_a_diverse_tree_is_the_published_one() -> None:
 def test_an_answer_is_scored_by_how_its_steps_are_put_together() -> None:
     for how, value in (("last", 0.5), ("min", 0.2), ("mean", 0.4), ("prod", 0.05)):
         assert aggregate([0.5, 0.2, 0.5], how) == pytest.approx(value)  # type: ignore[arg-type]
+    nan, inf = float("nan"), float("inf")
+    for scores in ([-inf, -inf], [-inf, 0.0], [-inf, inf], [inf, 0.0]):
+        for how in ("min", "mean", "prod"):
+            worst = -inf in scores or (how == "prod" and scores == [inf, 0.0])
+            assert (aggregate(scores, how) == -inf) == worst  # type: ignore[arg-type]
+    root: Any = Scripted(1)
+    [branch] = root.spread(1)
+    branch.token_ids = (0, 1)
+    assert step_scores(lambda branches: [[nan, 1.0]], [branch]) == [[-inf, 1.0]]
     with pytest.raises(InputError, match="aggregate is"):
         aggregate([1.0], "max")  # type: ignore[arg-type]
 
@@ -317,6 +326,20 @@ def test_the_shortest_thoughts_are_kept(engine: Engine, prompt: list[int]) -> No
     assert found.ledger.generated < whole.ledger.generated
 
 
+def test_a_judge_that_reads_text_takes_steps_without_any(engine: Engine, prompt: list[int]) -> None:
+    """The path's end alone, an EOS, is a step of no text: it has the score of the step before."""
+    params = SamplingParams(max_tokens=120, thinking_format="none")
+    whole = engine.generate([prompt], params)[0].outputs[0].text
+    branch = Branch(engine, prompt, params)
+    while not branch.finished:
+        branch.step(stop=("no\n", whole[-20:]))
+    [last] = branch.token_ids[branch.ends[-2] :]
+    assert last in engine.tokenizer.eos_token_ids
+    judge = ModelReward(engine, {"messages": [{"role": "user", "content": QUESTION}]}, labels=("1", "2"))
+    [scores] = step_scores(judge, [branch])
+    assert scores[-1] == scores[-2] and len(set(scores)) == len(scores) - 1
+
+
 def test_what_a_search_cannot_do_is_refused(engine: Engine, prompt: list[int]) -> None:
     walk = Walk(Branch(engine, prompt, PARAMS), LINES)
     with pytest.raises(InputError, match="give it a reward"):
@@ -329,6 +352,7 @@ def test_what_a_search_cannot_do_is_refused(engine: Engine, prompt: list[int]) -
     ):
         with pytest.raises(InputError, match="give"):
             search()
+    assert Steps(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="one mark or a number"):
         Steps(stop=())
     with pytest.raises(InputError, match="scored 1 of 0"):
