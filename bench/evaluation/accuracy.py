@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation import metrics
+from bench.evaluation import metrics, search_report
 from bench.evaluation.estimators import best_of_k, expected_max, first_k_majority, majority_at_k, pass_at_k
 from bench.evaluation.outcomes import Cell, Outcome, Results, series_of
 from bench.statistics import bootstrap, discordant, permutation_test, sampling_interval, sign_test, wilson
@@ -34,13 +34,21 @@ def report(results: Results, grader: str, mode: str) -> dict[str, Any]:
             for other, cell in pairwise(curve)
         }
         tokens = results.tokens[name]
+        costs = search_report.costs(cells)
         tasks.append(
             {
                 "task": name,
                 "problems": max(len(cell.problems) for cell in cells),
                 "note": results.notes[name],
-                "conditions": [condition(before.get(cell.condition.label), cell, cells) for cell in cells],
-                "methods": [method(label, curve) for label, curve in series.items() if len(curve) > 1],
+                "conditions": [
+                    condition(before.get(cell.condition.label), cell, cells) | searched(cell, cells, costs)
+                    for cell in cells
+                ],
+                "methods": [
+                    method(label, curve)
+                    for label, curve in series.items()
+                    if len(curve) > 1 and curve[0].condition.search is None  # whose limit is one path's
+                ],
                 "tokens": {
                     **vars(tokens),
                     "ratio": tokens.independent / tokens.generated if tokens.generated else 1.0,
@@ -93,6 +101,18 @@ def condition(before: Cell | None, cell: Cell, cells: Sequence[Cell]) -> dict[st
             else {}
         ),
     }
+
+
+def searched(cell: Cell, cells: Sequence[Cell], costs: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What a task with searches tells of each condition besides: its costs and, of a search, what it came to and what
+    it is worth over a greedy sample that costs about as much. Empty where there are no searches."""
+    if not costs:
+        return {}
+    cost = {"cost": costs[cell.condition.label]}
+    if cell.condition.search is None:
+        return cost
+    other = search_report.beside(cell, cells, costs)
+    return cost | {"search": search_report.searched(cell) | {"over": None if other is None else change(other, cell)}}
 
 
 def change(before: Cell, after: Cell) -> dict[str, Any]:

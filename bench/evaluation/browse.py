@@ -51,9 +51,24 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
         samples=samples,
         question_text=question_text,
         pieces=pieces,
+        tree=tree,
     )
     write_whole(folder / "samples.html", page)
     return folder / "samples.html"
+
+
+def tree(nodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The steps of a search, each behind the one that it goes on from, with how often the way to it has forked: a step
+    that alone goes on from another stands below it, and no further in. At most 12, which a page has room for."""
+    children: dict[int | None, list[int]] = defaultdict(list)
+    for number, node in enumerate(nodes):
+        children[node["parent"]].append(number)
+    left = [(0, number) for number in reversed(children[None])]
+    while left:
+        level, number = left.pop()
+        yield min(level, 12), nodes[number]
+        row = children[number]
+        left += [(level + (len(row) > 1), child) for child in reversed(row)]
 
 
 def marked(

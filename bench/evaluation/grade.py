@@ -10,11 +10,11 @@ from typing import Any
 from bench.evaluation.extraction import GraderName, Mode, extract_as_s1
 from bench.evaluation.grid import Grid, from_values
 from bench.evaluation.log import Key, key_of, read_run, sample_rows
-from bench.evaluation.prompts import question_text
+from bench.evaluation.prompts import item_of
 from bench.evaluation.tasks import Problem, Task, load
 from curate.families import NOT_FOUND
 from curate.grading.compare import canonical
-from curate.grading.grade import AnswerKind, Grade, Grader, Item
+from curate.grading.grade import AnswerKind, Grade, Grader
 from curate.grading.judge import Judge
 from engine import InputError
 from engine.errors import first_line, shown
@@ -172,11 +172,6 @@ def by_phase(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], mod
             if given.rule != "no_answer" and (phase == "answer" or not given.rule.startswith("whole/")):
                 found[i] = _verdict(given, phase, problems[i].kind)
     return [graded or _no_answer(row) for graded, row in zip(found, rows, strict=True)]
-
-
-def item_of(problem: Problem, text: str) -> Item:
-    """A response to a problem, for the grader."""
-    return Item(text, problem.reference, problem.kind, question_text(problem), problem.family, problem.options)
 
 
 def _known(row: Mapping[str, Any], problem: Problem, strict: bool) -> Graded | None:

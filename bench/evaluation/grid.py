@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from bench.evaluation.methods import Condition, Defaults, Method
 from bench.evaluation.prompts import PromptName
+from bench.evaluation.search_methods import AnySearch
 from bench.evaluation.tasks import TaskSpec
 from curate.models.local import engine_config
 from engine import InputError
@@ -46,7 +47,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     engine: dict[str, Any] = {}
     """Fields of EngineConfig, such as device, dtype, tensor_parallel_size, max_num_seqs."""
     tasks: Annotated[tuple[TaskSpec, ...], Meta(min_length=1)]
-    methods: Annotated[tuple[Method, ...], Meta(min_length=1)]
+    methods: Annotated[tuple[Method | AnySearch, ...], Meta(min_length=1)]
     prompt: PromptName = "s1"
     system: str | None = None
     """System message; null: what the chat template writes by itself."""
@@ -71,7 +72,12 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             )
         _refuse_twice([task.name for task in self.tasks], "task {} is given twice; use two grids")
         engine_config(self.model, self.engine)
-        self.conditions()
+        searching = next((condition for condition in self.conditions() if condition.search is not None), None)
+        if self.endpoint is not None and searching is not None:
+            raise InputError(
+                f"condition {searching.label!r} searches, which only the engine in this process can; leave endpoint "
+                "out, or the method"
+            )
 
     def conditions(self) -> tuple[Condition, ...]:
         """Every point of every curve, in the grid's order. Raises InputError where two have one label."""
@@ -80,7 +86,8 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
         found = tuple(condition for method in self.methods for condition in method.conditions(defaults))
         _refuse_twice(
-            [condition.label for condition in found], "condition {!r} stands in the grid twice; leave one out"
+            [condition.label for condition in found],
+            "condition {!r} stands in the grid twice; leave one out, or name a search",
         )
         if not found:
             raise InputError("the methods come to no condition; give them budgets, limits or extensions")

@@ -56,7 +56,7 @@ def jobs(
 ) -> Iterator[Job]:
     """What is not in the log yet: problems in turn, sample after sample. `conditions` are those without a family."""
     for task in tasks:
-        most = max(c.samples for c in (*conditions, *(c for f in families for c in f.conditions)))
+        most = max((c.samples for c in (*conditions, *(c for f in families for c in f.conditions))), default=0)
         for index in range(most):
             for problem in task.problems:
                 place = Place(task, problem, index)
@@ -74,13 +74,13 @@ def single(setting: Setting, place: Place, condition: Condition) -> Job:
     last one, and counts them all."""
     generated = 0
     for draw in range(condition.tries or 1):
-        request = _request(setting, place, condition, condition.params, draw)
+        request = request_of(setting, place, condition, condition.params, draw)
         (sample,) = yield [request]
         generated += sample.completion_tokens
         if sample.left_thinking:
             break
     source = "rejection" if condition.tries else "independent"
-    setting.log.write([_row(place, condition.label, request, sample, source, generated, tries=draw + 1)])
+    setting.log.write([row_of(place, condition.label, request, sample, source, generated, tries=draw + 1)])
     return 1
 
 
@@ -88,14 +88,14 @@ def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
     """One trace, then what each condition of the family makes of it."""
     backend = setting.backend
     assert isinstance(backend, EngineBackend)  # only the engine continues token ids
-    start = _request(setting, place, family.conditions[0], family.params)
+    start = request_of(setting, place, family.conditions[0], family.params)
     private = place.task.private
     rows = []
     if place.key(family.label) in setting.log and not private:
         trace = from_values(setting.log.row(place.key(family.label)))
     else:
         (trace,) = yield [start]
-        rows.append(_row(place, family.label, start, trace, "trace", trace.completion_tokens))
+        rows.append(row_of(place, family.label, start, trace, "trace", trace.completion_tokens))
         if not private:  # a private trace cannot be read back, so it is written with what came of it
             setting.log.write(rows)
     if trace.error is not None or trace.stop_reason not in reuse.ENDS:
@@ -103,7 +103,7 @@ def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
         alone = [replace(start, params=_seeded(setting, place, c.params)) for c in family.conditions]
         samples = yield alone
         rows += [
-            _row(place, condition.label, request, sample, "independent", sample.completion_tokens)
+            row_of(place, condition.label, request, sample, "independent", sample.completion_tokens)
             for condition, request, sample in zip(family.conditions, alone, samples, strict=True)
         ]
         return _write(setting, place, family, rows)
@@ -118,7 +118,7 @@ def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
             cut = replace(cut, end="whole")
         reason = (own.budget <= reuse.limit_of(own), own.budget_end) if cut.end == "limit" else ()
         if cut.end == "whole" and trace.completion_tokens <= (request.params.max_tokens or 0):
-            rows.append(_row(place, condition.label, request, trace, "trace", 0, cut))
+            rows.append(row_of(place, condition.label, request, trace, "trace", 0, cut))
         else:
             forks.setdefault((cut.at, cut.end, reason), []).append((condition, request, cut))
     groups = list(forks.values())
@@ -133,7 +133,7 @@ def shared(setting: Setting, place: Place, family: reuse.Family) -> Job:
                 if sample.completion_tokens > (request.params.max_tokens or 0):
                     short.append([(condition, request, cut)])  # its room ends before this answer does: by itself
                     continue
-                rows.append(_row(place, condition.label, request, sample, "trace", paid, cut))
+                rows.append(row_of(place, condition.label, request, sample, "trace", paid, cut))
                 paid = 0  # what members share is counted once
         groups = short
     return _write(setting, place, family, rows)
@@ -148,7 +148,8 @@ def _write(setting: Setting, place: Place, family: reuse.Family, rows: Sequence[
     return sum(key != trace for key, _ in new)
 
 
-def _request(setting: Setting, place: Place, condition: Condition, params: Any, draw: int = 0) -> Request:
+def request_of(setting: Setting, place: Place, condition: Condition, params: Any, draw: int = 0) -> Request:
+    """The request for one sample of a condition, with its seed. Raises InputError where it cannot run."""
     said = {"system": setting.system, "user": user_message(place.problem, setting.prompt, condition.suffix)}
     messages = [{"role": role, "content": text} for role, text in said.items() if text is not None]
     return setting.backend.prompt(messages, condition.opener, _seeded(setting, place, params, draw))
@@ -160,7 +161,7 @@ def _seeded(setting: Setting, place: Place, params: Any, draw: int = 0) -> Any:
     return replace(params, seed=sample_seed(setting.seed, name, place.problem.id, place.index))
 
 
-def _row(
+def row_of(
     place: Place,
     condition: str,
     request: Request,

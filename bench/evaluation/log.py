@@ -40,6 +40,17 @@ class _Choice(msgspec.Struct, forbid_unknown_fields=True):
     rule: str
 
 
+class _Searched(msgspec.Struct):
+    """What is read of a search in numbers."""
+
+    unique_tokens: _Count
+    path_tokens: _Count
+    reward_tokens: dict[str, _Count]
+    parameters: dict[str, _Count]
+    flops: Annotated[int, msgspec.Meta(ge=0)]
+    nodes: list[dict[str, Any]]
+
+
 class _Row(msgspec.Struct):
     """What is read of a row besides its key."""
 
@@ -62,6 +73,7 @@ class _Row(msgspec.Struct):
     stop_reason: str | None
     mean_logprob: float | None
     error: str | None
+    search: _Searched | None = None
 
 
 class _Identity(msgspec.Struct):

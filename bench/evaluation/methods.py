@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN, parse
+from bench.evaluation.search_plan import Search
 from engine import InputError, SamplingParams
 from engine.thinking.plan import PRESETS
 
@@ -70,6 +71,7 @@ class Condition:
         suffix: instruction appended to the question.
         tries: above 0: rejection sampling, at most this many draws for a sample within `limit`.
         opener: written after the chat template instead of the format's opener.
+        search: how its sample is searched for; None: it is drawn.
     """
 
     label: str
@@ -81,13 +83,14 @@ class Condition:
     suffix: str = ""
     tries: int = 0
     opener: str | None = None
+    search: Search | None = None
 
 
-class _Method(msgspec.Struct, frozen=True, tag_field="method", forbid_unknown_fields=True):
+class MethodBase(msgspec.Struct, frozen=True, tag_field="method", forbid_unknown_fields=True):
     """A method as a grid names it, by its `tag`."""
 
 
-class NoForcing(_Method, frozen=True, tag="none"):
+class NoForcing(MethodBase, frozen=True, tag="none"):
     """Plain generation: no budget and no forced end. With `opener` the thinking is opened, as s1's models need."""
 
     opener: bool = True
@@ -98,7 +101,7 @@ class NoForcing(_Method, frozen=True, tag="none"):
         yield Condition(label, "none", defaults.params(**fields), samples=defaults.samples)
 
 
-class Budget(_Method, frozen=True, tag="budget"):
+class Budget(MethodBase, frozen=True, tag="budget"):
     """Thinking is cut at each of `budgets` tokens and the answer forced."""
 
     budgets: tuple[int, ...]
@@ -108,14 +111,14 @@ class Budget(_Method, frozen=True, tag="budget"):
             yield Condition(f"budget {budget}", "budget", *defaults.within(budget), samples=defaults.samples)
 
 
-class Auto(_Method, frozen=True, tag="auto"):
+class Auto(MethodBase, frozen=True, tag="auto"):
     """s1's `auto`: think as long as max_tokens allows, keeping room for the forced end and an answer."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         yield Condition("auto", "budget", *defaults.within(None), samples=defaults.samples)
 
 
-class Extensions(_Method, frozen=True, tag="extensions"):
+class Extensions(MethodBase, frozen=True, tag="extensions"):
     """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: s1's `auto`)."""
 
     extensions: tuple[int, ...] = (0, 1, 2, 4, 6)
@@ -129,7 +132,7 @@ class Extensions(_Method, frozen=True, tag="extensions"):
             yield Condition(f"{n}x {name}", f"extensions {name}", *asked, samples=defaults.samples)
 
 
-class TokenConditional(_Method, frozen=True, tag="token_conditional"):
+class TokenConditional(MethodBase, frozen=True, tag="token_conditional"):
     """The prompt asks for at most so many tokens; with `forced` the engine sees to it as well."""
 
     limits: tuple[int, ...]
@@ -148,7 +151,7 @@ class TokenConditional(_Method, frozen=True, tag="token_conditional"):
             )
 
 
-class StepConditional(_Method, frozen=True, tag="step_conditional"):
+class StepConditional(MethodBase, frozen=True, tag="step_conditional"):
     """The prompt asks for at most so many steps, which the model counts down; with `forced` thinking ends at step 0.
 
     Control takes a step for `tokens_per_step` tokens, as the paper does.
@@ -172,7 +175,7 @@ class StepConditional(_Method, frozen=True, tag="step_conditional"):
             )
 
 
-class ClassConditional(_Method, frozen=True, tag="class_conditional"):
+class ClassConditional(MethodBase, frozen=True, tag="class_conditional"):
     """The prompt asks for short or for long thinking. `default_tokens`: what no instruction comes to, for Control."""
 
     classes: tuple[Literal["short", "long"], ...] = ("short", "long")
@@ -191,7 +194,7 @@ class ClassConditional(_Method, frozen=True, tag="class_conditional"):
             )
 
 
-class Rejection(_Method, frozen=True, tag="rejection"):
+class Rejection(MethodBase, frozen=True, tag="rejection"):
     """Samples are drawn until one thinks within the limit; after `tries` draws the problem counts as not answered."""
 
     limits: tuple[int, ...]
@@ -206,7 +209,7 @@ class Rejection(_Method, frozen=True, tag="rejection"):
             yield Condition(f"rejection {limit}", "rejection", *asked, samples=defaults.samples, tries=self.tries)
 
 
-class Parallel(_Method, frozen=True, tag="parallel"):
+class Parallel(MethodBase, frozen=True, tag="parallel"):
     """`samples` independent samples per problem and budget (null: `auto`), for majority and best-of-N."""
 
     samples: int
@@ -223,7 +226,7 @@ class Parallel(_Method, frozen=True, tag="parallel"):
             yield Condition(f"{self.samples} samples, {name}", f"parallel {name}", *asked, samples=self.samples)
 
 
-class Harness(_Method, frozen=True, tag="harness"):
+class Harness(MethodBase, frozen=True, tag="harness"):
     """The original harness's keyword arguments, as in its published commands (`docs/evaluation.md` has the table)."""
 
     arguments: str

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean as mean
+from typing import Any
 
 from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
@@ -28,6 +29,8 @@ class Outcome:
     stop_reason: str | None
     score: float | None
     """Mean log-probability of the tokens that the model chose."""
+    search: Mapping[str, Any] | None = None
+    """What a search came to, as the log has it; None: there was none, or it failed."""
 
     @property
     def right(self) -> bool:
@@ -132,6 +135,7 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
             row["left_thinking"],
             row["stop_reason"],
             row["mean_logprob"],
+            row.get("search"),
         )
     cells = tuple(
         _cell(task, condition, found[task.name, condition.label])
@@ -170,8 +174,9 @@ def _tokens(folder: Path) -> dict[str, Tokens]:
     for row in read_rows(folder):
         generated[row["task"]] += row["generated"]
         if not row["condition"].startswith("trace "):
-            # A rejected sample's discarded draws belong to its method, with and without reuse.
-            independent[row["task"]] += row["generated"] if row["source"] == "rejection" else row["completion_tokens"]
+            # A rejected sample's discarded draws, and a search's tree, belong to their methods with and without reuse.
+            own = row["source"] in ("rejection", "search")
+            independent[row["task"]] += row["generated"] if own else row["completion_tokens"]
     return {task: Tokens(generated[task], independent[task]) for task in sorted(generated)}
 
 

@@ -1,7 +1,7 @@
 """Figures from a report: PNG, SVG and the plotted data as JSON, per task. The same report gives the same files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from engine.whole_file import write_whole
 
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8e5ea2", "#b07d2b", "#4a4a4a", "#0f9ba8", "#a23b72")
 _MARKERS = "osD^vPX*"
+_MANY = len(_COLOURS)
+"""Curves that can be told apart by colour alone, with all their bars."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
             "accuracy": [Panel("average thinking tokens", sequential(task))],
             "parallel": parallel(task),
             "rejection": [Panel("average thinking tokens", rejection(task))],
+            "search": searches(task),
         }
         for name, panels in plots.items():
             if any(panel.curves for panel in panels):
@@ -57,7 +60,8 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def sequential(task: Mapping[str, Any]) -> list[Curve]:
     """Accuracy against average thinking tokens, a curve per series of conditions."""
-    names = dict.fromkeys(row["series"] for row in task["conditions"] if row["series"] != "rejection")
+    drawn = [row for row in task["conditions"] if "search" not in row and row["series"] != "rejection"]
+    names = dict.fromkeys(row["series"] for row in drawn)
     return [_curve(name, _rows(task, name), at % 2 == 0) for at, name in enumerate(names)]
 
 
@@ -95,6 +99,35 @@ def parallel(task: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
+def searches(task: Mapping[str, Any]) -> list[Panel]:
+    """Every search against what it costs, in unique tokens and in operations; greedy budgets and "Wait"s, and votes of
+    independent samples, beside them in both."""
+    found = [row for row in task["conditions"] if "search" in row]
+    if not found:
+        return []
+    alone = [row for row in _rows(task, "budget", "extensions Wait") if row["samples"] == 1]
+    names = dict.fromkeys(row["series"] for row in found)
+    curves = {"one greedy sample: budgets and Waits": alone, **{name: _rows(task, name) for name in names}}
+    least = min((row["cost"]["flops"] for rows in curves.values() for row in rows if row["cost"]["flops"]), default=1.0)
+    unit, name = max(one for one in _UNITS if one[0] <= max(1.0, least))
+    return [
+        Panel(x, [_costly(curve, sorted(rows, key=cost), cost) for curve, rows in curves.items() if rows])
+        for x, cost in (
+            ("unique tokens of a problem", lambda row: row["cost"]["unique_tokens"]),
+            (f"{name} of a problem, policy and reward", lambda row: row["cost"]["flops"] / unit),
+        )
+    ]
+
+
+_UNITS = ((1.0, "FLOPs"), (1e3, "kFLOPs"), (1e6, "MFLOPs"), (1e9, "GFLOPs"), (1e12, "TFLOPs"), (1e15, "PFLOPs"))
+
+
+def _costly(name: str, rows: Sequence[Mapping[str, Any]], cost: Callable[[Mapping[str, Any]], float]) -> Curve:
+    """A curve over a cost, with its intervals."""
+    low, high = ([row["interval"][end] for row in rows] for end in ("low", "high"))
+    return Curve(name, [cost(row) for row in rows], [row["accuracy"] for row in rows], low, high)
+
+
 def _rows(task: Mapping[str, Any], *series: str) -> list[Mapping[str, Any]]:
     return [row for row in task["conditions"] if row["series"] in series]
 
@@ -122,7 +155,9 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
     # A dollar sign in a name is one, and begins no formula.
     with matplotlib.rc_context({"svg.hashsalt": "s1-engine", "font.size": 9, "text.parse_math": False}):
         wide = len(panels) > 1
-        figure = Figure(figsize=(9.6 if wide else 6.8, 4.8 if wide else 4.2), layout="constrained")
+        columns = 2 if len(panels[0].curves) <= _MANY else 3
+        lines = max(0, -(-len(panels[0].curves) // columns) - 4)  # of the legend, beyond those that there is room for
+        figure = Figure(figsize=(9.6 if wide else 6.8, 4.8 + 0.2 * lines if wide else 4.2), layout="constrained")
         figure.suptitle(title, fontsize=10)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(row, panels, strict=True):
@@ -131,7 +166,7 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
         top = max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ()))) or 1.0
         row[0].set(ylabel="accuracy (%)", ylim=(0, min(103, 1.12 * top)))
         if wide:
-            figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+            figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8)
         else:
             row[0].legend(loc="best", fontsize=8)
         png, svg, data = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg", "json"))
@@ -144,7 +179,15 @@ def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
 
 def _panel(axes: Axes, panel: Panel) -> None:
     for at, curve in enumerate(panel.curves):
-        _plot(axes, curve, _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)])
+        rounds, colour = divmod(at, len(_COLOURS))  # a second round of colours has other markers, and hollow ones
+        _plot(
+            axes,
+            curve,
+            _COLOURS[colour],
+            _MARKERS[(at + rounds) % len(_MARKERS)],
+            rounds % 2 == 1,
+            len(panel.curves) > _MANY,
+        )
     axes.set(xscale="log", xlabel=panel.x)
     found = [x for curve in panel.curves for x in curve.tokens if x > 0]
     if found:
@@ -161,16 +204,18 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.grid(alpha=0.25)
 
 
-def _plot(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+def _plot(axes: Axes, curve: Curve, colour: str, marker: str, hollow: bool, crowd: bool) -> None:
     points = sorted(range(len(curve.tokens)), key=lambda i: curve.tokens[i])
     x, y = [curve.tokens[i] for i in points], [100 * curve.accuracy[i] for i in points]
     # a point at 0 is drawn whole, on the axis
-    axes.plot(x, y, marker=marker, markersize=4, color=colour, label=curve.name, clip_on=False, zorder=3)
+    face = "white" if hollow else colour
+    axes.plot(x, y, marker=marker, markersize=4, mfc=face, color=colour, label=curve.name, clip_on=False, zorder=3)
     if curve.low is not None and curve.high is not None:
         low, high = [100 * curve.low[i] for i in points], [100 * curve.high[i] for i in points]
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if len(points) == 1:  # a band of one point is not to be seen
-            axes.errorbar(x, y, yerr=[[max(0.0, y[0] - low[0])], [max(0.0, high[0] - y[0])]], color=colour, capsize=3)
+            shown = {"alpha": 0.2, "linewidth": 1} if crowd else {"capsize": 3}  # points must be seen behind points
+            axes.errorbar(x, y, yerr=[[max(0.0, y[0] - low[0])], [max(0.0, high[0] - y[0])]], color=colour, **shown)
     for text, at, value in _labels(curve, points):
         shift, side = ((4, -10), "left") if curve.below else ((-4, 4), "right")
         if value < 5:

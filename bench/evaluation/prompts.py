@@ -3,6 +3,7 @@
 from typing import Literal
 
 from bench.evaluation.tasks import LETTERS, Problem
+from curate.grading.grade import Item
 
 PromptName = Literal["s1", "lm_eval", "evalchemy", "boxed", "simple_evals"]
 
@@ -40,3 +41,8 @@ def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:
                 f"Answer: {name} (without quotes) where {name} is {what}."
             )
     return f"{text}\n\n{suffix}" if suffix else text
+
+
+def item_of(problem: Problem, text: str) -> Item:
+    """A response to a problem, for the grader."""
+    return Item(text, problem.reference, problem.kind, question_text(problem), problem.family, problem.options)

@@ -50,6 +50,8 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
             } | {f"accuracy_{group}": value for group, value in row["groups"].items()}
             if row.get("at_k"):
                 figures |= _together(row["at_k"][-1])
+            if "search" in row:
+                figures |= row["cost"] | _over(row["search"]["over"])
             append(machine.record("evaluate", case, figures), file)
 
 
@@ -68,6 +70,12 @@ def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
         "path_tokens": entry["path_tokens"],
         **{f"{name}{end}": entry[name][of] for name in gains for end, of in ends.items()},
     }
+
+
+def _over(change: Mapping[str, Any] | None) -> dict[str, float]:
+    """What a search gains over the greedy sample of about its cost, in shares, paired."""
+    ends = {"": "difference", "_low95": "low", "_high95": "high"}
+    return {f"gain_at_cost{end}": change[of] for end, of in ends.items()} if change and change["problems"] else {}
 
 
 def write_samples(folder: Path, file: Path) -> None:

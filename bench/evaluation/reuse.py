@@ -46,8 +46,8 @@ class Family:
 def families(conditions: Sequence[Condition]) -> tuple[list[Family], list[Condition]]:
     """Which conditions share traces, and which run by themselves.
 
-    Alone: what is rejected, truncated, has log-probabilities or a loop guard, extends by no string (its extensions
-    cannot be seen in the trace), or has a trigger of several tokens (a custom format).
+    Alone: what is searched for, rejected, truncated, has log-probabilities or a loop guard, extends by no string (its
+    extensions cannot be seen in the trace), or has a trigger of several tokens (a custom format).
     """
     shareable = [c for c in conditions if _shareable(c)]
     first = {_base(c): c.params.thinking_extension_str for c in reversed(shareable) if c.params.thinking_extensions}
@@ -76,6 +76,7 @@ def _shareable(condition: Condition) -> bool:
     p = condition.params
     return not (
         condition.tries
+        or condition.search is not None
         or (p.thinking_extensions > 0 and not p.thinking_extension_str)
         or (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) != (1.0, 0.0, 0.0)
         or p.thinking_budget_action == "truncate"

@@ -4,6 +4,7 @@ import queue
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from bench.evaluation import reuse, tasks
+from bench.evaluation import reuse, searching, tasks
+from bench.evaluation.ballot import Booth
 from bench.evaluation.engine_backend import EngineBackend
 from bench.evaluation.grid import Grid
 from bench.evaluation.jobs import Job, Setting, jobs
 from bench.evaluation.log import Key, Log
 from bench.evaluation.methods import Condition
 from bench.evaluation.samples import Backend, Sample
+from bench.evaluation.search_plan import RewardModel
+from bench.evaluation.search_rewards import Rewards, model_config
 from bench.record import Machine
+from curate.grading.grade import Grader
 from curate.models.local import engine_config
 from engine import Engine, InputError
 from engine.errors import plain, tell
@@ -49,9 +54,12 @@ def run(grid: Grid, folder: Path) -> None:
             return
         with _backend(grid) as backend, Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task(escape(plain(grid.name, 40)), total=len(keys), completed=done)
-            work = jobs(Setting(log, backend, grid.prompt, grid.system, grid.seed), loaded, alone, families)
-            for written in drive(work, backend):
-                progress.advance(bar, written)
+            setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
+            drawn = [condition for condition in alone if condition.search is None]
+            searched = [condition for condition in alone if condition.search is not None]
+            with _searches(setting, loaded, searched) as found:
+                for written in chain(drive(jobs(setting, loaded, drawn, families), backend), found):
+                    progress.advance(bar, written)
 
 
 @contextmanager
@@ -64,6 +72,24 @@ def _backend(grid: Grid) -> Iterator[Backend]:
 
         with EndpointBackend(grid.endpoint) as backend:
             yield backend
+
+
+@contextmanager
+def _searches(
+    setting: Setting, loaded: Sequence[tasks.Task], conditions: Sequence[Condition]
+) -> Iterator[Iterator[int]]:
+    """The searches of a run, with the reward models that they need; those that cannot be used are refused here."""
+    left = [c for c in conditions if any(key not in setting.log for key in wanted(loaded, [c]))]
+    if not left:
+        yield iter(())
+        return
+    assert isinstance(setting.backend, EngineBackend)  # a grid with an endpoint has no searches
+    engine = setting.backend.engine
+    with Rewards(engine, [c.search.reward for c in left if c.search]) as rewards, Grader() as grader:
+        room = searching.Room(setting, engine, rewards, Booth(grader))
+        for condition in left:
+            searching.root(room, searching.Place(loaded[0], loaded[0].problems[0], 0), condition)
+        yield searching.run_all(room, loaded, left)
 
 
 def sharing(grid: Grid) -> tuple[list[reuse.Family], list[Condition]]:
@@ -80,6 +106,26 @@ def identity(grid: Grid, loaded: Sequence[tasks.Task]) -> dict[str, Any]:
         "engine": engine.decisive if engine else None,
         "model": fingerprint(resolve(grid.model), engine.adapter) if engine else None,
         "tasks": {task.name: task.sha256 for task in loaded},
+        **_rewards(grid),
+    }
+
+
+def _rewards(grid: Grid) -> dict[str, Any]:
+    """What decides the scores of a grid's reward models, by their paths; nothing where it has none."""
+    specs = [c.search.reward for c in grid.conditions() if c.search and isinstance(c.search.reward, RewardModel)]
+    if not specs:
+        return {}
+    policy = engine_config(grid.model, grid.engine)
+    configs = [model_config(spec, policy.device, policy.dtype) for spec in specs]
+    return {
+        "rewards": [
+            {
+                "model": config.model,
+                "engine": config.decisive,
+                "fingerprint": fingerprint(resolve(config.model), config.adapter),
+            }
+            for config in dict.fromkeys(configs)
+        ]
     }
 
 

@@ -18,7 +18,7 @@ _PAGES = Environment(
 def markdown(report: Mapping[str, Any]) -> str:
     """Every task's tables: conditions, samples taken together, methods, families."""
     page = _PAGES.get_template("report.md.jinja")
-    return page.render(report, parts=(conditions, together, methods, groups)).strip() + "\n"
+    return page.render(report, parts=(conditions, together, searches, methods, groups)).strip() + "\n"
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -90,6 +90,35 @@ def together(task: Mapping[str, Any]) -> list[str]:
             for entry in row.get("at_k", ())
         ]
     )
+
+
+def searches(task: Mapping[str, Any]) -> list[str]:
+    """A row per condition of a task with searches: accuracy, what it cost, and a search beside the greedy sample, with
+    a budget or "Wait", that is nearest to it in unique tokens."""
+    rows = task["conditions"] if any("search" in row for row in task["conditions"]) else []
+    tokens = {row["condition"]: row["cost"]["unique_tokens"] for row in rows}
+    return _table(
+        [
+            [
+                ("search", row["condition"]),
+                ("accuracy", f"{row['accuracy']:.1%}"),
+                ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
+                ("unique tokens", f"{row['cost']['unique_tokens']:,.0f}"),
+                ("longest path", f"{row['cost']['path_tokens']:,.0f}"),
+                ("reward tokens (reused)", _reward(row["cost"])),
+                ("FLOPs", f"{row['cost']['flops']:.2e}"),
+                ("points over", _change(over)),
+                ("a greedy one (its tokens)", f"{over['of']} ({tokens[over['of']]:,.0f})" if over else ""),
+            ]
+            for row in rows
+            for over in [(row.get("search") or {}).get("over") or {}]
+        ]
+    )
+
+
+def _reward(cost: Mapping[str, float]) -> str:
+    computed, reused = cost["reward_tokens"], cost["reward_tokens_reused"]
+    return f"{computed:,.0f} ({reused:,.0f})" if computed or reused else ""
 
 
 def methods(task: Mapping[str, Any]) -> list[str]:

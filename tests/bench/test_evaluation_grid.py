@@ -32,7 +32,7 @@ def test_committed_grids_load(file):
         ({**ONE, "tasks": [{"name": "s1_nano", "families": ["chess"]}]}, "chess"),
         ({**ONE, "tasks": [{"name": "gsm8k", "families": ["chains"]}]}, "families belong to s1_nano"),
         ({**ONE, "tasks": [{"name": "s1_nano", "path": "x"}]}, "leave path"),
-        ({**ONE, "methods": [{"method": "rebase"}]}, "rebase"),
+        ({**ONE, "methods": [{"method": "tree"}]}, "tree"),
         ({**ONE, "methods": [{"method": "budget", "budgets": [-1]}]}, "thinking_token_budget is -1"),
         ({**ONE, "methods": [{"method": "budget", "budgets": []}]}, "no condition"),
         ({**ONE, "methods": [{"method": "budget", "budgets": [8, 8]}]}, "'budget 8' stands in the grid twice"),
