@@ -136,8 +136,8 @@ class Preparer:
         prompt, params = ids[: reads[-1] + 1], SamplingParams(max_tokens=1, thinking_format="none")
         if len(prompt) > self.context:
             raise InputError(
-                f"prompt and steps have {len(prompt)} tokens and the context holds {self.context}; score fewer steps, or "
-                "raise max_model_len or kv_cache_tokens"
+                f"prompt and steps have {len(prompt)} tokens and the context holds {self.context}; score fewer steps, "
+                "or raise max_model_len or kv_cache_tokens"
             )
         # Nothing is drawn behind the prompt, so it may fill the context.
         plan = make_plan(params, self.format("none"), prompt, self.context + 1, self.tokenizer, ())

@@ -142,8 +142,8 @@ def _table(
         [
             *lines,
             "",
-            f"Labels by {ROLLOUTS} rollouts agree with the exact ones on {100 * agree:.1f} % of the lines up to the first",
-            f"error, and name the same first error in {100 * same:.1f} % of the traces that have one.",
+            f"Labels by {ROLLOUTS} rollouts agree with the exact ones on {100 * agree:.1f} % of the lines up to the",
+            f"first error, and name the same first error in {100 * same:.1f} % of the traces that have one.",
             "",
         ]
     )
