@@ -288,8 +288,7 @@ class Run:
     def _case(self, case: Case, lanes: list[Lane], machine: record.Machine) -> None:
         if self._limits.resident_sequences(case.most_tokens(self._options.tokens)) < case.batch:
             self._console.print(f"{case}: does not fit in memory")
-            for lane in lanes:
-                self._write(machine, case, lane, {"step_ms": None})
+            self._write(machine, case, [(lane, {"step_ms": None}) for lane in lanes])
             return
         ids = prompts(case, self._model.vocab_size - 3, self._opener)
         if self._device.type == "cpu":  # its bandwidth drifts: judged by what is measured right before
@@ -302,13 +301,15 @@ class Run:
             f"limit {self._limits.step_seconds(case.batch, case.context) * 1e3:.3g} ms "
             f"(copy {self._ceilings.copy / 1e9:.1f}, read {self._ceilings.read / 1e9:.1f} GB/s)",
         )
+        measured: list[tuple[Lane, Mapping[str, float | None]]] = []
         for lane in lanes:
             rounds, limits = timed[lane.label], self._limits if lane.name == OURS else self._plain
             values = figures(case, rounds, limits, self._ours.get(case, ()))
             if lane.label == OURS:
                 self._ours[case] = [one.median for one in rounds]
             table.add_row(lane.label, *(form.format(values[key]) for key, form in _FORMATS.items() if key in values))
-            self._write(machine, case, lane, values)
+            measured.append((lane, values))
+        self._write(machine, case, measured)
         self._console.print(table)
 
     def _is_known(self, case: Case, names: tuple[str, ...]) -> bool:
@@ -352,9 +353,15 @@ class Run:
             return Worker("engine_worker.py", replace(setup, engine={}), log)
         return Worker(f"{name}_worker.py", setup, log)
 
-    def _write(self, machine: record.Machine, case: Case, lane: Lane, values: Mapping[str, float | None]) -> None:
+    def _write(
+        self, machine: record.Machine, case: Case, measured: Sequence[tuple[Lane, Mapping[str, float | None]]]
+    ) -> None:
+        """All lanes of a case at once: whoever goes on with the output measures them side by side or not at all."""
+        if self._options.output is None:
+            return
         rates = {"copy_GBps": self._ceilings.copy / 1e9, "read_GBps": self._ceilings.read / 1e9}
-        machine.write(self._options.output, "decode", self._varied(case, lane.name, lane.budget), {**values, **rates})
+        cases = [(self._varied(case, lane.name, lane.budget), {**values, **rates}) for lane, values in measured]
+        record.append(self._options.output, *(machine.record("decode", *each) for each in cases))
 
     def _budgets(self, name: str) -> tuple[int | None, ...]:
         return (None, *self._options.budget) if name == "engine" else (None,)

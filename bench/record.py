@@ -96,14 +96,15 @@ class Machine:
     ) -> None:
         """Append a record of now to `file`, where there is one."""
         if file is not None:
-            append(self.record(benchmark, case, figures), file)
+            append(file, self.record(benchmark, case, figures))
 
 
-def append(record: Record, file: Path) -> None:
-    """Add one line to `file`, in one write, so that runs that end early leave whole lines."""
+def append(file: Path, *records: Record) -> None:
+    """Add a line for each to `file`, all in one write: a run that ends early leaves whole lines, and of records that
+    belong together all or none."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(asdict(record)) + "\n")
+        out.write("".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def read(file: Path) -> list[Record]:

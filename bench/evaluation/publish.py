@@ -52,7 +52,7 @@ def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: 
                 figures |= _together(row["at_k"][-1])
             if "search" in row:
                 figures |= row["cost"] | _over(row["search"]["over"])
-            append(machine.record("evaluate", case, figures), file)
+            append(file, machine.record("evaluate", case, figures))
 
 
 def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:

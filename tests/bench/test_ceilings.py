@@ -36,6 +36,6 @@ def test_what_was_measured_today_is_not_measured_again(elsewhere, tmp_path, monk
     line = record.Machine.read(GPU).record("ceilings", {}, figures)
     results = tmp_path / "results.jsonl"
     for one in (line, replace(line, device="another card", figures=figures | {"copy_GBps": 9.0})):
-        record.append(one, results)
+        record.append(results, one)
     monkeypatch.setenv(ceilings.FILE, str(results))
     assert ceilings.measure(GPU) == ceilings.Ceilings(3e9, 4e9, 5e12, None, 80e9)

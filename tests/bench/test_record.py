@@ -27,8 +27,8 @@ FIGURES = {
 def test_a_record_survives_the_file(tmp_path):
     file = tmp_path / "a" / "x.jsonl"
     line = MACHINE.record("decode", CASE, FIGURES | {"nothing": None})
-    append(line, file)
-    append(line, file)
+    append(file, line)
+    append(file, line)
     assert read(file) == [line, line]
     assert line.figures["step_ms"] == 2.123 and line.figures["nothing"] is None
     assert line.threads == torch.get_num_threads() and line.date.endswith("Z")
@@ -36,7 +36,7 @@ def test_a_record_survives_the_file(tmp_path):
 
 def test_a_torn_line_is_named(tmp_path):
     file = tmp_path / "x.jsonl"
-    append(MACHINE.record("decode", CASE, FIGURES), file)
+    append(file, MACHINE.record("decode", CASE, FIGURES))
     with file.open("a") as out:
         out.write('{"benchmark": "dec')
     with pytest.raises(ValueError, match=r"x\.jsonl:2: .*delete the line"):
@@ -176,7 +176,7 @@ def test_dots_are_the_newest_ones_of_one_device_under_a_line_over_all_batches():
 
 def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
     file = tmp_path / "x.jsonl"
-    append(MACHINE.record("decode", CASE, FIGURES), file)
+    append(file, MACHINE.record("decode", CASE, FIGURES))
     with file.open("ab") as out:
         out.write(b"\xff\n")
     with pytest.raises(ValueError, match=r"x\.jsonl:2: .*delete the line"):
