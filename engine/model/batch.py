@@ -37,10 +37,9 @@ class Batch:
     """[B] int64: which of the N hidden rows give logits"""
     slots: Tensor
     """[B] int64: the slot each of them belongs to"""
-    scored: Tensor
-    """[R] int64: which of the N hidden rows are scored"""
-    labels: Tensor
-    """[R, L] int64: token ids that a language model chooses from there, padded with -1"""
+    scored: tuple[Tensor, Tensor] | None = None
+    """[R] int64: which of the N hidden rows are scored; [R, L] int64: token ids that a language model chooses from
+    there, padded with -1"""
 
 
 @dataclass(frozen=True)

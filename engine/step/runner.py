@@ -162,9 +162,10 @@ class Runner:
         if rows:
             bits, top = _needs(rows)
             result = self._draw(hidden[batch.sampled], batch.slots, self.tables.for_step(bits), bits, top)
-        if len(batch.scored):
+        if batch.scored is not None:
+            scored, labels = batch.scored
             result = result or StepResult(torch.empty(0, len(Record), dtype=torch.int32, device=self._device))
-            result = replace(result, scores=self.model.scores(hidden[batch.scored], batch.labels))
+            result = replace(result, scores=self.model.scores(hidden[scored], labels))
         return result
 
     def _batch(self, step: Step, rows: list[Sequence]) -> Batch:
@@ -191,21 +192,25 @@ class Runner:
         )
         last_rows = [len(decodes) + end - 1 for end in cu_q[1:]]
         drawn = (at for at, chunk in zip(last_rows, step.chunks, strict=True) for _ in chunk.samples)
-        firsts = [len(decodes) + begin for begin in cu_q[:-1]]
-        scored = [
-            first + at - chunk.start for first, chunk in zip(firsts, step.chunks, strict=True) for at in chunk.reads
-        ]
-        labels = [sequence.admission.prepared.labels for sequence, _ in step.reads]
-        most = max(map(len, labels), default=0)
         return Batch(
             ids=torch.cat([tables.machine.history[slots, last].long(), chunk_ids]),
             positions=torch.cat([last, chunk_positions]),
             meta=meta,
             sampled=self._ids([*range(len(decodes)), *drawn]),
             slots=self._ids([s.slot for s in rows]),
-            scored=self._ids(scored),
-            labels=self._ids([[*ids, *[-1] * (most - len(ids))] for ids in labels]).view(len(scored), most),
+            scored=self._scored(step, [len(decodes) + begin for begin in cu_q[:-1]]),
         )
+
+    def _scored(self, step: Step, firsts: list[int]) -> tuple[Tensor, Tensor] | None:
+        """Batch.scored of a step whose chunks begin in the hidden rows `firsts`; None where nothing is scored."""
+        places = zip(firsts, step.chunks, strict=True)
+        rows = [first + at - chunk.start for first, chunk in places for at in chunk.reads]
+        if not rows:
+            return None
+        labels = [sequence.admission.prepared.labels for sequence, _ in step.reads]
+        most = max(map(len, labels))
+        padded = [[*ids, *[-1] * (most - len(ids))] for ids in labels]
+        return self._ids(rows), self._ids(padded).view(len(rows), most)
 
     def _chunk_inputs(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, positions, slot mapping) of one chunk, int64."""

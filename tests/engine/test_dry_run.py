@@ -78,8 +78,8 @@ def test_32b_at_batch_1_and_many(shapes: dict[int, Path], layers: int, most: int
         assert core.core.scheduler.pool.capacity == 64 * 4096
         for batch in (1, most):
             graphs = dry.counts.graphs
-            for _ in range(batch):
-                core.add([7] * 40, greedy)
+            for number in range(batch):  # prompts of their own: what is known already is not computed
+                core.add([8 + number] * 40, greedy)
             core.step()
             if batch == most:  # a prompt beside the others' decodes
                 core.add([7] * 1000, greedy)
@@ -137,8 +137,8 @@ def test_eight_bits_of_the_32b_shape(shapes: dict[int, Path], quantization: str,
             max_num_seqs=64,
             max_model_len=1024,
         )
-        for params in mixture(12):
-            core.add([7] * 100, replace(params, max_tokens=4))
+        for number, params in enumerate(mixture(12)):
+            core.add([7 + number] * 100, replace(params, max_tokens=4))
         core.run()
         products = [launch for launch in dry.counts.launches if launch.kernel == "_small_gemm_kernel"]
         assert {launch.arguments["QUANTISED"] for launch in products} == {True}
