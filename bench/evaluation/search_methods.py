@@ -40,6 +40,8 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
     step_tokens: Count | None = None
     """Most tokens of a step; null: as many as come before a mark."""
     most_steps: Count = 40
+    tree_tokens: Count | None = None
+    """Of a whole search; open paths then answer. Null: as many as it takes."""
     name: str | None = None
     """Of the curve; null: the method with what it chooses by."""
 
@@ -88,7 +90,8 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
     def steps(self) -> Steps:
         """Where steps end."""
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        return Steps(stop=tuple(filter(None, stop)), max_tokens=self.step_tokens, most=self.most_steps)
+        stop = tuple(filter(None, stop))
+        return Steps(stop=stop, max_tokens=self.step_tokens, most=self.most_steps, tree_tokens=self.tree_tokens)
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         """One per size. Raises InputError, naming the method, for what cannot be."""
@@ -106,7 +109,8 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
             )
         except InputError as error:
             raise InputError(f"method {tag}: {error}") from error
-        series = self.name or " ".join((tag, *self.details()))
+        most = () if self.tree_tokens is None else (f"of {self.tree_tokens} tokens",)
+        series = self.name or " ".join((tag, *self.details(), *most))
         for size in self.sizes:
             search = Search(size, steps, self.chooses_by, self.how, self.grow, self.choose, self.measure)
             yield Condition(f"{series} {size}", series, *asked, search=search)

@@ -14,7 +14,7 @@ def beam(walk: Walk, count: int, keep_one_of: int = 4) -> Found:
     `count` answers: the first ones are the result. After the last step the beams that would go on answer at once."""
     kept, ended = _part(count, keep_one_of), list[Branch]()
     beams = walk.spread(walk.root, count)
-    for _ in range(walk.steps.most):
+    for _ in walk.rounds():
         walk.grow(beams)
         scores = walk.score(beams)
         ended += [branch for branch in beams if branch.finished]
@@ -37,9 +37,9 @@ def diverse(walk: Walk, count: int, keep_one_of: int = 4) -> Found:
     """DVTS: `count` / `keep_one_of` trees that know nothing of each other. In every step a tree draws `keep_one_of`
     candidates and goes on from the best; it is over when that one has ended: its last candidates are its answers."""
     heads = walk.spread(walk.root, _part(count, keep_one_of))
-    leaves: list[list[Branch]] = [[] for _ in heads]
+    leaves = [[head] for head in heads]
     going = list(range(len(heads)))
-    for _ in range(walk.steps.most):
+    for _ in walk.rounds():
         rows = [walk.spread(heads[tree], keep_one_of) for tree in going]
         flat = [branch for row in rows for branch in row]
         walk.grow(flat)

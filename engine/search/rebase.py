@@ -17,7 +17,7 @@ def rebase(walk: Walk, width: int, temperature: float = 0.1, rule: Rule = "code"
     if width < 1:
         raise InputError(f"width is {width}; give at least 1")
     open_, leaves, left = walk.spread(walk.root, width), [], width
-    for _ in range(walk.steps.most):
+    for _ in walk.rounds():
         walk.grow(open_)
         leaves += [branch for branch in open_ if branch.finished]
         left -= sum(branch.finished for branch in open_)

@@ -8,15 +8,16 @@ from engine.search.walk import Found, Walk
 
 
 def samples(walk: Walk, count: int) -> Found:
-    """`count` samples, step by step where the walk has a reward, which scores steps; otherwise in one go."""
+    """`count` samples, step by step where the walk has a reward, which scores steps, or so many tokens; otherwise in
+    one go."""
     branches = walk.spread(walk.root, count)
     open_ = branches
-    for _ in range(walk.steps.most if walk.rewarded else 0):
+    for _ in walk.rounds() if walk.stepwise else ():
         walk.grow(open_)
         open_ = [branch for branch in open_ if not branch.finished]
         if not open_:
             break
-    if open_:
+    if open_ and not walk.spent:
         walk.grow_by(open_, None)
     return walk.found(branches)
 
@@ -28,7 +29,7 @@ def until(walk: Walk, most: int, window: int, enough: Callable[[Sequence[Branch]
         raise InputError(f"most is {most} and window {window}; give at least 1 of each")
     branches = walk.spread(walk.root, most)
     drawn: list[Branch] = []
-    while len(drawn) < most:
+    while len(drawn) < most and not (drawn and walk.spent):
         row = branches[len(drawn) : len(drawn) + window]
         walk.grow_by(row, None)
         drawn += row
@@ -45,11 +46,12 @@ def shortest(walk: Walk, count: int, wanted: int, slice_tokens: int = 64) -> Fou
     open_ = walk.spread(walk.root, count)
     order = {branch: at for at, branch in enumerate(open_)}
     ended: list[Branch] = []
-    while len(ended) < wanted and open_:
+    while len(ended) < wanted and open_ and not walk.spent:
         walk.grow_by(open_, slice_tokens)
         ended += [branch for branch in open_ if branch.finished]
         open_ = [branch for branch in open_ if not branch.finished]
-    for branch in open_:
+    late = max(0, wanted - len(ended))  # none, unless the tree has all the tokens that it may have
+    for branch in open_[late:]:
         branch.close()
     ranked = sorted(ended, key=lambda branch: (branch.thinking_tokens, order[branch]))[:wanted]
-    return walk.found(sorted(ranked, key=order.__getitem__))
+    return walk.found(sorted([*ranked, *open_[:late]], key=order.__getitem__))

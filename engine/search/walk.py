@@ -1,6 +1,6 @@
 """A search under way: the tree that its branches grow, node by node, and how far a step goes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import InputError
@@ -10,12 +10,15 @@ from engine.search.reward import Aggregate, Reward, aggregate, step_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Where steps end, and how many there may be. After `most` steps a branch is closed and must answer."""
+    """Where steps end, and how many there may be. After `most` steps a branch is closed and must answer, and so are all
+    once the tree has `tree_tokens`: it is then over by one step of its branches, and by their answers, at most."""
 
     stop: tuple[str, ...] = ("\n\n",)
     max_tokens: int | None = None
     """of a step; None: as many as come before a mark"""
     most: int = 40
+    tree_tokens: int | None = None
+    """of the whole tree, each once; None: as many as it takes"""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -25,6 +28,8 @@ class Steps:
                 f"steps with marks {self.stop}, {self.max_tokens} tokens, {self.most} in all; give at least "
                 "one mark or a number of tokens, and one step"
             )
+        if self.tree_tokens is not None and self.tree_tokens < 1:
+            raise InputError(f"tree_tokens is {self.tree_tokens}; give at least 1, or None")
 
 
 @dataclass
@@ -72,9 +77,22 @@ class Walk:
         return branches
 
     @property
-    def rewarded(self) -> bool:
-        """Whether there is a reward to choose by."""
-        return self._reward is not None
+    def stepwise(self) -> bool:
+        """Whether it matters where steps end: a reward scores them, or the tree may have so many tokens."""
+        return self._reward is not None or self.steps.tree_tokens is not None
+
+    def rounds(self) -> Iterator[int]:
+        """Numbers of the steps that may still be taken."""
+        for number in range(self.steps.most):
+            if self.spent:
+                break
+            yield number
+
+    @property
+    def spent(self) -> bool:
+        """Whether the tree has all the tokens that it may have."""
+        most = self.steps.tree_tokens
+        return most is not None and self.root.ledger.generated >= most
 
     def grow(self, branches: Sequence[Branch]) -> None:
         """One step of each, all at once, and a node for it."""

@@ -42,7 +42,7 @@ SEARCHES = [
     {"method": "dvts", "counts": [4], "reward": "random", "keep_one_of": 2, "extensions": 1, **HOT},
     {"method": "best_of", "samples": [4], "reward": "oracle", **HOT},
     {"method": "weighted", "samples": [4], "reward": "constant", "step_tokens": 24, **HOT},
-    {"method": "adaptive", "samples": [6], "window": 2, **HOT},
+    {"method": "adaptive", "samples": [6], "window": 2, "tree_tokens": 150, **HOT},
     {"method": "deepconf", "samples": [4], "group": "lowest", "window": 16, "keep": 0.5, **HOT},
     {"method": "short_m", "samples": [4], "m": 2, "slice_tokens": 16, **HOT},
 ]
@@ -93,7 +93,7 @@ def test_every_method_runs_from_a_file_and_is_one_row_per_problem(folder):
         "dvts random 1 of 2 4",
         "best_of oracle 4",
         "weighted constant 4",
-        "adaptive beta window 2 6",
+        "adaptive beta window 2 of 150 tokens 6",
         "deepconf lowest window 16 keep 0.5 4",
         "short_m m 2 4",
     }
@@ -191,20 +191,23 @@ def test_a_search_is_the_same_whatever_runs_beside(folder, tmp_path):
         assert {**row, "config": ""} == {**beside[key], "config": ""}, key
 
 
-def test_kills_at_any_moment_lose_no_row_and_change_none(folder, tmp_path):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_at_any_moment_lose_no_row_and_change_none(folder, tmp_path, kills):
     """The process is killed again and again; what it leaves is gone on with, and ends as the run that nobody killed."""
     source, target, file = random.Random(7), tmp_path / "run", tmp_path / "grid.yaml"
     few = make(*SEARCHES[1:4], SEARCHES[6], count=COUNT)
     file.write_text(json.dumps(msgspec.to_builtins(few)))
     log = target / "samples.jsonl"
-    for kill in range(1, 4):
+    whole_size = 4 * COUNT
+    for kill in range(1, kills + 1):
+        wanted = kill * whole_size // (kills + 2)
         process = subprocess.Popen([sys.executable, "-c", RUN, file, target], cwd=ROOT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 4 * kill):
+        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
             time.sleep(0.002)
-        time.sleep(source.random() / 10)
+        time.sleep(source.random() / 20)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert 4 * kill <= log.read_bytes().count(b"\n") < 4 * COUNT
+        assert wanted <= log.read_bytes().count(b"\n") < whole_size
     run.run(few, target)
     whole, found = settled(folder), settled(target)
     assert found.keys() == {key for key in whole if key.condition in {c.label for c in few.conditions()}}

@@ -1,11 +1,15 @@
 """Tree searches against transcriptions of their published rules on random trees, and on s1-nano."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from hashlib import blake2b
 from itertools import count
 from math import ceil, exp
 from pathlib import Path
+from random import Random
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +19,10 @@ from engine import Engine, InputError, SamplingParams
 from engine.search.beam import beam, diverse
 from engine.search.branch import Branch, Ledger
 from engine.search.rebase import rebase
-from engine.search.reward import Aggregate, ModelReward, aggregate, mean_logprob, step_scores
+from engine.search.reward import Aggregate, ModelReward, Reward, aggregate, mean_logprob, step_scores
 from engine.search.sampling import samples, shortest, until
-from engine.search.votes import decided
-from engine.search.walk import Found, Steps, Walk
+from engine.search.votes import decided, majority
+from engine.search.walk import Found, Node, Steps, Walk
 
 MODEL = str(Path(__file__).parents[3] / "models" / "s1-nano")
 QUESTION = "Count up from 18 in steps of 7. Which is the first number after 18 that leaves 1 when divided by 5?"
@@ -277,6 +281,92 @@ def test_a_search_is_the_same_whenever_and_beside_whatever_it_runs(
     with Engine(MODEL, device="cpu", dtype="float32", kv_cache_tokens=512, enable_prefix_caching=False) as tight:
         again = SEARCHES[name](Walk(Branch(tight, prompt, PARAMS), LINES, mean_logprob))
     assert again.nodes == alone.nodes and again.scores == alone.scores
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_tree_has_no_more_tokens_than_it_may(engine: Engine, prompt: list[int], name: str) -> None:
+    """No step begins once they are there: what is open answers. A tree that needs fewer is as if nothing were said."""
+
+    def search(most: int | None) -> tuple[Found, list[int]]:
+        walk, before = Walk(Branch(engine, prompt, PARAMS), replace(LINES, tree_tokens=most), mean_logprob), list[int]()
+        grown = walk.grow
+        walk.grow = lambda branches: (before.append(walk.root.ledger.generated), grown(branches))[1]  # type: ignore[method-assign]
+        return SEARCHES[name](walk), before
+
+    free, _ = search(None)
+    for most in (1, 50, 100, 200):
+        found, before = search(most)
+        assert before[-1] < most <= found.ledger.generated < free.ledger.generated
+        assert len(found.leaves) == 8 and all(leaf.finished and leaf.answer for leaf in found.leaves)
+    assert search(free.ledger.generated)[0].nodes == free.nodes
+
+
+def test_votes_and_the_shortest_stop_where_the_tokens_do(engine: Engine, prompt: list[int]) -> None:
+    def walk(most: int | None) -> Walk:
+        return Walk(Branch(engine, prompt, PARAMS), replace(LINES, tree_tokens=most))
+
+    whole = [leaf.token_ids for leaf in samples(walk(None), 12).leaves]
+    for most in (1, 2 * sum(map(len, whole[:3])) // 2):
+        drawn = [leaf.token_ids for leaf in until(walk(most), 12, 1, lambda drawn: False).leaves]
+        assert drawn == whole[: 1 if most == 1 else 3], "a sample that was begun is drawn to its end"
+    found = shortest(walk(60), 8, 3, slice_tokens=4)
+    assert len(found.leaves) == 3 and all(leaf.finished and leaf.answer for leaf in found.leaves)
+    assert found.ledger.generated < shortest(walk(None), 8, 3, slice_tokens=4).ledger.generated
+
+
+class Fault(Exception):
+    """What a reward may raise."""
+
+
+@pytest.mark.parametrize("fault", [Fault, KeyboardInterrupt])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_reward_that_fails_ends_the_search_and_leaves_nothing(
+    engine: Engine, prompt: list[int], name: str, fault: type[BaseException]
+) -> None:
+    """At its first call, its second, and so on to its last; the same search is whole afterwards."""
+
+    def search(failing: int) -> list[Node]:
+        calls = count()
+
+        def reward(branches: Sequence[Branch]) -> list[list[float]]:
+            if next(calls) == failing:
+                raise fault
+            return mean_logprob(branches)
+
+        return SEARCHES[name](Walk(Branch(engine, prompt, PARAMS), LINES, reward)).nodes
+
+    for failing in count():
+        try:
+            nodes = search(failing)
+        except fault:
+            engine.check()
+            assert engine.stats()["pages_free"] == engine.stats()["pages_total"]
+        else:
+            break
+    assert failing > 0 and nodes == search(-1)
+
+
+def test_a_slow_reward_changes_no_tree(engine: Engine, prompt: list[int]) -> None:
+    def slow(branches: Sequence[Branch]) -> list[list[float]]:
+        sleep(Random(len(branches[0].token_ids)).random() / 50)
+        return mean_logprob(branches)
+
+    def search(reward: Reward) -> list[Node]:
+        return rebase(Walk(Branch(engine, prompt, PARAMS), LINES, reward), 8, 0.2).nodes
+
+    with ThreadPoolExecutor(4) as pool:
+        slowly = list(pool.map(search, [slow] * 4))
+    assert slowly == [search(mean_logprob)] * 4
+
+
+def test_equal_siblings_score_alike_and_all_stay(engine: Engine, prompt: list[int]) -> None:
+    """Drawn greedily every branch is the same: none is merged, each has its vote."""
+    found = rebase(Walk(Branch(engine, prompt, replace(PARAMS, temperature=0.0)), LINES, mean_logprob), 5, 0.2)
+    assert len({leaf.token_ids for leaf in found.leaves}) == 1 and len(found.leaves) == 5
+    for depth in range(1 + max(node.depth for node in found.nodes)):
+        layer = [node for node in found.nodes if node.depth == depth]
+        assert len(layer) == 5 and len({(node.score, node.width, node.token_ids) for node in layer}) == 1
+    assert majority([leaf.answer for leaf in found.leaves]) == found.leaves[0].answer
 
 
 def test_a_search_one_wide_is_a_plain_sample(engine: Engine, prompt: list[int]) -> None:
