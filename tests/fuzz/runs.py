@@ -47,16 +47,21 @@ def _read(folder: Path) -> None:
     write_report(folder)
 
 
-_LOGS = ("samples.jsonl", "run.json", "grades.jsonl")
+_LOGS = (("samples.jsonl", 0), ("run.json", None), ("grades.jsonl", 1), ("samples.jsonl", -1))
+"""Files of a run and the line that is spoiled, a sample's and a search's; None: the whole file."""
 
 
 def damaged(case: tuple[int, FileCase]) -> Path:
     """A copy of a finished run of which one file is another."""
-    name, copy = _LOGS[case[0]], checkpoint.scratch() / "damaged"
+    (name, line), copy = _LOGS[case[0]], checkpoint.scratch() / "damaged"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(_evaluated(), copy)
-    first, *rest = (copy / name).read_bytes().split(b"\n", 0 if name == "run.json" else 1)
-    (copy / name).write_bytes(b"\n".join((file_bytes(json.loads(first), case[1]), *rest)))
+    rows = (copy / name).read_bytes().splitlines()
+    if line is None:
+        rows = [file_bytes(json.loads(b"\n".join(rows)), case[1])]
+    else:
+        rows[line] = file_bytes(json.loads(rows[line]), case[1])
+    (copy / name).write_bytes(b"\n".join((*rows, b"")))
     return copy
 
 
@@ -72,10 +77,11 @@ def log_cases() -> st.SearchStrategy[tuple[int, FileCase]]:
     """Which file, and how it is spoiled."""
 
     def of(which: int) -> st.SearchStrategy[tuple[int, FileCase]]:
-        text = (_evaluated() / _LOGS[which]).read_text()
-        return st.tuples(st.just(which), files(json.loads(text if which == 1 else text.split("\n")[which // 2])))
+        name, line = _LOGS[which]
+        text = (_evaluated() / name).read_text()
+        return st.tuples(st.just(which), files(json.loads(text if line is None else text.splitlines()[line])))
 
-    return st.integers(0, 2).flatmap(of)
+    return st.integers(0, len(_LOGS) - 1).flatmap(of)
 
 
 _PIECES = (

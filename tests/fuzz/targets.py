@@ -1,5 +1,12 @@
 """Every target of the fuzzing."""
 
-from tests.fuzz import callers, gguf_file, model_files, programs, runs
+from tests.fuzz import callers, gguf_file, model_files, programs, rewards, runs
 
-TARGETS = (*model_files.TARGETS, *gguf_file.TARGETS, *callers.TARGETS, *runs.TARGETS, *programs.TARGETS)
+TARGETS = (
+    *model_files.TARGETS,
+    *gguf_file.TARGETS,
+    *rewards.TARGETS,
+    *callers.TARGETS,
+    *runs.TARGETS,
+    *programs.TARGETS,
+)
