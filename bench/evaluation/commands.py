@@ -70,7 +70,8 @@ def _run(options: RunOptions) -> None:
             publish.write_samples(folder, options.samples)
         for figure in options.figure:
             figure.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(next(f for f in files if f.name.endswith("-accuracy.png")), figure)
+            named = {f.name.rpartition("-")[2]: f for f in reversed(files)}
+            shutil.copyfile(named.get("search.png", named["accuracy.png"]), figure)
         _insert(options.write, found)
         print(tables.markdown(found), end="")
         if keep:

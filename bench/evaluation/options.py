@@ -46,7 +46,8 @@ class RunOptions:
     samples: Path | None = None
     """JSONL file that gets every question, response and verdict in the clear (not for private tasks)."""
     figure: tuple[Path, ...] = ()
-    """PNG files that get accuracy against average thinking tokens of the first task."""
+    """PNG files that get a figure of the first task: accuracy against average thinking tokens, or against what searches
+    cost where there are any."""
     write: tuple[Path, ...] = ()
     """Markdown files whose part between the evaluation's marks gets the summary."""
 

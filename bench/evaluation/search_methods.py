@@ -109,8 +109,9 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
             )
         except InputError as error:
             raise InputError(f"method {tag}: {error}") from error
+        waits = () if not self.extensions else (f"{self.extensions}x Wait",)
         most = () if self.tree_tokens is None else (f"of {self.tree_tokens} tokens",)
-        series = self.name or " ".join((tag, *self.details(), *most))
+        series = self.name or " ".join((tag, *self.details(), *waits, *most))
         for size in self.sizes:
             search = Search(size, steps, self.chooses_by, self.how, self.grow, self.choose, self.measure)
             yield Condition(f"{series} {size}", series, *asked, search=search)

@@ -28,8 +28,8 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def in_short(task: Mapping[str, Any]) -> list[str]:
-    """A row per condition: those columns."""
-    return _table(
+    """A row per condition: those columns, or what searches cost where there are any."""
+    return searches(task) or _table(
         [
             [
                 ("", row["condition"]),

@@ -41,7 +41,7 @@ class Arguments:
     """Folder of the traces."""
     checkpoint: Path = Path("models/s1-nano-prm")
     """Folder of the reward model; where it has a README.md with the marks, the table goes between them."""
-    count: int = 5000
+    count: int = 10000
     """Questions of the families' train side, for the model."""
     compared: int = 1200
     """The first so many of them have rollouts, and the variants are trained on these."""

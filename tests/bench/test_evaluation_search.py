@@ -90,7 +90,7 @@ def test_every_method_runs_from_a_file_and_is_one_row_per_problem(folder):
         "rebase oracle 4",
         "rebase s1-nano balance 0.5 rule paper 4",
         "beam logprob best 1 of 2 4",
-        "dvts random 1 of 2 4",
+        "dvts random 1 of 2 1x Wait 4",
         "best_of oracle 4",
         "weighted constant 4",
         "adaptive beta window 2 of 150 tokens 6",
@@ -131,6 +131,21 @@ def test_the_oracles_best_of_n_is_pass_at_n(folder):
     assert cells["best_of oracle 4"].means == passed and 0 < sum(passed) < len(passed)
     # The same four samples, voted for without a score, are right no more often.
     assert cells["weighted constant 4"].accuracy <= cells["best_of oracle 4"].accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [{"method": "rebase", "widths": [6]}, {"method": "best_of", "samples": [6]}])
+def test_who_knows_more_chooses_better(tmp_path, method):
+    """Of the oracle, s1-nano's own reward model, chance, and the oracle that lies, in this order."""
+    model = {"model": str(ROOT / "models" / "s1-nano-prm"), "engine": {"kv_cache_tokens": 16384}}
+    rewards = ("oracle", model, "random", "inverted")
+    file = tmp_path / "grid.yaml"
+    rows = [{**method, "reward": reward, "name": f"by {n}", **HOT} for n, reward in enumerate(rewards)]
+    file.write_text(json.dumps(msgspec.to_builtins(make(*rows, count=80))))
+    run.run(load(file), tmp_path / "run")
+    grade.grade(tmp_path / "run")
+    right = [cell.accuracy for cell in outcomes.load(tmp_path / "run").cells]
+    assert right == sorted(right, reverse=True) and right[0] > right[-1] + 0.15, right
 
 
 @pytest.fixture(scope="module")
