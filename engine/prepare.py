@@ -185,8 +185,11 @@ class Preparer:
         return ids
 
     def _check_ids(self, field: str, ids: list[int] | tuple[int, ...]) -> None:
+        size = self.tokenizer.size
+        if {*map(type, ids)} == {int} and 0 <= min(ids) and max(ids) < size:
+            return  # a step of a search brings its whole path: a fifth of what looking at each takes
         for at, token in enumerate(ids):
-            if not is_whole(token, 0, self.tokenizer.size - 1):
+            if not is_whole(token, 0, size - 1):
                 raise InputError(
                     f"{field}[{at}] is {shown(token)}; this tokenizer has the ids 0 to {self.tokenizer.size - 1}"
                 )

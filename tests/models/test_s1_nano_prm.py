@@ -103,6 +103,21 @@ def test_the_engine_scores_what_was_trained(traces: list[Trace], tmp_path: Path)
     )
 
 
+def test_the_committed_model_finds_errors_in_the_engine(policy: Engine) -> None:
+    """On traces of held-out questions that its card does not count: right lines above wrong ones, right answers too."""
+    traces = sample(policy, questions("heldout", 100, 77), 2, 5_000)
+    with Engine(BASE.parent / "s1-nano-prm", device="cpu", dtype="float32") as engine:
+        asked = [
+            engine.submit_score(
+                trace.prompt_ids, [trace.token_ids[a:b] for a, b in zip((0, *trace.ends), trace.ends, strict=False)]
+            )
+            for trace in traces
+        ]
+        scores = [list(scoring.result().values) for scoring in asked]
+    found = measure(traces, scores, best_threshold(traces, scores))
+    assert found.auroc > 0.9 and found.answer_auroc > 0.93 and found.f1 > 0.6, found
+
+
 def trace_of(steps: tuple[int | None, ...], first_dead: int | None = None) -> Trace:
     return Trace("chains", "?", (1,), tuple(range(len(steps))), tuple(range(1, len(steps) + 1)), steps, first_dead)
 
