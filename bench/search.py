@@ -148,7 +148,8 @@ def cost(engine: Engine, options: Options) -> dict[str, float]:
             generated = sum(found.ledger.generated for found in pool.map(search, prompts))
         tree = sum(one.seconds for one in times)
         with engine.clocked() as times:
-            outputs = engine.generate(prompts, replace(_params(options, turn), n=options.width))
+            # With log-probabilities, as a branch has them: they are the reward's.
+            outputs = engine.generate(prompts, replace(_params(options, turn), n=options.width, logprobs=0))
         tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
         samples = sum(one.seconds for one in times) * generated / tokens
         ratios.append(tree / samples)

@@ -186,7 +186,7 @@ class Preparer:
 
     def _check_ids(self, field: str, ids: list[int] | tuple[int, ...]) -> None:
         size = self.tokenizer.size
-        if {*map(type, ids)} == {int} and 0 <= min(ids) and max(ids) < size:
+        if {*map(type, ids)} == {int} and min(ids) >= 0 and max(ids) < size:
             return  # a step of a search brings its whole path: a fifth of what looking at each takes
         for at, token in enumerate(ids):
             if not is_whole(token, 0, size - 1):

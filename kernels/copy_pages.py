@@ -11,4 +11,4 @@ def copy_pages(caches: list[torch.Tensor], src: torch.Tensor, dst: torch.Tensor)
     for cache in caches:
         if cache.element_size() == 1:
             cache = cache.view(torch.uint8)  # float8 pages are bytes here: not every version indexes the type
-        cache[dst] = cache[src]
+        cache.index_copy_(0, dst, cache.index_select(0, src))

@@ -7,20 +7,25 @@ evicts the longest-idle page after that. A sequence gives its pages back in `Sch
 Prefix cache: a full page is known by (uid of the page before it, its tokens). A uid is given once and never again, so
 equal keys mean equal prefixes by induction; the dictionary compares the tokens themselves, so a hash collision cannot
 serve another prompt's keys and values. A page that is not full is known by the tokens it has: nobody shares it, but who
-goes on from any of its tokens copies it (`closest`), and computes none of them again.
+goes on from any of its tokens copies it (`closest`), and computes none of them again. Where it is idle, who goes on
+behind its last token takes it as it is (`take`): what is written there leaves what is known of it true.
 """
 
 from array import array
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, takewhile
 from operator import eq
+from types import MappingProxyType
 
 from engine.errors import EngineDead
 
 ROOT = 0
 """The uid before the first page."""
+NOTHING: Mapping[int, int] = MappingProxyType({})
+_ITEM = array("i").itemsize
+"""Bytes of a token in a key."""
 
 
 class PagePool:
@@ -73,6 +78,13 @@ class PagePool:
                 del self._idle[page]
             self._references[page] += 1
 
+    def take(self, page: int, count: int) -> bool:
+        """Hold an idle page that is known by `count` tokens, to go on in it. False, and no change: it is not so."""
+        if self._references[page] or len(self._key_of[page][1]) != count * _ITEM:
+            return False
+        self.share([page])
+        return True
+
     def release(self, pages: Sequence[int]) -> None:
         """One reference less on each page. A sequence's last pages become idle first, so they are evicted first."""
         for page in reversed(pages):
@@ -100,33 +112,39 @@ class PagePool:
             uid = self._uid_of[page]
         return pages, uid
 
-    def closest(self, tokens: array, uid: int, unwritten: Container[int] = ()) -> tuple[int, int]:
+    def closest(self, tokens: array, uid: int, unwritten: Mapping[int, int] = NOTHING) -> tuple[int, int]:
         """(the known page behind `uid` that has most of the first `tokens`, at most a page of them, and how many it
-        has); (0, 0): none has any. Pages of `unwritten` are passed over. Of all others the one that shares the most is
-        the nearest before or behind `tokens` in their order."""
+        has); (0, 0): none has any. Of an `unwritten` page only so many tokens are there. Of all others the one that
+        shares the most is the nearest before or behind `tokens` in their order."""
         nearest = (0, 0)
         known = self._behind.get(uid)
         if known:
             wanted = tokens.tobytes()
             at = bisect_left(known, (wanted, 0))
             for places in (range(at - 1, -1, -1), range(at, len(known))):
-                place = next((place for place in places if known[place][1] not in unwritten), None)
-                if place is not None:
-                    content, page = known[place]
-                    equal = sum(takewhile(bool, map(eq, content, wanted))) // tokens.itemsize
-                    nearest = max(nearest, (page, equal), key=lambda found: found[1])
+                for content, page in map(known.__getitem__, places):
+                    there = unwritten.get(page)
+                    if there != 0:
+                        equal = sum(takewhile(bool, map(eq, content, wanted))) // tokens.itemsize
+                        found = (page, equal if there is None else min(equal, there))
+                        nearest = max(nearest, found, key=lambda one: one[1])
+                    if there is None:
+                        break
         return nearest
 
     def publish(self, page: int, parent: int, tokens: array) -> int:
         """Make a page findable, full or not. Returns the uid to publish the next one under.
 
-        Where another page already has this content, that one stays the known one.
+        Where another page already has this content, that one stays the known one. A page is known by the last of its
+        contents.
         """
         if not self.prefix_caching:
             return ROOT
         key = (parent, tokens.tobytes())
         known = self._page_of.get(key)
         if known is None:
+            if page in self._key_of:
+                self._forget(page)
             known = self._page_of[key] = page
             self._key_of[page] = key
             self._uid_of[page] = self._next_uid
@@ -159,10 +177,13 @@ class PagePool:
 
     def _evict(self) -> int:
         page, _ = self._idle.popitem(last=False)
+        self._forget(page)
+        return page
+
+    def _forget(self, page: int) -> None:
         parent, content = key = self._key_of.pop(page)
         del self._page_of[key], self._uid_of[page]
         behind = self._behind[parent]
         del behind[bisect_left(behind, (content, page))]
         if not behind:
             del self._behind[parent]
-        return page

@@ -92,8 +92,8 @@ class Scheduler:
         self._blocked: tuple[Sequence, int] | None = None
         self._copies: list[tuple[int, int]] = []
         self._grown: list[Sequence] = []
-        self._unwritten: set[int] = set()
-        """Pages that can be found, and that the step in the making writes: not to be copied before it."""
+        self._unwritten: dict[int, int] = {}
+        """Pages that can be found and that the step in the making writes: how many of their tokens are there before."""
         self._growing: int | None = None
         """Running sequences that may need another page; None: not counted since this step was begun."""
         self._arrivals = 0
@@ -256,13 +256,14 @@ class Scheduler:
         # preempted again.
         if self._growing is None:
             self._growing = sum(map(self._may_grow, self.running.values()))
-        pages = self.pool.allocate(need) if need + self._growing <= self.pool.available else None
-        if pages is None:
+        if need + self._growing > self.pool.available:
             self.pool.release(found)
             self._blocked = (sequence, self.pool.available)
             return None
         self.waiting.popleft()
-        if copied:  # read before any page is written, also where the source is one of `pages`
+        taken = [source] if copied and self.pool.take(source, copied) else []
+        pages = taken + (self.pool.allocate(need - len(taken)) or [])
+        if copied and not taken:  # read before any page is written, also where the source is one of `pages`
             step.copies.append((source, pages[0]))
         sequence.pages = found + pages
         sequence.computed = begun + copied
@@ -291,7 +292,10 @@ class Scheduler:
         count = min(budget, len(sequence.tokens) - start)
         sequence.computed += count
         self._publish(sequence)
-        self._unwritten.update(sequence.pages[known : sequence.published])
+        if sequence.published > known:
+            copied = {target for _, target in step.copies}
+            for at, page in enumerate(sequence.pages[known : sequence.published], known):
+                self._unwritten[page] = 0 if page in copied else max(0, start - at * self.pool.page_size)
         samples: tuple[Sequence, ...] = ()
         if sequence.computed == len(sequence.tokens) and not sequence.admission.prepared.reads:
             samples = (sequence, *self._fork(sequence, step))
