@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -47,6 +48,8 @@ class Options(Loaded):
     prompts: Path | None = None
     """A JSONL file whose `question`s are searched with `widths`; without it, random tokens."""
     rounds: int = 3
+    parts: tuple[Literal["cost", "pages", "widths", "scoring"], ...] = ("cost", "pages", "widths", "scoring")
+    """What is measured."""
 
     def __post_init__(self) -> None:
         check(
@@ -80,11 +83,12 @@ def main(options: Options) -> None:
         "step": options.step,
     }
     length = stand_in.tokens(options.context + options.depth * options.step + 64)
+    most = options.questions * max((options.width, *options.widths))
     engine_of = partial(
         Engine,
         device=str(stand_in.device(options.device)),
-        max_num_seqs=options.questions * options.width,
-        kv_cache_tokens=options.questions * options.width * length,
+        max_num_seqs=most,
+        kv_cache_tokens=most * length,
         thinking_format="none",
     )
     policy = partial(engine_of, options.folder, load_format="dummy" if options.dummy else "auto")
@@ -94,14 +98,14 @@ def main(options: Options) -> None:
             "cost": lambda: cost(engine, options),
             "pages": lambda: pages(policy, options),
         }
-        for name, measured in measures.items():
-            figures = measured()
-            machine.write(options.output, f"search_{name}", case, figures)
+        for name in [part for part in options.parts if part in measures]:
+            figures = measures[name]()
+            machine.write(options.output, f"search_{name}", case | {"path": options.path}, figures)
             for kind in ("tree", "samples"):
                 told = (figures.get(f"{kind}_{what}") for what in ("tokens", "s", "pages"))
                 table.add_row(name, kind, *("" if value is None else f"{value:,.4g}" for value in told), "")
             table.add_row("", "tree / samples", "", "", "", f"{figures['ratio']:.3f}", end_section=True)
-        if options.widths:
+        if options.widths and "widths" in options.parts:
             with judge() as reward:
                 for width in options.widths:
                     figures = accounted(engine, reward, options, width)
@@ -110,11 +114,12 @@ def main(options: Options) -> None:
                         f"width {width}", "drawn", f"{figures['generated']:,.0f}", f"{figures['s']:.3g}", "", ""
                     )
                     table.add_row("", "scored", f"{figures['scored']:,.0f}", "", "", "", end_section=True)
-    figures = scoring(judge, options)
-    machine.write(options.output, "search_scoring", case, figures)
-    for kind in ("full", "incremental"):
-        table.add_row("scoring", kind, f"{figures[f'{kind}_tokens']:,.0f}", f"{figures[f'{kind}_s']:.3g}", "", "")
-    table.add_row("", "full / incremental", f"{figures['ratio']:.1f}", f"{figures['time_ratio']:.1f}", "", "")
+    if "scoring" in options.parts:
+        figures = scoring(judge, options)
+        machine.write(options.output, "search_scoring", case, figures)
+        for kind in ("full", "incremental"):
+            table.add_row("scoring", kind, f"{figures[f'{kind}_tokens']:,.0f}", f"{figures[f'{kind}_s']:.3g}", "", "")
+        table.add_row("", "full / incremental", f"{figures['ratio']:.1f}", f"{figures['time_ratio']:.1f}", "", "")
     Console().print(table)
 
 
