@@ -47,9 +47,11 @@ class Pauses:
         self._tokens = tokens
         self._due = False
 
-    def near(self, token: bytes, count: int) -> bool:
-        """Whether the sample may pause behind a token of these bytes, which makes `count`: then it must become text."""
-        return self._due or 0 < self._tokens <= count or any(last in token for last in self._lasts)
+    def near(self, token: int, bytes_of: Callable[[int], bytes], count: int) -> bool:
+        """Whether the sample may pause behind a token, which makes `count`: then it must become text."""
+        if self._due or 0 < self._tokens <= count:
+            return True
+        return bool(self._lasts) and any(last in bytes_of(token) for last in self._lasts)
 
     def reached(self, pieces: Sequence[Piece], count: int, kind: int, certain: bool) -> bool:
         """Whether the sample pauses behind its last token, which has this `kind` and made these `pieces` of text
@@ -151,7 +153,7 @@ class Response:
                     return False
             sample.kinds.append(kind)
         near = sample.pauses is not None and (
-            sample.stream.holds or (token >= 0 and sample.pauses.near(self._bytes(token), len(sample.token_ids)))
+            sample.stream.holds or (token >= 0 and sample.pauses.near(token, self._bytes, len(sample.token_ids)))
         )
         if not finish and not near and len(sample.kinds) < sample.run and not self.streams:
             return False

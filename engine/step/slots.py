@@ -135,6 +135,8 @@ class SlotTables:
         self._vocabulary: TokenBytes | None = None
         self._text_rows: dict[TextDelimiters, dict[Phase, tuple[int, np.ndarray]]] = {}
         self._pages_written = [0] * rows
+        self._texts: dict[int, tuple[object, ...]] = {}
+        """What stands in each slot's rows of delimiters and ends: the next request's are mostly the same"""
         self._new_pages: list[tuple[int, int]] = []
         self.machine = MachineTables(
             state=table(len(State), fill=0),
@@ -247,6 +249,7 @@ class SlotTables:
         if not kept:
             self.machine = wide
             self._for_steps.clear()
+            self._texts.clear()
         self._longest_lead = max(self._longest_lead, format.max_lead)
         self._longest_opener = max(self._longest_opener, len(format.opener) if format.text is None else 0)
         self.register(format)
@@ -255,6 +258,10 @@ class SlotTables:
             rows = self._text_rows[format.text]
             numbers[Param.TEXT_ROW], numbers[Param.OPENER_ROW] = rows[Phase.THINK][0], rows[Phase.PLAIN][0]
         self._write(machine.params[slot], numbers)
+        texts = (strings, format.triggers, plan.stop_ids)
+        if self._texts.get(slot) == texts:
+            return
+        self._texts[slot] = texts
         for row, ids in zip(machine.strings[slot], strings, strict=True):
             self._write(row, ids, -1)
         self._write(machine.trigger_last[slot], [t[-1] for t in format.triggers], -1)

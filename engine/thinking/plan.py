@@ -183,6 +183,9 @@ def format_strings(spec: str | Mapping[str, Any], tokenizer: Encoder) -> FormatS
     return FormatStrings(spec["opener"], spec["end"], spec["budget_end"], tuple(triggers), *around)
 
 
+_ATTRIBUTES = tuple((param, param.name.lower()) for param in Param)
+
+
 @dataclass(frozen=True)
 class ThinkingPlan:
     """What one request asks of the machine; every number is in tokens, UNLIMITED where there is no limit."""
@@ -241,7 +244,7 @@ class ThinkingPlan:
             Param.TEXT_ROW: -1,  # whoever has the tables knows the rows
             Param.OPENER_ROW: -1,
         }
-        return [lengths[c] if c in lengths else int(getattr(self, c.name.lower())) for c in Param]
+        return [lengths[c] if c in lengths else int(getattr(self, name)) for c, name in _ATTRIBUTES]
 
     def reading(self, prompt: Sequence[int]) -> Sequence[int]:
         """The tokens of the prompt's end in which a delimiter of plain text may have begun."""
