@@ -56,10 +56,10 @@ def _run(options: RunOptions) -> None:
     keep = options.out is not None or options.grid is not None
     kept = options.out or Path("runs") / re.sub(r"[^\w.-]+", "_", what.name)
     folder = kept if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
-    started = time.perf_counter()
+    started, resumed = time.perf_counter(), (folder / "samples.jsonl").exists()
     try:
         run.run(what, folder)
-        seconds = time.perf_counter() - started
+        seconds = None if resumed else time.perf_counter() - started
         grade.grade(folder, workers=options.workers)
         found = write_report(folder)
         files = plot.draw(found, folder / "figures")

@@ -18,8 +18,9 @@ from engine.command.append_log import AppendLog
 BEGIN, END = "<!-- evaluation: begin (python -m bench.evaluate GRID.yaml --write) -->", "<!-- evaluation: end -->"
 
 
-def append_records(report: Mapping[str, Any], grid: Grid, seconds: float, file: Path) -> None:
-    """One benchmark record per condition; `seconds` is the whole run's, reuse included."""
+def append_records(report: Mapping[str, Any], grid: Grid, seconds: float | None, file: Path) -> None:
+    """One benchmark record per condition; `seconds` is the whole run's, reuse included, None where it was gone on
+    with."""
     machine = Machine.read(torch.device("cpu"))
     seeds = {task.name: task.seed for task in grid.tasks}
     params = {condition.label: condition.params for condition in grid.conditions()}
@@ -73,7 +74,7 @@ def _together(entry: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _over(change: Mapping[str, Any] | None) -> dict[str, float]:
-    """What a search gains over the greedy sample of about its cost, in shares, paired."""
+    """What a search gains over the best greedy sample of no more cost, in shares, paired."""
     ends = {"": "difference", "_low95": "low", "_high95": "high"}
     return {f"gain_at_cost{end}": change[of] for end, of in ends.items()} if change and change["problems"] else {}
 

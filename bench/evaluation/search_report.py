@@ -1,6 +1,5 @@
-"""What searches came to and what they cost, beside a greedy sample with budget or "Wait" at about the same cost."""
+"""What searches came to and what they cost, beside the best greedy sample with budget or "Wait" at no more cost."""
 
-import math
 from collections.abc import Sequence
 from statistics import fmean as mean
 from typing import Any
@@ -35,8 +34,8 @@ def _cost(cell: Cell, parameters: int) -> dict[str, float]:
 
 
 def beside(cell: Cell, cells: Sequence[Cell], cost: dict[str, dict[str, float]]) -> Cell | None:
-    """The greedy condition, with budgets or "Wait"s, whose unique tokens are nearest to a search's as a ratio; None
-    where the grid has none."""
+    """The best greedy condition, with budgets or "Wait"s, that draws no more unique tokens than a search; where all
+    draw more the cheapest, None where the grid has none. Of equal ones the first."""
     mine = cost[cell.condition.label]["unique_tokens"]
     alone = [
         other
@@ -48,10 +47,11 @@ def beside(cell: Cell, cells: Sequence[Cell], cost: dict[str, dict[str, float]])
         and set(other.problems) & set(cell.problems)
     ]
 
-    def distance(other: Cell) -> float:
-        return abs(math.log(max(1.0, cost[other.condition.label]["unique_tokens"]) / max(1.0, mine)))
+    def unique(other: Cell) -> float:
+        return cost[other.condition.label]["unique_tokens"]
 
-    return min(alone, key=distance, default=None)
+    cheaper = [other for other in alone if unique(other) <= mine]
+    return max(cheaper, key=lambda other: other.accuracy) if cheaper else min(alone, key=unique, default=None)
 
 
 def searched(cell: Cell) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def together(task: Mapping[str, Any]) -> list[str]:
 
 
 def searches(task: Mapping[str, Any]) -> list[str]:
-    """A row per condition of a task with searches: accuracy, what it cost, and a search beside the greedy sample, with
-    a budget or "Wait", that is nearest to it in unique tokens."""
+    """A row per condition of a task with searches: accuracy, what it cost, and a search beside the best greedy sample,
+    with a budget or "Wait", of no more unique tokens."""
     rows = task["conditions"] if any("search" in row for row in task["conditions"]) else []
     tokens = {row["condition"]: row["cost"]["unique_tokens"] for row in rows}
     return _table(
@@ -108,7 +108,10 @@ def searches(task: Mapping[str, Any]) -> list[str]:
                 ("reward tokens (reused)", _reward(row["cost"])),
                 ("FLOPs", f"{row['cost']['flops']:.2e}"),
                 ("points over", _change(over)),
-                ("a greedy one (its tokens)", f"{over['of']} ({tokens[over['of']]:,.0f})" if over else ""),
+                (
+                    "the best greedy one of no more tokens (its tokens)",
+                    f"{over['of']} ({tokens[over['of']]:,.0f})" if over else "",
+                ),
             ]
             for row in rows
             for over in [(row.get("search") or {}).get("over") or {}]

@@ -421,12 +421,12 @@ def test_the_report_compares_costs_and_pairs(folder):
             continue
         assert math.isclose(row["cost"]["unique_tokens"], sum(one["generated"] for one in mine) / COUNT, abs_tol=1e-5)
         assert math.isclose(row["cost"]["flops"], sum(one["search"]["flops"] for one in mine) / COUNT, rel_tol=1e-9)
-        ratios = {
-            other: abs(math.log(by_label[other]["cost"]["unique_tokens"] / row["cost"]["unique_tokens"]))
-            for other in ("budget 64", "1x Wait")
+        tokens = {label: by_label[label]["cost"]["unique_tokens"] for label in ("budget 64", "1x Wait")}
+        cheaper = {
+            label: by_label[label]["accuracy"] for label in tokens if tokens[label] <= row["cost"]["unique_tokens"]
         }
         over = row["search"]["over"]
-        assert over["of"] == min(ratios, key=ratios.get)
+        assert over["of"] == (max(cheaper, key=cheaper.get) if cheaper else min(tokens, key=tokens.get))
         assert math.isclose(over["difference"], row["accuracy"] - by_label[over["of"]]["accuracy"], abs_tol=2e-6)
     assert {row["method"] for row in task["methods"]} == {"budget forcing"}
     table = tables.searches(task)
