@@ -216,6 +216,30 @@ ROWS: tuple[Row, ...] = (
         {"model": "40m", "prefix_cache": True},
         "> 1x",
     ),
+    *(
+        Row(
+            f"CPU, {name} bf16",
+            "trees of width 16 over samples of as many tokens",
+            "search_cost",
+            {"model": model},
+            "≤ 1.1",
+        )
+        for name, model in (("0.5B", "qwen2.5-0.5b"), ("40M", "40m"))
+    ),
+    Row(
+        "CPU, 40M bf16",
+        "pages of a tree of 256 leaves over those of 64 samples",
+        "search_pages",
+        {"model": "40m"},
+        "< 1",
+    ),
+    Row(
+        "CPU, 40M bf16",
+        "tokens scored anew over those of the new steps, depth 20",
+        "search_scoring",
+        {"model": "40m"},
+        "> 5",
+    ),
 )
 
 SHORT: tuple[Row, ...] = (
