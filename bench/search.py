@@ -55,6 +55,9 @@ class Options(Loaded):
         check(
             min(self.questions, self.context, self.width, self.depth, self.step, self.rounds) < 1
             and "questions, context, width, depth, step and rounds start at 1",
+            min((self.path, *self.widths)) < 1 and "path and widths start at 1",
+            not self.parts and "parts is empty; name what is measured",
+            self.parts == ("widths",) and not self.widths and "parts is widths; say which with --widths",
         )
 
 
@@ -116,7 +119,7 @@ def main(options: Options) -> None:
                     table.add_row("", "scored", f"{figures['scored']:,.0f}", "", "", "", end_section=True)
     if "scoring" in options.parts:
         figures = scoring(judge, options)
-        machine.write(options.output, "search_scoring", case, figures)
+        machine.write(options.output, "search_scoring", case | {"depth": SCORED}, figures)
         for kind in ("full", "incremental"):
             table.add_row("scoring", kind, f"{figures[f'{kind}_tokens']:,.0f}", f"{figures[f'{kind}_s']:.3g}", "", "")
         table.add_row("", "full / incremental", f"{figures['ratio']:.1f}", f"{figures['time_ratio']:.1f}", "", "")
@@ -145,7 +148,7 @@ def cost(engine: Engine, options: Options) -> dict[str, float]:
     """Seconds of the engine's clock for a search of every question at once, and for samples of as many tokens."""
     prompts = _prompts(engine, options)
     engine.generate(prompts, SamplingParams(max_tokens=4))  # both find the questions computed
-    ratios, seconds = [], [0.0, 0.0]
+    rounds = list[tuple[float, float, float]]()
     generated = 0
     for turn in range(options.rounds):
         with engine.clocked() as times, ThreadPoolExecutor(options.questions) as pool:
@@ -157,14 +160,13 @@ def cost(engine: Engine, options: Options) -> dict[str, float]:
             outputs = engine.generate(prompts, replace(_params(options, turn), n=options.width, logprobs=0))
         tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
         samples = sum(one.seconds for one in times) * generated / tokens
-        ratios.append(tree / samples)
-        seconds = [tree, samples]
-    ratio = sorted(ratios)[len(ratios) // 2]
+        rounds.append((tree / samples, tree, samples))
+    ratio, tree, samples = sorted(rounds)[len(rounds) // 2]
     return {
         "tree_tokens": float(generated),
         "samples_tokens": float(generated),
-        "tree_s": seconds[0],
-        "samples_s": seconds[1],
+        "tree_s": tree,
+        "samples_s": samples,
         "ratio": ratio,
     }
 
@@ -172,6 +174,8 @@ def cost(engine: Engine, options: Options) -> dict[str, float]:
 TREE = ((16, 10), (4, 4), (4, 2))
 """Branches of each, and sixteenths of the path until the next part: 256 leaves, which part late."""
 SAMPLES = 64
+SCORED = 20
+"""Steps of the paths that are scored."""
 
 
 def pages(policy: Callable[..., Engine], options: Options) -> dict[str, float]:
@@ -202,10 +206,10 @@ def scoring(judge: Callable[..., Engine], options: Options) -> dict[str, float]:
             chance = random.Random(1)
             ids = range(engine.tokenizer.size - 3)
             prompt = chance.choices(ids, k=options.context)
-            paths = [[chance.choices(ids, k=options.step) for _ in range(20)] for _ in range(options.width)]
+            paths = [[chance.choices(ids, k=options.step) for _ in range(SCORED)] for _ in range(options.width)]
             engine.score(chance.choices(ids, k=9), [[1]])
             started, computed = time.perf_counter(), 0
-            for depth in range(1, 21):
+            for depth in range(1, SCORED + 1):
                 if kind == "full":
                     engine.forget_scores()
                 asked = [engine.submit_score(prompt, steps[:depth]) for steps in paths]

@@ -71,7 +71,7 @@ def _run(options: RunOptions) -> None:
         for figure in options.figure:
             figure.parent.mkdir(parents=True, exist_ok=True)
             named = {f.name.rpartition("-")[2]: f for f in reversed(files)}
-            shutil.copyfile(named.get("search.png", named["accuracy.png"]), figure)
+            shutil.copyfile(named.get("search.png") or named["accuracy.png"], figure)
         _insert(options.write, found)
         print(tables.markdown(found), end="")
         if keep:

@@ -245,8 +245,9 @@ class Scheduler:
         ):
             return None  # nothing was freed since it did not fit; do not look its prompt up again
         reads = sequence.admission.prepared.reads
-        needed = reads[0] if reads else len(sequence.tokens) - 1  # the first whose hidden state is asked for
-        found, chain = self.pool.find(sequence.tokens[: needed + 1] if reads else sequence.tokens)
+        # The first token whose hidden state is asked for, or that may be taken back: another's is written in its place.
+        needed = reads[0] if reads else len(sequence.tokens) - max(1, sequence.held)
+        found, chain = self.pool.find(sequence.tokens[: needed + 1])
         need = self.pool.pages_for(len(sequence.tokens)) - len(found)
         self.pool.share(found)
         begun = len(found) * self.pool.page_size

@@ -13,7 +13,7 @@ def beam(walk: Walk, count: int, keep_one_of: int = 4) -> Found:
     which take turns until there are as many; one that ends is an answer, and is replaced. It is over once there are
     `count` answers: the first ones are the result. After the last step the beams that would go on answer at once."""
     kept, ended = _part(count, keep_one_of), list[Branch]()
-    beams = walk.spread(walk.root, count)
+    beams = walk.start(count)
     for _ in walk.rounds():
         walk.grow(beams)
         scores = walk.score(beams)
@@ -36,7 +36,7 @@ def _refilled(walk: Walk, survivors: Sequence[Branch], count: int) -> list[Branc
 def diverse(walk: Walk, count: int, keep_one_of: int = 4) -> Found:
     """DVTS: `count` / `keep_one_of` trees that know nothing of each other. In every step a tree draws `keep_one_of`
     candidates and goes on from the best; it is over when that one has ended: its last candidates are its answers."""
-    heads = walk.spread(walk.root, _part(count, keep_one_of))
+    heads = walk.start(_part(count, keep_one_of))
     leaves = [[head] for head in heads]
     going = list(range(len(heads)))
     for _ in walk.rounds():

@@ -8,7 +8,7 @@ finds it by content, inside a page too. Nothing is tokenized twice, and nothing 
 import copy
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.engine import Engine
@@ -60,6 +60,10 @@ class Branch:
                 raise InputError(f"{name} counts one request's output, not a path's; give repetition_penalty instead")
         if params.pause or params.pause_tokens:
             raise InputError("pause and pause_tokens are a step's; give `stop` and `max_tokens` to step()")
+        if isinstance(prompt, (str, Mapping)):
+            raise InputError(
+                f"the prompt of a branch is {shown(prompt)}; give token ids, engine.prepare(prompt, params).prompt"
+            )
         seed = engine.config.seed if params.seed is None else params.seed
         self._engine, self._params = engine, replace(params, seed=seed)
         self.prompt = tuple(prompt)

@@ -16,7 +16,7 @@ def rebase(walk: Walk, width: int, temperature: float = 0.1, rule: Rule = "code"
     where the paper's rule rounds every share to 0."""
     if width < 1:
         raise InputError(f"width is {width}; give at least 1")
-    open_, leaves, left = walk.spread(walk.root, width), [], width
+    open_, leaves, left = walk.start(width), [], width
     for _ in walk.rounds():
         walk.grow(open_)
         leaves += [branch for branch in open_ if branch.finished]

@@ -5,7 +5,7 @@ the policy's own certainty. What it must not do is lose a branch: `step_scores` 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
@@ -30,10 +30,10 @@ def step_scores(reward: Reward, branches: Sequence[Branch]) -> list[list[float]]
     if len(given) != len(branches):
         raise InputError(f"the reward scored {len(given)} of {len(branches)} branches; it must score each, in order")
     for number, (scores, branch) in enumerate(zip(given, branches, strict=True)):
-        if len(scores) != len(branch.ends):
+        count = len(scores) if isinstance(scores, Sized) else "no list of"
+        if count != len(branch.ends):
             raise InputError(
-                f"the reward gave branch {number} {len(scores)} scores and it has {len(branch.ends)} steps; "
-                "give one for each"
+                f"the reward gave branch {number} {count} scores and it has {len(branch.ends)} steps; give one for each"
             )
     return [[-math.inf if math.isnan(score) else float(score) for score in scores] for scores in given]
 

@@ -10,14 +10,14 @@ from engine.search.walk import Found, Walk
 def samples(walk: Walk, count: int) -> Found:
     """`count` samples, step by step where the walk has a reward, which scores steps, or so many tokens; otherwise in
     one go."""
-    branches = walk.spread(walk.root, count)
+    branches = walk.start(count)
     open_ = branches
     for _ in walk.rounds() if walk.stepwise else ():
         walk.grow(open_)
         open_ = [branch for branch in open_ if not branch.finished]
         if not open_:
             break
-    if open_ and not walk.spent:
+    if open_ and walk.steps.tree_tokens is None:
         walk.grow_by(open_, None)
     return walk.found(branches)
 
@@ -27,7 +27,7 @@ def until(walk: Walk, most: int, window: int, enough: Callable[[Sequence[Branch]
     more (`votes.decided`), that is likely not to (`votes.adaptive_stop`), or a window that agrees."""
     if most < 1 or window < 1:
         raise InputError(f"most is {most} and window {window}; give at least 1 of each")
-    branches = walk.spread(walk.root, most)
+    branches = walk.start(most)
     drawn: list[Branch] = []
     while len(drawn) < most and not (drawn and walk.spent):
         row = branches[len(drawn) : len(drawn) + window]
@@ -43,7 +43,7 @@ def shortest(walk: Walk, count: int, wanted: int, slice_tokens: int = 64) -> Fou
     rest is dropped. All go on `slice_tokens` at a time, so what is dropped cost at most that many tokens too many."""
     if not 1 <= wanted <= count or slice_tokens < 1:
         raise InputError(f"{wanted} of {count} samples, {slice_tokens} tokens at a time; give 1 to all of them")
-    open_ = walk.spread(walk.root, count)
+    open_ = walk.start(count)
     order = {branch: at for at, branch in enumerate(open_)}
     ended: list[Branch] = []
     while len(ended) < wanted and open_ and not walk.spent:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import InputError
+from engine.errors import InputError, is_whole, shown
 from engine.search.branch import Branch, Ledger, conclude, grow
 from engine.search.reward import Aggregate, Reward, aggregate, step_scores
 
@@ -11,7 +11,8 @@ from engine.search.reward import Aggregate, Reward, aggregate, step_scores
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     """Where steps end, and how many there may be. After `most` steps a branch is closed and must answer, and so are all
-    once the tree has `tree_tokens`: it is then over by one step of its branches, and by their answers, at most."""
+    once the tree has `tree_tokens`: it is then over by one step of its branches, and by their answers, at most. (Of
+    `sampling.until` a step is a window of whole samples, of `sampling.shortest` a slice.)"""
 
     stop: tuple[str, ...] = ("\n\n",)
     max_tokens: int | None = None
@@ -23,13 +24,15 @@ class Steps:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        if self.most < 1 or not (self.stop or self.max_tokens):
+        for name in ("max_tokens", "tree_tokens"):
+            value = getattr(self, name)
+            if value is not None and not is_whole(value, 1):
+                raise InputError(f"{name} of steps is {shown(value)}; give a whole number of at least 1, or None")
+        if not is_whole(self.most, 1) or not (self.stop or self.max_tokens):
             raise InputError(
-                f"steps with marks {self.stop}, {self.max_tokens} tokens, {self.most} in all; give at least "
+                f"steps with marks {self.stop}, {self.max_tokens} tokens, {shown(self.most)} in all; give at least "
                 "one mark or a number of tokens, and one step"
             )
-        if self.tree_tokens is not None and self.tree_tokens < 1:
-            raise InputError(f"tree_tokens is {self.tree_tokens}; give at least 1, or None")
 
 
 @dataclass
@@ -66,7 +69,19 @@ class Walk:
     def __init__(self, root: Branch, steps: Steps, reward: Reward | None = None, how: Aggregate = "last") -> None:
         self.root, self.steps, self.nodes = root, steps, list[Node]()
         self._reward, self._how = reward, how
+        self._tokens = 0
         self._at: dict[Branch, int | None] = {}
+
+    def start(self, count: int) -> list[Branch]:
+        """`count` branches that go on from the root. Raises InputError where a search used them up."""
+        if not is_whole(count, 1):
+            raise InputError(f"a search of {shown(count)} branches; give at least 1")
+        if self.nodes or self.root.finished or self.root.closed:
+            raise InputError(
+                "the walk or its root was used up by a search; give each search a new walk, of a root that was forked "
+                "before (`root.fork(1)[0]`)"
+            )
+        return self.spread(self.root, count)
 
     def spread(self, branch: Branch, count: int) -> list[Branch]:
         """`branch` and forks of it, `count` in all."""
@@ -92,7 +107,7 @@ class Walk:
     def spent(self) -> bool:
         """Whether the tree has all the tokens that it may have."""
         most = self.steps.tree_tokens
-        return most is not None and self.root.ledger.generated >= most
+        return most is not None and self._tokens >= most
 
     def grow(self, branches: Sequence[Branch]) -> None:
         """One step of each, all at once, and a node for it."""
@@ -111,6 +126,7 @@ class Walk:
             drawn = sum(one.logprob for one in branch.logprobs[start:] if not one.forced)
             self._at[branch] = len(self.nodes)
             self.nodes.append(Node(parent, depth, branch.token_ids[start:], drawn, branch.finished))
+            self._tokens += len(branch.token_ids) - start
 
     def score(self, branches: Sequence[Branch]) -> list[float]:
         """A score of each branch's path, also entered in its node. Raises InputError where the search has no reward."""

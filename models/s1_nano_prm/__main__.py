@@ -38,7 +38,7 @@ class Arguments:
     base: Path = Path("models/s1-nano")
     """The policy, which the reward model starts from."""
     out: Path = Path("runs/s1_nano_prm")
-    """Folder of the traces."""
+    """Folder of the traces, which are kept by seed and count."""
     checkpoint: Path = Path("models/s1-nano-prm")
     """Folder of the reward model; where it has a README.md with the marks, the table goes between them."""
     count: int = 10000
@@ -65,6 +65,15 @@ def main(argv: list[str] | None = None) -> int:
 def build(arguments: Arguments) -> None:
     """Everything, and the table."""
     begun = time.monotonic()
+    least = DEV // SAMPLES * 2
+    if not least <= arguments.compared <= arguments.count or arguments.heldout < 1:
+        raise InputError(
+            f"count is {arguments.count}, compared {arguments.compared}, heldout {arguments.heldout}; give compared "
+            f"from {least} to count, and heldout of at least 1"
+        )
+    arguments.checkpoint.mkdir(parents=True, exist_ok=True)
+    card = arguments.checkpoint / "README.md"
+    around = _around(card) if card.exists() else None
     every, compared, test = _traces(arguments)
     rows = []
     for name, recipe in VARIANTS.items():
@@ -75,30 +84,38 @@ def build(arguments: Arguments) -> None:
     write_checkpoint(scorer, arguments.base, arguments.checkpoint)
     text = _table(rows, test, scores, best.threshold, (time.monotonic() - begun) / 60)
     print(text)
-    card = arguments.checkpoint / "README.md"
-    if card.exists():
-        before, found, rest = card.read_text().partition(BEGIN)
-        _, closed, after = rest.partition(END)
-        if not (found and closed):
-            raise InputError(f"{card} has no {BEGIN} and {END}; add them, or remove the file")
-        write_whole(card, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    if around is not None:
+        write_whole(card, f"{around[0]}{BEGIN}\n\n{text}\n{END}{around[1]}")
+
+
+def _around(card: Path) -> tuple[str, str]:
+    """What stands before and behind the table's place."""
+    before, found, rest = card.read_text().partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise InputError(f"{card} has no {BEGIN} and {END}; add them, or remove the file")
+    return before, after
 
 
 def _traces(arguments: Arguments) -> tuple[list[Trace], list[Trace], list[Trace]]:
     """(all for training, those of them with rollouts, held out)."""
-    files = [arguments.out / f"{name}.jsonl" for name in ("train", "compared", "heldout")]
+    seed, place = arguments.seed, arguments.seed * 1_000_000
+    names = (f"train-{seed}-{arguments.count}", f"compared-{seed}-{arguments.count}-{arguments.compared}")
+    train, compared, test = files = [
+        arguments.out / f"{name}.jsonl" for name in (*names, f"heldout-{seed}-{arguments.heldout}")
+    ]
     if not all(file.exists() for file in files):
         with Engine(arguments.base, device="cpu", dtype="float32", max_num_seqs=64) as engine:
-            seed, place = arguments.seed, arguments.seed * 1_000_000
-            train_side = questions("train", arguments.count, seed)
-            every = sample(engine, train_side, SAMPLES, place)
-            test = sample(engine, questions("heldout", arguments.heldout, seed + 1), SAMPLES, place + 200_000)
-            compared = roll_out(engine, every[: arguments.compared * SAMPLES], place + 400_000)
-            test = roll_out(engine, test, place + 600_000)
-        for file, traces in zip(files, (every, compared, test), strict=True):
-            write(file, traces)
-    every, compared, test = (list(read(file)) for file in files)
-    return every, compared, test
+            if not train.exists():
+                write(train, sample(engine, questions("train", arguments.count, seed), SAMPLES, place))
+            if not compared.exists():
+                some = list(read(train))[: arguments.compared * SAMPLES]
+                write(compared, roll_out(engine, some, place + 400_000))
+            if not test.exists():
+                asked = questions("heldout", arguments.heldout, seed + 1)
+                write(test, roll_out(engine, sample(engine, asked, SAMPLES, place + 200_000), place + 600_000))
+    every, some, held = (list(read(file)) for file in files)
+    return every, some, held
 
 
 def _trained(

@@ -50,6 +50,8 @@ class Trace:
 
 def questions(split: str, count: int, seed: int, families: Sequence[str] = tuple(FAMILIES)) -> list[tuple[str, str]]:
     """(family, prompt) of `count` questions, no two of them the same task."""
+    if count < 1:
+        raise InputError(f"{count} questions; give at least 1")
     found: dict[tuple[str, str], str] = {}
     for problem in problems(split, seed, tuple(families)):
         found.setdefault((problem.family, problem.key), problem.prompt)

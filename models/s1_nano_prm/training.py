@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.errors import tell
+from engine.errors import InputError, tell
 from models.s1_nano_prm.traces import Trace
 from train.architecture import Architecture
 from train.attention import Documents
@@ -95,6 +95,8 @@ def train(base: Path, traces: Sequence[Trace], recipe: Recipe) -> Scorer:
     load_weights(scorer.decoder[0], base)
     scorer.model.requires_grad_(recipe.whole)
     goods = [good for trace in traces for _, good in labels_of(trace, recipe.labels)]
+    if len({*goods}) < 2:
+        raise InputError(f"{len(traces):,} traces have no two kinds of labels; sample more")
     share = sum(goods) / len(goods)
     weigh = torch.tensor([0.5 / (1 - share), 0.5 / share])
     batches = _batches(traces, recipe)

@@ -195,6 +195,48 @@ def test_whoever_goes_on_inside_a_page_copies_it_or_takes_it() -> None:
     assert scheduler.pool.available == 19
 
 
+@pytest.mark.parametrize("length, held, tail", [(9, 2, []), (14, 3, [6, 6])])
+def test_what_may_be_taken_back_is_written_in_no_page_of_others(length: int, held: int, tail: list[int]) -> None:
+    """Preempted behind tokens that it may take back, a sequence comes back, and then takes them back. Meanwhile another
+    has left their page, partly filled, or goes on behind it: its keys and values stay as they were."""
+    scheduler, size, text = Scheduler(PagePool(12, 8), 4, 64), 8, [3] * length
+    cache = [[()] * size for _ in range(12)]
+    [first] = scheduler.add(admission(0, text, 40, 1))
+
+    def run(token: int, taken: int = 0, may_be_taken: int = 0) -> None:
+        step = scheduler.schedule(drained=True)
+        assert step is not None
+        for (_, target), content in zip(step.copies, [cache[source][:] for source, _ in step.copies], strict=True):
+            cache[target] = content
+        work = [(s, s.computed - 1, s.computed) for s in step.decodes]
+        work += [(chunk.sequence, chunk.start, chunk.start + chunk.count) for chunk in step.chunks]
+        for sequence, start, end in work:
+            for at in range(start, end):
+                cache[sequence.pages[at // size]][at % size] = tuple(sequence.tokens[: at + 1])
+        for sequence, _, end in work:
+            for at in range(end):
+                assert cache[sequence.pages[at // size]][at % size] == tuple(sequence.tokens[: at + 1])
+        for sequence in step.rows:
+            scheduler.commit(sequence, *((token, taken, may_be_taken) if sequence is first else (4, 0, 0)))
+
+    run(7)
+    for number in range(held):
+        run(8 + number, 0, number + 1)
+    scheduler._preempt(first, Step())
+    scheduler.waiting.clear()
+    [second] = scheduler.add(admission(1, [*text, 7, 8, *tail], 9, 1))
+    run(0)
+    if not tail:
+        scheduler.finish(second)
+    scheduler.waiting.append(first)
+    run(30, held)
+    run(31)
+    scheduler.add(admission(2, [*text, 7, 8, 5], 20, 1))
+    for _ in range(3):
+        run(31)
+    scheduler.check()
+
+
 def test_a_fork_that_ends_before_its_page_is_copied_lends_it_to_nobody() -> None:
     scheduler = Scheduler(PagePool(20, 8), 4, 64)
     samples = scheduler.add(admission(0, [3] * 13, 9, 2))

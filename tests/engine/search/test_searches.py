@@ -48,7 +48,7 @@ class Scripted:
 
     def __init__(self, tree: int, path: PathOf = (), number: int = 0) -> None:
         self.tree, self.token_ids, self.number = tree, path, number
-        self.ledger, self.answer, self.finished = Ledger(), "", False
+        self.ledger, self.answer, self.finished, self.closed = Ledger(), "", False, False
         self.thinking_tokens = 0
 
     @property
@@ -222,6 +222,7 @@ def test_a_hostile_reward_loses_no_width(value: float, mixed: bool) -> None:
     [
         (lambda branches: [], "scored 0 of . branches"),
         (lambda branches: [[] for _ in branches], "gave branch 0 0 scores"),
+        (lambda branches: [0.5 for _ in branches], "gave branch 0 no list of scores"),
         (lambda branches: [[1.0, 2.0] for _ in branches], "gave branch 0 2 scores"),
     ],
 )
@@ -299,6 +300,10 @@ def test_a_tree_has_no_more_tokens_than_it_may(engine: Engine, prompt: list[int]
         assert before[-1] < most <= found.ledger.generated < free.ledger.generated
         assert len(found.leaves) == 8 and all(leaf.finished and leaf.answer for leaf in found.leaves)
     assert search(free.ledger.generated)[0].nodes == free.nodes
+    root = Branch(engine, prompt, PARAMS)
+    other = root.fork(1)[0]
+    sizes = [SEARCHES[name](Walk(one, replace(LINES, tree_tokens=100), mean_logprob)).nodes for one in (root, other)]
+    assert min(sum(len(node.token_ids) for node in nodes) for nodes in sizes) >= 100, "each tree has its own tokens"
 
 
 def test_votes_and_the_shortest_stop_where_the_tokens_do(engine: Engine, prompt: list[int]) -> None:
@@ -431,6 +436,20 @@ def test_a_judge_that_reads_text_takes_steps_without_any(engine: Engine, prompt:
 
 
 def test_what_a_search_cannot_do_is_refused(engine: Engine, prompt: list[int]) -> None:
+    for fields in ({"tree_tokens": 1.5}, {"tree_tokens": True}, {"max_tokens": -3}, {"most": "4"}):
+        with pytest.raises(InputError, match=r"give a whole number|in all; give at least"):
+            Steps(**fields)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a search of 0 branches"):
+        samples(Walk(Branch(engine, prompt, PARAMS), LINES), 0)
+    used = Walk(Branch(engine, prompt, PARAMS), LINES)
+    fresh = used.root.fork(1)[0]
+    samples(used, 2)
+    for again in (used, Walk(used.root, LINES)):
+        with pytest.raises(InputError, match=r"was used up by a search; give each search a new walk"):
+            samples(again, 2)
+    assert len(samples(Walk(fresh, LINES), 2).leaves) == 2
+    with pytest.raises(InputError, match=r"the prompt of a branch is .*; give token ids, engine.prepare"):
+        Branch(engine, QUESTION, PARAMS)  # type: ignore[arg-type]
     walk = Walk(Branch(engine, prompt, PARAMS), LINES)
     with pytest.raises(InputError, match="give it a reward"):
         rebase(walk, 4)
