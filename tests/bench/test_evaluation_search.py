@@ -215,7 +215,7 @@ def test_kills_at_any_moment_lose_no_row_and_change_none(folder, tmp_path, kills
     log = target / "samples.jsonl"
     whole_size = 4 * COUNT
     for kill in range(1, kills + 1):
-        wanted = kill * whole_size // (kills + 2)
+        wanted = kill * whole_size // (2 * kills)
         process = subprocess.Popen([sys.executable, "-c", RUN, file, target], cwd=ROOT, stderr=subprocess.DEVNULL)
         while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
             time.sleep(0.002)
