@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from bench.evaluation.ballot import Ballot
 from bench.evaluation.methods import Condition, Defaults, MethodBase
-from bench.evaluation.search_plan import Reward, Search
+from bench.evaluation.search_plan import NAMED, Reward, Search
 from engine import InputError
+from engine.errors import shown
 from engine.search import confidence, votes
 from engine.search.beam import beam, diverse
 from engine.search.branch import Branch
@@ -124,6 +125,11 @@ class _Rewarded(SearchMethod, frozen=True, kw_only=True):
     aggregate: Aggregate = "last"
     """How a path's score follows from its steps'."""
 
+    def check(self) -> None:
+        if isinstance(self.reward, str) and self.reward not in NAMED:
+            names = ", ".join(NAMED)
+            raise InputError(f"reward is {shown(self.reward)}; give {names}, or {{model: FOLDER}} of a reward model")
+
     @property
     def chooses_by(self) -> Reward | None:
         return self.reward
@@ -186,6 +192,7 @@ class _Kept(_Walked, frozen=True, kw_only=True):
     keep_one_of: Count = 4
 
     def check(self) -> None:
+        super().check()
         odd = next((count for count in self.counts if count % self.keep_one_of), None)
         if odd is not None:
             raise InputError(f"counts hold {odd} and keep_one_of is {self.keep_one_of}; give multiples of it")

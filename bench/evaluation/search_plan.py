@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
@@ -28,9 +28,10 @@ class RewardModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         engine_config(self.model, self.engine)
 
 
-Reward = Literal["logprob", "random", "constant", "oracle", "inverted"] | RewardModel
-"""A model's, or by name: `logprob` the geometric mean of the chances of the drawn tokens; `random` a hash of the path;
-`oracle` a leaf's grade and, before that, the share of right lines, 0 once one is wrong; `inverted` 1 less that."""
+NAMED = ("logprob", "random", "constant", "oracle", "inverted")
+Reward = str | RewardModel
+"""A model's, or one of `NAMED`: `logprob` the geometric mean of the chances of the drawn tokens; `random` a hash of the
+path; `oracle` a leaf's grade and, before that, the share of right lines, 0 once one is wrong; `inverted` 1 less that."""
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,10 @@ def test_kills_at_any_moment_lose_no_row_and_change_none(folder, tmp_path, kills
         ({"method": "short_m", "samples": [], "m": 1}, r"method short_m: samples is \[\]"),
         ({"method": "short_m", "samples": [4], "m": 5}, "m is 5 of 4 samples"),
         ({"method": "beam", "counts": [6], "reward": "oracle"}, "method beam: counts hold 6 and keep_one_of is 4"),
-        ({"method": "dvts", "counts": [4], "reward": "genius"}, "genius"),
+        (
+            {"method": "dvts", "counts": [4], "reward": MODEL},
+            r"method dvts: reward is '.*s1-nano'; give logprob, .*, or \{model: FOLDER\} of a reward model",
+        ),
         ({"method": "rebase", "widths": [4], "reward": "oracle", "temperature": 0}, "temperature is 0"),
         ({"method": "rebase", "widths": [4], "reward": "oracle", "balance": 0}, "balance is 0"),
         ({"method": "rebase", "widths": [4], "reward": "oracle", "rule": "mine"}, "mine"),
