@@ -31,7 +31,7 @@ class RewardModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 NAMED = ("logprob", "random", "constant", "oracle", "inverted")
 Reward = str | RewardModel
 """A model's, or one of `NAMED`: `logprob` the geometric mean of the chances of the drawn tokens; `random` a hash of the
-path; `oracle` a leaf's grade and, before that, the share of right lines, 0 once one is wrong; `inverted` 1 less that."""
+path; `oracle` a leaf's grade and, before that, the share of right lines, 0 once one is wrong; `inverted` 1 less."""
 
 
 @dataclass(frozen=True)
