@@ -34,8 +34,8 @@ def _cost(cell: Cell, parameters: int) -> dict[str, float]:
 
 
 def beside(cell: Cell, cells: Sequence[Cell], cost: dict[str, dict[str, float]]) -> Cell | None:
-    """The best greedy condition, with budgets or "Wait"s, that draws no more unique tokens than a search; where all
-    draw more the cheapest, None where the grid has none. Of equal ones the first."""
+    """The best greedy condition, with budgets or "Wait"s, that draws no more unique tokens than a search; of equal ones
+    the first, None where the grid has none."""
     mine = cost[cell.condition.label]["unique_tokens"]
     alone = [
         other
@@ -45,13 +45,10 @@ def beside(cell: Cell, cells: Sequence[Cell], cost: dict[str, dict[str, float]])
         and other.size == 1
         and other.condition.series.startswith(("budget", "extensions", "none"))
         and set(other.problems) & set(cell.problems)
+        and cost[other.condition.label]["unique_tokens"] <= mine
     ]
 
-    def unique(other: Cell) -> float:
-        return cost[other.condition.label]["unique_tokens"]
-
-    cheaper = [other for other in alone if unique(other) <= mine]
-    return max(cheaper, key=lambda other: other.accuracy) if cheaper else min(alone, key=unique, default=None)
+    return max(alone, key=lambda other: other.accuracy, default=None)
 
 
 def searched(cell: Cell) -> dict[str, Any]:

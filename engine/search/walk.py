@@ -69,7 +69,6 @@ class Walk:
     def __init__(self, root: Branch, steps: Steps, reward: Reward | None = None, how: Aggregate = "last") -> None:
         self.root, self.steps, self.nodes = root, steps, list[Node]()
         self._reward, self._how = reward, how
-        self._tokens = 0
         self._at: dict[Branch, int | None] = {}
 
     def start(self, count: int) -> list[Branch]:
@@ -107,7 +106,7 @@ class Walk:
     def spent(self) -> bool:
         """Whether the tree has all the tokens that it may have."""
         most = self.steps.tree_tokens
-        return most is not None and self._tokens >= most
+        return most is not None and sum(len(node.token_ids) for node in self.nodes) >= most
 
     def grow(self, branches: Sequence[Branch]) -> None:
         """One step of each, all at once, and a node for it."""
@@ -126,7 +125,6 @@ class Walk:
             drawn = sum(one.logprob for one in branch.logprobs[start:] if not one.forced)
             self._at[branch] = len(self.nodes)
             self.nodes.append(Node(parent, depth, branch.token_ids[start:], drawn, branch.finished))
-            self._tokens += len(branch.token_ids) - start
 
     def score(self, branches: Sequence[Branch]) -> list[float]:
         """A score of each branch's path, also entered in its node. Raises InputError where the search has no reward."""

@@ -101,21 +101,21 @@ def _traces(arguments: Arguments) -> tuple[list[Trace], list[Trace], list[Trace]
     """(all for training, those of them with rollouts, held out)."""
     seed, place = arguments.seed, arguments.seed * 1_000_000
     names = (f"train-{seed}-{arguments.count}", f"compared-{seed}-{arguments.count}-{arguments.compared}")
-    train, compared, test = files = [
+    traced, rolled, heldout = files = [
         arguments.out / f"{name}.jsonl" for name in (*names, f"heldout-{seed}-{arguments.heldout}")
     ]
     if not all(file.exists() for file in files):
         with Engine(arguments.base, device="cpu", dtype="float32", max_num_seqs=64) as engine:
-            if not train.exists():
-                write(train, sample(engine, questions("train", arguments.count, seed), SAMPLES, place))
-            if not compared.exists():
-                some = list(read(train))[: arguments.compared * SAMPLES]
-                write(compared, roll_out(engine, some, place + 400_000))
-            if not test.exists():
+            if not traced.exists():
+                write(traced, sample(engine, questions("train", arguments.count, seed), SAMPLES, place))
+            if not rolled.exists():
+                some = list(read(traced))[: arguments.compared * SAMPLES]
+                write(rolled, roll_out(engine, some, place + 400_000))
+            if not heldout.exists():
                 asked = questions("heldout", arguments.heldout, seed + 1)
-                write(test, roll_out(engine, sample(engine, asked, SAMPLES, place + 200_000), place + 600_000))
-    every, some, held = (list(read(file)) for file in files)
-    return every, some, held
+                write(heldout, roll_out(engine, sample(engine, asked, SAMPLES, place + 200_000), place + 600_000))
+    every, compared, test = (list(read(file)) for file in files)
+    return every, compared, test
 
 
 def _trained(
