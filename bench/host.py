@@ -23,7 +23,8 @@ from bench.checkpoints import checkpoint
 from bench.command import Cached, command
 from bench.shapes import SHAPES
 from bench.timing import median_ratio, paired
-from engine.core import Core, End
+from engine.core import Core
+from engine.messages import End
 from engine.model.batch import AttentionMeta, StepResult
 from engine.prepare import Preparer
 from engine.request import SamplingParams

@@ -7,56 +7,19 @@ Every rank applies the same commands before the same step and so does the same w
 
 import time
 from collections import deque
-from typing import NamedTuple
 
-import msgspec
-
+from engine.messages import Command, Event, Tell
 from engine.schedule.scheduler import Scheduler, Step
 from engine.schedule.sequence import Admission, Control, Sequence
 from engine.step.clock import StepClock
 from engine.step.launched import Launched, Read
 from engine.step.runner import Runner
-from kernels.thinking import UNLIMITED, Finish, Record
-
-
-class End(msgspec.Struct, frozen=True, tag=True):
-    """The host ends a sample (a stop string) or, with `sample` None, a whole request (an abort)."""
-
-    request_id: int
-    sample: int | None = None
-
-
-class Tell(msgspec.Struct, frozen=True, tag=True):
-    """Live control of every sample of a request; `budget` goes with SET_BUDGET."""
-
-    request_id: int
-    control: Control
-    budget: int = UNLIMITED
-
-
-Command = Admission | End | Tell
+from kernels.thinking_tables import Finish, Record
 
 _TOKEN, _FINISH, _TAKEN, _HELD = (int(c) for c in (Record.TOKEN, Record.FINISH, Record.TAKEN, Record.HELD))
 _NOTHING = [-1, *[0] * (len(Record) - 1)]
 """The record of a step that drew nothing for a sequence."""
 assert Finish.RUNNING == 0, "Core._read asks whether a record's FINISH is set"
-
-
-class Event(NamedTuple):
-    """What one step did to one sequence: a token, or its end, or both."""
-
-    sequence: Sequence
-    record: list[int]
-    """fields of kernels.thinking.Record, in its order"""
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    score: tuple[int, float] | None = None
-    """(position, score), where one was computed instead"""
-
-    @property
-    def token(self) -> int:
-        """-1: none was committed"""
-        return self.record[_TOKEN]
 
 
 class Core:

@@ -6,36 +6,26 @@ serves rank 0 until that closes, then leaves the process: the same script runs o
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from engine.build import build_core, check_config, check_weights, refuse_scorer, resolve_device
-from engine.capabilities import limits_of, start_lines
+from engine.build import refuse_scorer
 from engine.config import EngineConfig
-from engine.core import Command, Core, End
 from engine.errors import EngineDead, InputError, shown, tell
 from engine.handle import Handle
-from engine.messages import decode_commands, encode_commands
+from engine.host import Host
+from engine.messages import Command, End, Event
 from engine.model.checkpoint import resolve
-from engine.model.config import ModelConfig
-from engine.model.generation_config import default_params
 from engine.prepare import Preparer
-from engine.ranks.group import Group, from_env
-from engine.ranks.spawn import spawn_ranks
-from engine.ranks.torchrun import torchrun
 from engine.request import Delta, Prompt, RequestOutput, SamplingParams
 from engine.schedule.sequence import Admission, Prepared
 from engine.scoring import ScoreCache, Scores, Scoring
 from engine.step.clock import StepTime
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.formats import choose_format
-from engine.timeline import Timeline, peak_bytes
-from kernels.limits import UNKNOWN
+from engine.timeline import Timeline
 
 _Holder = TypeVar("_Holder", Handle, Scoring)
 _STUCK_S = 2.0
@@ -71,28 +61,11 @@ class Engine:
         self._open: dict[int, Handle | Scoring] = {}
         self._scored = ScoreCache()
         self._submitted, self._closing, self._dead = 0, False, False
-        # Whatever needs no weights is refused before a process is started.
-        check_config(self.config, directory, self.tokenizer)
-        self._model = ModelConfig.load(directory, self.config.dtype, self.config.device)
-        check_weights(self.config, directory, self._model)
-        self.default_params = default_params(directory, self.config.generation_config)
-        """What a request without parameters gets."""
-        timeline.lap("configuration")
-        self._group = self._join(directory)
-        try:
-            build = partial(build_core, self.config, directory, self.tokenizer, self._group, timeline)
-            self._core = self._group.interruptible(build)
-        except InputError:
-            self._group.close()
-            raise
-        if self._group.rank > 0:
-            serve(self._core, self._group)
-            self._group.close()
-            raise SystemExit(0)
-        if warning := self.tokenizer.end_warning():
-            tell(f"{self.config.model}: {warning}", "warning")
-        self.context = self._core.context
+        self._host = Host(self.config, directory, self.tokenizer, timeline)
+        self._model, self.context = self._host.model, self._host.context
         """Most tokens a request may hold: min(max_model_len, tokens the page pool holds)."""
+        self.default_params = self._host.default_params
+        """What a request without parameters gets."""
         if self.config.thinking_format == "auto":
             chosen = choose_format(self.tokenizer)
             tell(f"thinking_format auto is {chosen.preset}: {chosen.reason}", "note")
@@ -207,47 +180,23 @@ class Engine:
 
     def stats(self) -> dict[str, int]:
         """Counters since the start, and the page pool as it is."""
-        scheduler = self._core.scheduler
-        return asdict(scheduler.counters) | {
-            "pages_total": scheduler.pool.num_pages - 1,
-            "pages_free": scheduler.pool.available,
-            "pages_used": scheduler.pool.most_used,
-            "running": len(scheduler.running),
-            "waiting": len(scheduler.waiting),
-            "graphs": self._core.runner.capture_report.graphs,
-        }
+        return self._host.stats()
 
-    @contextmanager
-    def clocked(self) -> Iterator[list[StepTime]]:
+    def clocked(self) -> AbstractContextManager[list[StepTime]]:
         """Inside it, every step that ends is entered in the list, in order."""
-        times: list[StepTime] = []
-        self._core.clock.times = times
-        try:
-            yield times
-        finally:
-            self._core.clock.times = None
+        return self._host.clocked()
 
     def start_lines(self) -> list[str]:
         """What to tell when the engine starts: the pool and the predicted limit, what capturing took, slow paths."""
-        pool, report = self._core.scheduler.pool, self._core.runner.capture_report
-        lines = start_lines(self.config, self._model, self._group.device, self._group.size, pool.capacity)
-        taken = f"{report.bytes / 2**20:,.0f} MiB, {report.seconds:.1f} s"
-        captured = [f"{report.graphs} decode steps captured: {taken}"] if report.graphs else []
-        return [*lines[:1], *captured, *lines[1:]]
+        return self._host.start_lines()
 
     def memory_line(self) -> str:
         """The most memory that this process took, beside what the model and the pages written so far must have."""
-        limits, pool = limits_of(self.config, self._model, UNKNOWN, self._group.size), self._core.scheduler.pool
-        weights, token = (held / self._group.size for held in (limits.resident_bytes, limits.kv_bytes_per_token))
-        page = token * self.config.page_size
-        return (
-            f"peak memory {peak_bytes() / 1e6:,.0f} MB: weights take {weights / 1e6:,.0f} MB and "
-            f"{pool.most_used:,} pages of {page / 1e6:.3g} MB were written"
-        )
+        return self._host.memory_line()
 
     def check(self) -> None:
         """Raises EngineDead unless every page and slot is accounted for. Call it while nothing runs."""
-        self._core.check()
+        self._host.core.check()
 
     def close(self) -> None:
         """Abort what runs, end the loop and the other ranks. Calling it again does nothing."""
@@ -256,30 +205,15 @@ class Engine:
             self._lock.notify()
         self._thread.join(_STUCK_S)
         if self._thread.is_alive():  # in a long step, or waiting for a rank that does not answer
-            self._group.abandon()
-            self._thread.join(_STUCK_S if self._group.size > 1 else None)
-        self._group.close()
+            self._host.group.abandon()
+            self._thread.join(_STUCK_S if self._host.group.size > 1 else None)
+        self._host.group.close()
 
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _join(self, directory: Path) -> Group:
-        device = resolve_device(self.config.device)
-        kind = device.partition(":")[0]
-        size = torchrun().size
-        if size > 1:  # torchrun
-            if self.config.tensor_parallel_size not in (1, size):
-                raise InputError(
-                    f"tensor_parallel_size is {self.config.tensor_parallel_size} and torchrun started "
-                    f"{size} ranks; give {size}, or leave it out"
-                )
-            return from_env(kind)
-        if self.config.tensor_parallel_size > 1:
-            return spawn_ranks(self.config.tensor_parallel_size, _run_rank, (self.config, directory), kind)
-        return Group.single(torch.device(device))
 
     def _tell(self, command: Command) -> None:
         with self._lock:
@@ -289,35 +223,30 @@ class Engine:
 
     def _run(self) -> None:
         """The loop of rank 0."""
-        if self._group.device.type == "cuda" and self._group.device.index is not None:
-            torch.cuda.set_device(self._group.device)  # the current device is each thread's own
+        self._host.use_device()
         closing = False
         try:
             while not closing:
                 with self._lock:
-                    while not (self._commands or self._core.has_work or self._closing):
+                    while not (self._commands or self._host.core.has_work or self._closing):
                         self._lock.wait()
                     closing = self._closing
                     if closing:
                         self._commands.extend(End(number) for number in self._open)
                     commands, self._commands = self._commands, []
-                if self._group.size > 1:
-                    self._group.broadcast_bytes(encode_commands(commands, closing))
                 for command in commands:
-                    self._core.apply(command)
                     if isinstance(command, End) and command.sample is None and command.request_id in self._open:
                         self._open[command.request_id].response.abort()
                         self._forget(command.request_id)
-                if self._core.has_work:
-                    self._step()
+                self._take(self._host.turn(commands, closing))
             self._end(EngineDead("the engine was closed before the request finished"))
         except BaseException as error:  # whatever it is, nobody may be left waiting
             self._end(error if isinstance(error, EngineDead) else EngineDead(f"the engine loop failed: {error!r}"))
             if not isinstance(error, EngineDead):
                 raise
 
-    def _step(self) -> None:
-        for event in self._core.step():
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in events:
             number, sample = event.sequence.key
             handle = self._open.get(number)
             if handle is not None:
@@ -336,19 +265,3 @@ class Engine:
             ended, self._open = self._open, {}
         for handle in ended.values():
             handle.fail(error)
-
-
-def serve(core: Core, group: Group) -> None:
-    """The loop of the other ranks: do what rank 0 does, until it closes."""
-    closing = False
-    while not closing:
-        commands, closing = decode_commands(group.broadcast_bytes(None))
-        for command in commands:
-            core.apply(command)
-        if core.has_work:
-            core.step()
-
-
-def _run_rank(group: Group, config: EngineConfig, directory: Path) -> None:
-    """What a spawned rank runs."""
-    serve(build_core(config, directory, Tokenizer.load(directory), group), group)

@@ -4,13 +4,13 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
-from engine.core import Command, End, Tell
 from engine.errors import EngineDead, InputError, is_whole
+from engine.messages import Command, End, Tell
 from engine.request import Delta, RequestOutput
 from engine.response import Response
 from engine.schedule.sequence import Control, Prepared
 from engine.text.tokenizer import Tokenizer
-from kernels.thinking import UNLIMITED
+from kernels.thinking_tables import UNLIMITED
 
 
 class Handle:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
-from engine.core import Event
+from engine.messages import Event
 from engine.request import (
     Completion,
     Delta,
@@ -27,7 +27,7 @@ from engine.schedule.sequence import Prepared
 from engine.text.output import KINDS, OutputStream, Piece, StopMatcher
 from engine.text.spelled import SpelledStream
 from engine.text.tokenizer import Tokenizer
-from kernels.thinking import Finish, Record, Stop
+from kernels.thinking_tables import Finish, Record, Stop
 
 _FINISH_REASON: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ERROR: "error"}
 _RUN = 64

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 
-from engine.core import Command, End, Event
 from engine.errors import EngineDead
+from engine.messages import Command, End, Event
 from engine.schedule.sequence import Prepared
 
 _KEPT = 1 << 17

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from engine.build import build_core
 from engine.config import EngineConfig
-from engine.core import Core, Event
+from engine.core import Core
 from engine.errors import InputError
+from engine.messages import Event
 from engine.prepare import Preparer
 from engine.ranks.group import Group
 from engine.request import SamplingParams

@@ -75,7 +75,7 @@ def test_samples_that_wait_share_the_prompt_and_end_at_once():
         handle = engine.submit(prompt, params)
         for _ in zip(range(3), handle, strict=False):
             pass
-        sequences = [s for s in engine._core.scheduler.waiting if not s.finished]
+        sequences = [s for s in engine._host.core.scheduler.waiting if not s.finished]
         assert len({id(s.tokens) for s in sequences}) < 20 < 2900 < len(sequences)
         handle.abort()
         output = handle.result(timeout=60)

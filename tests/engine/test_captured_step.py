@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from engine import Engine, SamplingParams
 from engine.build import assemble
 from engine.config import EngineConfig
-from engine.core import Core, End, Event, Tell
+from engine.core import Core
 from engine.errors import EngineDead
+from engine.messages import End, Event, Tell
 from engine.model.batch import StepResult
 from engine.model.config import ModelConfig
 from engine.model.decoder import Decoder
@@ -349,7 +350,7 @@ def test_capture_at_start_covers_greedy_and_sampled(tmp_path: Path) -> None:
     folder = write_random_checkpoint(tmp_path, hidden=32, layers=1, heads=2, kv_heads=1)
     options = {"device": "cpu", "max_model_len": 128, "max_num_seqs": 9, "step_graphs": "on"}
     with Engine(folder, capture_at_start=True, overlap=True, **options) as engine:
-        report = engine._core.runner.capture_report
+        report = engine._host.core.runner.capture_report
         assert report.graphs == 2 * len(buckets_for(9)) == 10
         params = [SamplingParams(max_tokens=20, temperature=0.5 * (i % 2), seed=i) for i in range(9)]
         outputs = engine.generate([f"q{i}" for i in range(9)], params)

@@ -47,7 +47,7 @@ def test_what_fits_is_what_the_engine_makes(options: dict[str, Any], checkpoint:
     with Engine(checkpoint, device="cpu", **options) as engine:
         assert found["fits"]["pages"] == engine.stats()["pages_total"]
         assert found["fits"]["context"] == engine.context
-        decoder = engine._core.runner.model
+        decoder = engine._host.core.runner.model
         assert found["fits"]["kv_bytes_per_token"] == decoder.kv_bytes_per_token
     assert found["model"]["parameters"] == decoder.config.num_parameters
 

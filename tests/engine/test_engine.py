@@ -320,7 +320,7 @@ def test_nan_logits_end_one_request_with_an_error(tmp_path: Path) -> None:
     directory = write_random_checkpoint(tmp_path)
     with Engine(directory, device="cpu", dtype="float32", max_model_len=400) as engine:
         # Poison one embedding row: whoever reads that token gets NaN everywhere, the rest of the batch does not.
-        engine._core.runner.model.embedding[7] = float("nan")
+        engine._host.core.runner.model.embedding[7] = float("nan")
         params = SamplingParams(max_tokens=20, ignore_eos=True, thinking_format="none", banned_token_ids=(7,))
         good, bad = engine.generate([[9, 8], [9, 7]], params)
         assert good.outputs[0].finish_reason == "length"

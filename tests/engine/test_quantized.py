@@ -98,7 +98,7 @@ def test_an_engine_keeps_its_promises_in_8_bits(options: dict[str, Any], tmp_pat
         outputs = engine.generate([f"question {i} " * (1 + i % 3) for i in range(8)], params)
         engine.check()
         assert engine.stats()["preemptions"] > 0 and engine.stats()["forks"] > 0
-        decoder = engine._core.runner.model
+        decoder = engine._host.core.runner.model
         factor = 4 if options.get("kv_cache_dtype") == "fp8" else 1
         assert own.kv_bytes_per_token == factor * decoder.kv_bytes_per_token
     samples = [sample for output in outputs for sample in output.outputs]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.core import Event
+from engine.messages import Event
 from engine.prepare import Preparer
 from engine.request import Delta, RequestOutput, SamplingParams, TokenKind
 from engine.response import Response
