@@ -101,5 +101,5 @@ $(VENV)/.core: $(SOURCES) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
-	$(call install,bench curate tensorboard test train)
+	$(call install,bench curate server tensorboard test train)
 	@touch $(VENV)/.core $@

@@ -7,12 +7,13 @@ Every rank applies the same commands before the same step and so does the same w
 
 import time
 from collections import deque
+from collections.abc import Iterator
 
 from engine.messages import Command, Event, Tell
 from engine.schedule.scheduler import Scheduler, Step
 from engine.schedule.sequence import Admission, Control, Sequence
 from engine.step.clock import StepClock
-from engine.step.launched import Launched, Read
+from engine.step.launched import HostLogprobs, Launched, Read
 from engine.step.runner import Runner
 from kernels.thinking_tables import Finish, Record
 
@@ -97,14 +98,13 @@ class Core:
                 if record[_FINISH]:
                     self._finish(sequence)
                 events.append(
-                    Event(sequence, record) if read.logprobs is None else _with_logprobs(sequence, record, read, row)
+                    Event(sequence, record) if read.drawn is None else _with_logprobs(sequence, record, read.drawn, row)
                 )
-            if read.scores is not None:
-                for (sequence, at), score in zip(step.reads, read.scores.tolist(), strict=True):
-                    if not sequence.finished:
-                        events.append(Event(sequence, _NOTHING, score=(at, score)))
-                        if at == sequence.admission.prepared.reads[-1]:
-                            self._finish(sequence)
+            for sequence, at, score, top in _of_prompts(step, read):
+                if not sequence.finished:
+                    events.append(Event(sequence, _NOTHING, None, top, (at, score)))
+                    if at == sequence.admission.prepared.reads[-1]:
+                        self._finish(sequence)
         return events
 
     def _finish(self, sequence: Sequence) -> None:
@@ -116,9 +116,18 @@ class Core:
             del self._requests[request]
 
 
-def _with_logprobs(sequence: Sequence, record: list[int], read: Read, row: int) -> Event:
-    wanted, token = sequence.admission.prepared.params.logprobs, record[Record.TOKEN]
-    if wanted is None or read.logprobs is None or read.top_ids is None or read.top_logprobs is None or token < 0:
+def _with_logprobs(sequence: Sequence, record: list[int], drawn: HostLogprobs, row: int) -> Event:
+    wanted = sequence.admission.prepared.params.logprobs
+    if wanted is None or record[_TOKEN] < 0:
         return Event(sequence, record)
-    top = zip(read.top_ids[row, :wanted].tolist(), read.top_logprobs[row, :wanted].tolist(), strict=True)
-    return Event(sequence, record, float(read.logprobs[row]), tuple(top))
+    return Event(sequence, record, *drawn.at(row, wanted))
+
+
+def _of_prompts(step: Step, read: Read) -> Iterator[tuple[Sequence, int, float, tuple[tuple[int, float], ...]]]:
+    """(sequence, position, score, nothing) of every score, (sequence, position, the next token's log-probability,
+    alternatives) of every token that was followed."""
+    for (sequence, at), score in zip(step.scored, read.scores or (), strict=True):
+        yield sequence, at, score, ()
+    if read.followed is not None:
+        for row, (sequence, at) in enumerate(step.followed):
+            yield sequence, at, *read.followed.at(row, sequence.admission.prepared.tops or 0)

@@ -16,10 +16,12 @@ from engine.config import EngineConfig
 from engine.errors import EngineDead, InputError, shown, tell
 from engine.handle import Handle
 from engine.host import Host
-from engine.messages import Command, End, Event
+from engine.messages import Command, End
 from engine.model.checkpoint import resolve
+from engine.open_requests import OpenRequests
 from engine.prepare import Preparer
-from engine.request import Delta, Prompt, RequestOutput, SamplingParams
+from engine.prompt_logprobs import PromptLogprobs
+from engine.request import Delta, Logprob, Prompt, RequestOutput, SamplingParams
 from engine.schedule.sequence import Admission, Prepared
 from engine.scoring import ScoreCache, Scores, Scoring
 from engine.step.clock import StepTime
@@ -27,7 +29,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.thinking.formats import choose_format
 from engine.timeline import Timeline
 
-_Holder = TypeVar("_Holder", Handle, Scoring)
+_Holder = TypeVar("_Holder", Handle, Scoring, PromptLogprobs)
 _STUCK_S = 2.0
 """How long `close` waits for the step under way before it kills the other ranks."""
 
@@ -58,7 +60,7 @@ class Engine:
         self.tokenizer = tokenizer or Tokenizer.load(directory)
         self._lock = threading.Condition()
         self._commands: list[Command] = []
-        self._open: dict[int, Handle | Scoring] = {}
+        self._open = OpenRequests()
         self._scored = ScoreCache()
         self._submitted, self._closing, self._dead = 0, False, False
         self._host = Host(self.config, directory, self.tokenizer, timeline)
@@ -162,6 +164,21 @@ class Engine:
         """Scores are computed again, as far as their tokens' keys and values are not in the page pool."""
         self._scored = ScoreCache()
 
+    def prompt_logprobs(self, prompt: Prompt, top: int = 0) -> list[Logprob]:
+        """How likely the model finds the prompt's tokens: see `submit_prompt_logprobs`."""
+        return self.submit_prompt_logprobs(prompt, top).result()
+
+    def submit_prompt_logprobs(self, prompt: Prompt, top: int = 0) -> PromptLogprobs:
+        """Ask, from any thread, for the model's own log-probability of each of the prompt's tokens behind those before
+        it, from the second on, and for the `top` likeliest in its place.
+
+        The prompt is that which `submit` has written behind. Raises InputError, naming the field, where it cannot run.
+        """
+        refuse_scorer(self._model, self.config.model)
+        prepared = self._preparer.followed(prompt, top)
+        asked = PromptLogprobs(prepared, self._tell)
+        return asked if asked.done else self._queue(prepared, asked.queued, 0)
+
     def _queue(self, prepared: Prepared, holder: Callable[[int], _Holder], place: int | None) -> _Holder:
         with self._lock:
             if self._dead or self._closing:
@@ -170,11 +187,8 @@ class Engine:
                 raise InputError(f"{len(self._open)} requests are open, the most that max_waiting allows; try later")
             number = self._submitted
             self._submitted += 1
-            seed = prepared.params.seed
-            if seed is None:  # requests without one differ from each other, and not from run to run
-                seed = (self.config.seed << 32 ^ (number if place is None else place) * 0x9E3779B97F4A7C15) % 2**63
             handle = self._open[number] = holder(number)
-            self._commands.append(Admission(number, prepared, seed))
+            self._commands.append(Admission.of(number, prepared, self.config.seed, number if place is None else place))
             self._lock.notify()
         return handle
 
@@ -234,34 +248,16 @@ class Engine:
                     if closing:
                         self._commands.extend(End(number) for number in self._open)
                     commands, self._commands = self._commands, []
-                for command in commands:
-                    if isinstance(command, End) and command.sample is None and command.request_id in self._open:
-                        self._open[command.request_id].response.abort()
-                        self._forget(command.request_id)
-                self._take(self._host.turn(commands, closing))
+                self._open.abort(commands)
+                for end in self._open.deliver(self._host.turn(commands, closing)):
+                    self._tell(end)
             self._end(EngineDead("the engine was closed before the request finished"))
         except BaseException as error:  # whatever it is, nobody may be left waiting
             self._end(error if isinstance(error, EngineDead) else EngineDead(f"the engine loop failed: {error!r}"))
             if not isinstance(error, EngineDead):
                 raise
 
-    def _take(self, events: Sequence[Event]) -> None:
-        for event in events:
-            number, sample = event.sequence.key
-            handle = self._open.get(number)
-            if handle is not None:
-                if handle.response.push(event):
-                    self._tell(End(number, sample))
-                if handle.response.done:
-                    self._forget(number)
-
-    def _forget(self, number: int) -> None:
-        with self._lock:
-            del self._open[number]
-
     def _end(self, error: EngineDead) -> None:
         with self._lock:
             self._dead = True
-            ended, self._open = self._open, {}
-        for handle in ended.values():
-            handle.fail(error)
+        self._open.fail(error)

@@ -60,7 +60,8 @@ class Event(NamedTuple):
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     score: tuple[int, float] | None = None
-    """(position, score), where one was computed instead"""
+    """(position, score), where one was computed instead; (position, log-probability of the next token of the prompt)
+    where that was asked for, and `top` is what might have followed"""
 
     @property
     def token(self) -> int:

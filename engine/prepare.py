@@ -133,15 +133,36 @@ class Preparer:
 
     def scored(self, ids: array, reads: tuple[int, ...], labels: tuple[int, ...]) -> Prepared:
         """A request for the scores at `reads`. Raises InputError where the context does not hold it."""
-        prompt, params = ids[: reads[-1] + 1], SamplingParams(max_tokens=1, thinking_format="none")
+        prompt = ids[: reads[-1] + 1]
         if len(prompt) > self.context:
             raise InputError(
                 f"prompt and steps have {len(prompt)} tokens and the context holds {self.context}; score fewer steps, "
                 "or raise max_model_len or kv_cache_tokens"
             )
-        # Nothing is drawn behind the prompt, so it may fill the context.
+        return self._reading(prompt, reads, labels, None)
+
+    def followed(self, prompt: Prompt, top: int) -> Prepared:
+        """A request for the log-probability of every token of `prompt` but the first, and for the `top` likeliest in
+        the place of each. Raises InputError naming the field."""
+        bound, most = self._most["logprobs"]
+        if not is_whole(top, 0, min(most, self.tokenizer.size)):
+            raise InputError(
+                f"top is {shown(top)}; give a whole number from 0 to {most}, the engine's {bound}, and no more than "
+                f"the {self.tokenizer.size} tokens of the vocabulary"
+            )
+        ids = self._prompt_ids(prompt, self.format(None), None)
+        if len(ids) > self.context:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.context}; shorten the prompt, or raise "
+                "max_model_len or kv_cache_tokens"
+            )
+        return self._reading(array("i", ids), tuple(range(len(ids) - 1)), (), top)
+
+    def _reading(self, prompt: array, reads: tuple[int, ...], labels: tuple[int, ...], tops: int | None) -> Prepared:
+        """Nothing is drawn behind the prompt, so it may fill the context."""
+        params = SamplingParams(max_tokens=1, thinking_format="none")
         plan = make_plan(params, self.format("none"), prompt, self.context + 1, self.tokenizer, ())
-        return Prepared(prompt, params, plan, reads, labels)
+        return Prepared(prompt, params, plan, reads, labels, tops)
 
     def _one_id(self, field: str, token: str | int) -> int:
         ids = self.tokenizer.encode(token, specials=True) if isinstance(token, str) else [token]

@@ -123,6 +123,22 @@ class Response:
         """Whether every sample has ended."""
         return self._open == 0
 
+    def logprobs(self, sample: int) -> Sequence[Logprob]:
+        """Of the tokens of a sample so far; nothing where none were asked for."""
+        return self._samples[sample].logprobs
+
+    def thinking(self, sample: int) -> int:
+        """Thinking tokens of a sample so far."""
+        return self._samples[sample].record[Record.THINKING]
+
+    def completion(self, sample: int) -> Completion:
+        """What has become of a sample so far; its log-probabilities are those that will grow."""
+        return self._completion(self._samples[sample])
+
+    def stop_hit(self, sample: int) -> str | None:
+        """The stop string that has ended a sample."""
+        return self._samples[sample].stream.stop_hit
+
     def push(self, event: Event) -> bool:
         """Take one event of the core. True: a stop string was hit, so the core must be told to end the sample."""
         sample = self._samples[event.sequence.sample]

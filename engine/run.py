@@ -23,6 +23,7 @@ from engine.errors import EngineDead, InputError, tell
 from engine.handle import Handle
 from engine.model.config import ModelConfig
 from engine.prepare import Preparer
+from engine.replicas.blocking import ReplicatedEngine
 from engine.schedule.sequence import Prepared
 from engine.text.chat_template import content_text
 from engine.text.tokenizer import Tokenizer
@@ -53,15 +54,24 @@ def run(job: Job, timeline: Timeline) -> int:
                 results.open()
                 results.close(order=True)
                 return 0
+        if arguments.data_parallel_size > 1 and results is not None:
+            several = held.enter_context(ReplicatedEngine(config, tokenizer, arguments.data_parallel_size))
+            return _write(several, lines, _begun(several, lines, prepared, context), results, job.origin)
         engine = held.enter_context(Engine(config=config, tokenizer=tokenizer, timeline=timeline))
-        print(*engine.start_lines(), sep="\n", file=sys.stderr)
-        if engine.context != context:  # memory holds less than the model's length
-            prepared = _prepare(lines, config, tokenizer, engine.context)
+        prepared = _begun(engine, lines, prepared, context)
         if arguments.timeline:
             held.enter_context(_told(engine, timeline))
         if results is None:
             return _show(engine, lines, prepared)
         return _write(engine, lines, prepared, results, job.origin)
+
+
+def _begun(
+    engine: Engine | ReplicatedEngine, lines: Sequence[InputLine], prepared: list[Prepared], context: int
+) -> list[Prepared]:
+    """The requests, checked again where memory holds less than the `context` that they were checked for."""
+    print(*engine.start_lines(), sep="\n", file=sys.stderr)
+    return prepared if engine.context == context else _prepare(lines, engine.config, engine.tokenizer, engine.context)
 
 
 @contextmanager
@@ -112,7 +122,11 @@ def _show(engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepare
 
 
 def _write(
-    engine: Engine, lines: Sequence[InputLine], prepared: Sequence[Prepared], results: ResultsFile, origin: Origin
+    engine: Engine | ReplicatedEngine,
+    lines: Sequence[InputLine],
+    prepared: Sequence[Prepared],
+    results: ResultsFile,
+    origin: Origin,
 ) -> int:
     """Requests are written as they finish, and put into input order once all have."""
     todo = [line for line in lines if line.index not in results.finished]

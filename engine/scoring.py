@@ -8,13 +8,13 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 
 from engine.errors import EngineDead
-from engine.messages import Command, End, Event
+from engine.messages import Command
+from engine.reading import Collected, Found, Reading
 from engine.schedule.sequence import Prepared
 
 _KEPT = 1 << 17
@@ -62,33 +62,8 @@ class ScoreCache:
                 self._scores.popitem(last=False)
 
 
-class Collected:
-    """Gathers a request's scores as they come: what a response is to a request that draws."""
-
-    def __init__(self, prepared: Prepared, end: Callable[[dict[int, float] | EngineDead, int], None]) -> None:
-        """`end` gets the scores by position and the tokens that were found computed."""
-        self._last, self._end = prepared.reads[-1], end
-        self._scores: dict[int, float] = {}
-        self.done = False
-
-    def push(self, event: Event) -> bool:
-        """Take one event of the core."""
-        assert event.score is not None
-        at, score = event.score
-        self._scores[at] = score
-        if at == self._last:
-            self.done = True
-            self._end(self._scores, event.sequence.cached)
-        return False
-
-    def abort(self) -> None:
-        """The request was told to end."""
-        self.done = True
-        self._end(EngineDead("the scores were aborted"), 0)
-
-
-class Scoring:
-    """Scores that were asked for, as their caller holds them."""
+class Scoring(Reading[Scores]):
+    """Scores that were asked for."""
 
     def __init__(
         self,
@@ -98,17 +73,17 @@ class Scoring:
         labels: Sequence[int],
         tell: Callable[[Command], None],
     ) -> None:
-        """`reads` are ascending positions in `ids`; `tell` sends a command to the engine's loop."""
-        self._cache, self._ids, self._reads, self._tell = cache, ids, tuple(reads), tell
+        """`reads` are ascending positions in `ids`."""
+        super().__init__(tell)
+        self._cache, self._ids, self._reads = cache, ids, tuple(reads)
         self._keys = cache.keys(ids, self._reads, labels)
         self._known = {
             at: score for at, score in zip(self._reads, cache.find(self._keys), strict=True) if score is not None
         }
-        self._scores: Future[Scores] = Future()
         self.missing = tuple(at for at in self._reads if at not in self._known)
         """Positions whose scores have to be computed."""
         if not self.missing:
-            self._scores.set_result(Scores(tuple(self._known[at] for at in self._reads), 0, len(ids)))
+            self.future.set_result(Scores(tuple(self._known[at] for at in self._reads), 0, len(ids)))
 
     def queued(self, number: int, prepared: Prepared) -> "Scoring":
         """It runs as request `number`."""
@@ -116,32 +91,14 @@ class Scoring:
         self._computed = len(prepared.prompt)
         return self
 
-    def result(self, timeout: float | None = None) -> Scores:
-        """The scores. Raises EngineDead where the engine ended first, TimeoutError after `timeout` s."""
-        return self._scores.result(timeout)
-
-    @property
-    def done(self) -> bool:
-        """Whether `result` would return at once."""
-        return self._scores.done()
-
-    def abort(self) -> None:
-        """Nobody waits for them any more."""
-        if not self.done:
-            self._tell(End(self.number))
-
-    def fail(self, error: EngineDead) -> None:
-        """The engine ended before they came."""
-        if not self.done:
-            self._scores.set_exception(error)
-
-    def _collected(self, found: dict[int, float] | EngineDead, cached: int) -> None:
+    def _collected(self, found: Found | EngineDead, cached: int) -> None:
         if isinstance(found, EngineDead):
             return self.fail(found)
         for at, key in zip(self._reads, self._keys, strict=True):
             if at in found:
-                self._cache.keep(key, found[at])
-        values = tuple((self._known | found)[at] for at in self._reads)
+                self._known[at], _ = found[at]
+                self._cache.keep(key, self._known[at])
+        values = tuple(self._known[at] for at in self._reads)
         computed = self._computed - cached
-        self._scores.set_result(Scores(values, computed, len(self._ids) - computed))
+        self.future.set_result(Scores(values, computed, len(self._ids) - computed))
         return None

@@ -1,8 +1,9 @@
-"""The command line of `python -m engine.generate`: every field of SamplingParams and EngineConfig is a flag."""
+"""Flags of programs that run a model, every field of SamplingParams and EngineConfig; and those of engine.generate."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import tyro
 
@@ -14,23 +15,9 @@ from engine.request import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(SamplingParams, EngineConfig):
-    """Generate with budget forcing: how long the model thinks is yours to say."""
+class ModelFlags(SamplingParams, EngineConfig):
+    """A model, and how to sample it."""
 
-    prompt: str | None = None
-    """One question."""
-    input: str | None = None
-    """A JSONL file ("-": standard input), with prompt, messages or prompt_token_ids a line, or OpenAI's batch lines."""
-    output: str | None = None
-    """The JSONL file to write ("-": standard output). Without it, the answers are shown as they are written."""
-    resume: bool = False
-    """Go on with the output file: requests that it holds are not run again."""
-    overwrite: bool = False
-    """Start the output file anew."""
-    carry: tuple[str, ...] = ()
-    """Fields of input lines that are data although a parameter has their name; the output has them as they are."""
-    timeline: bool = False
-    """Tell at the end where the start went, up to the first token, and the most memory it took."""
     model: str = str(EMBEDDED)
     """Checkpoint directory in the Hugging Face layout, a hub id, or s1-nano, which comes with the engine."""
     seed: int = 0
@@ -61,9 +48,41 @@ class Arguments(SamplingParams, EngineConfig):
         return EngineConfig(**{f.name: getattr(self, f.name) for f in fields(EngineConfig)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ModelFlags):
+    """Generate with budget forcing: how long the model thinks is yours to say."""
+
+    prompt: str | None = None
+    """One question."""
+    input: str | None = None
+    """A JSONL file ("-": standard input), with prompt, messages or prompt_token_ids a line, or OpenAI's batch lines."""
+    output: str | None = None
+    """The JSONL file to write ("-": standard output). Without it, the answers are shown as they are written."""
+    resume: bool = False
+    """Go on with the output file: requests that it holds are not run again."""
+    overwrite: bool = False
+    """Start the output file anew."""
+    carry: tuple[str, ...] = ()
+    """Fields of input lines that are data although a parameter has their name; the output has them as they are."""
+    data_parallel_size: int = 1
+    """Engines that share the lines of --input, each with GPUs of its own, or a share of the processor."""
+    timeline: bool = False
+    """Tell at the end where the start went, up to the first token, and the most memory it took."""
+
+
+F = TypeVar("F", bound=ModelFlags)
+
+
+def read_model_flags(flags: type[F], argv: Sequence[str], program: str) -> F:
+    """`argv` as `flags`, each given once at most. Raises InputError for flags that are unknown or malformed; --help
+    ends with exit code 0."""
+    parsed = read_flags(flags, argv, program, once=True)
+    return replace(parsed, given=frozenset(name.replace("-", "_") for name in given_flags(argv)))
+
+
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
-    parsed = read_flags(Arguments, argv, "python -m engine.generate", once=True)
+    parsed = read_model_flags(Arguments, argv, "python -m engine.generate")
     output, source = parsed.output, parsed.input
     refuse(
         ((parsed.prompt is None) == (source is None), "give exactly one of --prompt TEXT and --input FILE"),
@@ -73,6 +92,11 @@ def parse(argv: Sequence[str]) -> Arguments:
         ),
         (parsed.overwrite and output is None, "--overwrite needs --output"),
         (parsed.carry and source is None, "--carry is for the lines of --input"),
+        (parsed.data_parallel_size < 1, f"--data-parallel-size is {parsed.data_parallel_size}; give 1 or more"),
+        (
+            parsed.data_parallel_size > 1 and (output is None or parsed.timeline),
+            "--data-parallel-size needs --input and --output, and has no --timeline",
+        ),
         (
             output is not None
             and source is not None
@@ -82,4 +106,4 @@ def parse(argv: Sequence[str]) -> Arguments:
             f"--output {output} is the input file; choose another",
         ),
     )
-    return replace(parsed, given=frozenset(name.replace("-", "_") for name in given_flags(argv)))
+    return parsed

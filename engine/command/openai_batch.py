@@ -57,21 +57,32 @@ def read_batch_line(line: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     wanted = [*_PROMPTS.values()] if url is None else [_PROMPTS[url]]
     if len(asked) != 1 or asked[0] not in wanted:
         raise InputError(f"body has {' and '.join(asked) or 'no prompt'}; give {' or '.join(wanted)}")
+    if asked[0] == "prompt":
+        return _text_or_ids(body["prompt"]), read_parameters(body, "body: ")
+    return {"messages": body["messages"]}, read_chat_parameters(body, "body: ")
+
+
+def read_parameters(body: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The parameters of a body, without what it asks and what no answer depends on. Raises InputError, its message
+    begun with `where`, for what cannot be done."""
     for name, values in _HARMLESS.items():
         value = body.get(name)
         if value is not None and value not in values:
-            raise InputError(f"body: {name} is {shown(value)}, which this engine cannot do; leave it out")
+            raise InputError(f"{where}{name} is {shown(value)}, which this engine cannot do; leave it out")
     apart = {*_PROMPTS.values(), *_LABELS, *_HARMLESS}
-    params = {name: value for name, value in body.items() if name not in apart}
-    if asked[0] == "prompt":
-        return _text_or_ids(body["prompt"]), params
-    _count_logprobs(params)
+    return {name: value for name, value in body.items() if name not in apart}
+
+
+def read_chat_parameters(body: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """As `read_parameters`, with what a chat calls otherwise."""
+    params = read_parameters(body, where)
+    _count_logprobs(params, where)
     most = params.pop("max_completion_tokens", None)
     if most is not None:
         if params.get("max_tokens") not in (None, most):
-            raise InputError("body: max_tokens and max_completion_tokens differ; give one of them")
+            raise InputError(f"{where}max_tokens and max_completion_tokens differ; give one of them")
         params["max_tokens"] = most
-    return {"messages": body["messages"]}, params
+    return params
 
 
 def _text_or_ids(prompt: Any) -> dict[str, Any]:
@@ -82,15 +93,15 @@ def _text_or_ids(prompt: Any) -> dict[str, Any]:
     return {"text": prompt}
 
 
-def _count_logprobs(params: dict[str, Any]) -> None:
+def _count_logprobs(params: dict[str, Any], where: str) -> None:
     """Of a chat, `logprobs` says whether and `top_logprobs` how many; ours is how many."""
     whether, many = params.pop("logprobs", None), params.pop("top_logprobs", None)
     refuse(
         (
             whether is not None and not isinstance(whether, bool),
-            f"body: logprobs is {shown(whether)}; give true or false, and how many as top_logprobs",
+            f"{where}logprobs is {shown(whether)}; give true or false, and how many as top_logprobs",
         ),
-        (many and not whether, f"body: top_logprobs is {shown(many)}; set logprobs to true beside it"),
+        (many and not whether, f"{where}top_logprobs is {shown(many)}; set logprobs to true beside it"),
     )
     if whether:
         params["logprobs"] = 0 if many is None else many

@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.errors import InputError
 from engine.model import weights as weights_io
 from engine.model.adapter import read_adapter
-from engine.model.batch import AttentionMeta
+from engine.model.batch import READ_AT_ONCE, AttentionMeta
 from engine.model.config import ModelConfig
 from engine.model.score_head import label_scores, scores
 from engine.model.shard import Shard
@@ -27,8 +27,6 @@ from kernels.paged import new_pages
 from kernels.rope_append import rope_append
 from kernels.weights import LinearWeight
 
-_SCORED_AT_ONCE = 64
-"""Rows of logits, as many as a step draws of: for scores a step may ask for thousands."""
 KVCache = Sequence[tuple[Tensor, Tensor]]
 """Per layer, keys and values: each [num_pages, Hk, page_size, D]."""
 
@@ -247,5 +245,5 @@ class Decoder:
         the probability of the first of each row's `labels` [R, L] (token ids, padded with -1) among them."""
         if self.config.score is not None:
             return scores(self.config.score, self.score_layers, hidden)
-        parts = zip(hidden.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
+        parts = zip(hidden.split(READ_AT_ONCE), labels.split(READ_AT_ONCE), strict=True)
         return torch.cat([label_scores(self.logits(rows), ids) for rows, ids in parts])

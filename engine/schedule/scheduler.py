@@ -6,6 +6,7 @@ arrival, never of addresses or clocks.
 
 import heapq
 import time
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -25,10 +26,10 @@ class Chunk:
     """Sequences that draw from the last token's logits: none before the end, all forks of the prompt at it."""
 
     @property
-    def reads(self) -> list[int]:
-        """Positions in it whose scores are asked for."""
-        end = self.start + self.count
-        return [at for at in self.sequence.admission.prepared.reads if self.start <= at < end]
+    def reads(self) -> tuple[int, ...]:
+        """Positions in it whose hidden states are read."""
+        reads = self.sequence.admission.prepared.reads
+        return reads[bisect_left(reads, self.start) : bisect_left(reads, self.start + self.count)]
 
 
 @dataclass
@@ -57,8 +58,17 @@ class Step:
         return self.decodes + [s for chunk in self.chunks for s in chunk.samples]
 
     @property
-    def reads(self) -> list[tuple[Sequence, int]]:
+    def scored(self) -> list[tuple[Sequence, int]]:
         """(sequence, position) of every score that the step computes, in the order of the result's."""
+        return [read for read in self._reads if read[0].admission.prepared.tops is None]
+
+    @property
+    def followed(self) -> list[tuple[Sequence, int]]:
+        """(sequence, position) before every token whose log-probability the step computes, likewise."""
+        return [read for read in self._reads if read[0].admission.prepared.tops is not None]
+
+    @property
+    def _reads(self) -> list[tuple[Sequence, int]]:
         return [(chunk.sequence, at) for chunk in self.chunks for at in chunk.reads]
 
     @property

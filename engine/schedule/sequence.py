@@ -21,9 +21,11 @@ class Prepared:
     params: SamplingParams
     plan: ThinkingPlan
     reads: tuple[int, ...] = ()
-    """Positions whose scores are asked for, ascending, the last token's among them; nothing is drawn then."""
+    """Positions that are read, ascending: the request is over with the last of them, and nothing is drawn."""
     labels: tuple[int, ...] = ()
     """What a language model is asked to choose from there; a reward model has a head for it."""
+    tops: int | None = None
+    """Alternatives beside the log-probability of the token that follows each of `reads`; None: scores are asked for."""
 
 
 class Admission(msgspec.Struct, frozen=True, tag=True):
@@ -32,6 +34,13 @@ class Admission(msgspec.Struct, frozen=True, tag=True):
     number: int
     prepared: Prepared
     seed: int
+
+    @classmethod
+    def of(cls, number: int, prepared: Prepared, seed: int, place: int) -> "Admission":
+        """`seed` is the engine's, and `place` what a request that has none draws by: such requests differ from each
+        other, and not from run to run."""
+        own = prepared.params.seed
+        return cls(number, prepared, (seed << 32 ^ place * 0x9E3779B97F4A7C15) % 2**63 if own is None else own)
 
 
 class Control(Enum):

@@ -10,7 +10,7 @@ The CUDA part is not yet measured on a GPU.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -121,11 +121,8 @@ class StepGraphs:
         result = self._step(key, tables)
 
         def replay() -> None:
-            drawn = self._step(key, tables)
-            for f in fields(StepResult):
-                kept = getattr(result, f.name)
-                if kept is not None:
-                    kept.copy_(getattr(drawn, f.name))
+            for kept, new in zip(result.tensors, self._step(key, tables).tensors, strict=True):
+                kept.copy_(new)
 
         return Capture(replay, result, tables)
 

@@ -1,14 +1,31 @@
 """A step in flight, and the host memory that its result comes back in."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from engine.errors import EngineDead
-from engine.model.batch import StepResult
+from engine.model.batch import StepResult, TokenLogprobs
 from engine.schedule.sequence import Sequence
 from kernels.thinking import Record
+
+
+class HostLogprobs(NamedTuple):
+    """A TokenLogprobs on the host: a list of each tensor's rows."""
+
+    chosen: list[float]
+    top_ids: list[list[int]]
+    top: list[list[float]]
+
+    @classmethod
+    def of(cls, tensors: TokenLogprobs | None) -> "HostLogprobs | None":
+        """Of tensors that are on the host already."""
+        return None if tensors is None else cls(*(tensor.tolist() for tensor in tensors))
+
+    def at(self, row: int, most: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+        """The token's own, and the `most` likeliest with theirs."""
+        return self.chosen[row], tuple(zip(self.top_ids[row][:most], self.top[row][:most], strict=True))
 
 
 @dataclass(frozen=True)
@@ -17,10 +34,9 @@ class Read:
 
     records: list[list[int]]
     """a list of len(kernels.thinking.Record) for each row"""
-    logprobs: np.ndarray | None
-    top_ids: np.ndarray | None
-    top_logprobs: np.ndarray | None
-    scores: np.ndarray | None
+    drawn: HostLogprobs | None
+    scores: list[float] | None
+    followed: HostLogprobs | None
 
 
 class Launched:
@@ -38,14 +54,14 @@ class Launched:
         self._result, self._event, self._buffer = result, event, buffer
 
     def read(self) -> Read | None:
-        """Wait for the step and return what it drew; None where no row drew."""
+        """Wait for the step and return what it drew and read; None where it did neither."""
         if self._event is not None:
             self._event.synchronize()
         if self._result is None:
             return None
         r = self._result
-        optional = (None if t is None else t.numpy() for t in (r.logprobs, r.top_ids, r.top_logprobs, r.scores))
-        read = Read(r.records.tolist(), *optional)
+        scores = None if r.scores is None else r.scores.tolist()
+        read = Read(r.records.tolist(), HostLogprobs.of(r.drawn), scores, HostLogprobs.of(r.followed))
         if self._buffer is not None:
             self._buffer.unread = False
         return read
@@ -85,10 +101,10 @@ class ResultBuffers:
         records = buffer.records[:count]
         records.copy_(result.records[:count], non_blocking=True)
         # Rare and of varying width: memory of their own, which the caching host allocator recycles.
-        extra = (result.logprobs, result.top_ids, result.top_logprobs)
-        optional = (None if t is None else self._copy(t[:count]) for t in extra)
+        drawn = None if result.drawn is None else TokenLogprobs(*(self._copy(t[:count]) for t in result.drawn))
         scores = None if result.scores is None else self._copy(result.scores)
-        copied = replace(StepResult(records, *optional), scores=scores)
+        followed = None if result.followed is None else TokenLogprobs(*map(self._copy, result.followed))
+        copied = StepResult(records, drawn, scores, followed)
         event = torch.cuda.Event() if self._on_cuda else None
         if event is not None:
             event.record()

@@ -7,6 +7,7 @@ its `history` row on the device, and its position from the machine's state. A st
 docs/captured_step.md has the drawing.
 """
 
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model.batch import AttentionMeta, Batch, StepResult
+from engine.model.batch import READ_AT_ONCE, AttentionMeta, Batch, StepResult, TokenLogprobs
 from engine.schedule.scheduler import Chunk, Step
 from engine.schedule.sequence import Control, Sequence
 from engine.step.graphs import CaptureReport, StepGraphs, StepKey, buckets_for
@@ -154,19 +155,21 @@ class Runner:
         return self._draw(hidden, inputs[0], tables, bits, top)
 
     def _mixed(self, step: Step, rows: list[Sequence]) -> StepResult | None:
-        """A step with prompts in it; None where none of them is complete, nothing is scored and nothing decodes."""
+        """A step with prompts in it; None where none of them is complete, nothing is read and nothing decodes."""
         self.tables.flush_pages()
         batch = self._batch(step, rows)
         hidden = self.model.forward(batch.ids, batch.positions, batch.meta, self.kv)
-        result = None
+        result = StepResult(torch.empty(0, len(Record), dtype=torch.int32, device=self._device))
         if rows:
             bits, top = _needs(rows)
             result = self._draw(hidden[batch.sampled], batch.slots, self.tables.for_step(bits), bits, top)
         if batch.scored is not None:
             scored, labels = batch.scored
-            result = result or StepResult(torch.empty(0, len(Record), dtype=torch.int32, device=self._device))
             result = replace(result, scores=self.model.scores(hidden[scored], labels))
-        return result
+        if batch.followed is not None:
+            at, ids, most = batch.followed
+            result = replace(result, followed=self._follow(hidden[at], ids, most))
+        return result if rows or batch.scored or batch.followed else None
 
     def _batch(self, step: Step, rows: list[Sequence]) -> Batch:
         decodes, tables = step.decodes, self.tables
@@ -192,25 +195,31 @@ class Runner:
         )
         last_rows = [len(decodes) + end - 1 for end in cu_q[1:]]
         drawn = (at for at, chunk in zip(last_rows, step.chunks, strict=True) for _ in chunk.samples)
+        places = {
+            chunk.sequence.key: len(decodes) + begin - chunk.start
+            for chunk, begin in zip(step.chunks, cu_q[:-1], strict=True)
+        }
+        scored, followed = ([places[s.key] + at for s, at in reads] for reads in (step.scored, step.followed))
         return Batch(
             ids=torch.cat([tables.machine.history[slots, last].long(), chunk_ids]),
             positions=torch.cat([last, chunk_positions]),
             meta=meta,
             sampled=self._ids([*range(len(decodes)), *drawn]),
             slots=self._ids([s.slot for s in rows]),
-            scored=self._scored(step, [len(decodes) + begin for begin in cu_q[:-1]]),
+            scored=(self._ids(scored), self._labels(step.scored)) if scored else None,
+            followed=(self._ids(followed), *self._next(step.followed)) if followed else None,
         )
 
-    def _scored(self, step: Step, firsts: list[int]) -> tuple[Tensor, Tensor] | None:
-        """Batch.scored of a step whose chunks begin in the hidden rows `firsts`; None where nothing is scored."""
-        places = zip(firsts, step.chunks, strict=True)
-        rows = [first + at - chunk.start for first, chunk in places for at in chunk.reads]
-        if not rows:
-            return None
-        labels = [sequence.admission.prepared.labels for sequence, _ in step.reads]
+    def _labels(self, reads: Seq[tuple[Sequence, int]]) -> Tensor:
+        """The labels of each: [R, L] int64, padded with -1."""
+        labels = [sequence.admission.prepared.labels for sequence, _ in reads]
         most = max(map(len, labels))
-        padded = [[*ids, *[-1] * (most - len(ids))] for ids in labels]
-        return self._ids(rows), self._ids(padded).view(len(rows), most)
+        return self._ids([[*ids, *[-1] * (most - len(ids))] for ids in labels]).view(len(reads), most)
+
+    def _next(self, reads: Seq[tuple[Sequence, int]]) -> tuple[Tensor, int]:
+        """The tokens that follow, [R] int64, and the most alternatives asked for beside one."""
+        most = max(sequence.admission.prepared.tops or 0 for sequence, _ in reads)
+        return self._ids([sequence.tokens[at + 1] for sequence, at in reads]), most
 
     def _chunk_inputs(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, positions, slot mapping) of one chunk, int64."""
@@ -230,10 +239,15 @@ class Runner:
         tables.count(slots, records, last)
         if own is None:
             return StepResult(records)
-        token = records[:, Record.TOKEN]
-        chosen = own.gather(1, token.clamp(min=0).long()[:, None])[:, 0]
-        best = own.topk(min(top, vocab), 1)
-        return StepResult(records, chosen, best.indices, best.values)
+        return StepResult(records, TokenLogprobs.of(own, records[:, Record.TOKEN], top))
+
+    def _follow(self, hidden: Tensor, ids: Tensor, most: int) -> TokenLogprobs:
+        """hidden [R, H], ids [R] int64 of the tokens behind them: their log-probabilities, as `_draw` has them."""
+        parts = [
+            TokenLogprobs.of(torch.log_softmax(self.model.logits(rows)[:, : self.tables.vocab], 1), tokens, most)
+            for rows, tokens in zip(hidden.split(READ_AT_ONCE), ids.split(READ_AT_ONCE), strict=True)
+        ]
+        return TokenLogprobs(*map(torch.cat, zip(*parts, strict=True)))
 
     def _ids(self, values: list[Any] | np.ndarray) -> Tensor:
         return to_device(values, torch.int64, self._device)

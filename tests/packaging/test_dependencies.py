@@ -14,12 +14,13 @@ PROJECT = tomllib.loads((house.ROOT / "pyproject.toml").read_text(encoding="utf-
 EXTRAS = {
     "kernels": (),
     "engine": (),
+    "engine.serve": ("server",),
     "train": ("train", "tensorboard", "wandb"),
     "curate": ("curate", "hub", "ray"),
     "bench": ("bench", "train", "tensorboard", "wandb"),
 }
 """What may be installed beside the core where a package runs."""
-NAMES = {"yaml": "pyyaml"}
+NAMES = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
 """Distributions that are called otherwise than what they hold."""
 OWN_ENVIRONMENT = {"flash_attn", "transformers", "vllm"}
 """Used where they are found: a kernel of flash-attn, and peers, which run in an interpreter that is named."""
@@ -45,7 +46,8 @@ def test_what_a_package_imports_is_asked_for(package):
     """Its commands and what they import of ours; of the kernels, which have no command, every file."""
     files = house.modules()
     graph = house.arrows(files)
-    mine = [name for name in files if name.split(".")[0] == package and not name.startswith("bench.micro")]
+    apart = ("bench.micro", *(name for name in EXTRAS if name.startswith(f"{package}.")))
+    mine = [name for name in files if f"{name}.".startswith(f"{package}.") and not name.startswith(apart)]
     commands = [name for name in mine if 'if __name__ == "__main__"' in files[name].read_text(encoding="utf-8")]
     starts = [package, *commands] if commands else mine
     for name in {*starts}.union(*(house.reached(graph, name) for name in starts)):
