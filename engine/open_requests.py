@@ -8,7 +8,7 @@ from engine.messages import Command, End, Event
 
 
 class Receiver(Protocol):
-    """What becomes of a request: `engine.response.Response`, `engine.scoring.Collected`."""
+    """What becomes of a request: `engine.response.Response`, `engine.reading.Collected`."""
 
     @property
     def done(self) -> bool: ...

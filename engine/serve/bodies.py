@@ -197,6 +197,7 @@ class TokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
     prompt: str | None = None
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=2048)] | None = None
     add_special_tokens: bool = True
+    """Takes nothing away: no token is added to a text, and special tokens that it spells are such"""
     add_generation_prompt: bool = True
     return_token_strs: bool = False
 

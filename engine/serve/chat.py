@@ -1,7 +1,8 @@
 """/v1/chat/completions: the reply and its chunks, in the shapes of OpenAI's client."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from engine.request import Completion, RequestOutput, TokenKind
@@ -18,23 +19,19 @@ _CONTENT = (TokenKind.PLAIN, TokenKind.ANSWER)
 class Chat:
     """One chat's reply. Its choices are the samples of one prompt."""
 
-    def __init__(self, body: ChatBody, model: str, tokenizer: Tokenizer, running: Running, prepared: Prepared) -> None:
+    def __init__(self, body: ChatBody, model: str, tokenizer: Tokenizer, prepared: Prepared, running: Running) -> None:
         self._body, self._tokenizer, self._running = body, tokenizer, running
         self._count, self._prepared = prepared.params.n, prepared
         self._head = {"id": running.identity, "created": int(time.time()), "model": model}
 
-    def whole(self, output: RequestOutput) -> dict[str, Any]:
+    def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The reply to a request that does not stream."""
         return {
             **self._head,
             "object": "chat.completion",
-            "choices": [self._choice(sample) for sample in output.outputs],
-            "usage": usage([output]),
-            "timing": {
-                "queue_s": output.timing.queue_s,
-                "ttft_s": output.timing.ttft_s,
-                "total_s": output.timing.total_s,
-            },
+            "choices": [self._choice(sample) for sample in outputs[0].outputs],
+            "usage": usage(outputs),
+            "timing": asdict(outputs[0].timing),
         }
 
     async def stream(self, exchange: Exchange) -> list[RequestOutput]:

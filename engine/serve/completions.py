@@ -21,13 +21,14 @@ class Completions:
         body: CompletionBody,
         model: str,
         tokenizer: Tokenizer,
-        identity: str,
         prepared: Sequence[Prepared],
         likely: Sequence[Sequence[Logprob]],
+        running: Running,
     ) -> None:
         """`likely`: of each prompt's tokens but the first, where they are asked for."""
         self._body, self._tokenizer, self._prepared, self._likely = body, tokenizer, prepared, likely
-        self._head = {"id": identity, "object": "text_completion", "created": int(time.time()), "model": model}
+        self._running = running
+        self._head = {"id": running.identity, "object": "text_completion", "created": int(time.time()), "model": model}
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The reply to a request that does not stream; without outputs, the prompts alone."""
@@ -42,7 +43,7 @@ class Completions:
             counts = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
         return {**self._head, "choices": choices, "usage": counts}
 
-    async def stream(self, exchange: Exchange, running: Running) -> list[RequestOutput]:
+    async def stream(self, exchange: Exchange) -> list[RequestOutput]:
         """Send the chunks as they come, and the end. Returns what has come of it."""
         n, options = self._prepared[0].params.n, self._body.stream_options or StreamOptions()
         echoes = [self._echo(prompt) if self._body.echo else "" for prompt in range(len(self._prepared))]
@@ -54,17 +55,17 @@ class Completions:
             ]
             await exchange.events(b"".join(map(event, echoed)))
         prompt = sum(len(one.prompt) for one in self._prepared)
-        async for pieces in running.pieces():
+        async for pieces in self._running.pieces():
             frames = []
             for piece in pieces:
-                chunk = self._piece(piece, running, choices, n)
+                chunk = self._piece(piece, choices, n)
                 if options.continuous_usage_stats:
-                    asked = zip(running.tickets, self._prepared, strict=True)
+                    asked = zip(self._running.tickets, self._prepared, strict=True)
                     thought = sum(max(0, t.response.thinking(i) - p.plan.thinking) for t, p in asked for i in range(n))
                     chunk["usage"] = running_usage(prompt, sum(one.tokens for one in choices), thought)
                 frames.append(event(chunk))
             await exchange.events(b"".join(frames))
-        outputs = await running.outputs()
+        outputs = await self._running.outputs()
         last = b"data: [DONE]\n\n"
         if options.include_usage:
             last = event({**self._head, "choices": [], "usage": usage(outputs)}) + last
@@ -83,8 +84,8 @@ class Completions:
         text = echo if sample is None else echo + sample.text
         return {"index": index, "text": text, "logprobs": logprobs, **end}
 
-    def _piece(self, piece: Piece, running: Running, choices: list["_Growing"], n: int) -> dict[str, Any]:
-        delta, response = piece.delta, running.tickets[piece.prompt].response
+    def _piece(self, piece: Piece, choices: list["_Growing"], n: int) -> dict[str, Any]:
+        delta, response = piece.delta, self._running.tickets[piece.prompt].response
         index = piece.prompt * n + delta.index
         growing = choices[index]
         first = growing.tokens

@@ -54,6 +54,7 @@ class Door:
             await self._routes(scope, receive, send)
         except Gone:
             exchange.status = exchange.status or 499
+            exchange.notes["error"] = "the client has gone"
         except HTTPException as error:
             names = {
                 404: f"{exchange.path} is no route of this server",

@@ -120,7 +120,8 @@ class Exchange:
 
     async def _begin(self, status: int, headers: list[Header]) -> None:
         self.status = status
-        headers = [*headers, (b"x-request-id", self.identity.encode())]
+        named = self.identity.encode()
+        headers = [*headers, (b"x-request-id", named), (b"request-id", named)]  # OpenAI's and Anthropic's name
         await self._out({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _out(self, message: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """/v1/messages: the reply and its events, in the shapes of Anthropic's client."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.request import Completion, RequestOutput, TokenKind
@@ -15,15 +16,16 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "pause": "pause_turn"}
 class Messages:
     """One message's reply: what was thought, then what is said."""
 
-    def __init__(self, body: MessagesBody, model: str, running: Running, prepared: Prepared) -> None:
+    def __init__(self, body: MessagesBody, model: str, prepared: Prepared, running: Running) -> None:
         self._body, self._model, self._running, self._prepared = body, model, running, prepared
         thinking = body.thinking
         self._thinks = thinking is None or thinking.type != "disabled"
         self._tells = thinking is None or thinking.display != "omitted"
 
-    def whole(self, output: RequestOutput) -> dict[str, Any]:
+    def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The reply to a request that does not stream."""
-        sample, content = output.outputs[0], []
+        (output,), content = outputs, list[dict[str, Any]]()
+        sample = output.outputs[0]
         if self._thinks and sample.reasoning:
             content.append(_thinking(sample.reasoning if self._tells else ""))
         content.append({"type": "text", "text": sample.answer})

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib import metadata
@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.routing import Route, Router
 
-from engine.request import Prompt, SamplingParams
+from engine.request import Logprob, Prompt, SamplingParams
+from engine.schedule.sequence import Prepared
 from engine.serve import asked, bodies
 from engine.serve.chat import Chat
 from engine.serve.completions import Completions
@@ -44,6 +45,7 @@ class Routes:
                 "/v1/models": self.models,
                 "/metrics": self.metrics,
                 "/server_info": self.server_info,
+                "/tokenizer_info": self.tokenizer_info,
                 "/openapi.json": self.schema,
                 **({"/": page.index, "/static/{name}": page.file} if page is not None else {}),
             },
@@ -77,19 +79,11 @@ class Routes:
 
     async def chat(self, body: bodies.ChatBody, exchange: Exchange) -> None:
         """POST /v1/chat/completions"""
-        model = self._model(body.model)
-        params = self._sampling(body)
+        service, model, params = self._service, self._model(body.model), self._sampling(body)
         prompt: Prompt = {"messages": asked.messages(body.messages)}
-        (prepared,) = await self._service.prepare([prompt], params)
-        async with self._service.run([prepared], "chatcmpl", exchange.owner, bool(body.stream)) as running:
-            reply = Chat(body, model, self._service.tokenizer, running, prepared)
-            if body.stream:
-                await exchange.begin_events(_named(running))
-                self._end(exchange, await reply.stream(exchange))
-            else:
-                outputs = await running.outputs()
-                self._end(exchange, outputs)
-                await exchange.json(reply.whole(outputs[0]), more=_named(running))
+        (prepared,) = await service.prepare([prompt], params)
+        make = partial(Chat, body, model, service.tokenizer, prepared)
+        await self._reply(exchange, [prepared], "chatcmpl", bool(body.stream), make)
 
     async def completions(self, body: bodies.CompletionBody, exchange: Exchange) -> None:
         """POST /v1/completions"""
@@ -103,46 +97,30 @@ class Routes:
             body.max_tokens = 1
         params = self._sampling(body)
         if len(prompts) * params.n > self._options.max_prompts:
-            raise HttpError(
-                400, f"n is {params.n} for {len(prompts)} prompts, more than {self._options.max_prompts} samples", "n"
-            )
+            most = self._options.max_prompts
+            raise HttpError(400, f"n is {params.n} for {len(prompts)} prompts, more than {most} samples in all", "n")
         if silent:  # the prompts may fill the context
             prepared = [await service.beside(partial(service.preparer.followed, prompt, 0)) for prompt in prompts]
         else:
             prepared = await service.prepare(prompts, params)
-        likely = []
+        likely: Sequence[Sequence[Logprob]] = []
         if body.echo and body.logprobs is not None:
             ids = (one.prompt.tolist() for one in prepared)
             likely = await asyncio.gather(*(service.prompt_logprobs(one, body.logprobs) for one in ids))
-        shape = partial(Completions, body, model, service.tokenizer)
+        make = partial(Completions, body, model, service.tokenizer, prepared, likely)
         if silent:
-            await exchange.json(shape(f"cmpl-{exchange.identity}", prepared, likely).whole([]))
-            return
-        async with service.run(prepared, "cmpl", exchange.owner, bool(body.stream)) as running:
-            reply = shape(running.identity, prepared, likely)
-            if body.stream:
-                await exchange.begin_events(_named(running))
-                self._end(exchange, await reply.stream(exchange, running))
-            else:
-                outputs = await running.outputs()
-                self._end(exchange, outputs)
-                await exchange.json(reply.whole(outputs), more=_named(running))
+            running = Running(f"cmpl-{exchange.identity}", exchange.owner, service.tokenizer, False)
+            await exchange.json(make(running).whole([]))
+        else:
+            await self._reply(exchange, prepared, "cmpl", bool(body.stream), make)
 
     async def messages(self, body: bodies.MessagesBody, exchange: Exchange) -> None:
         """POST /v1/messages"""
-        model = self._model(body.model)
-        thinks, efforts = self._service.preparer.format(None).thinks, self._options.reasoning_effort_budgets
-        prompt, params = asked.anthropic(body, self._service.base, efforts, thinks)
-        (prepared,) = await self._service.prepare([prompt], params)
-        async with self._service.run([prepared], "msg", exchange.owner, body.stream) as running:
-            reply = Messages(body, model, running, prepared)
-            if body.stream:
-                await exchange.begin_events(_named(running))
-                self._end(exchange, await reply.stream(exchange))
-            else:
-                outputs = await running.outputs()
-                self._end(exchange, outputs)
-                await exchange.json(reply.whole(outputs[0]), more=_named(running))
+        service, model = self._service, self._model(body.model)
+        thinks, efforts = service.preparer.format(None).thinks, self._options.reasoning_effort_budgets
+        prompt, params = asked.anthropic(body, service.base, efforts, thinks)
+        (prepared,) = await service.prepare([prompt], params)
+        await self._reply(exchange, [prepared], "msg", body.stream, partial(Messages, body, model, prepared))
 
     async def count_tokens(self, body: bodies.CountBody, exchange: Exchange) -> None:
         """POST /v1/messages/count_tokens"""
@@ -216,7 +194,7 @@ class Routes:
         if body.messages is not None:
             work = partial(tokenizer.render, body.messages, body.add_generation_prompt)
         else:
-            work = partial(tokenizer.encode, body.prompt or "", body.add_special_tokens)
+            work = partial(tokenizer.encode, body.prompt or "", specials=True)
         ids = await self._service.beside(work)
         reply = {"count": len(ids), "max_model_len": self._service.context, "tokens": ids}
         if body.return_token_strs:
@@ -292,6 +270,13 @@ class Routes:
             }
         )
 
+    async def tokenizer_info(self, exchange: Exchange) -> None:
+        """GET /tokenizer_info: what a harness needs to count and to render for itself"""
+        tokenizer = self._loaded().tokenizer
+        ends = {"eos_token": tokenizer.decode(tokenizer.eos_token_ids[:1])} if tokenizer.eos_token_ids else {}
+        template = {"chat_template": tokenizer.template_source}
+        await exchange.json({**ends, **tokenizer.variables, **template, "vocab_size": tokenizer.size})
+
     async def schema(self, exchange: Exchange) -> None:
         """GET /openapi.json"""
         await exchange.json(openapi({path: body for path, (body, _) in self._posts().items()}))
@@ -331,7 +316,23 @@ class Routes:
             return {"messages": messages}
         return {"text": prompt} if isinstance(prompt, str) else prompt or []
 
-    def _end(self, exchange: Exchange, outputs: list[Any]) -> None:
+    async def _reply(
+        self,
+        exchange: Exchange,
+        prepared: Sequence[Prepared],
+        prefix: str,
+        streams: bool,
+        make: Callable[[Running], Chat | Completions | Messages],
+    ) -> None:
+        """Run the prompts, and send what comes of them as it comes, or whole."""
+        async with self._service.run(prepared, prefix, exchange.owner, streams) as running:
+            reply, named = make(running), [(b"x-s1-request", running.identity.encode())]  # for control at once
+            if streams:
+                await exchange.begin_events(named)
+                outputs = await reply.stream(exchange)
+            else:
+                outputs = await running.outputs()
+                await exchange.json(reply.whole(outputs), more=named)
         self._metrics.count(outputs)
         exchange.notes |= {
             "prompt": sum(output.usage.prompt_tokens for output in outputs),
@@ -350,8 +351,3 @@ class _Got:
         exchange: Exchange = scope["exchange"]
         exchange.parameters = scope.get("path_params", {})
         await self._handle(exchange)
-
-
-def _named(running: Running) -> list[tuple[bytes, bytes]]:
-    """The header that says what the request is called, for control before the first chunk."""
-    return [(b"x-s1-request", running.identity.encode())]

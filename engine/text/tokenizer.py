@@ -51,7 +51,8 @@ class Tokenizer:
         """Bytes of the tokens asked for so far."""
         self._whole: dict[int, str | None] = {}
         """The same as text, None where they are not whole characters."""
-        variables = template_variables or {}
+        self.variables = variables = template_variables or {}
+        """Texts of the tokens that have a role, by its name: eos_token, bos_token ..."""
         named = [self._specials[name] for name in [variables.get("eos_token")] if name in self._specials]
         for token_id in eos_token_ids:
             self._check_id(token_id)

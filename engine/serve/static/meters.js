@@ -4,7 +4,7 @@ import { element } from "./flow.js";
 
 export const count = (number) => number.toLocaleString("en");
 
-const LEAST_MS = 5; // a rate over less says nothing
+const LEAST_MS = 50; // a rate over less is that of a burst
 
 const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
 
