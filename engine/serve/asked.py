@@ -7,7 +7,15 @@ from typing import Any
 from engine.command.openai_batch import read_chat_parameters, read_parameters
 from engine.errors import InputError, shown
 from engine.request import Prompt, SamplingParams
-from engine.serve.bodies import ChatBody, CompletionBody, CountBody, MessagesBody, Sampling, Thinking
+from engine.serve.bodies import (
+    ChatBody,
+    CompletionBody,
+    MessagesBody,
+    ResponsesBody,
+    Sampling,
+    Thinking,
+)
+from engine.serve.conversations import of_anthropic, of_items
 
 _BUDGETS = (
     *("thinking_token_budget", "max_thinking_tokens", "thinking_budget"),
@@ -17,7 +25,7 @@ _BUDGETS = (
 _OURS = (
     *("stream", "stream_options", "echo", "return_token_ids", "thinking_events", "include_reasoning"),
     *("separate_reasoning", "add_generation_prompt", "chat_template_kwargs", "thinking", "reasoning"),
-    *("reasoning_effort", *_BUDGETS),
+    *("reasoning_effort", "input", "instructions", "max_output_tokens", *_BUDGETS),
 )
 """Fields that are read here, or by who shapes the reply."""
 
@@ -80,17 +88,6 @@ def _of_effort(effort: str, efforts: Mapping[str, int]) -> int:
     return efforts[effort]
 
 
-def messages(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As templates take them: what was thought in earlier turns is `reasoning_content`, also where a client calls it
-    `reasoning`."""
-    return [
-        {**one, "reasoning_content": one["reasoning"]}
-        if one.get("reasoning") and not one.get("reasoning_content")
-        else {**one}
-        for one in given
-    ]
-
-
 def completion_prompts(body: CompletionBody, most: int) -> list[Prompt]:
     """Each prompt of the body, texts and ids taken as they are. Raises InputError where it is none, and where a stream
     would have nothing to bring."""
@@ -113,6 +110,38 @@ def listed(given: str | Sequence[str | int | list[int]], name: str, most: int) -
         if not text:
             raise InputError(f"{name}[{at}] is empty; give a question, or leave it out")
     return [*texts]
+
+
+_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "include": ([], ["reasoning.encrypted_content"]),
+    "text": ({}, {"format": {"type": "text"}}),
+    "truncation": ("disabled",),
+    "previous_response_id": (),
+    "conversation": (),
+    "prompt": (),
+    "background": (False,),
+    "max_tool_calls": (),
+    "top_logprobs": (0,),
+}
+"""What /v1/responses may ask for and is not done, and the values of it that ask for nothing."""
+
+
+def responses(
+    body: ResponsesBody, base: SamplingParams, efforts: Mapping[str, int], thinks: bool
+) -> tuple[Prompt, SamplingParams]:
+    """The body of /v1/responses in our terms, as `sampling`."""
+    for name, values in _NOTHING.items():
+        value = getattr(body, name)
+        if value is not None and value not in values:
+            raise InputError(f"{name} is {shown(value)}, which this engine cannot do; leave it out")
+        setattr(body, name, None)
+    if body.n not in (None, 1):
+        raise InputError(f"n is {body.n} and a response is one; leave it out, or ask for a chat")
+    if body.max_output_tokens is not None:
+        body.max_tokens = body.max_output_tokens
+    first = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else of_items(body.input)
+    return {"messages": [*first, *given]}, sampling(body, base, efforts, thinks)
 
 
 def anthropic(
@@ -138,27 +167,4 @@ def anthropic(
     }
     if values["thinking_token_budget"] == -1:
         base, values["thinking_token_budget"] = replace(base, thinking_token_budget=None), None
-    return {"messages": anthropic_messages(body)}, SamplingParams.from_dict(values, base)
-
-
-def anthropic_messages(body: MessagesBody | CountBody) -> list[dict[str, Any]]:
-    """As templates take them: the system's first, thinking of earlier turns left out as templates do."""
-    system = [] if not body.system else [{"role": "system", "content": _said(body.system)}]
-    return [*system, *({**message, "content": _said(message.get("content"))} for message in body.messages)]
-
-
-def _said(content: Any) -> Any:
-    """Without thinking, and without what says how to keep a part or where it is from: the text is the same."""
-    if not isinstance(content, list):
-        return content
-    return [
-        {
-            name: value
-            for name, value in part.items()
-            if name != "cache_control" and (name, value) != ("citations", None)
-        }
-        if isinstance(part, dict)
-        else part
-        for part in content
-        if not (isinstance(part, dict) and part.get("type") in ("thinking", "redacted_thinking"))
-    ]
+    return {"messages": of_anthropic(body)}, SamplingParams.from_dict(values, base)

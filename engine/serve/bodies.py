@@ -25,6 +25,8 @@ class Reasoning(Struct, forbid_unknown_fields=True):
 
     effort: str | None = None
     max_tokens: Count | None = None
+    summary: str | None = None
+    """Taken, and none is made: the reasoning itself is shown"""
 
 
 class OutputConfig(Struct, forbid_unknown_fields=True):
@@ -139,6 +141,27 @@ class CompletionBody(Sampling, kw_only=True):
     logprobs: Count | None = None
     echo: bool = False
     suffix: Any = None
+
+
+class ResponsesBody(Sampling, kw_only=True):
+    """POST /v1/responses: nothing is stored, so nothing earlier can be named"""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    include_reasoning: bool = True
+    include: Any = None
+    text: Any = None
+    truncation: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    prompt: Any = None
+    background: Any = None
+    max_tool_calls: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    top_logprobs: Any = None
 
 
 class MessagesBody(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -105,7 +105,10 @@ class Exchange:
             while not task.done():
                 await asyncio.wait((task, gone), timeout=_WATCH_S, return_when=asyncio.FIRST_COMPLETED)
                 since = self._sending
-                if not task.done() and (gone.done() or (since is not None and time.monotonic() - since > stall)):
+                stalled = since is not None and time.monotonic() - since > stall
+                if not task.done() and (gone.done() or stalled):
+                    if stalled:
+                        self._cut()
                     raise Gone
             await task
         finally:
@@ -117,6 +120,11 @@ class Exchange:
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    def _cut(self) -> None:
+        """End the connection now: closed, it would stay, with all that it holds, until the client has read that."""
+        cycle: Any = self._send.__self__  # type: ignore[attr-defined]  # uvicorn's, which shows it in no other way
+        cycle.transport.abort()
 
     async def _begin(self, status: int, headers: list[Header]) -> None:
         self.status = status

@@ -15,6 +15,7 @@ from engine.schedule.sequence import Prepared
 from engine.serve import asked, bodies
 from engine.serve.chat import Chat
 from engine.serve.completions import Completions
+from engine.serve.conversations import of_anthropic, of_chat
 from engine.serve.door import Posted
 from engine.serve.errors import HttpError
 from engine.serve.exchange import Exchange
@@ -22,6 +23,7 @@ from engine.serve.messages import Messages
 from engine.serve.metrics import Metrics
 from engine.serve.options import Options
 from engine.serve.playground import Playground
+from engine.serve.responses import Responses
 from engine.serve.running import Running
 from engine.serve.schema import openapi
 from engine.serve.service import Service, State
@@ -67,6 +69,7 @@ class Routes:
         return {
             "/v1/chat/completions": (bodies.ChatBody, self.chat),
             "/v1/completions": (bodies.CompletionBody, self.completions),
+            "/v1/responses": (bodies.ResponsesBody, self.responses),
             "/v1/messages": (bodies.MessagesBody, self.messages),
             "/v1/messages/count_tokens": (bodies.CountBody, self.count_tokens),
             "/v1/requests/{id}/control": (bodies.ControlBody, self.control),
@@ -80,7 +83,7 @@ class Routes:
     async def chat(self, body: bodies.ChatBody, exchange: Exchange) -> None:
         """POST /v1/chat/completions"""
         service, model, params = self._service, self._model(body.model), self._sampling(body)
-        prompt: Prompt = {"messages": asked.messages(body.messages)}
+        prompt: Prompt = {"messages": of_chat(body.messages)}
         (prepared,) = await service.prepare([prompt], params)
         make = partial(Chat, body, model, service.tokenizer, prepared)
         await self._reply(exchange, [prepared], "chatcmpl", bool(body.stream), make)
@@ -114,6 +117,14 @@ class Routes:
         else:
             await self._reply(exchange, prepared, "cmpl", bool(body.stream), make)
 
+    async def responses(self, body: bodies.ResponsesBody, exchange: Exchange) -> None:
+        """POST /v1/responses"""
+        service, model = self._service, self._model(body.model)
+        thinks, efforts = service.preparer.format(body.thinking_format).thinks, self._options.reasoning_effort_budgets
+        prompt, params = asked.responses(body, service.base, efforts, thinks)
+        (prepared,) = await service.prepare([prompt], params)
+        await self._reply(exchange, [prepared], "resp", bool(body.stream), partial(Responses, body, model, prepared))
+
     async def messages(self, body: bodies.MessagesBody, exchange: Exchange) -> None:
         """POST /v1/messages"""
         service, model = self._service, self._model(body.model)
@@ -127,7 +138,7 @@ class Routes:
         self._model(body.model)
         if body.tools or body.tool_choice:
             raise HttpError(400, "tools is given, which this engine cannot do; leave it out", "tools")
-        prompt: Prompt = {"messages": asked.anthropic_messages(body)}
+        prompt: Prompt = {"messages": of_anthropic(body)}
         params = SamplingParams(continue_final_message=body.messages[-1].get("role") == "assistant")
         (prepared,) = await self._service.prepare([prompt], params)
         await exchange.json({"input_tokens": len(prepared.prompt)})
@@ -211,7 +222,7 @@ class Routes:
         """POST /apply-template: with the opener of thinking, as the model gets it"""
         self._model(body.model)
         params = SamplingParams(continue_final_message=body.continue_final_message)
-        (prepared,) = await self._service.prepare([{"messages": asked.messages(body.messages)}], params)
+        (prepared,) = await self._service.prepare([{"messages": of_chat(body.messages)}], params)
         ids = prepared.prompt.tolist()
         await exchange.json({"prompt": self._service.tokenizer.decode(ids), "tokens": ids})
 
@@ -322,7 +333,7 @@ class Routes:
         prepared: Sequence[Prepared],
         prefix: str,
         streams: bool,
-        make: Callable[[Running], Chat | Completions | Messages],
+        make: Callable[[Running], Chat | Completions | Messages | Responses],
     ) -> None:
         """Run the prompts, and send what comes of them as it comes, or whole."""
         async with self._service.run(prepared, prefix, exchange.owner, streams) as running:

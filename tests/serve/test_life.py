@@ -151,6 +151,27 @@ def test_of_two_engines_the_killed_one_s_requests_alone_fail_and_it_is_back_soon
         print(f"back within {back:.1f} s")
 
 
+def test_engines_end_with_the_server_that_was_killed():
+    with RunningServer("--data-parallel-size", "2") as server:
+        streams = Streams(server, [LONG] * 2)
+        engines = workers(server)
+        server.process.kill()
+        with pytest.raises(httpx2.TransportError):
+            streams.wait()
+        end = time.monotonic() + 30
+        while any(map(alive, engines)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended may stay until somebody asks how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def replicas(server: RunningServer) -> list[dict | None]:
     return server.get("/server_info").json()["replicas"]
 
