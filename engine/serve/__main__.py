@@ -23,7 +23,8 @@ from engine.serve.door import Door
 from engine.serve.life import Life, listen
 from engine.serve.metrics import Metrics
 from engine.serve.options import Options, parse
-from engine.serve.routes import Routes
+from engine.serve.routes import router
+from engine.serve.served import Served
 from engine.serve.service import Service
 
 
@@ -70,8 +71,14 @@ async def _serve(job: Job) -> int:
     options = job.options
     service = Service(job.config, job.directory, job.base, options.data_parallel_size)
     metrics = Metrics(service)
-    router = Routes(options, service, metrics).router()
-    door = Door(router, metrics, job.keys, options.allowed_origins, options.local, options.log_json)
+    door = Door(
+        router(Served(options, service, metrics)),
+        metrics,
+        job.keys,
+        options.allowed_origins,
+        options.local,
+        options.log_json,
+    )
     return await Life(options, service, door, job.listening).run()
 
 

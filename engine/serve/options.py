@@ -1,7 +1,7 @@
 """The command line of `python -m engine.serve`: the engine's flags, defaults of requests, and the server's own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.command.arguments import ModelFlags, read_model_flags
@@ -10,6 +10,7 @@ from engine.input_file import read_regular
 from engine.model.embedded import EMBEDDED
 
 _KEYS = "S1_API_KEYS"
+_EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": 16384, "xhigh": -1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,9 @@ class Options(ModelFlags):
     """File of the keys that clients may have, one a line. Also: S1_API_KEYS, separated by commas."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages, beside the server's own, that may use it: http://host:port."""
-    reasoning_effort_budgets: dict[str, int] = field(
-        default_factory=lambda: {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": 16384, "xhigh": -1}
-    )
-    """Budgets that reasoning_effort stands for, -1 for none: name budget name budget ..."""
+    reasoning_effort_budgets: dict[str, int] | None = None
+    """Budgets that reasoning_effort stands for, -1 for none: name budget name budget ... By default none 0 minimal 256
+    low 1024 medium 4096 high 16384 xhigh -1."""
     max_waiting: int = 4096
     """Requests that may be open; the next gets 429."""
     max_samples: int = 64
@@ -56,6 +56,11 @@ class Options(ModelFlags):
         """What requests may call the model."""
         folder = "s1-nano" if self.model == str(EMBEDDED) else Path(self.model).name or self.model
         return (*self.served_model_name, folder, self.model) if not self.served_model_name else self.served_model_name
+
+    @property
+    def efforts(self) -> Mapping[str, int]:
+        """Budgets by the name of an effort."""
+        return _EFFORTS if self.reasoning_effort_budgets is None else self.reasoning_effort_budgets
 
     @property
     def local(self) -> bool:
@@ -102,7 +107,7 @@ def parse(argv: Sequence[str]) -> Options:
         (not 0 <= options.port < 65536, f"--port is {options.port}; give 0 to 65535"),
         *(
             (budget < -1, f"--reasoning-effort-budgets has {shown(name)} {budget}; give tokens, or -1 for no limit")
-            for name, budget in options.reasoning_effort_budgets.items()
+            for name, budget in options.efforts.items()
         ),
     )
     return options

@@ -1,24 +1,27 @@
-"""The schema of every body, made from its type: what a client generator or a fuzzer reads."""
+"""The schema of every route and body, made from its type: what a client generator or a fuzzer reads."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
 
-def openapi(posts: Mapping[str, Any]) -> dict[str, Any]:
-    """`posts`: type of the body by path."""
+def openapi(posts: Mapping[str, Any], gets: Iterable[str], deletes: Iterable[str]) -> dict[str, Any]:
+    """`posts`: type of the body by path; the other routes have none."""
     refs, components = msgspec.json.schema_components([*posts.values()], ref_template="#/components/schemas/{name}")
-    answers = {code: {"description": what} for code, what in (("200", "done"), ("400", "what is wrong is named"))}
-    paths = {
-        path: {
-            "post": {
-                "requestBody": {"required": True, "content": {"application/json": {"schema": ref}}},
-                "responses": answers,
-            }
-        }
-        for path, ref in zip(posts, refs, strict=True)
-    }
+    paths: dict[str, Any] = {path: {"get": _operation(path)} for path in gets}
+    paths |= {path: {"delete": _operation(path)} for path in deletes}
+    for path, ref in zip(posts, refs, strict=True):
+        body = {"required": True, "content": {"application/json": {"schema": ref}}}
+        paths[path] = {"post": _operation(path) | {"requestBody": body}}
     info = {"title": "s1-engine", "version": metadata.version("s1-engine")}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
+
+
+def _operation(path: str) -> dict[str, Any]:
+    names = re.findall(r"{(\w+)}", path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    answers = {code: {"description": what} for code, what in (("200", "done"), ("400", "what is wrong is named"))}
+    return {"parameters": parameters, "responses": answers}

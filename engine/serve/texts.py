@@ -1,0 +1,89 @@
+"""Routes that draw nothing: scores of texts, and texts as tokens."""
+
+from functools import partial
+from typing import Any
+
+from engine.request import Prompt, SamplingParams
+from engine.serve import asked, bodies
+from engine.serve.conversations import of_chat
+from engine.serve.errors import HttpError
+from engine.serve.exchange import Exchange
+from engine.serve.served import Served
+
+
+class Texts:
+    """Handlers, each of one body and one exchange."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    async def score(self, body: bodies.ScoreBody, exchange: Exchange) -> None:
+        """POST /v1/score"""
+        model = self._served.model(body.model)
+        prompt = _prompt(body.prompt, body.messages)
+        scores = await self._served.service.score(prompt, body.steps, body.mark, body.labels)
+        await exchange.json(
+            {
+                "object": "list",
+                "model": model,
+                "scores": [*scores.values],
+                "usage": {"prompt_tokens": scores.computed + scores.reused, "computed_tokens": scores.computed},
+            }
+        )
+
+    async def pooling(self, body: bodies.PoolingBody, exchange: Exchange) -> None:
+        """POST /pooling"""
+        service, model = self._served.service, self._served.model(body.model)
+        if not service.scores:
+            raise HttpError(400, "the model is no reward model; use /v1/score with labels", "model")
+        if (body.input is None) == (body.messages is None):
+            raise HttpError(400, "give exactly one of input and messages", "input")
+        texts = [] if body.input is None else asked.listed(body.input, "input", self._served.options.max_prompts)
+        prompts: list[Prompt] = [{"text": one} if isinstance(one, str) else one for one in texts]
+        data, tokens = [], 0
+        for index, prompt in enumerate(prompts or [{"messages": body.messages}]):
+            prepared = await service.beside(partial(service.preparer.followed, prompt, 0))
+            ids = prepared.prompt.tolist()
+            scores = await service.score(ids[:-1], [ids[-1:]])
+            data.append({"index": index, "object": "pooling", "data": [*scores.values]})
+            tokens += len(ids)
+        counts = {"prompt_tokens": tokens, "total_tokens": tokens}
+        await exchange.json({"object": "list", "model": model, "data": data, "usage": counts})
+
+    async def tokenize(self, body: bodies.TokenizeBody, exchange: Exchange) -> None:
+        """POST /tokenize"""
+        self._served.model(body.model)
+        tokenizer = self._served.loaded().tokenizer
+        if (body.prompt is None) == (body.messages is None):
+            raise HttpError(400, "give exactly one of prompt and messages", "prompt")
+        if body.messages is not None:
+            work = partial(tokenizer.render, body.messages, body.add_generation_prompt)
+        else:
+            work = partial(tokenizer.encode, body.prompt or "", specials=True)
+        ids = await self._served.service.beside(work)
+        reply = {"count": len(ids), "max_model_len": self._served.service.context, "tokens": ids}
+        if body.return_token_strs:
+            reply["token_strs"] = [tokenizer.decode([token]) for token in ids]
+        await exchange.json(reply)
+
+    async def detokenize(self, body: bodies.DetokenizeBody, exchange: Exchange) -> None:
+        """POST /detokenize"""
+        self._served.model(body.model)
+        text = await self._served.service.beside(partial(self._served.loaded().tokenizer.decode, body.tokens))
+        await exchange.json({"prompt": text})
+
+    async def apply_template(self, body: bodies.TemplateBody, exchange: Exchange) -> None:
+        """POST /apply-template: with the opener of thinking, as the model gets it"""
+        self._served.model(body.model)
+        params = SamplingParams(continue_final_message=body.continue_final_message)
+        (prepared,) = await self._served.service.prepare([{"messages": of_chat(body.messages)}], params)
+        ids = prepared.prompt.tolist()
+        await exchange.json({"prompt": self._served.service.tokenizer.decode(ids), "tokens": ids})
+
+
+def _prompt(prompt: str | list[int] | None, messages: list[dict[str, Any]] | None) -> Prompt:
+    if (prompt is None) == (messages is None):
+        raise HttpError(400, "give exactly one of prompt and messages", "prompt")
+    if messages is not None:
+        return {"messages": messages}
+    return {"text": prompt} if isinstance(prompt, str) else prompt or []
