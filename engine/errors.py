@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import suppress
 from itertools import islice
 from reprlib import Repr
 from typing import Any
@@ -99,4 +100,5 @@ def is_number(value: Any, least: float, most: float) -> bool:
 def tell(message: object, program: str = "error") -> None:
     """One `plain` line on standard error, if there is one: how every program says why it ends."""
     if sys.stderr is not None:
-        print(f"{program}: {plain(str(message))}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a full disk: what is told about goes on
+            print(f"{program}: {plain(str(message))}", file=sys.stderr, flush=True)

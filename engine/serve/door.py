@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -24,6 +24,11 @@ from engine.serve.metrics import Metrics
 _OPEN = ("/", "/health", "/health/ready")
 """What needs no key: the page itself says nothing of the model."""
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
+    (b"access-control-max-age", b"600"),
+]
 
 
 class Door:
@@ -51,7 +56,10 @@ class Door:
         scope["app"], scope["exchange"] = self, exchange  # with an app, the router raises what it does not find
         try:
             self._admit(exchange)
-            await self._routes(scope, receive, send)
+            if exchange.method == "OPTIONS" and exchange.more:  # a page of another origin asks whether it may
+                await exchange.whole(204, b"", _PREFLIGHT)
+            else:
+                await self._routes(scope, receive, send)
         except Gone:
             exchange.status = exchange.status or 499
             exchange.notes["error"] = "the client has gone"
@@ -64,7 +72,8 @@ class Door:
         except Exception as error:
             failed = HttpError.of(error)
             if failed.status == 500:
-                print(f"{exchange.identity}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):
+                    print(f"{exchange.identity}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
             await self._fail(exchange, failed)
         finally:
             self._metrics.replies.labels(str(exchange.status)).inc()
@@ -77,10 +86,14 @@ class Door:
     def _admit(self, exchange: Exchange) -> None:
         """Raises HttpError where the request may not come in."""
         host, origin = exchange.headers.get("host", ""), exchange.headers.get("origin")
-        if self._local and not self._keys and urlsplit(f"//{host}").hostname not in _LOCAL:
+        if self._local and not self._keys and _parts(f"//{host}").hostname not in _LOCAL:
             raise HttpError(403, "the Host header names another machine; come to localhost, or set API keys")
-        if origin is not None and urlsplit(origin).netloc != host and origin not in self._origins:
+        if origin in self._origins:
+            exchange.more += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
+        elif origin is not None and _parts(origin).netloc != host:
             raise HttpError(403, "pages of this origin may not use the server; see --allowed-origins")
+        if exchange.method == "OPTIONS":
+            return  # it brings neither a key nor a body
         if self._keys and exchange.path not in _OPEN and not exchange.path.startswith("/static/"):
             exchange.owner = self._owner(exchange)
         json_body = exchange.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
@@ -154,6 +167,13 @@ class Posted:
             raise HttpError(400, f"{place}: {message}" if place else message, param=field or None) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise HttpError(400, "the body is no JSON that can be read; check its quotes, numbers and UTF-8") from None
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise HttpError(400, "the Host or the Origin header is no name of a machine") from None
 
 
 def _digest(key: str) -> bytes:

@@ -39,6 +39,8 @@ class Exchange:
         self.status, self.streaming = 0, False
         self.parameters: dict[str, str] = {}
         """Of the path."""
+        self.more: list[Header] = []
+        """Headers of the reply, whatever it is."""
         self.notes: dict[str, Any] = {}
         """What the log says beside."""
         self._receive, self._send = receive, send
@@ -69,7 +71,7 @@ class Exchange:
         self,
         status: int,
         body: bytes,
-        headers: Iterable[tuple[bytes, bytes]] = _JSON,
+        headers: Iterable[Header] = _JSON,
         more: Iterable[Header] = (),
     ) -> None:
         """The reply in one go."""
@@ -129,7 +131,7 @@ class Exchange:
     async def _begin(self, status: int, headers: list[Header]) -> None:
         self.status = status
         named = self.identity.encode()
-        headers = [*headers, (b"x-request-id", named), (b"request-id", named)]  # OpenAI's and Anthropic's name
+        headers = [*headers, *self.more, (b"x-request-id", named), (b"request-id", named)]  # as both clients call it
         await self._out({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _out(self, message: dict[str, Any]) -> None:

@@ -39,6 +39,9 @@ class Generation:
         if silent and (not body.echo or body.stream):
             said = "max_tokens is 0, which takes echo and no stream; give 1 or more"
             raise HttpError(400, said, "max_tokens")
+        most = service.config.max_logprobs
+        if body.logprobs is not None and body.logprobs > most:
+            raise HttpError(400, f"logprobs is {body.logprobs}, and the server's max_logprobs {most}", "logprobs")
         if silent:
             body.max_tokens = 1
         params = self._sampling(body)

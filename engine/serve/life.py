@@ -11,10 +11,13 @@ import uvicorn
 from engine.errors import EngineDead, InputError, tell
 from engine.serve.door import Door
 from engine.serve.options import Options
+from engine.serve.protocol import TimelyProtocol
 from engine.serve.service import Service, State
 
 _HEADER_BYTES = 1 << 16
 _POLL_S = 0.05
+_TOLD_S = 2.0
+"""How long clients have to hear that their requests do not finish."""
 
 
 class Life:
@@ -27,7 +30,7 @@ class Life:
         self._server = _Server(
             uvicorn.Config(
                 door,
-                http="h11",
+                http=type("Protocol", (TimelyProtocol,), {"head_s": options.read_timeout}),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -83,7 +86,8 @@ class Life:
             await asyncio.sleep(_POLL_S)
         for running in list(service.live.values()):
             running.fail(EngineDead("the server ends before the request has finished"))
-        while service.live and time.monotonic() < end + 1:  # their clients are told
+        end = time.monotonic() + _TOLD_S
+        while service.live and time.monotonic() < end:  # their clients are told
             await asyncio.sleep(_POLL_S)
 
 

@@ -41,7 +41,7 @@ class Options(ModelFlags):
     max_body_bytes: int = 10 * 2**20
     """Most bytes of a body."""
     read_timeout: float = 30.0
-    """Seconds that a body may take to come."""
+    """Seconds that a head may take to come, and a body behind it."""
     stall_timeout: float = 60.0
     """Seconds that a client may take no more of its stream, before it counts as gone."""
     shutdown_timeout: float = 30.0

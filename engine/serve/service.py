@@ -123,9 +123,11 @@ class Service:
 
 async def _finished(asked: "Awaited[T]") -> T:
     """What was asked for, which is aborted where nobody waits for it any more."""
+    waiting = asyncio.wrap_future(asked.future)
     try:
-        return await asyncio.shield(asyncio.wrap_future(asked.future))
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
+        waiting.add_done_callback(lambda ended: ended.exception())  # that it was aborted is no news
         asked.abort()
         raise
 

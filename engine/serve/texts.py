@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from engine.errors import InputError
 from engine.request import Prompt, SamplingParams
 from engine.serve import asked, bodies
 from engine.serve.conversations import of_chat
@@ -69,7 +70,10 @@ class Texts:
     async def detokenize(self, body: bodies.DetokenizeBody, exchange: Exchange) -> None:
         """POST /detokenize"""
         self._served.model(body.model)
-        text = await self._served.service.beside(partial(self._served.loaded().tokenizer.decode, body.tokens))
+        try:
+            text = await self._served.service.beside(partial(self._served.loaded().tokenizer.decode, body.tokens))
+        except InputError as error:
+            raise HttpError(400, f"tokens: {error}", "tokens") from None
         await exchange.json({"prompt": text})
 
     async def apply_template(self, body: bodies.TemplateBody, exchange: Exchange) -> None:

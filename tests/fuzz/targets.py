@@ -1,6 +1,6 @@
 """Every target of the fuzzing."""
 
-from tests.fuzz import callers, gguf_file, model_files, programs, rewards, runs
+from tests.fuzz import callers, gguf_file, model_files, programs, rewards, runs, server_requests
 
 TARGETS = (
     *model_files.TARGETS,
@@ -9,4 +9,5 @@ TARGETS = (
     *callers.TARGETS,
     *runs.TARGETS,
     *programs.TARGETS,
+    *server_requests.TARGETS,
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 from anthropic import Anthropic
@@ -121,3 +122,17 @@ def test_a_server_that_ends_takes_nothing_more(locked: RunningServer) -> None:
     first.delete(f"/requests/{identity}", cast_to=object)
     assert ends(running) == ["abort"] * 8
     assert locked.process.wait(60) == 0
+
+
+def test_pages_of_an_allowed_origin_may_use_it() -> None:
+    ours, key = {"Origin": "http://pages.example:8080"}, {"Authorization": "Bearer key-of-the-page"}
+    flags = ("--allowed-origins", "http://pages.example:8080")
+    with RunningServer(*flags, environment={"S1_API_KEYS": "key-of-the-page"}) as server:
+        asks = httpx2.request("OPTIONS", f"{server.url}/v1/models", headers=ours)
+        assert asks.status_code == 204 and "authorization" in asks.headers["access-control-allow-headers"]
+        for headers, wanted in ((ours | key, 200), (ours, 401)):
+            reply = httpx2.get(f"{server.url}/v1/models", headers=headers)
+            assert reply.status_code == wanted
+            assert reply.headers["access-control-allow-origin"] == ours["Origin"] and reply.headers["vary"] == "Origin"
+        for headers in ({"Origin": "http://pages.example"}, {"Origin": "http://["}):
+            assert httpx2.get(f"{server.url}/v1/models", headers=headers | key).status_code in (400, 403)
