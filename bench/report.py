@@ -240,6 +240,20 @@ ROWS: tuple[Row, ...] = (
         {"model": "40m"},
         "> 5",
     ),
+    *(
+        Row(
+            f"CPU, {name} bf16",
+            f"tokens over HTTP, 64 streams, against {what}",
+            "serve",
+            {"model": model, "side": side, "rate": None, "budget": None},
+            goal,
+        )
+        for name, model, side, what, goal in (
+            ("40M", "40m", "engine", "the engine without it", "≥ 0.9x"),
+            ("s1-nano", "s1-nano", "engine", "the engine without it", "≥ 0.9x"),
+            ("40M", "40m", "vllm", "vLLM's server", "> 1x"),
+        )
+    ),
 )
 
 SHORT: tuple[Row, ...] = (
@@ -289,6 +303,9 @@ def _cell(row: Row, of: Mapping[str, Any]) -> str:
             return f"**{of['seconds']:.3g} s**, {of['matmul_share']:.0%} of the matmul rate"
         case "kernels":
             return f"**{of['us']:.3g} us**, {_short(of['GBps'])} GB/s, {of['share']:.0%} of the bandwidth"
+        case "serve":
+            first = "" if of.get("ttft_ratio") is None else f", first token {of['ttft_ratio']:.2f}x"
+            return f"**{of['ratio']:.2f}x**{first} ({of['tok_s']:,.0f} tok/s there)"
         case "startup":
             seconds = "end_s" if row.case["start"] == "--help" else "first_s"
             before = of.get(f"before_{seconds}")  # where another checkout was started in turn

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.routing import Route
 
 from engine import Engine, SamplingParams
 from engine.model.checkpoint import resolve
+from engine.serve import bodies
 from engine.serve.metrics import Metrics
 from engine.serve.options import parse
 from engine.serve.routes import router
@@ -220,3 +222,9 @@ def test_routes_and_methods_that_are_none(server: RunningServer) -> None:
     refused(server, "/v1/embeddings", {}, "/v1/embeddings", 404)
     refused(server, "/health", {}, "POST", 405)
     assert server.get("/v1/chat/completions").status_code == 405
+
+
+def test_every_parameter_of_a_request_may_be_in_a_body() -> None:
+    parameters = {field.name for field in fields(SamplingParams)} - {"logprobs", "continue_final_message"}
+    assert parameters <= set(bodies.Sampling.__struct_fields__)
+    assert {"logprobs", "continue_final_message"} <= set(bodies.ChatBody.__struct_fields__)
