@@ -18,22 +18,20 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from engine.command.arguments import ModelFlags, read_model_flags
+from engine.command.arguments import ModelFlags, read_model_flags, refuse_of_requests
 from engine.command.conversation import Conversation, command_of, whole_or_off
 from engine.command.lines import Lines
 from engine.command.stop import Terminated, exit_code, stopped, terminable
 from engine.command.view import StreamView
-from engine.errors import EngineDead, InputError, refuse, tell
+from engine.errors import EngineDead, InputError, tell
 from engine.model.checkpoint import resolve
 from engine.model.generation_config import default_params
-from engine.request import RequestOutput, SamplingParams, TokenKind
+from engine.request import RequestOutput, TokenKind
 
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.handle import Handle
     from engine.schedule.sequence import Prepared
-
-_USELESS = ("n", "logprobs", "pause", "pause_tokens", "continue_final_message")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     try:
         flags = read_model_flags(Arguments, sys.argv[1:] if argv is None else argv, "python -m engine.chat")
-        refuse(
-            *(
-                (getattr(flags, name) != getattr(SamplingParams, name), f"--{name.replace('_', '-')} is not for chats")
-                for name in _USELESS
-            )
-        )
+        refuse_of_requests(flags, "chats")
         os.environ.setdefault("S1_TRITON", "cuda")  # for the ranks that it starts too
         with terminable():
             return _chat(flags)

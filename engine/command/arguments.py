@@ -9,7 +9,7 @@ import tyro
 
 from engine.command.flags import given_flags, read_flags
 from engine.config import EngineConfig
-from engine.errors import refuse
+from engine.errors import InputError, refuse
 from engine.model.embedded import EMBEDDED
 from engine.request import SamplingParams
 
@@ -71,6 +71,14 @@ class Arguments(ModelFlags):
 
 
 F = TypeVar("F", bound=ModelFlags)
+_OF_REQUESTS = ("n", "logprobs", "pause", "pause_tokens", "continue_final_message")
+
+
+def refuse_of_requests(flags: ModelFlags, where: str) -> None:
+    """Raises InputError for parameters that only a single request can have."""
+    for name in _OF_REQUESTS:
+        if getattr(flags, name) != getattr(SamplingParams, name):
+            raise InputError(f"--{name.replace('_', '-')} is not for {where}; leave it out")
 
 
 def read_model_flags(flags: type[F], argv: Sequence[str], program: str) -> F:

@@ -46,6 +46,7 @@ class Replica:
                 [sys.executable, "-m", "engine.replicas.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # what a terminal tells its foreground is for this process
                 env={**os.environ, **self._environment},
             )
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)

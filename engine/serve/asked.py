@@ -25,7 +25,8 @@ _BUDGETS = (
 _OURS = (
     *("stream", "stream_options", "echo", "return_token_ids", "thinking_events", "include_reasoning"),
     *("separate_reasoning", "add_generation_prompt", "chat_template_kwargs", "thinking", "reasoning"),
-    *("reasoning_effort", "input", "instructions", "max_output_tokens", *_BUDGETS),
+    *("reasoning_effort", "input", "instructions", "max_output_tokens", "system", "stop_sequences"),
+    *("output_config", *_BUDGETS),
 )
 """Fields that are read here, or by who shapes the reply."""
 
@@ -79,10 +80,8 @@ def _budget(body: Sampling, enabled: bool, efforts: Mapping[str, int], thinks: b
     if named:
         return next(iter(named.values()))
     effort = body.reasoning_effort or (reasoning.effort if reasoning is not None else None)
-    return None if effort is None else _of_effort(effort, efforts)
-
-
-def _of_effort(effort: str, efforts: Mapping[str, int]) -> int:
+    if effort is None:
+        return None
     if effort not in efforts:
         raise InputError(f"reasoning_effort is {shown(effort)}; give one of {', '.join(efforts)}")
     return efforts[effort]
@@ -135,8 +134,7 @@ def responses(
         if value is not None and value not in values:
             raise InputError(f"{name} is {shown(value)}, which this engine cannot do; leave it out")
         setattr(body, name, None)
-    if body.n not in (None, 1):
-        raise InputError(f"n is {body.n} and a response is one; leave it out, or ask for a chat")
+    _refuse_several(body)
     if body.max_output_tokens is not None:
         body.max_tokens = body.max_output_tokens
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
@@ -147,24 +145,24 @@ def responses(
 def anthropic(
     body: MessagesBody, base: SamplingParams, efforts: Mapping[str, int], thinks: bool
 ) -> tuple[Prompt, SamplingParams]:
-    """Anthropic's body in our terms, as `sampling`."""
-    if body.tools or body.tool_choice:
-        raise InputError("tools is given, which this engine cannot do; leave it out")
-    thinking = body.thinking or Thinking("adaptive")
-    off, budget = thinking.type == "disabled", thinking.budget_tokens
-    if off and budget:
+    """The body of /v1/messages in our terms, as `sampling`. A last message of the assistant's is continued."""
+    _refuse_several(body)
+    if body.thinking is not None and body.thinking.type == "disabled" and body.thinking.budget_tokens:
         raise InputError("thinking.budget_tokens is given and thinking.type is disabled; leave one out")
-    if body.output_config is not None and body.output_config.effort is not None and budget is None:
-        budget = _of_effort(body.output_config.effort, efforts)
-    values = {
-        "max_tokens": body.max_tokens,
-        "temperature": body.temperature,
-        "top_k": body.top_k,
-        "top_p": body.top_p,
-        "stop": body.stop_sequences,
-        "thinking_token_budget": (0 if thinks else None) if off else budget,
-        "continue_final_message": body.messages[-1].get("role") == "assistant",
-    }
-    if values["thinking_token_budget"] == -1:
-        base, values["thinking_token_budget"] = replace(base, thinking_token_budget=None), None
-    return {"messages": of_anthropic(body)}, SamplingParams.from_dict(values, base)
+    if body.stop_sequences is not None:
+        if body.stop not in (None, [], body.stop_sequences):
+            raise InputError("stop and stop_sequences differ; give one of them")
+        body.stop = body.stop_sequences
+    if body.output_config is not None and body.reasoning_effort is None:
+        body.reasoning_effort = body.output_config.effort
+        if body.reasoning_effort not in (None, *efforts):
+            raise InputError(
+                f"output_config.effort is {shown(body.reasoning_effort)}; give one of {', '.join(efforts)}"
+            )
+    base = replace(base, continue_final_message=body.messages[-1].get("role") == "assistant")
+    return {"messages": of_anthropic(body)}, sampling(body, base, efforts, thinks)
+
+
+def _refuse_several(body: MessagesBody | ResponsesBody) -> None:
+    if body.n not in (None, 1):
+        raise InputError(f"n is {body.n} and the reply is one; leave it out, or ask for a chat")

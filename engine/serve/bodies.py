@@ -164,22 +164,14 @@ class ResponsesBody(Sampling, kw_only=True):
     top_logprobs: Any = None
 
 
-class MessagesBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """POST /v1/messages, as Anthropic's client sends it"""
+class MessagesBody(Sampling, kw_only=True):
+    """POST /v1/messages, as Anthropic's client sends it, with our parameters beside"""
 
-    model: str | None = None
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=2048)]
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     system: str | list[dict[str, Any]] | None = None
-    thinking: Thinking | None = None
     stop_sequences: list[str] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    top_p: float | None = None
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
     output_config: OutputConfig | None = None
-    stream: bool = False
     tools: Any = None
     tool_choice: Any = None
 

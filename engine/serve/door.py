@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import sys
 import time
 import traceback
@@ -80,7 +81,9 @@ class Door:
             self._log(exchange)
 
     async def _fail(self, exchange: Exchange, error: HttpError) -> None:
-        exchange.notes["error"] = plain(error.message, 200)
+        # Of a refusal its kind and our own name of the field: the message may hold what was asked.
+        named = error.param if error.param is not None and re.fullmatch(r"[\w.\[\]]{1,60}", error.param) else None
+        exchange.notes["error"] = plain(error.message, 200) if error.status != 400 else f"refused: {named or 'body'}"
         await exchange.fail(error, exchange.path.startswith("/v1/messages"))
 
     def _admit(self, exchange: Exchange) -> None:

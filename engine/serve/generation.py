@@ -36,9 +36,8 @@ class Generation:
         service, model = self._served.service, self._served.model(body.model)
         prompts = asked.completion_prompts(body, self._served.options.max_prompts)
         silent = body.max_tokens == 0
-        if silent and (not body.echo or body.stream):
-            said = "max_tokens is 0, which takes echo and no stream; give 1 or more"
-            raise HttpError(400, said, "max_tokens")
+        if silent and not body.echo:
+            raise HttpError(400, "max_tokens is 0, which only echo can take; give 1 or more", "max_tokens")
         most = service.config.max_logprobs
         if body.logprobs is not None and body.logprobs > most:
             raise HttpError(400, f"logprobs is {body.logprobs}, and the server's max_logprobs {most}", "logprobs")
@@ -79,7 +78,9 @@ class Generation:
         thinks, efforts = service.preparer.format(None).thinks, self._served.options.efforts
         prompt, params = asked.anthropic(body, service.base, efforts, thinks)
         (prepared,) = await service.prepare([prompt], params)
-        await self._served.reply(exchange, [prepared], "msg", body.stream, partial(Messages, body, model, prepared))
+        await self._served.reply(
+            exchange, [prepared], "msg", bool(body.stream), partial(Messages, body, model, prepared)
+        )
 
     async def count_tokens(self, body: bodies.CountBody, exchange: Exchange) -> None:
         """POST /v1/messages/count_tokens"""

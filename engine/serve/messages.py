@@ -75,7 +75,7 @@ class Messages:
     def _usage(self, cached: int, sample: Completion | None) -> dict[str, Any]:
         thought = 0 if sample is None else max(0, sample.thinking.tokens - self._prepared.plan.thinking)
         return {
-            "input_tokens": len(self._prepared.prompt),
+            "input_tokens": len(self._prepared.prompt) - cached,
             "cache_read_input_tokens": cached,
             "cache_creation_input_tokens": 0,
             "output_tokens": 0 if sample is None else len(sample.token_ids),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.command.arguments import ModelFlags, read_model_flags
+from engine.command.arguments import ModelFlags, read_model_flags, refuse_of_requests
 from engine.errors import InputError, is_whole, refuse, shown
 from engine.input_file import read_regular
 from engine.model.embedded import EMBEDDED
@@ -70,6 +70,7 @@ class Options(ModelFlags):
     def keys(self, environment: Mapping[str, str]) -> tuple[str, ...]:
         """The keys that clients may have. Raises InputError, without naming one, where they cannot be read."""
         found = [key.strip() for key in environment.get(_KEYS, "").split(",") if key.strip()]
+        refuse((_KEYS in environment and not found, f"{_KEYS} is set and holds no key; unset it, or give keys"))
         if self.api_key_file is not None:
             try:
                 text = read_regular(Path(self.api_key_file), 2**20).decode()
@@ -89,6 +90,7 @@ class Options(ModelFlags):
 def parse(argv: Sequence[str]) -> Options:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
     options = read_model_flags(Options, argv, "python -m engine.serve")
+    refuse_of_requests(options, "a server: it is for each request to say")
     for name in ("data_parallel_size", "max_waiting", "max_prompts", "max_body_bytes"):
         refuse(
             (

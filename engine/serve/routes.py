@@ -39,6 +39,7 @@ def router(served: Served) -> Router:
         "/health": views.health,
         "/health/ready": views.ready,
         "/v1/models": views.models,
+        "/v1/models/{name:path}": views.model,
         "/metrics": views.metrics,
         "/server_info": views.server_info,
         "/tokenizer_info": views.tokenizer_info,

@@ -72,6 +72,8 @@ class Served:
                 await exchange.json(reply.whole(outputs), more=named)
         self.metrics.count(outputs)
         exchange.notes |= {
+            "request": running.identity,
+            "finish": ",".join(sorted({sample.finish_reason for output in outputs for sample in output.outputs})),
             "prompt": sum(output.usage.prompt_tokens for output in outputs),
             "completion": sum(output.usage.completion_tokens for output in outputs),
             "reasoning": sum(output.usage.reasoning_tokens for output in outputs),

@@ -57,11 +57,12 @@ class Texts:
         tokenizer = self._served.loaded().tokenizer
         if (body.prompt is None) == (body.messages is None):
             raise HttpError(400, "give exactly one of prompt and messages", "prompt")
-        if body.messages is not None:
-            work = partial(tokenizer.render, body.messages, body.add_generation_prompt)
+        if body.messages is None:
+            ids = await self._served.service.beside(partial(tokenizer.encode, body.prompt or "", specials=True))
+        elif body.add_generation_prompt:
+            ids = await self._prompt_ids(body.messages, False)
         else:
-            work = partial(tokenizer.encode, body.prompt or "", specials=True)
-        ids = await self._served.service.beside(work)
+            ids = await self._served.service.beside(partial(tokenizer.render, body.messages, False))
         reply = {"count": len(ids), "max_model_len": self._served.service.context, "tokens": ids}
         if body.return_token_strs:
             reply["token_strs"] = [tokenizer.decode([token]) for token in ids]
@@ -79,10 +80,14 @@ class Texts:
     async def apply_template(self, body: bodies.TemplateBody, exchange: Exchange) -> None:
         """POST /apply-template: with the opener of thinking, as the model gets it"""
         self._served.model(body.model)
-        params = SamplingParams(continue_final_message=body.continue_final_message)
-        (prepared,) = await self._served.service.prepare([{"messages": of_chat(body.messages)}], params)
-        ids = prepared.prompt.tolist()
+        ids = await self._prompt_ids(body.messages, body.continue_final_message)
         await exchange.json({"prompt": self._served.service.tokenizer.decode(ids), "tokens": ids})
+
+    async def _prompt_ids(self, messages: list[dict[str, Any]], continues: bool) -> list[int]:
+        """What the model gets of a chat, the opener of thinking behind it."""
+        params = SamplingParams(continue_final_message=continues)
+        (prepared,) = await self._served.service.prepare([{"messages": of_chat(messages)}], params)
+        return prepared.prompt.tolist()
 
 
 def _prompt(prompt: str | list[int] | None, messages: list[dict[str, Any]] | None) -> Prompt:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import fields
 from importlib import metadata
+from typing import Any
 
 from engine.request import SamplingParams
 from engine.serve.exchange import Exchange
@@ -26,19 +27,28 @@ class Views:
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models"""
-        service = self._served.loaded()
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._begun,
-                "owned_by": "s1-engine",
-                "root": self._served.options.names[0],
-                "max_model_len": service.context,
-            }
-            for name in self._served.options.names[: max(1, len(self._served.options.served_model_name))]
-        ]
-        await exchange.json({"object": "list", "data": data})
+        options = self._served.options
+        names = options.names[: max(1, len(options.served_model_name))]
+        await exchange.json({"object": "list", "data": [self._model(name) for name in names]})
+
+    async def model(self, exchange: Exchange) -> None:
+        """GET /v1/models/{name}"""
+        await exchange.json(self._model(self._served.model(exchange.parameters["name"])))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        """As both clients know one."""
+        begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._begun))
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._begun,
+            "owned_by": "s1-engine",
+            "type": "model",
+            "display_name": name,
+            "created_at": begun,
+            "root": self._served.options.names[0],
+            "max_model_len": self._served.loaded().context,
+        }
 
     async def metrics(self, exchange: Exchange) -> None:
         """GET /metrics"""

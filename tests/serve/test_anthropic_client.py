@@ -74,7 +74,8 @@ def test_a_message_is_what_the_engine_says(
         assert (message.type, message.role, message.model) == ("message", "assistant", MODEL)
         assert blocks(message.content) == [("thinking", sample.reasoning), ("text", sample.answer)]
         assert (message.stop_reason, message.stop_sequence) == (reason, hit)
-        assert message.usage.input_tokens == output.usage.prompt_tokens
+        prompt = message.usage.input_tokens + message.usage.cache_read_input_tokens
+        assert prompt == output.usage.prompt_tokens
         assert message.usage.output_tokens == output.usage.completion_tokens
         assert message.usage.output_tokens_details.thinking_tokens == output.usage.reasoning_tokens
     assert streamed.usage.cache_read_input_tokens > 0
@@ -112,7 +113,8 @@ def test_a_reply_goes_back_as_it_came(client: Anthropic, engine: Engine) -> None
 def test_tokens_are_counted(client: Anthropic, engine: Engine) -> None:
     for given in ({"messages": MESSAGES}, {"messages": [*MESSAGES, BEGUN]}, {"messages": MESSAGES, "system": "Short."}):
         counted = client.messages.count_tokens(model=MODEL, **given)  # type: ignore[arg-type]
-        assert counted.input_tokens == create(client, **given).usage.input_tokens
+        usage = create(client, **given).usage
+        assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
 def test_temperature_draws(client: Anthropic, engine: Engine) -> None:
@@ -156,3 +158,14 @@ def test_a_request_has_an_identity(client: Anthropic) -> None:
         create(client, model="claude-fable", extra_headers={"X-Request-Id": "mine 3"})
     assert raised.value.request_id == "mine 3"
     assert create(client, extra_headers={"X-Request-Id": "mine 4"})._request_id == "mine 4"
+
+
+def test_our_parameters_stand_beside_theirs(client: Anthropic, engine: Engine) -> None:
+    given = {"thinking_extensions": 1, "thinking_token_budget": 96, "seed": 3, "min_thinking_tokens": 20}
+    message = create(client, max_tokens=300, extra_body=given)
+    output = engine.generate([{"messages": MESSAGES}], SamplingParams(max_tokens=300, **given))[0].outputs[0]
+    assert message.content[-1].text == output.answer and message.content[0].thinking == output.reasoning
+    assert client.models.retrieve("s1-nano").id == "s1-nano"
+    for several in ({"n": 2}, {"stop": ["a"], "stop_sequences": ["b"]}):
+        with pytest.raises(anthropic.BadRequestError, match=next(iter(several))):
+            create(client, extra_body=several)

@@ -60,11 +60,10 @@ def test_texts_become_tokens_and_back(server: RunningServer, engine: Engine) -> 
 
 
 def test_messages_become_tokens(server: RunningServer, engine: Engine) -> None:
-    rendered = engine.tokenizer.render(MESSAGES)
-    assert ok(server, "/tokenize", {"messages": MESSAGES})["tokens"] == rendered
+    rendered, prompt = engine.tokenizer.render(MESSAGES), engine.prepare({"messages": MESSAGES}).prompt.tolist()
+    assert ok(server, "/tokenize", {"messages": MESSAGES})["tokens"] == prompt
     without = ok(server, "/tokenize", {"messages": MESSAGES, "add_generation_prompt": False})["tokens"]
     assert without == rendered[: len(without)] and 0 < len(without) < len(rendered)
-    prompt = engine.prepare({"messages": MESSAGES}).prompt.tolist()
     reply = ok(server, "/apply-template", {"messages": MESSAGES})
     assert reply == {"prompt": engine.tokenizer.decode(prompt), "tokens": prompt}
     begun = [*MESSAGES, {"role": "assistant", "content": "Answer:"}]
@@ -228,3 +227,10 @@ def test_every_parameter_of_a_request_may_be_in_a_body() -> None:
     parameters = {field.name for field in fields(SamplingParams)} - {"logprobs", "continue_final_message"}
     assert parameters <= set(bodies.Sampling.__struct_fields__)
     assert {"logprobs", "continue_final_message"} <= set(bodies.ChatBody.__struct_fields__)
+
+
+def test_a_model_is_known_by_its_name(server: RunningServer) -> None:
+    listed = server.get("/v1/models").json()["data"]
+    assert [server.get(f"/v1/models/{one['id']}").json() for one in listed] == listed
+    assert server.get("/v1/models/another").status_code == 404
+    assert server.get("/v1/models/one/of/a/hub").status_code == 404

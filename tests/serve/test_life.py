@@ -198,6 +198,8 @@ def test_what_does_not_start_says_why_in_one_line(tmp_path):
             (["--thinking-format", "none", "--thinking-token-budget", "-3"], "thinking_token_budget"),
             (["--max-model-len", "9999999"], "max_model_len"),
             (["--nonsense"], "--nonsense"),
+            (["--n", "2"], "--n is not for a server"),
+            (["--continue-final-message", "True"], "--continue-final-message is not for a server"),
         ):
             command = [sys.executable, "-m", "engine.serve", "--port", "0", *flags]
             command = command if "--port" not in flags else [sys.executable, "-m", "engine.serve", *flags]
@@ -208,11 +210,25 @@ def test_what_does_not_start_says_why_in_one_line(tmp_path):
             assert "short" not in done.stderr, "a key is not shown"
 
 
-def test_open_to_others_without_keys_it_warns(tmp_path):
+def test_keys_that_are_none_open_no_door():
+    command = [sys.executable, "-m", "engine.serve", "--port", "0", "--host", "0.0.0.0"]
+    for given in ("", " , "):
+        environment = {**os.environ, "S1_API_KEYS": given}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == 2 and "S1_API_KEYS is set and holds no key" in done.stderr
+
+
+def test_without_its_packages_it_says_which(tmp_path):
+    hidden = "import importlib.util as u\nfind = u.find_spec\n"
+    hidden += 'u.find_spec = lambda name, *more: None if name == "uvicorn" else find(name, *more)\n'
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "engine.serve", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("error: the server needs uvicorn: pip install")
+    assert done.stderr.count("\n") == 1
+
+
+def test_open_to_others_without_keys_it_warns():
     with RunningServer("--host", "0.0.0.0") as server:
         assert any("anybody who reaches 0.0.0.0" in line for line in server.said)
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-some-length\n")
-    with RunningServer("--host", "0.0.0.0", "--api-key-file", str(keys)) as server:
-        assert not any("warning" in line for line in server.said)
-        assert server.get("/v1/models").status_code == 401

@@ -46,8 +46,8 @@ def visit(browser: Browser, server: RunningServer) -> Iterator[Open]:
     """Opens the page; in the end nothing may have gone wrong in any."""
     opened: list[Playground] = []
 
-    def visit(fragment: str = "", url: str = server.url, **window: Any) -> Playground:
-        opened.append(Playground(browser, url, fragment, window))
+    def visit(fragment: str = "waits=0", url: str = server.url, **window: Any) -> Playground:
+        opened.append(Playground(browser, url, fragment if "waits" in fragment else f"waits=0&{fragment}", window))
         return opened[-1]
 
     yield visit

@@ -81,6 +81,11 @@ async function connect() {
     else setTimeout(connect, LOADING_MS);
     return;
   }
+  if (info.scores) {
+    at("model").textContent = `${info.model} gives scores and writes nothing: see /v1/score`;
+    at("run").disabled = true;
+    return;
+  }
   const format = info.thinking ? ` · thinks after ${info.thinking.opener.trim()}` : " · does not think";
   at("model").textContent = `${info.model}${format} · context ${info.max_model_len.toLocaleString("en")}`;
   settings.setModel(info.default_params ?? {}, info.thinking !== null);

@@ -101,7 +101,7 @@ export class Panel {
     this.record.id = chunk.id;
     if (this.state === "waiting") {
       this.#setState("thinking", "");
-      if (this.budget !== (this.record.request.thinking_token_budget ?? null)) this.#sendBudget();
+      if ((this.budget ?? -1) !== (this.record.request.thinking_token_budget ?? -1)) this.#sendBudget();
     }
     if (chunk.usage) this.record.usage = chunk.usage;
     for (const choice of chunk.choices) {

@@ -10,6 +10,7 @@ const PARAMETERS = {
   min: "min_thinking_tokens", waits: "thinking_extensions", wait: "thinking_extension_str", temperature: "temperature",
   seed: "seed", max: "max_tokens",
 };
+const SUGGESTED_WAITS = 2;
 const SUGGESTED = [null, 64, 32, 16]; // budgets of further columns, until somebody sets them
 const QUESTION = "Count up from 18 in steps of 7. Which is the first number after 18 that leaves 1 when divided by 5?";
 
@@ -42,6 +43,7 @@ export class Settings {
     for (const [name, key] of Object.entries(PARAMETERS)) {
       if (!given.has(name) && defaults[key] != null) field(name).value = defaults[key];
     }
+    if (!given.has("waits") && !defaults.thinking_extensions) field("waits").value = SUGGESTED_WAITS;
     const budget = defaults.thinking_token_budget;
     if (!given.has("budget") && budget != null) this.budgets[0].value = budget < 0 ? null : budget;
     this.thinks = thinks;
@@ -75,7 +77,7 @@ export class Settings {
       const value = name === "wait" ? text(name) : Number(text(name));
       if (value !== this.defaults[PARAMETERS[name]]) body[PARAMETERS[name]] = value;
     }
-    return this.#active.map(({ value }) => ({ ...body, thinking_token_budget: value }));
+    return this.#active.map(({ value }) => ({ ...body, thinking_token_budget: value ?? -1 })) // absent, it is the server's default;
   }
 
   /** The fragment that `read` restores all this from. */
