@@ -54,7 +54,7 @@ def _refuse(options: Any, event: tyro._errors.ParseErrorEvent) -> None:
         case tyro._errors.BadValue():
             raise InputError(f"{flag} needs a value")
         case tyro._errors.InstantiationFailure(message=message):
-            raise InputError(f"{flag}: {' '.join(message.split())}")
+            raise InputError(": ".join(filter(None, (flag, " ".join(message.split())))))
         case tyro._errors.MissingArgs(missing_arguments=missing):
             names = (each.arg.lowered.name_or_flags for each in missing)
             raise InputError(f"missing: {', '.join(name[-1] if name else '?' for name in names)}; --help has the rest")
