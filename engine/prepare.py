@@ -108,11 +108,16 @@ class Preparer:
         ids = self._prompt_ids(prompt, self.format("none"), None)
         reads, behind = [], [] if mark is None else [self._one_id("mark", mark)]
         for number, step in enumerate(steps):
-            added = self.tokenizer.encode(step, most=self.context) if isinstance(step, str) else list(step)
+            added = self.tokenizer.extended(step, self.context) if isinstance(step, str) else list(step)
             self._check_ids(f"steps[{number}]", added)
             if not added:
                 raise InputError(f"steps[{number}] has no tokens; leave it out")
             ids += added + behind
+            if len(ids) > self.context:
+                raise InputError(
+                    f"prompt and steps have {len(ids)} tokens up to steps[{number}], and the context holds "
+                    f"{self.context}; score fewer steps, or raise max_model_len or kv_cache_tokens"
+                )
             reads.append(len(ids) - 1)
         return array("i", ids), tuple(reads)
 

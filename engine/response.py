@@ -135,6 +135,10 @@ class Response:
         """What has become of a sample so far; its log-probabilities are those that will grow."""
         return self._completion(self._samples[sample])
 
+    def said(self, sample: int) -> str:
+        """The text of a sample outside thinking, as a stream shows it."""
+        return self._samples[sample].stream.said
+
     def stop_hit(self, sample: int) -> str | None:
         """The stop string that has ended a sample."""
         return self._samples[sample].stream.stop_hit

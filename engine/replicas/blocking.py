@@ -33,7 +33,7 @@ class ReplicatedEngine:
         try:
             self._ready = self._wait(self._replicas.start(self._over))
         except BaseException:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.close()
             raise
         self.context = self._ready.context
         """Most tokens a request may hold."""
@@ -81,4 +81,9 @@ class ReplicatedEngine:
         self._dead = error
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return waiting.result()
+        except BaseException:
+            waiting.cancel()
+            raise

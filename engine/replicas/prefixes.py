@@ -23,6 +23,9 @@ class Prefixes:
     def __init__(self) -> None:
         self._keys: OrderedDict[bytes, None] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def known(self, keys: list[bytes]) -> int:
         """How many pages at the beginning it was sent before."""
         return next((at for at, key in enumerate(keys) if key not in self._keys), len(keys))

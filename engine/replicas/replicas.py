@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from engine.config import EngineConfig
 from engine.errors import EngineDead, InputError, refuse, tell
-from engine.messages import Command
+from engine.messages import Command, End
 from engine.open_requests import Holder
 from engine.replicas.prefixes import Prefixes, page_keys
 from engine.replicas.replica import Replica
@@ -59,7 +59,7 @@ class Replicas:
         self, prepared: Prepared, make: Callable[[int], _Held], place: int | None = None, room: int = 1
     ) -> _Held:
         """Queue a checked request with the replica that has computed most of its prompt, unless that has much more to
-        do than another. `make` gets its number; `place` is what it draws by where it has no seed.
+        do than another; among equals with the one that has least to do, and least in its cache. `make` gets its number; `place` is what it draws by where it has no seed.
 
         Raises Full where `room` more requests than are open are more than `max_waiting`, EngineDead where no replica is
         there.
@@ -73,7 +73,10 @@ class Replicas:
         keys = page_keys(prepared.prompt, self.config.page_size) if len(alive) > 1 else []
         least = min(len(one.open) for _, one in alive)
         spare = [(i, one) for i, one in alive if len(one.open) < least + self.config.max_num_seqs]
-        index, chosen = max(spare, key=lambda each: (self._prefixes[each[0]].known(keys), -len(each[1].open)))
+        index, chosen = max(
+            spare,
+            key=lambda each: (self._prefixes[each[0]].known(keys), -len(each[1].open), -len(self._prefixes[each[0]])),
+        )
         self._prefixes[index].sent(keys)
         self._numbers += 1
         number = self._numbers
@@ -90,6 +93,14 @@ class Replicas:
     def open(self) -> int:
         """Requests that have not ended."""
         return sum(len(one.open) for one in self.all if one is not None)
+
+    def fail(self, error: EngineDead) -> None:
+        """Whoever waits is told that nothing will come."""
+        for one in self.all:
+            if one is not None:
+                for number in list(one.open):
+                    one.open.pop(number).fail(error)
+                    one.tell(End(number))
 
     async def close(self) -> None:
         """End all processes; what runs is aborted."""

@@ -44,8 +44,8 @@ def main() -> int:
         channel.send(Kind.REFUSED, str(error).encode())
         return 2
     ready = Ready(host.context, host.model.score is not None, host.start_lines(), host.stats())
-    channel.send(Kind.READY, msgspec.msgpack.encode(ready))
     try:
+        channel.send(Kind.READY, msgspec.msgpack.encode(ready))
         _run(host, channel)
     except OSError:  # whoever asked has gone
         return 1

@@ -68,7 +68,11 @@ class Chat:
 
     def _choice(self, sample: Completion) -> dict[str, Any]:
         body = self._body
-        message: dict[str, Any] = {"role": "assistant", "content": sample.answer, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": self._running.tickets[0].response.said(sample.index),
+            "refusal": None,
+        }
         if not body.separate_reasoning:
             message["content"] = sample.text
         elif body.include_reasoning and sample.reasoning:

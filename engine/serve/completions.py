@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from engine.request import Completion, Logprob, RequestOutput
+from engine.request import Completion, RequestOutput
 from engine.schedule.sequence import Prepared
 from engine.serve.bodies import CompletionBody, StreamOptions
 from engine.serve.exchange import Exchange, event
 from engine.serve.running import Piece, Running
-from engine.serve.shapes import ending, running_usage, text_logprobs, usage
+from engine.serve.shapes import TextLogprobs, ending, running_usage, usage
 from engine.text.tokenizer import Tokenizer
 
 
@@ -22,10 +22,10 @@ class Completions:
         model: str,
         tokenizer: Tokenizer,
         prepared: Sequence[Prepared],
-        likely: Sequence[Sequence[Logprob]],
+        likely: Sequence[dict[str, Any]],
         running: Running,
     ) -> None:
-        """`likely`: of each prompt's tokens but the first, where they are asked for."""
+        """`likely`: log-probabilities of each prompt in their shape, where they are asked for."""
         self._body, self._tokenizer, self._prepared, self._likely = body, tokenizer, prepared, likely
         self._running = running
         self._head = {"id": running.identity, "object": "text_completion", "created": int(time.time()), "model": model}
@@ -47,7 +47,7 @@ class Completions:
         """Send the chunks as they come, and the end. Returns what has come of it."""
         n, options = self._prepared[0].params.n, self._body.stream_options or StreamOptions()
         echoes = [self._echo(prompt) if self._body.echo else "" for prompt in range(len(self._prepared))]
-        choices = [_Growing(len(echo)) for echo in echoes for _ in range(n)]
+        choices = [_Growing(TextLogprobs(self._tokenizer, len(echo))) for echo in echoes for _ in range(n)]
         if self._body.echo:
             echoed = [
                 self._chunk(index, echoes[index // n], self._prompt_logprobs(index // n))
@@ -78,7 +78,7 @@ class Completions:
         if self._body.logprobs is not None:
             logprobs = self._prompt_logprobs(prompt) if self._body.echo else None
             if sample is not None and sample.logprobs is not None:
-                drawn = text_logprobs(self._tokenizer, sample.logprobs, len(echo))
+                drawn = TextLogprobs(self._tokenizer, len(echo)).of(sample.logprobs)
                 logprobs = drawn if logprobs is None else {name: logprobs[name] + drawn[name] for name in drawn}
         end = {"finish_reason": "length"} if sample is None else ending(sample, self._body.return_token_ids)
         text = echo if sample is None else echo + sample.text
@@ -93,8 +93,7 @@ class Completions:
         logprobs = None
         if self._body.logprobs is not None:
             new = response.logprobs(delta.index)[first : growing.tokens]
-            logprobs = text_logprobs(self._tokenizer, new, growing.offset)
-            growing.offset += sum(map(len, logprobs["tokens"]))
+            logprobs = growing.logprobs.of(new)
         chunk = self._chunk(index, delta.text, logprobs)
         if self._body.return_token_ids:
             chunk["choices"][0]["token_ids"] = delta.token_ids
@@ -113,14 +112,11 @@ class Completions:
         return self._tokenizer.decode(self._prepared[prompt].prompt)
 
     def _prompt_logprobs(self, prompt: int) -> dict[str, Any] | None:
-        if self._body.logprobs is None:
-            return None
-        return text_logprobs(self._tokenizer, [(self._prepared[prompt].prompt[0], None), *self._likely[prompt]], 0)
+        return self._likely[prompt] if self._likely else None
 
 
 class _Growing:
     """A choice of a stream, as far as it has been sent."""
 
-    def __init__(self, offset: int) -> None:
-        self.tokens, self.offset = 0, offset
-        """Its own tokens, and characters of their texts with those of the echo."""
+    def __init__(self, logprobs: TextLogprobs) -> None:
+        self.tokens, self.logprobs = 0, logprobs

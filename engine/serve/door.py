@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -24,7 +25,6 @@ from engine.serve.metrics import Metrics
 
 _OPEN = ("/", "/health", "/health/ready")
 """What needs no key: the page itself says nothing of the model."""
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
@@ -48,6 +48,8 @@ class Door:
         self._routes, self._metrics = routes, metrics
         self._keys = [_digest(key) for key in keys]
         self._origins, self._local, self._log_json = frozenset(origins), local, log_json
+        self.open = 0
+        """Requests that have not been answered in full."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Other kinds of connections are not answered."""
@@ -55,6 +57,7 @@ class Door:
             return
         exchange = Exchange(scope, receive, send)
         scope["app"], scope["exchange"] = self, exchange  # with an app, the router raises what it does not find
+        self.open += 1
         try:
             self._admit(exchange)
             if exchange.method == "OPTIONS" and exchange.more:  # a page of another origin asks whether it may
@@ -77,6 +80,7 @@ class Door:
                     print(f"{exchange.identity}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
             await self._fail(exchange, failed)
         finally:
+            self.open -= 1
             self._metrics.replies.labels(str(exchange.status)).inc()
             self._log(exchange)
 
@@ -89,7 +93,10 @@ class Door:
     def _admit(self, exchange: Exchange) -> None:
         """Raises HttpError where the request may not come in."""
         host, origin = exchange.headers.get("host", ""), exchange.headers.get("origin")
-        if self._local and not self._keys and _parts(f"//{host}").hostname not in _LOCAL:
+        if {"content-length", "transfer-encoding"} <= exchange.headers.keys():
+            exchange.more.append((b"connection", b"close"))
+            raise HttpError(400, "Content-Length and Transfer-Encoding contradict each other; send one")
+        if self._local and not self._keys and not _is_here(_parts(f"//{host}").hostname):
             raise HttpError(403, "the Host header names another machine; come to localhost, or set API keys")
         if origin in self._origins:
             exchange.more += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
@@ -120,7 +127,7 @@ class Door:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": exchange.identity,
             "method": exchange.method,
-            "path": plain(exchange.path, 200),
+            "path": exchange.asked,
             "status": exchange.status,
             "ms": round(1000 * (time.monotonic() - exchange.started), 1),
             **exchange.notes,
@@ -177,6 +184,14 @@ def _parts(url: str) -> SplitResult:
         return urlsplit(url)
     except ValueError:
         raise HttpError(400, "the Host or the Origin header is no name of a machine") from None
+
+
+def _is_here(name: str | None) -> bool:
+    """Whether a name can only be this machine's: no name of the network's can be an address."""
+    try:
+        return name == "localhost" or ip_address(name or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from engine.errors import plain
 from engine.serve.errors import HttpError
 
 Header = tuple[bytes, bytes]
@@ -29,8 +30,10 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.method, self.path = scope["method"], scope["path"]
+        self.asked = plain(scope.get("raw_path", b"").decode("latin-1"), 200).replace(" ", "%20")
+        """The path as it came, for the log."""
         asked = self.headers.get("x-request-id", "")
-        ours = asked.isascii() and asked.isprintable() and 0 < len(asked) <= 128
+        ours = asked.isascii() and asked.isprintable() and " " not in asked and 0 < len(asked) <= 128
         self.identity = asked if ours else secrets.token_hex(16)
         """What the log calls it."""
         self.owner = b""

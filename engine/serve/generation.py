@@ -1,10 +1,11 @@
 """Routes that draw tokens, and those that steer what is drawn."""
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from engine.request import Logprob, Prompt, SamplingParams
+from engine.request import Prompt, SamplingParams
+from engine.schedule.sequence import Prepared
 from engine.serve import asked, bodies
 from engine.serve.chat import Chat
 from engine.serve.completions import Completions
@@ -15,6 +16,10 @@ from engine.serve.messages import Messages
 from engine.serve.responses import Responses
 from engine.serve.running import Running
 from engine.serve.served import Served
+from engine.serve.shapes import TextLogprobs
+
+_MOST_LOGPROBS = 1 << 22
+"""In one reply, alternatives included: 110 MB of JSON."""
 
 
 class Generation:
@@ -28,6 +33,7 @@ class Generation:
         service, model, params = self._served.service, self._served.model(body.model), self._sampling(body)
         prompt: Prompt = {"messages": of_chat(body.messages)}
         (prepared,) = await service.prepare([prompt], params)
+        self._refuse_large([prepared], prepared.params.logprobs, prepared.params.n, False)
         make = partial(Chat, body, model, service.tokenizer, prepared)
         await self._served.reply(exchange, [prepared], "chatcmpl", bool(body.stream), make)
 
@@ -44,17 +50,22 @@ class Generation:
         if silent:
             body.max_tokens = 1
         params = self._sampling(body)
-        if len(prompts) * params.n > self._served.options.max_prompts:
-            most = self._served.options.max_prompts
-            raise HttpError(400, f"n is {params.n} for {len(prompts)} prompts, more than {most} samples in all", "n")
+        most = min(self._served.options.max_prompts, service.config.max_waiting)
+        if len(prompts) * params.n > most or params.n > service.config.max_samples:
+            said = f"{most} samples in all and {service.config.max_samples} of one prompt"
+            raise HttpError(400, f"n is {params.n} for {len(prompts)} prompts; a request may have {said}", "n")
         if silent:  # the prompts may fill the context
             prepared = [await service.beside(partial(service.preparer.followed, prompt, 0)) for prompt in prompts]
         else:
             prepared = await service.prepare(prompts, params)
-        likely: Sequence[Sequence[Logprob]] = []
+        likely: list[dict[str, Any]] = []
+        self._refuse_large(prepared, body.logprobs, params.n, body.echo)
         if body.echo and body.logprobs is not None:
-            ids = (one.prompt.tolist() for one in prepared)
-            likely = await asyncio.gather(*(service.prompt_logprobs(one, body.logprobs) for one in ids))
+            found = await service.prompt_logprobs([one.prompt.tolist() for one in prepared], body.logprobs)
+            pairs = [*zip(prepared, found, strict=True)]
+            likely = await service.beside(
+                lambda: [TextLogprobs(service.tokenizer).of([(one.prompt[0], None), *of]) for one, of in pairs]
+            )
         make = partial(Completions, body, model, service.tokenizer, prepared, likely)
         if silent:
             running = Running(f"cmpl-{exchange.identity}", exchange.owner, service.tokenizer, False)
@@ -116,6 +127,20 @@ class Generation:
         service = self._served.service
         thinks = service.preparer.format(body.thinking_format).thinks
         return asked.sampling(body, service.base, self._served.options.efforts, thinks)
+
+    def _refuse_large(self, prepared: Sequence[Prepared], top: int | None, n: int, echo: bool) -> None:
+        """Raises HttpError where the reply could have more log-probabilities than one may."""
+        if top is None:
+            return
+        context = self._served.service.context
+        tokens = sum(min(one.plan.max_tokens, context - len(one.prompt)) + echo * len(one.prompt) for one in prepared)
+        if tokens * n * (top + 1) > _MOST_LOGPROBS:
+            raise HttpError(
+                400,
+                f"logprobs of {top + 1} tokens at up to {tokens * n:,} positions are more than the {_MOST_LOGPROBS:,} "
+                "that a reply may have; lower n, max_tokens or logprobs, or send fewer prompts",
+                "logprobs",
+            )
 
     def _found(self, exchange: Exchange) -> Running:
         running = self._served.service.live.get(exchange.parameters["id"])

@@ -24,13 +24,17 @@ class Life:
     """Of one server."""
 
     def __init__(self, options: Options, service: Service, door: Door, listening: socket.socket) -> None:
-        self._options, self._service, self._socket = options, service, listening
+        self._options, self._service, self._door, self._socket = options, service, door, listening
         self._signals, self._code = 0, 0
         self._told = asyncio.Event()
         self._server = _Server(
             uvicorn.Config(
                 door,
-                http=type("Protocol", (TimelyProtocol,), {"head_s": options.read_timeout}),
+                http=type(
+                    "Protocol",
+                    (TimelyProtocol,),
+                    {"head_s": options.read_timeout, "stall_s": options.stall_timeout},
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -78,16 +82,17 @@ class Life:
         self._told.set()
 
     async def _drain(self) -> None:
-        service, end = self._service, time.monotonic() + self._options.shutdown_timeout
+        service, door, given = self._service, self._door, self._options.shutdown_timeout
         service.state = State.DRAINING
-        if service.live and self._signals == 1:
-            tell(f"{len(service.live)} requests have {self._options.shutdown_timeout:g} s to finish", "ending")
-        while service.live and self._signals == 1 and time.monotonic() < end:
-            await asyncio.sleep(_POLL_S)
-        for running in list(service.live.values()):
-            running.fail(EngineDead("the server ends before the request has finished"))
-        end = time.monotonic() + _TOLD_S
-        while service.live and time.monotonic() < end:  # their clients are told
+        if door.open and self._signals == 1:
+            tell(f"{door.open} requests have {given:g} s to finish", "ending")
+        await self._until(given, lambda: not door.open or self._signals > 1)
+        service.replicas.fail(EngineDead("the server ends before the request has finished"))
+        await self._until(_TOLD_S, lambda: not door.open)
+
+    async def _until(self, seconds: float, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end:
             await asyncio.sleep(_POLL_S)
 
 

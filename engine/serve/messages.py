@@ -28,7 +28,7 @@ class Messages:
         sample = output.outputs[0]
         if self._thinks and sample.reasoning:
             content.append(_thinking(sample.reasoning if self._tells else ""))
-        content.append({"type": "text", "text": sample.answer})
+        content.append({"type": "text", "text": self._running.tickets[0].response.said(0)})
         return self._message(content) | self._end(sample) | {"usage": self._usage(output.usage.cached_tokens, sample)}
 
     async def stream(self, exchange: Exchange) -> list[RequestOutput]:

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from engine.request import RequestOutput
-from engine.serve.service import Service, State
+from engine.serve.service import Service
 
 _TOKENS = (0, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
@@ -66,7 +66,7 @@ class _Engines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Gauges and counters, one of each for a replica."""
-        yield GaugeMetricFamily("s1_ready", "Whether requests are taken.", self._service.state is State.READY)
+        yield GaugeMetricFamily("s1_ready", "Whether requests are taken.", self._service.ready)
         yield GaugeMetricFamily("s1_open_requests", "Requests that have not ended.", self._service.replicas.open)
         yield CounterMetricFamily("s1_replica_restarts", "Engines started again.", self._service.replicas.restarts)
         replicas = self._service.replicas.all

@@ -1,5 +1,6 @@
 """The command line of `python -m engine.serve`: the engine's flags, defaults of requests, and the server's own."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from engine.input_file import read_regular
 from engine.model.embedded import EMBEDDED
 
 _KEYS = "S1_API_KEYS"
+_MOST_REPLICAS = 1024
 _EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": 16384, "xhigh": -1}
 
 
@@ -87,6 +89,10 @@ class Options(ModelFlags):
         return tuple(found)
 
 
+def _is_name(text: str) -> bool:
+    return text.isprintable() and not any(char.isspace() for char in text)
+
+
 def parse(argv: Sequence[str]) -> Options:
     """Raises InputError for flags that are unknown, malformed or contradictory; --help ends with exit code 0."""
     options = read_model_flags(Options, argv, "python -m engine.serve")
@@ -98,6 +104,7 @@ def parse(argv: Sequence[str]) -> Options:
                 f"--{name.replace('_', '-')} is {getattr(options, name)}; give 1 or more",
             )
         )
+    refuse((options.data_parallel_size > _MOST_REPLICAS, f"--data-parallel-size is above {_MOST_REPLICAS}"))
     for name in ("read_timeout", "stall_timeout", "shutdown_timeout"):
         refuse(
             (
@@ -106,9 +113,23 @@ def parse(argv: Sequence[str]) -> Options:
             )
         )
     refuse(
+        *(
+            (not _is_name(name), f"--served-model-name has {shown(name)}; give printable text without white space")
+            for name in options.served_model_name
+        ),
+        *(
+            (
+                not re.fullmatch(r"https?://[\w.\[\]:-]+", origin),
+                f"--allowed-origins has {shown(origin)}; give http://host:port",
+            )
+            for origin in options.allowed_origins
+        ),
         (not 0 <= options.port < 65536, f"--port is {options.port}; give 0 to 65535"),
         *(
-            (budget < -1, f"--reasoning-effort-budgets has {shown(name)} {budget}; give tokens, or -1 for no limit")
+            (
+                not -1 <= budget < 2**31,
+                f"--reasoning-effort-budgets has {shown(name)} {budget}; give tokens, or -1 for no limit",
+            )
             for name, budget in options.efforts.items()
         ),
     )

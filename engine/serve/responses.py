@@ -26,7 +26,7 @@ class Responses:
         """The reply to a request that does not stream."""
         sample, status = outputs[0].outputs[0], _status(outputs[0].outputs[0])
         thought = [_item("reasoning", self._identity("rs"), sample.reasoning)] if self._shows(sample) else []
-        said = _item("message", self._identity("msg"), sample.answer)
+        said = _item("message", self._identity("msg"), self._running.tickets[0].response.said(0))
         return self._response(status, [*thought, said], outputs[0])
 
     async def stream(self, exchange: Exchange) -> list[RequestOutput]:

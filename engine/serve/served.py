@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from engine.errors import shown
 from engine.request import RequestOutput
 from engine.schedule.sequence import Prepared
@@ -13,6 +15,9 @@ from engine.serve.metrics import Metrics
 from engine.serve.options import Options
 from engine.serve.running import Running
 from engine.serve.service import Service, State
+
+_LARGE = 1 << 14
+"""Of a reply: made on a thread, so that streams go on meanwhile."""
 
 
 class Reply(Protocol):
@@ -69,7 +74,14 @@ class Served:
                 outputs = await reply.stream(exchange)
             else:
                 outputs = await running.outputs()
-                await exchange.json(reply.whole(outputs), more=named)
+
+                def encoded() -> bytes:
+                    return msgspec.json.encode(reply.whole(outputs))
+
+                samples = [sample for output in outputs for sample in output.outputs]
+                large = sum(len(sample.token_ids) * (1 + 20 * (sample.logprobs is not None)) for sample in samples)
+                body = await self.service.beside(encoded) if large > _LARGE else encoded()
+                await exchange.whole(200, body, more=named)
         self.metrics.count(outputs)
         exchange.notes |= {
             "request": running.identity,

@@ -74,7 +74,6 @@ class Service:
         self, prepared: Sequence[Prepared], prefix: str, owner: bytes, streams: bool
     ) -> AsyncIterator[Running]:
         """Queue the prompts of one request, to be ended with the block. Raises Full and EngineDead."""
-        self._check()
         running = Running(f"{prefix}-{secrets.token_hex(16)}", owner, self.tokenizer, streams)
         self.live[running.identity] = running
         try:
@@ -103,22 +102,29 @@ class Service:
         scoring = Scoring(self._scored, ids, reads, chosen, self.replicas.tell)
         if scoring.missing:
             prepared = await self.beside(partial(self.preparer.scored, ids, scoring.missing, chosen))
-            self._check()
             self.replicas.submit(prepared, partial(scoring.queued, prepared=prepared))
         return await _finished(scoring)
 
-    async def prompt_logprobs(self, prompt: Prompt, top: int) -> list[Logprob]:
-        """As `engine.engine.Engine.prompt_logprobs`."""
+    async def prompt_logprobs(self, prompts: Sequence[Prompt], top: int) -> list[list[Logprob]]:
+        """Of each prompt, as `engine.engine.Engine.prompt_logprobs`. Raises Full and EngineDead."""
+        asked = [asyncio.ensure_future(self._prompt_logprobs(prompt, top)) for prompt in prompts]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for one in asked:
+                one.cancel()
+
+    async def _prompt_logprobs(self, prompt: Prompt, top: int) -> list[Logprob]:
         prepared = await self.beside(partial(self.preparer.followed, prompt, top))
         found = PromptLogprobs(prepared, self.replicas.tell)
         if prepared.reads:
-            self._check()
             self.replicas.submit(prepared, found.queued)
         return await _finished(found)
 
-    def _check(self) -> None:
-        if self.state is not State.READY:
-            raise HttpError(503, f"the server is {self.state.value}; try later", retry=1)
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken, and an engine is there for them."""
+        return self.state is State.READY and any(one is not None and one.dead is None for one in self.replicas.all)
 
 
 async def _finished(asked: "Awaited[T]") -> T:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.request import Completion, Logprob, RequestOutput, ThinkingReport
-from engine.text.tokenizer import Tokenizer
+from engine.text.tokenizer import IncrementalDecoder, Tokenizer
 
 _LEAST = -9999.0
 """What stands for the log-probability of the impossible: JSON has no infinity, and OpenAI's says this."""
@@ -99,26 +99,33 @@ def _token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
     return {"token": data.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": [*data]}
 
 
-def text_logprobs(tokenizer: Tokenizer, logprobs: Iterable[Logprob | tuple[int, None]], offset: int) -> dict[str, Any]:
-    """In the shape of completions; a pair is a token that has none, as a prompt's first. `offset`: characters of text
-    before the first."""
-    tokens, offsets = list[str](), list[int]()
-    values, tops = list[float | None](), list[dict[str, float] | None]()
-    for one in logprobs:
-        token = one.token_id if isinstance(one, Logprob) else one[0]
-        text = tokenizer.decode([token])
-        tokens.append(text)
-        offsets.append(offset)
-        offset += len(text)
-        values.append(finite(one.logprob) if isinstance(one, Logprob) else None)
-        if isinstance(one, Logprob):
-            best: dict[str, float] = {}
-            for other, value in one.top:  # tokens may have the same text: the likeliest stands
-                best.setdefault(tokenizer.decode([other]), finite(value))
-            tops.append({**best, text: finite(one.logprob)} if text not in best else best)
-        else:
-            tops.append(None)
-    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+class TextLogprobs:
+    """Log-probabilities in the shape of completions, of a text that may come in parts."""
+
+    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
+        """`offset`: characters of text before the first token."""
+        self._tokenizer, self._offset, self._decoder = tokenizer, offset, IncrementalDecoder()
+
+    def of(self, logprobs: Iterable[Logprob | tuple[int, None]]) -> dict[str, Any]:
+        """Of the next tokens; a pair is one that has none, as a prompt's first. A token begins where the text does that
+        it is part of, so those that share a character begin alike."""
+        tokens, offsets = list[str](), list[int]()
+        values, tops = list[float | None](), list[dict[str, float] | None]()
+        for one in logprobs:
+            token = one.token_id if isinstance(one, Logprob) else one[0]
+            text = self._tokenizer.decode([token])
+            tokens.append(text)
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.push(self._tokenizer.token_bytes(token)))
+            values.append(finite(one.logprob) if isinstance(one, Logprob) else None)
+            tops.append(self._best(one, text) if isinstance(one, Logprob) else None)
+        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+    def _best(self, one: Logprob, text: str) -> dict[str, float]:
+        best: dict[str, float] = {}
+        for other, value in one.top:  # tokens may have the same text: the likeliest stands
+            best.setdefault(self._tokenizer.decode([other]), finite(value))
+        return best if text in best else {**best, text: finite(one.logprob)}
 
 
 def finite(value: float) -> float:

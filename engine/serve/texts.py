@@ -11,6 +11,9 @@ from engine.serve.errors import HttpError
 from engine.serve.exchange import Exchange
 from engine.serve.served import Served
 
+_TIMES = 64
+"""Characters of a text that is only counted, for each token of the context."""
+
 
 class Texts:
     """Handlers, each of one body and one exchange."""
@@ -57,6 +60,10 @@ class Texts:
         tokenizer = self._served.loaded().tokenizer
         if (body.prompt is None) == (body.messages is None):
             raise HttpError(400, "give exactly one of prompt and messages", "prompt")
+        most = _TIMES * self._served.service.context
+        if body.prompt is not None and len(body.prompt) > most:
+            said = f"prompt has {len(body.prompt):,} characters, more than {_TIMES} times the tokens of the context"
+            raise HttpError(400, f"{said}; send it in parts", "prompt")
         if body.messages is None:
             ids = await self._served.service.beside(partial(tokenizer.encode, body.prompt or "", specials=True))
         elif body.add_generation_prompt:
@@ -65,7 +72,7 @@ class Texts:
             ids = await self._served.service.beside(partial(tokenizer.render, body.messages, False))
         reply = {"count": len(ids), "max_model_len": self._served.service.context, "tokens": ids}
         if body.return_token_strs:
-            reply["token_strs"] = [tokenizer.decode([token]) for token in ids]
+            reply["token_strs"] = await self._served.service.beside(lambda: [tokenizer.decode([one]) for one in ids])
         await exchange.json(reply)
 
     async def detokenize(self, body: bodies.DetokenizeBody, exchange: Exchange) -> None:

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from engine.request import SamplingParams
+from engine.serve.errors import RETRY_S, HttpError
 from engine.serve.exchange import Exchange
 from engine.serve.served import Served
 
@@ -21,8 +22,9 @@ class Views:
         await exchange.json({"status": "ok", "state": self._served.service.state.value})
 
     async def ready(self, exchange: Exchange) -> None:
-        """GET /health/ready: it takes requests"""
-        self._served.loaded()
+        """GET /health/ready: it takes requests, and an engine is there for them"""
+        if not self._served.loaded().ready:
+            raise HttpError(503, "no engine runs: it is being started again; try later", retry=RETRY_S)
         await exchange.json({"status": "ready"})
 
     async def models(self, exchange: Exchange) -> None:

@@ -47,9 +47,7 @@ class Encoder:
         """`encode` of each, on all processors where the cost is bounded."""
         if self._tokenizer is not None and all(len(text) <= MOST_SIZE for text in texts):
             with suppress(TypeError, UnicodeEncodeError):  # `encode` names the text
-                return [
-                    encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-                ]
+                return self._ids(self._tokenizer, list(texts))
         return [self.encode(text) for text in texts]
 
     def encode(self, text: str) -> list[int]:
@@ -58,7 +56,7 @@ class Encoder:
             raise InputError(f"a text has {len(text):,} characters; at most {MOST_SIZE:,} are encoded at once")
         try:
             if self._tokenizer is not None:
-                return self._tokenizer.encode(text, add_special_tokens=False).ids
+                return self._ids(self._tokenizer, [text])[0]
             text.encode()
             assert self._guarded is not None
             return self._guarded(text=text)
@@ -72,3 +70,8 @@ class Encoder:
             raise
         except BaseException as error:
             raise InputError(f"the tokenizer cannot encode {shown(text[:40])}: {first_line(error)}") from None
+
+    @staticmethod
+    def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+        """Without offsets, which are a fourth of the time, and all of what holds the interpreter's lock."""
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -237,13 +237,18 @@ class OutputStream:
         return self._of(TokenKind.ANSWER if self._opened else TokenKind.PLAIN)
 
     @property
+    def said(self) -> str:
+        """All text outside thinking, stripped: what a stream of it has shown, also where thinking opened behind it."""
+        return self._of(TokenKind.PLAIN, TokenKind.ANSWER)
+
+    @property
     def holds(self) -> bool:
         """Whether tokens are held back."""
         return bool(self._held)
 
-    def _of(self, kind: TokenKind) -> str:
+    def _of(self, *kinds: TokenKind) -> str:
         bounds = [*self._runs, (len(self._texts), None)]
-        return "".join(t for (a, k), (b, _) in pairwise(bounds) if k is kind for t in self._texts[a:b]).strip()
+        return "".join(t for (a, k), (b, _) in pairwise(bounds) if k in kinds for t in self._texts[a:b]).strip()
 
     def _prefix_length(self) -> int:
         """How many of the last generated tokens may begin a delimiter."""

@@ -180,6 +180,22 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_file_over_two_engines_is_the_file_of_one(tmp_path):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"How many r in raspberry{i}?"}) + "\n" for i in range(12)))
+    command = [sys.executable, "-m", "engine.generate", "--input", str(source), "--output", str(output)]
+    command += ["--temperature", "1", "--max-tokens", "60", "--data-parallel-size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    with Engine(NANO) as engine:
+        alone = engine.generate(
+            [f"How many r in raspberry{i}?" for i in range(12)], SamplingParams(temperature=1.0, max_tokens=60)
+        )
+    assert [one["index"] for one in lines(output)] == list(range(12))
+    assert [one["outputs"][0]["token_ids"] for one in lines(output)] == [one.outputs[0].token_ids for one in alone]
+
+
+@pytest.mark.slow
 def test_a_file_over_two_engines_is_the_file_of_one_also_resumed(tmp_path):
     """The first run's engine is killed: what had finished is there, and --resume has the rest."""
     source = tmp_path / "in.jsonl"

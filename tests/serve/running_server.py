@@ -54,6 +54,10 @@ class RunningServer:
         """One reply."""
         return httpx2.post(self.url + path, json=body, timeout=60)
 
+    def kill(self, pid: int) -> None:
+        """End one of its engines."""
+        os.kill(pid, signal.SIGKILL)
+
     def stop(self, signals: Sequence[int] = (signal.SIGTERM,), within: float = 60) -> int:
         """Tell it to end, and wait; returns its exit code."""
         for number in signals:

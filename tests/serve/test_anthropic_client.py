@@ -146,18 +146,18 @@ def test_errors_have_their_class(
     client: Anthropic, given: dict[str, Any], kind: type[anthropic.APIStatusError], named: str
 ) -> None:
     with pytest.raises(kind) as raised:
-        create(client, extra_headers={"X-Request-Id": "mine 2"}, **given)
+        create(client, extra_headers={"X-Request-Id": "mine-2"}, **given)
     body: Any = raised.value.body
     expected = "not_found_error" if kind is anthropic.NotFoundError else "invalid_request_error"
-    assert (body["type"], body["error"]["type"], body["request_id"]) == ("error", expected, "mine 2")
+    assert (body["type"], body["error"]["type"], body["request_id"]) == ("error", expected, "mine-2")
     assert named in body["error"]["message"]
 
 
 def test_a_request_has_an_identity(client: Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as raised:
-        create(client, model="claude-fable", extra_headers={"X-Request-Id": "mine 3"})
-    assert raised.value.request_id == "mine 3"
-    assert create(client, extra_headers={"X-Request-Id": "mine 4"})._request_id == "mine 4"
+        create(client, model="claude-fable", extra_headers={"X-Request-Id": "mine-3"})
+    assert raised.value.request_id == "mine-3"
+    assert create(client, extra_headers={"X-Request-Id": "mine-4"})._request_id == "mine-4"
 
 
 def test_our_parameters_stand_beside_theirs(client: Anthropic, engine: Engine) -> None:

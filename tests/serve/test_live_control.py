@@ -110,8 +110,8 @@ def test_what_is_over_cannot_be_steered(client: OpenAI) -> None:
 
 def test_a_request_is_named_before_its_first_chunk(client: OpenAI) -> None:
     chats = client.chat.completions.with_raw_response
-    raw = chats.create(model="s1-nano", messages=MESSAGES, stream=True, extra_headers={"X-Request-Id": "mine 1"})
-    assert raw.headers["x-request-id"] == "mine 1"
+    raw = chats.create(model="s1-nano", messages=MESSAGES, stream=True, extra_headers={"X-Request-Id": "mine-1"})
+    assert raw.headers["x-request-id"] == "mine-1"
     assert {chunk.id for chunk in raw.parse()} == {raw.headers["x-s1-request"]}
 
 

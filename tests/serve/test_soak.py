@@ -179,7 +179,7 @@ def settled(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("streams", "seconds"), [(48, 6), pytest.param(256, 120, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+    ("streams", "seconds"), [(32, 3), pytest.param(256, 120, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_every_answer_is_the_engine_s_own(engine, streams, seconds):
     # A pool whose pages are all used within seconds: memory that nothing has been written to is not resident.
