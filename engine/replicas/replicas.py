@@ -59,7 +59,8 @@ class Replicas:
         self, prepared: Prepared, make: Callable[[int], _Held], place: int | None = None, room: int = 1
     ) -> _Held:
         """Queue a checked request with the replica that has computed most of its prompt, unless that has much more to
-        do than another; among equals with the one that has least to do, and least in its cache. `make` gets its number; `place` is what it draws by where it has no seed.
+        do than another; among equals with the one that has least to do, and least in its cache. `make` gets its number;
+        `place` is what it draws by where it has no seed.
 
         Raises Full where `room` more requests than are open are more than `max_waiting`, EngineDead where no replica is
         there.
