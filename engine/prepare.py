@@ -108,7 +108,9 @@ class Preparer:
         ids = self._prompt_ids(prompt, self.format("none"), None)
         reads, behind = [], [] if mark is None else [self._one_id("mark", mark)]
         for number, step in enumerate(steps):
-            added = self.tokenizer.extended(step, self.context) if isinstance(step, str) else list(step)
+            added: list[int] = [] if isinstance(step, str) else list(step)
+            if isinstance(step, str):
+                self.tokenizer.extend(added, step, self.context)
             self._check_ids(f"steps[{number}]", added)
             if not added:
                 raise InputError(f"steps[{number}] has no tokens; leave it out")

@@ -9,7 +9,7 @@ import msgspec
 from engine.errors import shown
 from engine.request import RequestOutput
 from engine.schedule.sequence import Prepared
-from engine.serve.errors import HttpError
+from engine.serve.errors import RETRY_S, HttpError
 from engine.serve.exchange import Exchange
 from engine.serve.metrics import Metrics
 from engine.serve.options import Options
@@ -55,7 +55,7 @@ class Served:
     def loaded(self) -> Service:
         """The service. Raises HttpError while it takes no requests."""
         if self.service.state is not State.READY:
-            raise HttpError(503, f"the server is {self.service.state.value}; try later", retry=1)
+            raise HttpError(503, f"the server is {self.service.state.value}; try later", retry=RETRY_S)
         return self.service
 
     async def reply(

@@ -223,12 +223,6 @@ class Tokenizer:
                 )
         ids += self._encoder.encode(text)
 
-    def extended(self, text: str, most: int) -> list[int]:
-        """The ids of `text`, as `extend` puts them behind nothing."""
-        ids: list[int] = []
-        self.extend(ids, text, most)
-        return ids
-
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.size:
             raise InputError(f"token id {token_id} does not exist; the tokenizer has ids 0 to {self.size - 1}")
