@@ -19,7 +19,7 @@ from engine import Engine
 from engine.command.view import StreamView
 
 DEFAULTS = methods.Defaults(
-    temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, thinking_format=None
+    temperature=0.0, top_p=1.0, samples=1, max_tokens=2048, answer_tokens=48, min_answer_tokens=1, thinking_format=None
 )
 CONDITIONS = (
     *methods.Budget(budgets=(16, 64, 256)).conditions(DEFAULTS),

@@ -23,12 +23,12 @@ QUESTION = pl.Schema(
         "solution": pl.String,  # worked solution, null where there is none
         "answer": pl.String,  # the reference to grade against, null where there is none
         "answer_type": pl.String,
-        "family": pl.String,  # key of curate.families.FAMILIES where answer_type is "family"
+        "family": pl.String,  # key of curate.families.FAMILIES, or module.function, for types "family" and "python"
         "cot_type": pl.String,
         "meta": pl.String,  # JSON
     }
 )
-ANSWER_TYPES = ("number", "latex", "choice", "text", "exact", "code", "none", "family")
+ANSWER_TYPES = ("number", "latex", "choice", "text", "exact", "code", "none", "family", "python")
 COT_TYPES = ("math", "science", "english", "coding", "health science", "crossword")
 
 DECISION = pl.Schema(

@@ -11,16 +11,21 @@ import pyarrow.parquet as pq
 
 from engine import rows_file
 from engine.errors import InputError
+from engine.hub_data import PREFIX, local_files
 from engine.rows_file import BadRow
 
 DATA = Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Where `$S1_DATA` in a path of a configuration points to when the variable is not set."""
 
 
-def files(paths: tuple[str, ...]) -> list[Path]:
-    """The files that `paths` name, patterns resolved (part-*.jsonl). Raises InputError where one is missing."""
+def files(paths: tuple[str, ...], revision: str | None = None) -> list[Path]:
+    """The files that `paths` name, patterns resolved (part-*.jsonl); `hub:OWNER/NAME[/FILE]` those of a data set on the
+    hub, of its training split where it has splits, at `revision`. Raises InputError where one is missing."""
     found: list[Path] = []
     for text in paths:
+        if text.startswith(PREFIX):
+            found += local_files(text, "train", revision)
+            continue
         path = Path(text.replace("$S1_DATA", str(DATA)))
         named = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path]
         matches = [match for match in named if match.is_file()]
@@ -38,14 +43,14 @@ def file_hash(path: Path) -> str:
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """See engine.rows_file. Raises InputError for another kind of file."""
-    if path.suffix not in (".parquet", ".jsonl", ".json"):
-        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; give .jsonl or .parquet")
+    if path.suffix.lower() not in rows_file.KINDS:
+        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; give {', '.join(rows_file.KINDS)}")
     return rows_file.read_rows(path)
 
 
 def row_count(path: Path) -> int:
-    """About how many rows a file holds, for progress: lines of .jsonl, rows of .parquet; 0 where it cannot be read."""
-    if path.suffix == ".parquet":
+    """About how many rows a file holds, for progress: lines of text, rows of .parquet; 0 where it cannot be read."""
+    if path.suffix.lower() == ".parquet":
         try:
             return pq.read_metadata(path).num_rows
         except (pa.ArrowException, OSError):

@@ -1,14 +1,15 @@
 """What `bench.evaluate` does: a run with its grades, report and pages, or one of these again."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -16,6 +17,8 @@ from bench.evaluation import accuracy, browse, compare, grade, grid, outcomes, p
 from bench.evaluation.extraction import GraderName, Mode
 from bench.evaluation.log import read_run
 from bench.evaluation.options import GradeOptions, RunOptions
+from bench.evaluation.tasks import TaskName
+from curate.grading.checker import PREFIX, checker
 from curate.grading.judge import Judge
 from curate.models.opened import open_model
 from curate.models.store import Store
@@ -25,6 +28,14 @@ from engine.whole_file import write_whole
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
 S1_BUDGETS, S1_WAITS = (500, 1000, 2000, 4000, 8000, 16000), (0, 1, 2, 4, 6)
 """What is run where flags name a task and no limits: goals of s1-nano's card, and the paper's grid."""
+
+
+_OF_QUESTIONS = ("question", "answer", "kind", "options")
+_OF_GRIDS = (
+    *("task", "questions", *_OF_QUESTIONS, "count", "seed", "budgets", "waits", "harness_arguments"),
+    *("max_tokens", "answer_tokens", "prompt"),
+)
+"""Flags that say what a grid says."""
 
 
 def obey(name: str, options: Any) -> None:
@@ -53,36 +64,42 @@ def _run(options: RunOptions) -> None:
     what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
     for file in options.write:
         publish.insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
-    keep = options.out is not None or options.grid is not None
-    kept = options.out or Path("runs") / re.sub(r"[^\w.-]+", "_", what.name)
-    folder = kept if keep else Path(tempfile.mkdtemp(prefix="evaluate-"))
+    folder = options.out or Path("runs") / (_plain(what.title) if options.grid is not None else _named(what))
     started, resumed = time.perf_counter(), (folder / "samples.jsonl").exists()
-    try:
-        run.run(what, folder)
-        seconds = None if resumed else time.perf_counter() - started
-        grade.grade(folder, workers=options.workers)
-        found = write_report(folder)
-        files = plot.draw(found, folder / "figures")
-        browse.write_page(folder)
-        if options.results is not None:
-            publish.append_records(found, what, seconds, options.results)
-        if options.samples is not None:
-            publish.write_samples(folder, options.samples)
-        for figure in options.figure:
-            figure.parent.mkdir(parents=True, exist_ok=True)
-            named = {f.name.rpartition("-")[2]: f for f in reversed(files)}
-            shutil.copyfile(named.get("search.png") or named["accuracy.png"], figure)
-        _insert(options.write, found)
-        print(tables.markdown(found), end="")
-        if keep:
-            print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
-    finally:
-        if not keep:
-            shutil.rmtree(folder)
+    checkers = grade.checkers_of(what)
+    for name in checkers:
+        checker(name)  # one that is not there is refused before the run, not behind it
+    run.run(what, folder)
+    seconds = None if resumed else time.perf_counter() - started
+    grade.grade(folder, workers=options.workers, checkers=checkers)
+    found = write_report(folder)
+    files = plot.draw(found, folder / "figures")
+    browse.write_page(folder)
+    if options.results is not None:
+        publish.append_records(found, what, seconds, options.results)
+    if options.samples is not None:
+        publish.write_samples(folder, options.samples)
+    for figure in options.figure:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        named = {f.name.rpartition("-")[2]: f for f in reversed(files)}
+        shutil.copyfile(named.get("search.png") or named["accuracy.png"], figure)
+    _insert(options.write, found)
+    print(tables.markdown(found), end="")
+    print(f"\n{folder}: report.md, report.json, figures/, samples.html", file=sys.stderr)
+
+
+def _named(what: grid.Grid) -> str:
+    """A folder's name for a grid that flags made: task, model, and what tells it from other grids of the two."""
+    digest = hashlib.sha256(json.dumps(msgspec.to_builtins(what), sort_keys=True).encode()).hexdigest()
+    return f"{_plain(what.tasks[0].name)}-{_plain(outcomes.called(what))}-{digest[:8]}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _grid_of(options: RunOptions) -> grid.Grid:
-    nano = options.task == "s1_nano"
+    nano = options.task == "s1_nano" and options.questions is None
     budgets = (NANO_BUDGETS if nano else S1_BUDGETS) if options.budgets is None else options.budgets
     waits = (NANO_WAITS if nano else S1_WAITS) if options.waits is None else options.waits
     if options.harness_arguments:
@@ -92,23 +109,37 @@ def _grid_of(options: RunOptions) -> grid.Grid:
         *([{"method": "budget", "budgets": budgets}] if budgets else []),
         *([{"method": "extensions", "extensions": waits, "budget": NANO_BUDGET if nano else None}] if waits else []),
     ]
+    if options.questions is None:
+        task: dict[str, Any] = {"name": options.task}
+        _refuse_given(options, _OF_QUESTIONS, "is a column of your own questions; give --questions FILE too")
+    else:
+        name = re.sub(r"[^\w.-]+", "_", Path(options.questions.removeprefix("hub:")).stem)[:80] or "questions"
+        task = {"name": f"own_{name}" if name in get_args(TaskName) else name, "path": options.questions}
+        task |= {name: getattr(options, name) for name in _OF_QUESTIONS}
+        _refuse_given(options, ("task",), f"and --questions {options.questions} are two tasks; leave one out")
+    lengths = {"answer_tokens": options.answer_tokens or (48 if nano else 1024), "max_tokens": options.max_tokens}
     return grid.from_values(
         {
-            "name": options.task,
-            "tasks": [{"name": options.task, "count": options.count, "seed": options.seed}],
+            "tasks": [task | {"count": options.count, "seed": options.seed}],
             "methods": methods,
-            "answer_tokens": 48 if nano else 1024,
+            "prompt": options.prompt,
             "engine": {"device": "cpu", "dtype": "float32"} if nano else {},
         }
+        | {name: value for name, value in lengths.items() if value is not None}
     )
+
+
+def _refuse_given(options: RunOptions, names: Iterable[str], why: str) -> None:
+    """Raises InputError for a flag of these that is given."""
+    defaults = RunOptions()
+    for name in names:
+        if getattr(options, name) != getattr(defaults, name):
+            raise InputError(f"--{name.replace('_', '-')} {why}")
 
 
 def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
     if options.grid is not None:
-        defaults = RunOptions()
-        for name in ("task", "count", "seed", "budgets", "waits", "harness_arguments"):
-            if getattr(options, name) != getattr(defaults, name):
-                raise InputError(f"--{name.replace('_', '-')} is given with {options.grid}; write it into the grid")
+        _refuse_given(options, _OF_GRIDS, f"is given with {options.grid}; write it into the grid")
     given = {name: getattr(options, name) for name in ("adapter", "device", "dtype", "max_num_seqs")}
     return msgspec.structs.replace(
         what,
@@ -121,7 +152,7 @@ def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
 
 def _grade(options: GradeOptions) -> None:
     if options.explain is not None:
-        print(grade.explain(options.folder, options.explain, options.mode))
+        print(grade.explain(options.folder, options.explain, options.mode, _checkers(options)))
         return
     file = grade.grades_file(options.folder, options.grader, options.mode)
     before = grade.read_grades(file, any_version=True) if file.exists() else {}
@@ -137,7 +168,7 @@ def _grade(options: GradeOptions) -> None:
 
 def _grade_rows(options: GradeOptions) -> None:
     if options.judge_url is None:
-        grade.grade(options.folder, options.grader, options.mode, options.workers)
+        grade.grade(options.folder, options.grader, options.mode, options.workers, None, _checkers(options))
         return
     if options.judge_model is None:
         raise InputError("--judge-url needs --judge-model, so that verdicts can be traced to a model")
@@ -148,7 +179,16 @@ def _grade_rows(options: GradeOptions) -> None:
         "api_key_env": "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else "",
     }
     with Store(options.folder / "judge.sqlite", retry_errors=True) as store, open_model(asked, store) as model:
-        grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model))
+        grade.grade(options.folder, options.grader, options.mode, options.workers, Judge(model), _checkers(options))
+
+
+def _checkers(options: GradeOptions) -> tuple[str, ...]:
+    """The function that may be run. Raises InputError where it is not there."""
+    if options.checker is None:
+        return ()
+    name = options.checker.removeprefix(PREFIX)
+    checker(name)
+    return (name,)
 
 
 def write_report(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") -> dict[str, Any]:

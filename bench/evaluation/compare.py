@@ -4,6 +4,7 @@ from pathlib import Path
 
 from bench.evaluation import outcomes
 from bench.evaluation.accuracy import change
+from bench.evaluation.outcomes import Cell
 from engine import InputError
 
 
@@ -25,10 +26,16 @@ def text(folder: Path, other: Path) -> str:
         found = {} if old is None else change(old, cell)
         if old is not None and "difference" in found:
             lines.append(
-                f"| {cell.task} | {cell.condition.label} | {found['problems']} "
+                f"| {cell.task} | {cell.condition.label} | {_shared(found['problems'], old, cell)} "
                 f"| {found['before']:.1%} to {found['after']:.1%} | {100 * found['difference']:+.1f} "
                 f"| {100 * found['low']:+.1f} to {100 * found['high']:+.1f} | {found['p_change']:.2g} |"
             )
     if len(lines) == 4:
         raise InputError(f"{folder} and {other} share no problem of one task and condition; compare runs of one grid")
     return "\n".join(lines)
+
+
+def _shared(both: int, old: Cell, new: Cell) -> str:
+    """Problems that both have, of how many where one has more: all figures of the row are over these."""
+    most = max(len(old.problems), len(new.problems))
+    return f"{both}" if both == most else f"{both} of {most}"

@@ -1,17 +1,15 @@
 """Question files: found by path or on the hub, counted and checksummed before a row of them is used."""
 
-import codecs
-import csv
 import hashlib
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError, first_line
-from engine.json_file import parse_json
+from engine.errors import InputError
+from engine.hub_data import local_files
+from engine.rows_file import KINDS, BadRow, read_rows
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,26 @@ def data_folder() -> Path:
     return Path(os.environ.get("S1_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
-def locate(task: str, given: str | None, revision: str | None, default: str | None) -> Path:
+def locate(task: str, given: str | None, revision: str | None, default: str | None, split: str = "test") -> Path:
     """The file of a task.
 
     Args:
-        given: a path, or `hub:OWNER/NAME/FILE` for a file of a data set on the hub (its cache is used first).
+        given: a path, or `hub:OWNER/NAME[/FILE]` for a file of a data set on the hub (its cache is used first).
         revision: of the hub's data set.
         default: path below `data_folder()` for a task that has its file there.
+        split: of a data set on the hub of which no file is named.
 
     Raises InputError naming the task where there is no file.
     """
     if given is not None and given.startswith("hub:"):
-        return _from_hub(task, given, revision)
+        try:
+            found = local_files(given, split, revision)
+        except InputError as error:
+            raise InputError(f"task {task}: {error}") from error
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found)
+            raise InputError(f"task {task}: {given} has {len(found)} files ({names}); name one, hub:OWNER/NAME/FILE")
+        return found[0]
     if given is not None:
         path, why = Path(given).expanduser(), f"{given} is no file; give an existing file or hub:OWNER/NAME/FILE"
     elif default is not None:
@@ -60,65 +66,42 @@ def locate(task: str, given: str | None, revision: str | None, default: str | No
     return path
 
 
-def _from_hub(task: str, given: str, revision: str | None) -> Path:
-    parts = given.removeprefix("hub:").split("/", 2)
-    if len(parts) != 3 or not all(parts):
-        raise InputError(f"task {task}: path {given!r} is not hub:OWNER/NAME/FILE")
-    # Only here, where its seconds of imports buy something.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset", revision=revision))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            f"task {task}: {given} cannot be fetched ({first_line(error)}); "
-            "log in with `hf auth login`, or give path: FILE"
-        ) from error
-
-
-def read(task: str, path: Path, rows: int, known: Sequence[str], sha256: str | None) -> tuple[str, list[Row]]:
+def read(
+    task: str, path: Path, rows: int | None, known: Sequence[str] | None, sha256: str | None
+) -> tuple[str, list[Row]]:
     """SHA-256 and rows of a file (.jsonl, .json, .csv or .parquet), checked.
 
     Args:
-        rows: how many it must have.
-        known: SHA-256 values, or beginnings of them, of files that are known to hold the task.
+        rows: how many it must have; None: any number.
+        known: SHA-256 values, or beginnings of them, of files that are known to hold the task; None: any file may.
         sha256: the value that the grid gives, which is then the only one that is right.
 
     Raises InputError naming the task and both values where the checksum or the number of rows is another.
     """
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise InputError(
             f"task {task}: {path} has SHA-256 {found} and the grid says {sha256}; fetch the file again or "
             "correct the grid"
         )
-    if sha256 is None and not any(found.startswith(value) for value in known):
+    if sha256 is None and known is not None and not any(found.startswith(value) for value in known):
         raise InputError(
             f"task {task}: {path} has SHA-256 {found}, which is none of the known files of this task; "
             f"to use it all the same give sha256: {found}"
         )
+    if path.suffix.lower() not in KINDS:
+        raise InputError(f"task {task}: {path}: unknown kind of file {path.suffix!r}; give {', '.join(KINDS)}")
     try:
-        parsed = _parse(path, data)
-    except (ValueError, UnicodeError) as error:
-        raise InputError(f"task {task}: {path} cannot be read: {error}") from error
-    if len(parsed) != rows:
+        parsed = list(read_rows(path))
+    except InputError as error:
+        raise InputError(f"task {task}: {error}") from error
+    bad = next((f"row {i}: {row.reason}: {row.raw[:80]}" for i, row in parsed if isinstance(row, BadRow)), None)
+    if bad is not None:
+        raise InputError(f"task {task}: {path}: {bad}; repair the file")
+    if rows is not None and len(parsed) != rows:
         raise InputError(f"task {task}: {path} has {len(parsed)} rows and the task has {rows}; use the whole file")
-    return found, [Row(f"task {task}: {path}: row {i}", i, values) for i, values in enumerate(parsed, 1)]
-
-
-def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
-    match path.suffix.lower():
-        case ".parquet":
-            from pyarrow import parquet  # optional: the hub's files are parquet, those in the data folder are not
-
-            return parquet.read_table(io.BytesIO(data)).to_pylist()
-        case ".csv":
-            return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-        case ".json" | ".jsonl":
-            if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-                return parse_json(data)
-            return [parse_json(line) for line in data.split(b"\n") if line.strip()]
-        case suffix:
-            raise ValueError(f"unknown kind of file {suffix!r}; give .jsonl, .json, .csv or .parquet")
+    if not parsed:
+        raise InputError(f"task {task}: {path} has no rows; give a file with questions")
+    values = (row for _, row in parsed if not isinstance(row, BadRow))
+    return found, [Row(f"task {task}: {path}: row {i}", i, row) for i, row in enumerate(values, 1)]

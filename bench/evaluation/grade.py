@@ -48,15 +48,27 @@ def grades_file(folder: Path, grader: GraderName, mode: Mode) -> Path:
     return folder / ("grades-s1-grader.jsonl" if grader == "s1-grader" else f"{name}.jsonl")
 
 
+def checkers_of(grid: Grid) -> tuple[str, ...]:
+    """The functions, `module.function`, that judge a grid's own questions."""
+    return tuple(dict.fromkeys(task.columns.checker for task in grid.tasks if task.columns.checker))
+
+
 def grade(
-    folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer", workers: int = 1, judge: Judge | None = None
+    folder: Path,
+    grader: GraderName = "s1-engine",
+    mode: Mode = "answer",
+    workers: int = 1,
+    judge: Judge | None = None,
+    checkers: Sequence[str] = (),
 ) -> Path:
     """Grade every row of a run and write them in the grid's order. Returns the file.
 
     `s1-grader` reproduces the original's extraction and comparison for its published columns, without a judge.
+    `checkers` are the functions that may be run: a folder alone, which may come from anywhere, names none.
 
     Raises InputError where the run, its data or a row's problem is missing or another than when it was run.
     """
+    _refuse_code(folder, checkers)
     known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
     rows = sorted(sample_rows(folder), key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
     for row in rows:
@@ -77,6 +89,14 @@ def grade(
     file = grades_file(folder, grader, mode)
     write_whole(file, "".join(json.dumps(line) + "\n" for line in lines))
     return file
+
+
+def _refuse_code(folder: Path, checkers: Sequence[str]) -> None:
+    for task in load_grid(folder).tasks:
+        if task.columns.checker and task.columns.checker not in checkers:
+            raise InputError(
+                f"{folder}: task {task.name} is graded by a function; to run it give --checker {shown(task.kind)[1:-1]}"
+            )
 
 
 def read_grades(file: Path, any_version: bool = False) -> dict[Key, Graded]:
@@ -112,11 +132,12 @@ def changes(before: Mapping[Key, Graded], after: Mapping[Key, Graded]) -> list[s
 _SAID = {True: "right", False: "wrong", None: "ungradable"}
 
 
-def explain(folder: Path, problem: str, mode: Mode = "answer") -> str:
+def explain(folder: Path, problem: str, mode: Mode = "answer", checkers: Sequence[str] = ()) -> str:
     """Of every sample of a problem: the verdict, the rule, and what reference and answer were read as.
 
     Raises InputError where the run has no sample of the problem.
     """
+    _refuse_code(folder, checkers)
     known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
     rows = [row for row in sample_rows(folder) if row["problem"] == problem and (row["task"], problem) in known]
     if not rows:
@@ -200,12 +221,12 @@ def _verdict(given: Grade, phase: str, kind: AnswerKind) -> Graded:
 def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
     """An answer in one spelling: what is equal to the reference is equal to each other, the rest goes by its text.
 
-    A family may have several right answers, which do not vote for each other; and who says that nothing was found
-    has no answer to vote for.
+    A family, and a function, may have several right answers, which do not vote for each other; and who says that
+    nothing was found has no answer to vote for.
     """
     if kind is AnswerKind.FAMILY and answer.strip() == NOT_FOUND:
         return None
-    if correct and kind is not AnswerKind.FAMILY:
+    if correct and kind not in (AnswerKind.FAMILY, AnswerKind.PYTHON):
         return "="
     return canonical(answer)[:200]
 

@@ -40,7 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks x methods x samples on one model. Limits are in tokens."""
 
-    name: str = "evaluation"
+    name: str = ""
+    """What the run, and a model that a training run exported, are called; empty: the first task's name."""
     model: str = "models/s1-nano"
     """Checkpoint directory or hub id."""
     endpoint: Endpoint | None = None
@@ -58,9 +59,11 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     top_p: float = 1.0
     seed: int = 0
     max_tokens: Count = 32768
-    """Most tokens of a response where no budget bounds it."""
+    """Most tokens of a response."""
     answer_tokens: Count = 1024
-    """Tokens allowed behind a budget: the forced end and the answer."""
+    """Of these, tokens kept for the forced end and the answer: thinking has what is left, or its budget."""
+    min_answer_tokens: Annotated[int, Meta(ge=0)] = 1
+    """Visible tokens of an answer at least, so that none is empty; 0: a model may end its turn while it thinks."""
     reuse: bool = True
     """Fork one trace per problem at every budget, instead of generating each anew."""
 
@@ -79,10 +82,21 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 "out, or the method"
             )
 
+    @property
+    def title(self) -> str:
+        """What the run is called."""
+        return self.name or self.tasks[0].name
+
     def conditions(self) -> tuple[Condition, ...]:
         """Every point of every curve, in the grid's order. Raises InputError where two have one label."""
         defaults = Defaults(
-            self.temperature, self.top_p, self.samples, self.max_tokens, self.answer_tokens, self.thinking_format
+            self.temperature,
+            self.top_p,
+            self.samples,
+            self.max_tokens,
+            self.answer_tokens,
+            self.min_answer_tokens,
+            self.thinking_format,
         )
         found = tuple(condition for method in self.methods for condition in method.conditions(defaults))
         _refuse_twice(

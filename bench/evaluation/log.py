@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -141,11 +141,16 @@ class Log(AbstractContextManager["Log"]):
         end = self._lines.append(bytes(data))
         self._offsets |= {key: end + start for key, start in starts.items()}
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         try:
             self._lines.close()
         finally:
-            if self._lines.path.exists() and not self._run_file.exists():  # without it the samples are no run's
+            if kind is not None and issubclass(kind, InputError) and not self._offsets:  # refused: no run has begun
+                for file in (self._lines.path, self._run_file):
+                    file.unlink(missing_ok=True)
+                with suppress(OSError):  # it may hold other files
+                    self.folder.rmdir()
+            elif self._lines.path.exists() and not self._run_file.exists():  # without it the samples are no run's
                 write_whole(self._run_file, self._made)
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench.evaluation.harness_arguments import AUTO_RESERVE, STEP_OPENER, TURN, parse
+from bench.evaluation.harness_arguments import STEP_OPENER, TURN, parse
 from bench.evaluation.search_plan import Search
 from engine import InputError, SamplingParams
 from engine.thinking.plan import PRESETS
@@ -31,30 +31,39 @@ STEP_FORMAT = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a grid says for all its methods. `max_tokens` bounds a response, `answer_tokens` what follows a budget."""
+    """What a grid says for all its methods. `max_tokens` bounds a response, of which the last `answer_tokens` are kept
+    for the forced end and the answer, whatever bounds the thinking."""
 
     temperature: float
     top_p: float
     samples: int
     max_tokens: int
     answer_tokens: int
+    min_answer_tokens: int
     thinking_format: str | None
 
     def params(self, **fields: Any) -> SamplingParams:
-        """The grid's sampling with `fields` laid over it; `max_tokens` covers the budget and the answer."""
-        budget = fields.get("thinking_token_budget")
+        """The grid's sampling with `fields` laid over it."""
         grid: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_tokens": self.max_tokens if budget is None else min(self.max_tokens, budget + self.answer_tokens),
+            "max_tokens": self.max_tokens,
+            "min_answer_tokens": self.min_answer_tokens,
             "thinking_format": self.thinking_format,
         }
         return SamplingParams(**grid | fields)
 
     def within(self, budget: int | None, **fields: Any) -> tuple[SamplingParams, int]:
-        """`params` and the limit of thinking within a budget; None: as long as `max_tokens` allows, s1's `auto`."""
-        bound = {"answer_reserve_tokens": AUTO_RESERVE} if budget is None else {"thinking_token_budget": budget}
-        return self.params(**bound, **fields), self.max_tokens if budget is None else budget
+        """`params` and the limit of thinking within a budget; None: all that `answer_tokens` leaves of `max_tokens`,
+        in place of s1's `auto`, which leaves 100. Raises InputError where the budget is more than that."""
+        most = self.max_tokens - self.answer_tokens
+        if most < max(1, budget or 0):
+            raise InputError(
+                f"{'thinking' if budget is None else f'budget {budget}'} and answer_tokens {self.answer_tokens} do not "
+                f"fit into max_tokens {self.max_tokens}; raise max_tokens, or lower answer_tokens"
+            )
+        limit = most if budget is None else budget
+        return self.params(thinking_token_budget=limit, max_tokens=limit + self.answer_tokens, **fields), limit
 
 
 @dataclass(frozen=True)
@@ -112,14 +121,14 @@ class Budget(MethodBase, frozen=True, tag="budget"):
 
 
 class Auto(MethodBase, frozen=True, tag="auto"):
-    """s1's `auto`: think as long as max_tokens allows, keeping room for the forced end and an answer."""
+    """As long as `max_tokens` allows, `answer_tokens` of them kept for the forced end and the answer."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         yield Condition("auto", "budget", *defaults.within(None), samples=defaults.samples)
 
 
 class Extensions(MethodBase, frozen=True, tag="extensions"):
-    """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: s1's `auto`)."""
+    """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: as `auto`)."""
 
     extensions: tuple[int, ...] = (0, 1, 2, 4, 6)
     string: str = "Wait"

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from bench.evaluation.extraction import GraderName, Mode
+from bench.evaluation.prompts import PromptName
 from bench.evaluation.tasks import TaskName
 
 
@@ -17,6 +18,17 @@ class RunOptions:
     grid: Annotated[Path | None, tyro.conf.Positional] = None
     """YAML file; without it the flags below make the grid."""
     task: TaskName = "s1_nano"
+    questions: str | None = None
+    """File of one's own questions, JSONL, JSON, CSV or Parquet, or hub:OWNER/NAME[/FILE], in place of a task."""
+    question: str = "question"
+    """Its column of the question."""
+    answer: str | None = "answer"
+    """Its column of the reference answer."""
+    kind: str = "auto"
+    """What decides that an answer is right: auto (by the reference), number, latex, choice, text, exact, or
+    python:MODULE.FUNCTION."""
+    options: str | None = None
+    """Its column of a choice's options, a list; None: `options` or `choices`, where a row has one."""
     model: str | None = None
     """Checkpoint directory, hub id or GGUF file; also lays itself over a grid's."""
     adapter: str | None = None
@@ -30,13 +42,19 @@ class RunOptions:
     """Numbers of "Wait"s to run; None: the task's."""
     harness_arguments: tuple[str, ...] = ()
     """Conditions in the original harness's words, "max_tokens_thinking=auto,thinking_n_ignore=2,..."."""
+    max_tokens: int | None = None
+    """Most tokens of a response; None: the task's."""
+    answer_tokens: int | None = None
+    """Tokens of these kept for the answer; None: the task's."""
+    prompt: PromptName = "s1"
+    """How a question is asked: `s1` is the question alone."""
     thinking_format: str | None = None
     """Where `auto` finds none in the checkpoint, or the adapter has another."""
     device: str | None = None
     dtype: str | None = None
     max_num_seqs: int | None = None
     out: Path | None = None
-    """Folder of the run, to go on in or to read later. None: `runs/NAME` for a grid, nothing is kept for flags."""
+    """Folder of the run, to go on in or to read later; None: one below `runs/`, the same for the same command."""
     independent: bool = False
     """Run every condition by itself instead of forking one trace per problem."""
     workers: int = 1
@@ -63,6 +81,9 @@ class FolderOptions:
     """Where answers are looked for: `strict`, `answer`, or `lenient` (the reasoning too)."""
     workers: int = 1
     """Grading processes."""
+    checker: str | None = None
+    """The function, python:MODULE.FUNCTION, that the run's task names: a folder's code is not run unless it is named
+    here too."""
     judge_url: str | None = None
     """OpenAI-compatible server that judges words unlike the reference, blind; None: no judge."""
     judge_model: str | None = None

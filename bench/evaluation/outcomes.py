@@ -115,8 +115,18 @@ class Results:
     notes: Mapping[str, str]
 
 
-def _called(grid: Grid) -> str:
-    name, adapter = Path(grid.model).name, grid.engine.get("adapter")
+_EXPORTS = ("export", "adapter")
+"""Folders that every training run has."""
+
+
+def called(grid: Grid) -> str:
+    """The model's name: its folder's; of what a training run exported the grid's name, or else the run's."""
+    if grid.endpoint is not None:
+        return grid.endpoint.model
+    path, adapter = Path(grid.model), grid.engine.get("adapter")
+    name = path.name
+    if name in _EXPORTS:
+        name = grid.name or path.resolve().parent.name
     return name if adapter is None else f"{name} with {'/'.join(Path(adapter).parts[-2:])}"
 
 
@@ -145,7 +155,7 @@ def load(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "answer") 
     )
     if not cells:
         raise InputError(f"{folder}: holds no samples; run the grid first")
-    model = grid.endpoint.model if grid.endpoint is not None else _called(grid)
+    model = called(grid)
     for cell in cells:
         if not cell.condition.tries and not any(o.left_thinking for o in cell.outcomes):
             raise InputError(

@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
 from bench.evaluation import reuse, searching, tasks
 from bench.evaluation.ballot import Booth
@@ -27,8 +25,9 @@ from bench.evaluation.search_rewards import Rewards, model_config
 from bench.record import Machine
 from curate.grading.grade import Grader
 from curate.models.local import engine_config
+from curate.progress import Bars
 from engine import Engine, InputError
-from engine.errors import plain, tell
+from engine.errors import tell
 from engine.model.checkpoint import resolve
 from engine.model.fingerprint import fingerprint
 
@@ -43,7 +42,7 @@ def run(grid: Grid, folder: Path) -> None:
     for task in filter(lambda task: task.note, loaded):
         print(f"note: task {task.name}: {task.note}", file=sys.stderr)
     families, alone = sharing(grid)
-    about = {"name": grid.name, **vars(Machine.read(torch.device("cpu")))}
+    about = {"name": grid.title, **vars(Machine.read(torch.device("cpu")))}
     with Log(folder, identity(grid, loaded), about) as log:
         for warning in log.warnings:
             tell(warning, "warning")
@@ -52,20 +51,21 @@ def run(grid: Grid, folder: Path) -> None:
         if done == len(keys):
             print(f"nothing to run: {folder} holds every sample", file=sys.stderr)
             return
-        with _backend(grid) as backend, Progress(console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task(escape(plain(grid.name, 40)), total=len(keys), completed=done)
+        bar = Bars(Console(stderr=True)).bar(grid.title, len(keys) - done)
+        with _backend(grid) as backend, bar as advance:
             setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
             drawn = [condition for condition in alone if condition.search is None]
             searched = [condition for condition in alone if condition.search is not None]
             with _searches(setting, loaded, searched) as found:
                 for written in chain(drive(jobs(setting, loaded, drawn, families), backend), found):
-                    progress.advance(bar, written)
+                    advance(written)
 
 
 @contextmanager
 def _backend(grid: Grid) -> Iterator[Backend]:
     if grid.endpoint is None:
-        with Engine(grid.model, **grid.engine) as engine:
+        format = {} if grid.thinking_format is None else {"thinking_format": grid.thinking_format}
+        with Engine(grid.model, **format | grid.engine) as engine:
             yield EngineBackend(engine)
     else:
         from bench.evaluation.endpoint import EndpointBackend  # openai is slow to import

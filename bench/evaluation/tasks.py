@@ -1,11 +1,14 @@
 """Tasks: the problems of an evaluation, each with what decides that an answer to it is right."""
 
+import difflib
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -14,18 +17,22 @@ from bench.evaluation import files
 from curate.families import FAMILIES
 from curate.families.distinct import RanDry, draw_distinct
 from curate.grading.grade import AnswerKind
+from curate.grading.letters import LETTERS
+from curate.sources import RowError
+from curate.sources.columns import Columns
 from engine import InputError
+from engine.errors import shown
 
 TaskName = Literal["s1_nano", "gsm8k", "aqua", "aime24", "aime25", "math500", "gpqa_diamond"]
-LETTERS = "ABCDE"
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task as a grid names it."""
+    """A task as a grid names it: one that is known, or questions of one's own under a name of one's own."""
 
-    name: TaskName
+    name: str
+    """One of s1_nano, gsm8k, aqua, aime24, aime25, math500, gpqa_diamond; any other name, with `path`, is one's own."""
     path: str | None = None
-    """A file, or `hub:OWNER/NAME/FILE`; GSM8K and AQuA are found in the data folder."""
+    """A file, or `hub:OWNER/NAME[/FILE]`; GSM8K and AQuA are found in the data folder."""
     revision: str | None = None
     """Of the hub's data set."""
     sha256: str | None = None
@@ -38,6 +45,18 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of s1_nano: the families to draw from; empty: all."""
     option_seed: int = 0
     """Of gpqa_diamond: which order the options are shuffled into."""
+    question: str = "question"
+    """Of one's own questions: the column of the question."""
+    answer: str | None = "answer"
+    """The column of the reference answer, null: there is none, and a function judges. Of a whole solution what is
+    boxed, or follows `####`, counts."""
+    kind: str = "auto"
+    """What decides that an answer is right: auto (by the reference), number, latex, choice, text, exact, or
+    python:MODULE.FUNCTION."""
+    options: str | None = None
+    """The column of a choice's options, a list; None: `options` or `choices`, where a row has one."""
+    group: str | None = None
+    """The column of a finer name, such as a subject, by which the report tells accuracy too."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.families if name not in FAMILIES]
@@ -46,6 +65,32 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InputError(f"task {self.name}: {what}; known families: {', '.join(FAMILIES)}")
         if self.name == "s1_nano" and (self.path is not None or self.sha256 is not None):
             raise InputError("task s1_nano draws its problems; leave path and sha256 out")
+        known = get_args(TaskName)
+        given = [name for name, default in _COLUMNS.items() if getattr(self, name) != default]
+        if self.name in known and given:
+            raise InputError(
+                f"task {self.name} has columns of its own, and {given[0]} is given; to read other columns call the "
+                "task by another name"
+            )
+        if self.name not in known and self.path is None:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            raise InputError(
+                f"task {shown(self.name)} is unknown; "
+                + (f"did you mean {near[0]}? " if near else "")
+                + f"known: {', '.join(known)}; for questions of your own give path: FILE"
+            )
+        if self.name not in known and not re.fullmatch(r"[\w.-]{1,80}", self.name):
+            raise InputError(f"task {shown(self.name)}: a name has letters, digits, dots, dashes and underscores only")
+        Columns(kind=self.kind)  # an unknown kind is refused with the grid
+
+    @property
+    def columns(self) -> Columns:
+        """Of one's own questions."""
+        return Columns(self.question, self.answer, self.kind, self.options)
+
+
+_COLUMNS = {"question": "question", "answer": "answer", "kind": "auto", "options": None, "group": None}
+"""Fields that one's own questions have, and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +107,7 @@ class Problem:
     permutation: tuple[int, ...] = ()
     """For each option shown, its place in the file (0: the right one); empty where the file's order is kept."""
     family: str = ""
+    """Its family, or the function that judges answers, `module.function`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +125,8 @@ def load(spec: TaskSpec) -> Task:
     """The problems of `spec`. Raises InputError naming task and file where something is missing or another."""
     if spec.name == "s1_nano":
         return _families(spec)
+    if spec.name not in get_args(TaskName):
+        return _own(spec)
     # File in the data folder, rows, beginnings of SHA-256 of public copies: AIME24 as in Qwen2.5-Math, LIMO, evalchemy
     # and rllm (30 equal answers; the first two draw figures only where a problem needs them, as s1's
     # `aime24_nofigures`); AIME25 as in evalchemy; MATH500 as in PRM800K's test split, and LIMO's copy.
@@ -104,13 +152,38 @@ def load(spec: TaskSpec) -> Task:
     path = files.locate(spec.name, spec.path, spec.revision, default)
     sha256, read = files.read(spec.name, path, rows, known, spec.sha256)
     found = [parse(spec, row, sha256) for row in read]
-    if len({problem.id for problem in found}) != len(found):
-        raise InputError(f"task {spec.name}: {path} has two rows of one id; repair the file")
-    return Task(spec.name, tuple(_choose(spec, found)), sha256, private=spec.name == "gpqa_diamond")
+    return Task(spec.name, tuple(_choose(spec, found, path)), sha256, private=spec.name == "gpqa_diamond")
 
 
-def _choose(spec: TaskSpec, found: Sequence[Problem]) -> list[Problem]:
-    """`count` problems by a hash of seed and id, in the file's order: a larger count holds the smaller one's."""
+def _own(spec: TaskSpec) -> Task:
+    """Questions of one's own, called by their column `id` where they have one."""
+    path = files.locate(spec.name, spec.path, spec.revision, None)
+    sha256, read = files.read(spec.name, path, None, None, spec.sha256)
+    found = []
+    for row in read:
+        try:
+            asked = spec.columns.read(row.values)
+        except RowError as error:
+            raise InputError(f"{row.place}: {error}") from error
+        if asked.answer is None and asked.kind is not AnswerKind.PYTHON:
+            raise InputError(
+                f"{row.place}: column {spec.columns.answer!r} is empty; give an answer, or leave the row out"
+            )
+        if spec.group is not None and spec.group not in row.values:
+            raise InputError(f"{row.place}: column {spec.group!r} is missing; the row has {', '.join(row.values)}")
+        name, group = row.values.get("id"), "" if spec.group is None else str(row.values[spec.group])
+        name = f"{spec.name}-{row.number}" if name is None else str(name)
+        found.append(Problem(name, group, asked.text, asked.answer, asked.kind, asked.options, family=asked.checker))
+    return Task(spec.name, tuple(_choose(spec, found, path)), sha256)
+
+
+def _choose(spec: TaskSpec, found: Sequence[Problem], path: Path) -> list[Problem]:
+    """`count` problems by a hash of seed and id, in the file's order: a larger count holds the smaller one's. Raises
+    InputError where two have one id, or there are fewer."""
+    ids = [problem.id for problem in found]
+    twice = next((name for name, n in Counter(ids).items() if n > 1), None)
+    if twice is not None:
+        raise InputError(f"task {spec.name}: {path} has two rows of one id, {shown(twice)}; repair the file")
     if spec.count is not None and spec.count > len(found):
         raise InputError(f"task {spec.name}: count is {spec.count} and there are {len(found)} problems; lower it")
     ranked = sorted(found, key=lambda p: hashlib.sha256(f"{spec.seed}|{p.id}".encode()).digest())
@@ -143,7 +216,7 @@ def _aqua(spec: TaskSpec, row: files.Row, sha256: str) -> Problem:
     label, given = row.text("label").upper(), row.values.get("options")
     if not isinstance(given, list) or label not in LETTERS[: len(given)]:
         raise InputError(f"{row.place}: label {label!r} is none of its options")
-    options = tuple(text.removeprefix(f"({letter})").strip() for letter, text in zip(LETTERS, given, strict=True))
+    options = tuple(text.removeprefix(f"({letter})").strip() for letter, text in zip(LETTERS, given, strict=False))
     return Problem(f"aqua-{row.number}", "", row.text("question"), label, AnswerKind.CHOICE, options)
 
 

@@ -1,8 +1,8 @@
 """Grading: whether an answer is right, by a rule that fits its type, in bounded time and memory.
 
 Choices are compared as letters, numbers exactly, LaTeX by what it was read as in processes that can be killed, families
-by their own checkers; what has no rule goes to a judge if there is one. An answer that nothing can grade is
-`correct=None`, never right or wrong in silence.
+by their own checkers or the user's; what has no rule goes to a judge if there is one. An answer that nothing can grade
+is `correct=None`, never right or wrong in silence.
 """
 
 import enum
@@ -36,6 +36,8 @@ class AnswerKind(enum.Enum):
     """Words: equal as strings, otherwise for a judge."""
     EXACT = "exact"
     """Words of which one is right, such as a name: equal but for case, articles and punctuation, otherwise wrong."""
+    PYTHON = "python"
+    """A function of one's own, see `curate.grading.checker`."""
     AUTO = "auto"
     """By the reference."""
 
@@ -47,7 +49,7 @@ class Item:
     Attributes:
         reference: the right answer; None where there is none (families need none).
         prompt: the question; choices take their options from it, families their numbers.
-        family: a key of `curate.families.FAMILIES`, for AnswerKind.FAMILY.
+        family: a key of `curate.families.FAMILIES`, for AnswerKind.FAMILY; `module.function` for AnswerKind.PYTHON.
         options: what a choice is among, A first; empty: what the prompt shows.
     """
 
@@ -89,10 +91,10 @@ Judge = Callable[[Sequence[Item]], Sequence[Grade]]
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Left for a process: a reference, an answer, and the rule that extracted it."""
+class _Left:
+    """Left for a process: what it is asked (see `Pool.run`), the answer, and the rule that extracted it."""
 
-    reference: str
+    asked: tuple[str, ...]
     answer: str
     rule: str
 
@@ -127,7 +129,7 @@ class Grader(AbstractContextManager["Grader", None]):
         """
         self._pool = Pool(workers, time_limit_s, memory_limit_mb)
         self._judge, self._strict = judge, strict
-        self._known: dict[tuple[str, str], Verdict] = {}
+        self._known: dict[tuple[str, ...], Verdict] = {}
 
     def __exit__(self, *exc: object) -> None:
         self._pool.close()
@@ -140,7 +142,7 @@ class Grader(AbstractContextManager["Grader", None]):
     def grade(self, items: Sequence[Item]) -> list[Grade]:
         """Grades in the order of the items. Raises RuntimeError where a grading process cannot start."""
         results = [self._by_rule(item) for item in items]
-        new = sorted({(r.reference, r.answer) for r in results if isinstance(r, _Pair)} - self._known.keys())
+        new = sorted({r.asked for r in results if isinstance(r, _Left)} - self._known.keys())
         self._known.update(zip(new, self._pool.run(new), strict=True))
         grades = [self._settled(r) for r in results]
         judged = [i for i, r in enumerate(results) if isinstance(r, _Words)]
@@ -150,21 +152,25 @@ class Grader(AbstractContextManager["Grader", None]):
                 grades[i] = verdict
         return grades
 
-    def _settled(self, result: Grade | _Pair | _Words) -> Grade:
+    def _settled(self, result: Grade | _Left | _Words) -> Grade:
         if isinstance(result, Grade):
             return result
         if isinstance(result, _Words):
             return Grade(None, "ungradable", result.answer, "words unlike the reference, and no judge")
-        verdict = self._known[result.reference, result.answer]
+        verdict = self._known[result.asked]
         rule = f"{result.rule}/{verdict.rule}"
         return Grade(verdict.correct, rule, result.answer, verdict.detail, (verdict.gold, verdict.given))
 
-    def _by_rule(self, item: Item) -> Grade | _Pair | _Words:
+    def _by_rule(self, item: Item) -> Grade | _Left | _Words:
         """The grade, or what is left to do."""
         kind = AnswerKind(item.kind)  # or its name, which is refused where there is none such
         kind = guess_kind(item) if kind is AnswerKind.AUTO else kind
         if kind is AnswerKind.FAMILY and item.family not in FAMILIES:
             return Grade(None, "ungradable", None, f"no family {item.family!r}; known: {', '.join(FAMILIES)}")
+        if kind is AnswerKind.PYTHON:
+            said = extract(item.answer).text or item.answer.strip()
+            asked = item.family, item.answer, item.reference or "", item.prompt
+            return _Left(asked, said[:LONGEST_ANSWER], "own") if said else Grade(False, "no_answer", None)
         if kind is not AnswerKind.FAMILY and (item.reference is None or not item.reference.strip()):
             return Grade(None, "ungradable", None, "no reference answer")
         if kind is AnswerKind.CHOICE:
@@ -190,7 +196,7 @@ class Grader(AbstractContextManager["Grader", None]):
             return Grade(compared.correct, f"{found.rule}/{compared.rule}", answer, "", read_as)
         if spelling(reference) == spelling(answer):
             return Grade(True, f"{found.rule}/string", answer)
-        return _Pair(reference, answer, found.rule)
+        return _Left((reference, answer), answer, found.rule)
 
 
 def _too_long(answer: str) -> Grade:

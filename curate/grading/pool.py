@@ -28,7 +28,7 @@ class Verdict:
     """What a process said of one pair, or why it could not: rules `grader_timeout`, `grader_memory`, `grader_crash`.
     `gold` and `given` are what the two were read as."""
 
-    correct: bool
+    correct: bool | None
     rule: str
     detail: str
     gold: str = ""
@@ -57,7 +57,7 @@ class _Worker:
         self.deadline = time.monotonic() + START_LIMIT_S
         self.task: int | None = None
 
-    def send(self, task: int, pair: tuple[str, str], time_limit_s: float) -> None:
+    def send(self, task: int, pair: tuple[str, ...], time_limit_s: float) -> None:
         self.task, self.deadline = task, time.monotonic() + time_limit_s * WALL_FACTOR + GRACE_S
         assert self.process.stdin is not None
         # Had it died between two tasks, its closed output says so at the next select.
@@ -97,8 +97,9 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
         """Process ids of the workers there are now."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def run(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """Compare every (reference, answer) pair; verdicts in their order.
+    def run(self, pairs: Sequence[tuple[str, ...]]) -> list[Verdict]:
+        """Compare every (reference, answer) pair, or ask the function of every (`module.function`, answer, reference or
+        "", question); verdicts in their order.
 
         Raises:
             RuntimeError: a process cannot start, as where mpmath is missing.

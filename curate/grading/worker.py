@@ -1,4 +1,4 @@
-"""One grading process: pairs of answers in, verdicts out, a JSON line each, under limits that the kernel enforces.
+"""One grading process: what `Pool.run` takes in, verdicts out, a JSON line each, under limits that the kernel enforces.
 
     python -m curate.grading.worker CPU_LIMIT_S WALL_LIMIT_S MEMORY_LIMIT_MB
 
@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import Any
 
+from curate.grading.checker import verdict as verdict_of_own
 from curate.grading.compare import equal
 
 LONGEST_READING = 2_000
@@ -32,25 +33,35 @@ def main() -> None:
     equal("x^2+x", "x(x+1)")  # what the first comparison builds must not be charged to whichever answer comes first
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
-        gold, given = json.loads(line)
+        asked = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_limit)
         signal.setitimer(signal.ITIMER_REAL, wall_limit)
         try:
-            found = equal(gold, given)
-            verdict: dict[str, Any] = {"correct": found.correct, "rule": found.rule, "detail": ""}
-            verdict |= {"gold": found.gold[:LONGEST_READING], "given": found.given[:LONGEST_READING]}
+            verdict = _compared(*asked) if len(asked) == 2 else _called(*asked)
         except MemoryError:
             verdict = {"correct": False, "rule": "grader_memory", "detail": f"more than {memory_limit >> 20} MiB"}
         except RecursionError:
             verdict = {"correct": False, "rule": "grader_depth", "detail": "nested too deeply"}
         except Exception as error:
             # A fault of ours must not end a run of thousands of answers; the row says what it was.
-            verdict = {"correct": False, "rule": "grader_error", "detail": f"{type(error).__name__}: {error}"[:300]}
+            wrong = False if len(asked) == 2 else None  # a function that fails has not judged
+            verdict = {"correct": wrong, "rule": "grader_error", "detail": f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(verdict), file=out, flush=True)
         if verdict["rule"] == "grader_memory":
             return
+
+
+def _compared(gold: str, given: str) -> dict[str, Any]:
+    found = equal(gold, given)
+    read_as = {"gold": found.gold[:LONGEST_READING], "given": found.given[:LONGEST_READING]}
+    return {"correct": found.correct, "rule": found.rule, "detail": ""} | read_as
+
+
+def _called(name: str, answer: str, reference: str, question: str) -> dict[str, Any]:
+    said = verdict_of_own(name, answer, reference or None, question)
+    return {"correct": said, "rule": "python", "detail": "" if said is not None else f"{name} could not tell"}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sources of questions: one adapter for each of s1's sixteen, GSM8K, and sets that are generated."""
+"""Sources of questions: one's own, one adapter for each of s1's sixteen, GSM8K, and sets that are generated."""
 
 from curate.sources.base import Draft, Info, RowError, Skip, Source
 from curate.sources.language import AGIEval, Crossword
@@ -13,6 +13,7 @@ from curate.sources.mathematics import (
     S1Teasers,
     TheoremQA,
 )
+from curate.sources.own import Own
 from curate.sources.probability import Probability
 from curate.sources.procedural import Procedural
 from curate.sources.science import GPQA, USACO, JEEBench, LiveCodeBench, OlympicArena, SciEval
@@ -39,7 +40,8 @@ PAPER = (
 """The sixteen sources of the paper, in the order of its table."""
 
 AnySource = (
-    NuminaMath
+    Own
+    | NuminaMath
     | Math
     | OlympicArena
     | OmniMath

@@ -83,7 +83,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str | None = None
     """Name in the tables; None: the adapter's own."""
     path: str | tuple[str, ...] = ()
-    """JSONL or Parquet files; patterns and $S1_DATA are resolved."""
+    """JSONL, JSON, CSV or Parquet files, or hub:OWNER/NAME[/FILE]; patterns and $S1_DATA are resolved."""
     hub: bool = False
     revision: str | None = None
     """Commit of the hub's data set."""
@@ -91,6 +91,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Column of the file -> the name it should have had."""
     limit: int | None = None
     """Read no more rows than this."""
+    licence: str | None = None
+    """Of the rows; None: what is known of the adapter's data set."""
 
     @property
     def label(self) -> str:
@@ -102,7 +104,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def local_files(self) -> list[Path]:
         """The files this source depends on. Raises InputError where one is missing."""
-        return files(self.paths)
+        return files(self.paths, self.revision)
 
     def read(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         """(row number from 1 over all files or splits, record) pairs."""
@@ -118,7 +120,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """About how many rows `read` will give, for progress; None where only reading tells (the hub)."""
         if self.hub:
             return self.limit
-        rows = sum(map(row_count, files(self.paths)))
+        rows = sum(map(row_count, self.local_files()))
         return rows if self.limit is None else min(rows, self.limit)
 
     def refuse_files(self) -> None:

@@ -42,7 +42,7 @@ GRADE_SCHEMA: Mapping[str, type[pl.DataType]] = {
 GRADING_BATCH = 2000
 """Attempts graded between two calls of progress."""
 
-KINDS = {kind: AnswerKind(kind) for kind in ("number", "latex", "choice", "text", "exact", "family")}
+KINDS = {kind: AnswerKind(kind) for kind in ("number", "latex", "choice", "text", "exact", "family", "python")}
 """Grading by a question's `answer_type`; "code" and "none" have no rule and are ungradable."""
 
 

@@ -72,7 +72,9 @@ def _check(draft: Draft) -> None:
     """Raises RowError for a draft that the tables cannot hold; adapters are checked, too."""
     if draft.answer_type not in ANSWER_TYPES or draft.cot_type not in COT_TYPES:
         raise RowError(f"answer type {draft.answer_type!r} or cot type {draft.cot_type!r} does not exist")
-    if (draft.answer_type == "family") != (draft.family in FAMILIES):
+    named = draft.family is not None
+    fits = {"family": draft.family in FAMILIES, "python": named}.get(draft.answer_type, not named)
+    if not fits:
         raise RowError(f"answer type {draft.answer_type!r} does not go with family {draft.family!r}")
     for name, text in (("question", draft.question), ("solution", draft.solution), ("answer", draft.answer)):
         if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
@@ -87,7 +89,7 @@ def _question(source: Source, version: str, number: int, draft: Draft) -> tuple[
         source.label,
         number,
         version,
-        source.info.licence,
+        source.licence or source.info.licence,
         draft.question,
         draft.solution,
         draft.answer,

@@ -52,6 +52,12 @@ def test_committed_grids_load(file):
         ({**ONE, "endpoint": {"url": "http://x", "model": "m", "retries": -1}}, "endpoint.retries is -1"),
         ({**ONE, "endpoint": {"url": "http://x", "model": "m", "timeout_s": 0}}, "endpoint.timeout_s is 0"),
         ({**ONE, "tassks": []}, "tassks"),
+        (
+            {**ONE, "max_tokens": 1039, "methods": [{"method": "budget", "budgets": [16]}]},
+            "budget 16 and answer_tokens 1024 do not fit into max_tokens 1039; raise max_tokens, or lower",
+        ),
+        ({**ONE, "max_tokens": 1024}, "thinking and answer_tokens 1024 do not fit into max_tokens 1024"),
+        ({**ONE, "min_answer_tokens": -1}, "min_answer_tokens is -1"),
     ],
 )
 def test_a_bad_grid_is_refused_by_name(values, message):
@@ -103,7 +109,9 @@ def test_what_methods_come_to():
     assert asked["no forcing"] == {"max_tokens": 4096, "thinking_budget_action": "truncate"}
     assert asked["no opener"] == {"max_tokens": 4096, "thinking_format": "none"}
     assert asked["budget 64"] == {"max_tokens": 164, "thinking_token_budget": 64}
-    assert asked["auto"] == {"max_tokens": 4096, "answer_reserve_tokens": 100}
+    # The same room for an answer behind every limit: all thinking that max_tokens leaves, whatever is extended.
+    assert asked["auto"] == {"max_tokens": 4096, "thinking_token_budget": 3996} and found["auto"].limit == 3996
+    assert asked["2x no string"]["max_tokens"] == 4096 and asked["2x no string"]["thinking_token_budget"] == 3996
     assert asked["2x Hmm"] == {
         "max_tokens": 612,
         "thinking_token_budget": 512,

@@ -159,9 +159,9 @@ def test_wrong_columns_stop_the_source_and_rename_mends_it(tmp_path):
 def test_missing_files_and_unknown_kinds_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file"):
         gathered(mathematics.Math(path=str(tmp_path / "nowhere.jsonl")))
-    (tmp_path / "rows.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"unknown kind of file '\.csv'"):
-        gathered(mathematics.Math(path=str(tmp_path / "rows.csv")))
+    (tmp_path / "rows.xlsx").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"unknown kind of file '\.xlsx'; give \.csv, \.json, \.jsonl, \.parquet"):
+        gathered(mathematics.Math(path=str(tmp_path / "rows.xlsx")))
     (tmp_path / "rows.parquet").write_text("no parquet")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         gathered(mathematics.Math(path=str(tmp_path / "rows.parquet")))
