@@ -61,7 +61,7 @@ def obey(name: str, options: Any) -> None:
 
 
 def _run(options: RunOptions) -> None:
-    what = _with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
+    what = with_overrides(grid.load(options.grid) if options.grid is not None else _grid_of(options), options)
     for file in options.write:
         publish.insert(file, "")  # a document that has no place for the tables is refused before the run, not behind it
     folder = options.out or Path("runs") / (_plain(what.title) if options.grid is not None else _named(what))
@@ -137,10 +137,13 @@ def _refuse_given(options: RunOptions, names: Iterable[str], why: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} {why}")
 
 
-def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
+def with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
+    """The grid under the flags that lay themselves over one. Raises InputError for those that do not."""
     if options.grid is not None:
         _refuse_given(options, _OF_GRIDS, f"is given with {options.grid}; write it into the grid")
     given = {name: getattr(options, name) for name in ("adapter", "device", "dtype", "max_num_seqs")}
+    if options.endpoint is not None:
+        return _at_endpoint(what, options, given)
     return msgspec.structs.replace(
         what,
         engine=what.engine | {name: value for name, value in given.items() if value is not None},
@@ -148,6 +151,19 @@ def _with_overrides(what: grid.Grid, options: RunOptions) -> grid.Grid:
         thinking_format=options.thinking_format or what.thinking_format,
         reuse=what.reuse and not options.independent,
     )
+
+
+def _at_endpoint(what: grid.Grid, options: RunOptions, of_engines: Mapping[str, Any]) -> grid.Grid:
+    """The grid on a server; what it says of one besides, such as `body`, is kept. Raises InputError for flags of an
+    engine in this process, and where the server's model is not named."""
+    _refuse_given(options, of_engines, "is of an engine in this process; leave it or --endpoint out")
+    if options.model is None and what.endpoint is None:
+        raise InputError("--endpoint needs --model, the name that the server knows the model by")
+    forced = any(not condition.label.startswith("no ") for condition in what.conditions())
+    old = what.endpoint or grid.Endpoint(url=options.endpoint or "", model=options.model or "", thinking_fields=forced)
+    endpoint = msgspec.structs.replace(old, url=options.endpoint, model=options.model or old.model)
+    format = options.thinking_format or what.thinking_format
+    return msgspec.structs.replace(what, endpoint=endpoint, engine={}, thinking_format=format)
 
 
 def _grade(options: GradeOptions) -> None:

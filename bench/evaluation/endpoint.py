@@ -93,7 +93,8 @@ class EndpointBackend(AbstractContextManager["EndpointBackend"]):
             fields["logprobs"] = True
         if not self._endpoint.thinking_fields:
             fields = {name: value for name, value in fields.items() if name in _STANDARD}
-        return {"model": self._endpoint.model, "messages": list(request.prompt), **fields}
+        body = {"model": self._endpoint.model, "messages": list(request.prompt), **fields, **self._endpoint.body}
+        return {name: value for name, value in body.items() if value is not None}
 
     async def _count(self, text: str) -> int:
         """Tokens of reasoning that came without a count (not every server gives one), by the server's own tokenizer."""

@@ -29,6 +29,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     concurrency: Count = 16
     thinking_fields: bool = True
     """Whether the server takes this engine's thinking parameters; without them only method `none` can run."""
+    body: dict[str, Any] = {}
+    """Fields laid over every request, such as max_completion_tokens; null leaves a field out, such as temperature."""
     timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
     retries: Annotated[int, Meta(ge=0)] = 4
 

@@ -30,7 +30,10 @@ class RunOptions:
     options: str | None = None
     """Its column of a choice's options, a list; None: `options` or `choices`, where a row has one."""
     model: str | None = None
-    """Checkpoint directory, hub id or GGUF file; also lays itself over a grid's."""
+    """Checkpoint directory, hub id or GGUF file, or what the endpoint calls it; also lays itself over a grid's."""
+    endpoint: str | None = None
+    """OpenAI-compatible server that runs --model, up to and with /v1; OPENAI_API_KEY holds its key. Budgets and "Wait"s
+    need this engine's server; without them (method `none`) any service will do."""
     adapter: str | None = None
     """A LoRA adapter's folder, whose changes the weights get while they are loaded."""
     count: int | None = None

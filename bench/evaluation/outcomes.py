@@ -124,9 +124,8 @@ def called(grid: Grid) -> str:
     if grid.endpoint is not None:
         return grid.endpoint.model
     path, adapter = Path(grid.model), grid.engine.get("adapter")
-    name = path.name
-    if name in _EXPORTS:
-        name = grid.name or path.resolve().parent.name
+    path = path.resolve() if path.exists() else path  # a link is called what it leads to
+    name = (grid.name or path.parent.name) if path.name in _EXPORTS else path.name
     return name if adapter is None else f"{name} with {'/'.join(Path(adapter).parts[-2:])}"
 
 

@@ -57,6 +57,7 @@ def conditions(task: Mapping[str, Any]) -> list[str]:
                 ("95 % interval", _range([row["interval"]["low"], row["interval"]["high"]])),
                 *([("same problems again", _range(row["sampling_interval"]))] if many else []),
                 ("thinking tokens", f"{row['thinking_tokens']:.0f}"),
+                ("limit", _told("{:,}", row["limit"])),
                 ("T ≤ limit", _told("{:.0%}", row["control"])),
                 ("forced ends", str(row["forced_ends"])),
                 ("no answer", str(row["no_answer"])),
