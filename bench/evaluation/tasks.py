@@ -19,7 +19,7 @@ from curate.families.distinct import RanDry, draw_distinct
 from curate.grading.grade import AnswerKind
 from curate.grading.letters import LETTERS
 from curate.sources import RowError
-from curate.sources.columns import Columns
+from curate.sources.columns import Columns, is_unicode
 from engine import InputError
 from engine.errors import shown
 
@@ -173,6 +173,8 @@ def _own(spec: TaskSpec) -> Task:
             raise InputError(f"{row.place}: column {spec.group!r} is missing; the row has {', '.join(row.values)}")
         name, group = row.values.get("id"), "" if spec.group is None else str(row.values[spec.group])
         name = f"{spec.name}-{row.number}" if name is None else str(name)
+        if not is_unicode(name + group):
+            raise InputError(f"{row.place}: its id or group holds a lone surrogate, which is not valid Unicode")
         found.append(Problem(name, group, asked.text, asked.answer, asked.kind, asked.options, family=asked.checker))
     return Task(spec.name, tuple(_choose(spec, found, path)), sha256)
 

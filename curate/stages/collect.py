@@ -10,6 +10,7 @@ from curate.models.asking import clean
 from curate.normalise import question_id, s1_hash
 from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION, decisions
 from curate.sources import Draft, RowError, Skip, Source
+from curate.sources.columns import is_unicode
 from engine.errors import InputError
 from engine.rows_file import BadRow
 
@@ -77,7 +78,7 @@ def _check(draft: Draft) -> None:
     if not fits:
         raise RowError(f"answer type {draft.answer_type!r} does not go with family {draft.family!r}")
     for name, text in (("question", draft.question), ("solution", draft.solution), ("answer", draft.answer)):
-        if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
+        if text is not None and not is_unicode(text):
             raise RowError(f"the {name} holds a lone surrogate, which is not valid Unicode")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bench.evaluation import browse, compare, grade, grid, run, status
+from bench.evaluation import browse, compare, grade, grid, run, status, tasks
 from bench.evaluation.commands import write_report
 from curate.config import load_config as load_curation
 from curate.grading import AnswerKind, Grader, Item
@@ -19,6 +19,7 @@ from curate.models.asking import Ask, EndpointDown, Sampling
 from curate.models.client import EndpointConfig
 from curate.models.endpoint import EndpointModel
 from curate.models.store import Store
+from curate.sources.own import Own
 from curate.stages.collect import collect_source
 from engine.text.tokenizer import Tokenizer
 from tests.curate.source_rows import ROWS
@@ -223,6 +224,22 @@ def _rows(case: tuple[int, FileCase]) -> None:
 _row_cases = st.integers(0, len(_SOURCES) - 1).flatmap(lambda i: st.tuples(st.just(i), files(ROWS[_SOURCES[i]][0])))
 
 
+_ROW = {"question": "Which?", "answer": "B", "options": ["red", "green"], "id": 1}
+_HEAD = b"\xef\xbb\xbfid,question,answer,options\n"
+_csv = st.text("ab1,\"'\n\r;\0é[]", max_size=40).map(lambda text: _HEAD + text.encode())
+_own = st.tuples(st.just("csv"), _csv | st.binary(max_size=40)) | st.tuples(
+    st.sampled_from(("json", "jsonl")), files(_ROW).map(lambda case: file_bytes(_ROW, case))
+)
+
+
+def _questions(case: tuple[str, bytes]) -> None:
+    """One's own questions, as a task and as a source."""
+    path = checkpoint.scratch() / f"own.{case[0]}"
+    path.write_bytes(b"[" + case[1] + b"]" if case[0] == "json" else case[1])
+    promise(lambda: tasks.load(tasks.TaskSpec(name="own", path=str(path))))
+    promise(collect_source, Own(path=str(path)), lambda rows: None)
+
+
 def _yaml_target(name: str, base: Any, read: Any, overrides: bool = False) -> Target:
     cases = st.tuples(files(base), st.none() | _yaml, _overrides if overrides else st.just([]))
     return Target(name, cases, lambda case: _yaml_file(base, read, case))
@@ -245,4 +262,5 @@ TARGETS = (
     Target("training data", _record_cases, _records),
     _yaml_target("curation config", INPUTS["curation"], load_curation),
     Target("curation rows", _row_cases, _rows),
+    Target("own questions", _own, _questions),
 )
