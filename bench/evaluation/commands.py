@@ -23,6 +23,7 @@ from curate.grading.judge import Judge
 from curate.models.opened import open_model
 from curate.models.store import Store
 from engine.errors import InputError
+from engine.rows_file import KINDS
 from engine.whole_file import write_whole
 
 NANO_BUDGETS, NANO_WAITS, NANO_BUDGET = (16, 32, 64, 128, 256, 512), (0, 1, 2, 4, 8), 1024
@@ -113,7 +114,8 @@ def _grid_of(options: RunOptions) -> grid.Grid:
         task: dict[str, Any] = {"name": options.task}
         _refuse_given(options, _OF_QUESTIONS, "is a column of your own questions; give --questions FILE too")
     else:
-        name = re.sub(r"[^\w.-]+", "_", Path(options.questions.removeprefix("hub:")).stem)[:80] or "questions"
+        file = Path(options.questions.removeprefix("hub:"))
+        name = _plain(file.stem if file.suffix.lower() in KINDS else file.name)[:80] or "questions"
         task = {"name": f"own_{name}" if name in get_args(TaskName) else name, "path": options.questions}
         task |= {name: getattr(options, name) for name in _OF_QUESTIONS}
         _refuse_given(options, ("task",), f"and --questions {options.questions} are two tasks; leave one out")

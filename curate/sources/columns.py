@@ -78,10 +78,9 @@ class Columns:
         if kind is AnswerKind.CHOICE and answer is not None:
             letter, _ = letter_of(answer, item.shown)
             if letter is None or (item.shown and letter not in item.shown):
-                raise RowError(
-                    f"column {self.answer!r} is {answer[:60]!r}, which is no letter and no text of "
-                    f"{len(item.shown) or 'any'} options; give the letter, A for the first one"
-                )
+                among = f"no letter and no text of its {len(item.shown)} options; give the letter, A for the first one"
+                alone = "no letter, and the question shows no options; name their column, options: COLUMN"
+                raise RowError(f"column {self.answer!r} is {answer[:60]!r}, which is {among if item.shown else alone}")
             answer = letter
         return Question(asked, whole, answer, kind, found)
 

@@ -23,7 +23,7 @@ def test_committed_grids_load(file):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**ONE, "tasks": []}, r"tasks is \[\]: expected `array` of length >= 1"),
+        ({**ONE, "tasks": []}, r"tasks is \[\]: expected `list` of length >= 1"),
         ({**ONE, "methods": []}, r"methods is \[\]: expected"),
         ({**ONE, "tasks": [{"name": "aime26"}]}, "aime26"),
         ({**ONE, "tasks": [{"name": "s1_nano"}, {"name": "s1_nano"}]}, "given twice"),
@@ -109,6 +109,7 @@ def test_what_methods_come_to():
     assert asked["no forcing"] == {"max_tokens": 4096, "thinking_budget_action": "truncate"}
     assert asked["no opener"] == {"max_tokens": 4096, "thinking_format": "none"}
     assert asked["budget 64"] == {"max_tokens": 164, "thinking_token_budget": 64}
+    assert conditions({"method": "auto"}, min_answer_tokens=0)["auto"].params.min_answer_tokens == 0
     # The same room for an answer behind every limit: all thinking that max_tokens leaves, whatever is extended.
     assert asked["auto"] == {"max_tokens": 4096, "thinking_token_budget": 3996} and found["auto"].limit == 3996
     assert asked["2x no string"]["max_tokens"] == 4096 and asked["2x no string"]["thinking_token_budget"] == 3996
