@@ -2,17 +2,16 @@
 
 from typing import Literal
 
-from bench.evaluation.tasks import LETTERS, Problem
+from bench.evaluation.tasks import Problem
 from curate.grading.grade import Item
+from curate.sources.columns import with_options
 
 PromptName = Literal["s1", "lm_eval", "evalchemy", "boxed", "simple_evals"]
 
 
 def question_text(problem: Problem) -> str:
-    """The question, with options a blank line below it as lines `A) ...`."""
-    if not problem.options:
-        return problem.question
-    return f"{problem.question}\n\n" + "\n".join(map("{}) {}".format, LETTERS, problem.options))
+    """The question, with its options where it has any."""
+    return with_options(problem.question, problem.options)
 
 
 def user_message(problem: Problem, prompt: PromptName, suffix: str = "") -> str:

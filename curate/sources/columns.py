@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,13 @@ class Columns:
         return tuple(
             _without_letter(str(option).strip(), letter) for option, letter in zip(value, LETTERS, strict=False)
         )
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """What is asked: the question, with options a blank line below it as lines `A) ...`; alike in training and
+    evaluation."""
+    lines = map("{}) {}".format, LETTERS, options)
+    return "\n".join((question, "", *lines)) if options else question
 
 
 def is_unicode(text: str) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from curate.grading.grade import AnswerKind
-from curate.sources.base import Draft, Info, Source, options_text
-from curate.sources.columns import Columns
+from curate.sources.base import Draft, Info, Source
+from curate.sources.columns import Columns, with_options
 
 
 class Own(Source, frozen=True, kw_only=True, tag="questions"):
@@ -33,6 +33,7 @@ class Own(Source, frozen=True, kw_only=True, tag="questions"):
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         found = self.columns.read(row)
-        asked = "\n".join((found.text, options_text(found.options))) if found.options else found.text
         kind = "none" if found.answer is None and found.kind is not AnswerKind.PYTHON else found.kind.value
-        return Draft(asked, found.whole, found.answer, kind, family=found.checker or None)
+        return Draft(
+            with_options(found.text, found.options), found.whole, found.answer, kind, family=found.checker or None
+        )

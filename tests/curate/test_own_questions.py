@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 
 from bench.evaluation import tasks
+from bench.evaluation.prompts import question_text
 from curate.grading import AnswerKind, Grader, Item
 from curate.grading.checker import checker
+from curate.grading.letters import choose
 from curate.sources.columns import Columns
 from curate.sources.own import Own
 from curate.stages.collect import collect_source
@@ -83,6 +85,16 @@ def test_options_are_read_as_people_write_them(fields, row, answer, options):
     assert (found.answer, list(found.options), found.kind) == (answer, options, AnswerKind.CHOICE)
 
 
+def test_a_choice_is_asked_alike_in_training_and_evaluation(tmp_path):
+    path = write(tmp_path, "csv", [{"question": "Which?", "answer": "green", "options": json.dumps(OPTIONS)}])
+    questions, _ = collect_source(Own(path=path), lambda rows: None)
+    (problem,) = tasks.load(tasks.TaskSpec(name="mine", path=path)).problems
+    assert questions["question"].item() == question_text(problem) == "Which?\n\nA) red\nB) green\nC) blue"
+    assert questions["answer"].item() == problem.reference == "B"
+    found = choose("Answer: B", Item("", "B", AnswerKind.CHOICE, questions["question"].item()).shown)
+    assert found[0].text == "B"  # graded there by what the question shows
+
+
 @pytest.mark.parametrize(
     ("fields", "row", "message"),
     [
@@ -90,7 +102,11 @@ def test_options_are_read_as_people_write_them(fields, row, answer, options):
         ({}, {"question": "q", "solution": "1"}, "column 'answer' is missing.* give answer: null"),
         ({}, {"question": " ", "answer": "1"}, "column 'question' is ' '; a text is needed"),
         ({}, {"question": 7, "answer": "1"}, "column 'question' is '7'; a text is needed"),
-        ({}, {"question": "q", "answer": "D", "options": OPTIONS}, "'D', which is no letter and no text of its 3 options"),
+        (
+            {},
+            {"question": "q", "answer": "D", "options": OPTIONS},
+            "'D', which is no letter and no text of its 3 options",
+        ),
         ({}, {"question": "q", "answer": 2, "options": OPTIONS}, "give the letter, A for the first one"),
         ({"kind": "choice"}, {"question": "q", "answer": "red"}, "the question shows no options; name their column"),
         ({"options": "o"}, {"question": "q", "answer": "A"}, "column 'o' is missing"),
