@@ -24,15 +24,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url: str
     """Up to and with /v1."""
     model: str
+    """The name that the server knows it by."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; it need not be set."""
     concurrency: Count = 16
+    """Requests in flight at most."""
     thinking_fields: bool = True
     """Whether the server takes this engine's thinking parameters; without them only method `none` can run."""
     body: dict[str, Any] = {}
     """Fields laid over every request, such as max_completion_tokens; null leaves a field out, such as temperature."""
     timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
+    """Seconds of one try."""
     retries: Annotated[int, Meta(ge=0)] = 4
+    """Further tries of a request that failed."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -51,15 +55,22 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Fields of EngineConfig, such as device, dtype, tensor_parallel_size, max_num_seqs."""
     tasks: Annotated[tuple[TaskSpec, ...], Meta(min_length=1)]
     methods: Annotated[tuple[Method | AnySearch, ...], Meta(min_length=1)]
+    """How thinking is scaled; each comes to one or more conditions, the points of a curve."""
     prompt: PromptName = "s1"
+    """How a question is put: `s1` is the question alone, the others have the wording of the harness that they are named
+    after."""
     system: str | None = None
     """System message; null: what the chat template writes by itself."""
     thinking_format: str | None = None
+    """How thinking is marked; null: the engine's."""
     samples: Count = 1
     """Samples per problem, for methods that do not say."""
     temperature: float = 0.0
+    """Of methods that do not say; 0 is greedy."""
     top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this much probability together."""
     seed: int = 0
+    """Of the draws; a sample has the same seed under every condition."""
     max_tokens: Count = 32768
     """Most tokens of a response."""
     answer_tokens: Count = 1024

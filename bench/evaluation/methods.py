@@ -103,6 +103,7 @@ class NoForcing(MethodBase, frozen=True, tag="none"):
     """Plain generation: no budget and no forced end. With `opener` the thinking is opened, as s1's models need."""
 
     opener: bool = True
+    """Open the thinking; false: the model is asked as it is, without a thinking format."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         fields = {"thinking_budget_action": "truncate"} if self.opener else {"thinking_format": "none"}
@@ -114,6 +115,7 @@ class Budget(MethodBase, frozen=True, tag="budget"):
     """Thinking is cut at each of `budgets` tokens and the answer forced."""
 
     budgets: tuple[int, ...]
+    """Most thinking tokens, a condition for each."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         for budget in self.budgets:
@@ -131,8 +133,11 @@ class Extensions(MethodBase, frozen=True, tag="extensions"):
     """So many ends of thinking are replaced by `string`, within `budget` thinking tokens (null: as `auto`)."""
 
     extensions: tuple[int, ...] = (0, 1, 2, 4, 6)
+    """How many ends of thinking are replaced, a condition for each."""
     string: str = "Wait"
+    """What replaces them; empty: the likeliest token that does not end thinking."""
     budget: int | None = None
+    """Most thinking tokens; null: as `auto`."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         name = self.string or "no string"
@@ -145,7 +150,9 @@ class TokenConditional(MethodBase, frozen=True, tag="token_conditional"):
     """The prompt asks for at most so many tokens; with `forced` the engine sees to it as well."""
 
     limits: tuple[int, ...]
+    """Tokens that the prompt names, a condition for each."""
     forced: bool = False
+    """Cut the thinking there too."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "token-conditional" + (" + budget" if self.forced else "")
@@ -167,8 +174,11 @@ class StepConditional(MethodBase, frozen=True, tag="step_conditional"):
     """
 
     limits: tuple[int, ...]
+    """Steps that the prompt names, a condition for each."""
     forced: bool = False
+    """End the thinking at step 0."""
     tokens_per_step: int = 100
+    """What Control takes a step for."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "step-conditional" + (" + stop at 0" if self.forced else "")
@@ -188,7 +198,9 @@ class ClassConditional(MethodBase, frozen=True, tag="class_conditional"):
     """The prompt asks for short or for long thinking. `default_tokens`: what no instruction comes to, for Control."""
 
     classes: tuple[Literal["short", "long"], ...] = ("short", "long")
+    """Lengths that the prompt asks for, a condition for each."""
     default_tokens: int | None = None
+    """Thinking tokens that Control measures against; null: it has none."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         for name in self.classes:
@@ -207,8 +219,11 @@ class Rejection(MethodBase, frozen=True, tag="rejection"):
     """Samples are drawn until one thinks within the limit; after `tries` draws the problem counts as not answered."""
 
     limits: tuple[int, ...]
+    """Most thinking tokens of a sample that counts, a condition for each."""
     tries: int = 64
+    """Draws until one counts, at most."""
     temperature: float = 1.0
+    """Of the draws, above 0."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         if self.temperature <= 0 or self.tries < 1:
@@ -222,8 +237,11 @@ class Parallel(MethodBase, frozen=True, tag="parallel"):
     """`samples` independent samples per problem and budget (null: `auto`), for majority and best-of-N."""
 
     samples: int
+    """Samples per problem, at least 2."""
     budgets: tuple[int | None, ...] = (None,)
+    """Most thinking tokens, a condition for each; null: as `auto`."""
     temperature: float = 1.0
+    """Of the draws, above 0."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         if self.temperature <= 0 or self.samples < 2:
@@ -239,7 +257,9 @@ class Harness(MethodBase, frozen=True, tag="harness"):
     """The original harness's keyword arguments, as in its published commands (`docs/evaluation.md` has the table)."""
 
     arguments: str
+    """As `--gen_kwargs` has them: name=value,name=value."""
     label: str | None = None
+    """What the condition is called; null: by its arguments."""
 
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         parsed = parse(self.arguments)

@@ -32,6 +32,7 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
     """What all searches have: how paths are drawn, and where their steps end."""
 
     temperature: Above0 = 1.0
+    """Of every draw."""
     budget: int | None = None
     """Thinking tokens along a path; null: s1's `auto`."""
     extensions: int = 0
@@ -41,6 +42,7 @@ class SearchMethod(MethodBase, frozen=True, kw_only=True):
     step_tokens: Count | None = None
     """Most tokens of a step; null: as many as come before a mark."""
     most_steps: Count = 40
+    """Steps of a path at most; it must answer then."""
     tree_tokens: Count | None = None
     """Of a whole search; open paths then answer. Null: as many as it takes."""
     name: str | None = None
@@ -122,6 +124,9 @@ class _Rewarded(SearchMethod, frozen=True, kw_only=True):
     """A method that chooses by a reward."""
 
     reward: Reward
+    """What scores steps: a reward model, or `logprob`, the geometric mean of the chances of the drawn tokens; `random`,
+    a hash of the path; `constant`; `oracle`, a leaf's grade and before that the share of right lines; `inverted`, 1
+    less that."""
     aggregate: Aggregate = "last"
     """How a path's score follows from its steps'."""
 
@@ -148,6 +153,8 @@ class _Walked(_Rewarded, frozen=True, kw_only=True):
     """One that chooses on its way too, and at its end by `choice`."""
 
     choice: Choice = "weighted"
+    """Which answer of the leaves is taken: the one with the highest score (`best`), with the most score in sum
+    (`weighted`), or of the most leaves (`majority`)."""
 
     def choose(self, leaves: Sequence[Branch], scores: Sequence[float], ballot: Ballot) -> str | None:
         answers = ballot.answers(leaves)
@@ -170,8 +177,12 @@ class Rebase(_Walked, frozen=True, kw_only=True, tag="rebase"):
 
     _sizes = "widths"
     widths: tuple[int, ...]
+    """Branches at once, a condition for each."""
     balance: Above0 = 0.1
+    """Temperature of the shares: the lower, the more goes to the best branch."""
     rule: Rule = "code"
+    """How shares become whole widths: `paper` rounds each, `code` is what its authors ran, `remainder` has the least
+    error of those that add up."""
 
     def grow(self, walk: Walk, size: int, ballot: Ballot) -> Found:
         return rebase(walk, size, self.balance, self.rule)
@@ -189,7 +200,9 @@ class _Kept(_Walked, frozen=True, kw_only=True):
 
     _sizes = "counts"
     counts: tuple[int, ...]
+    """Branches at once, a condition for each; multiples of `keep_one_of`."""
     keep_one_of: Count = 4
+    """Of so many branches the best goes on."""
 
     def check(self) -> None:
         super().check()
@@ -221,6 +234,7 @@ class BestOf(_Rewarded, frozen=True, kw_only=True, tag="best_of"):
     """Best of N: the answer of the sample with the highest score."""
 
     samples: tuple[int, ...]
+    """Samples per problem, a condition for each."""
 
     def grow(self, walk: Walk, size: int, ballot: Ballot) -> Found:
         return samples(walk, size)
@@ -233,6 +247,7 @@ class Weighted(_Rewarded, frozen=True, kw_only=True, tag="weighted"):
     """Weighted majority: the answer with the most score in sum."""
 
     samples: tuple[int, ...]
+    """Samples per problem, a condition for each."""
 
     def grow(self, walk: Walk, size: int, ballot: Ballot) -> Found:
         return samples(walk, size)
@@ -245,6 +260,7 @@ class _Sampled(SearchMethod, frozen=True, kw_only=True):
     """Whole samples, without a reward."""
 
     samples: tuple[int, ...]
+    """Samples per problem at most, a condition for each."""
 
     def grow(self, walk: Walk, size: int, ballot: Ballot) -> Found:
         return samples(walk, size)
@@ -255,8 +271,12 @@ class Adaptive(_Sampled, frozen=True, kw_only=True, tag="adaptive"):
     unlikely to (`beta`, Adaptive-Consistency, `threshold`), or a whole window agrees (`unanimous`, ESC)."""
 
     until: Literal["beta", "exact", "unanimous"] = "beta"
+    """No more are drawn once another majority is unlikely (`beta`), once there can be none (`exact`), or once a whole
+    window agrees (`unanimous`)."""
     window: Count = 4
+    """Samples that are drawn at a time."""
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.95
+    """Of `beta`: how probable it must be that the majority stays."""
 
     def grow(self, walk: Walk, size: int, ballot: Ballot) -> Found:
         def enough(drawn: Sequence[Branch]) -> bool:
@@ -287,8 +307,12 @@ class DeepConf(_Sampled, frozen=True, kw_only=True, tag="deepconf"):
     the surest share of them only."""
 
     group: Literal["mean", "tail", "lowest", "bottom"] = "tail"
+    """What counts as a sample's confidence: the mean of all its tokens, of the last window (`tail`), of the least sure
+    window (`lowest`), or of the least sure tenth of the windows (`bottom`)."""
     window: Count = confidence.WINDOW
+    """Tokens of a group."""
     keep: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Share of the answers that vote, the surest first; null: all."""
     top: Count = 20
     """Log-probabilities of a token's confidence."""
 
@@ -326,7 +350,9 @@ class ShortM(_Sampled, frozen=True, kw_only=True, tag="short_m"):
     """short-m@k: of `samples` thoughts at once, the majority of the `m` that end first."""
 
     m: Count = 3
+    """Thoughts that vote: those that end first."""
     slice_tokens: Count = 64
+    """Tokens that all thoughts go on by before it is seen which ended."""
 
     def check(self) -> None:
         if min(self.samples) < self.m:

@@ -19,6 +19,8 @@ class RewardModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model: str
     """Checkpoint directory or hub id."""
     mark: str | int | None = None
+    """Text or token that is put behind each step, where the score is read; null: it is read at the step's last
+    token."""
     labels: tuple[str | int, ...] = ()
     """See Engine.submit_score."""
     engine: dict[str, Any] = {}

@@ -85,6 +85,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     path: str | tuple[str, ...] = ()
     """JSONL, JSON, CSV or Parquet files, or hub:OWNER/NAME[/FILE]; patterns and $S1_DATA are resolved."""
     hub: bool = False
+    """Read the adapter's own data set from the hub, in place of `path`."""
     revision: str | None = None
     """Commit of the hub's data set."""
     rename: dict[str, str] = {}
@@ -172,7 +173,9 @@ class Generated(Source, frozen=True, kw_only=True):
     kinds: ClassVar[tuple[Kind, ...]]
 
     rows: int
+    """How many questions."""
     seed: int = 42
+    """Of the draw."""
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number from 1, {"draft": Draft}) pairs, none twice. Raises InputError where there are no more."""

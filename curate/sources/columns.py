@@ -61,13 +61,13 @@ class Columns:
                 raise RowError(f"column {name!r} is missing; the row has {', '.join(map(str, row)) or 'none'}{null}")
         asked, whole = text(row, self.question), optional_text(row, self.answer) if self.answer else None
         found = self._options(row)
-        for name, said in (
+        for column, said in (
             (self.question, asked),
             (self.answer, whole or ""),
             (self.options or "options", "".join(found)),
         ):
             if not is_unicode(said):
-                raise RowError(f"column {name!r} holds a lone surrogate, which is not valid Unicode")
+                raise RowError(f"column {column!r} holds a lone surrogate, which is not valid Unicode")
         if self.checker:
             return Question(asked, whole, whole, AnswerKind.PYTHON, found, self.checker)
         kind = AnswerKind.CHOICE if found and self.kind == "auto" else AnswerKind(self.kind)

@@ -54,7 +54,9 @@ class Crossword(Source, frozen=True, kw_only=True, tag="xword"):
 
     info: ClassVar[Info] = Info("xword", "0xharib/xword1", "unknown", ("input", "output"), 999)
     sample: int = 1_000
+    """How many clues."""
     seed: int = 42
+    """Which clues are chosen."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         question = f"{optional_text(row, 'instruction') or INSTRUCTION} {text(row, 'input')}"

@@ -21,7 +21,9 @@ class NuminaMath(Source, frozen=True, kw_only=True, tag="NuminaMATH", dict=True)
         "NuminaMATH", "AI-MO/NuminaMath-CoT", "Apache-2.0", ("source", "problem", "solution"), 30_660
     )
     subsets: tuple[str, ...] = ("aops_forum",)
+    """Values of the column `source` whose problems are all taken."""
     also: tuple[str, ...] = ()
+    """Files of problems that are taken whatever their subset."""
 
     def local_files(self) -> list[Path]:
         return super().local_files() + files(self.also)
@@ -84,6 +86,7 @@ class OlympiadBench(Source, frozen=True, kw_only=True, tag="OlympiadBench"):
         only={"language": ("English", "en"), "modality": ("Text-only",)},
     )
     context: bool = True
+    """Put a problem's context before its question."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         question, context = text(row, "question"), optional_text(row, "context")
@@ -112,6 +115,7 @@ class AIME(Source, frozen=True, kw_only=True, tag="AIME"):
         890,
     )
     last_year: int = 2021
+    """Later years are left out."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         try:

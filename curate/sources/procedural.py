@@ -36,6 +36,7 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
 
     info: ClassVar[Info] = Info("procedural", "", "Apache-2.0", ())
     families: dict[str, float]
+    """Name of a family -> its weight in the draw."""
     style: Literal["plain", "theme", "choice", "program"] = "plain"
     """`plain`: the family's words; `theme`: opened by a subject; `choice`: a theme and options; `program`: a task to
     write a program, without a reference."""
@@ -46,14 +47,19 @@ class Procedural(Generated, frozen=True, kw_only=True, tag="procedural"):
     part: tuple[float, float] = (0.0, 1.0)
     """Part of all plain questions, by their hash: sources with parts that do not meet share no question."""
     unanswered: int = 0
+    """Of the rows, those without a solution and an answer."""
     copies: int = 0
+    """Of the rows, those that repeat an earlier one, as it is, in capitals or with spaces behind it."""
     near_copies: int = 0
+    """Of the rows, those that repeat an earlier one with a word more."""
     leaks: int = 0
+    """Of the rows, those that are questions of an evaluation set, as they are, in capitals or with other commas."""
     leak_seed: int = 7
     """Seed of the evaluation set (`curate.families`, held-out side) that leaks come from."""
     leak_count: int = 1000
     """Questions of that evaluation set."""
     damaged: int = 0
+    """Of the rows, those with drawings, images or references to a page in them."""
 
     def local_files(self) -> list[Path]:
         """The code that makes the questions, in place of files that hold them."""

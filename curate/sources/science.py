@@ -91,7 +91,9 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
         private=True,
     )
     diamond: tuple[str, ...] = ()
+    """Files of the diamond set, whose questions are left out."""
     seed: int = 42
+    """Which order the options are shuffled into."""
 
     def local_files(self) -> list[Path]:
         return super().local_files() + files(self.diamond)
@@ -130,7 +132,9 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
         ((None, "test"), (None, "validation")),
     )
     sample: int = 250
+    """How many questions."""
     seed: int = 42
+    """Which questions of a task and topic are chosen."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:
         answer = joined_text(row, "answer")
