@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ from typing import Any, Self
 import torch
 
 from bench import stand_in
+from engine.commit import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -71,7 +71,7 @@ class Machine:
         words = [re.sub(r"(^|=)/.*", lambda found: found[1] + Path(found[0]).name, word) for word in sys.argv[1:]]
         return cls(
             command=" ".join([program, *words]),
-            commit=commit(),
+            commit=commit() or "none",
             device=device_name(device),
             versions=versions() | dict(peers or {}),
         )
@@ -116,19 +116,6 @@ def read(file: Path) -> list[Record]:
         except ValueError as error:
             raise ValueError(f"{file}:{number}: {error}; delete the line or restore it") from None
     return records
-
-
-def commit() -> str:
-    """The repository's short commit, with `+` where tracked or new files differ from it; S1_COMMIT, where that is set:
-    for copies without the history."""
-    if given := os.environ.get("S1_COMMIT"):
-        return given
-    try:
-        git = partial(subprocess.check_output, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
-        head, state = git(["git", "rev-parse", "--short", "HEAD"]), git(["git", "status", "--porcelain"])
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
-    return head.strip() + ("+" if state.strip() else "")
 
 
 def device_name(device: torch.device) -> str:

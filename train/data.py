@@ -16,6 +16,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import training_tokens
 from train.config import Data, Model
 from train.errors import TrainingError
+from train.files import DataFile, data_files
 from train.text import marked_tokens, messages_of
 
 
@@ -32,6 +33,7 @@ class Dataset:
     offsets: np.ndarray
     targets: np.ndarray
     dropped: tuple[str, ...] = ()
+    files: tuple[DataFile, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,16 +49,17 @@ class Dataset:
             offsets=np.cumsum([0, *map(len, spans)], dtype=np.int64),
             targets=self.targets[chosen],
             dropped=self.dropped,
+            files=self.files,
         )
 
     def split(self, share: float) -> tuple["Dataset", "Dataset"]:
-        """(the rest, about `share` of the samples), by a hash of each one's id. Raises TrainingError where one of the
-        two would be empty."""
+        """(the rest, about `share` of the samples and at least one), by a hash of each one's id. Raises TrainingError
+        where no sample would be left to train on."""
         hashes = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in self.ids]
-        held = np.array([value < share * 2**64 for value in hashes], dtype=bool)
-        if held.all() or not held.any():
+        held = np.array([value < share * 2**64 or value == min(hashes) for value in hashes], dtype=bool)
+        if held.all():
             raise TrainingError(
-                f"data.heldout_share is {share:g} and of {len(self):,} samples {int(held.sum()):,} would be held out; "
+                f"data.heldout_share is {share:g} and all of {len(self):,} samples would be held out; "
                 "give another share"
             )
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
@@ -81,12 +84,16 @@ def open_tokenizer(model: Model, config_file: Path) -> Tokenizer | None:
     return Tokenizer.load(model.tokenizer or config_file.parent)
 
 
-def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | None, vocab_size: int) -> Dataset:
-    """Reads JSONL (or Parquet) records; see docs/training.md for the shapes a record may have.
+def read_dataset(
+    named: tuple[str, ...], config: Data, tokenizer: Tokenizer | None, vocab_size: int, setting: str = "data.train"
+) -> Dataset:
+    """Reads the records of the files that `named`, the value of `setting`, stands for (see train.files);
+    docs/training.md has the shapes a record may have.
 
     Raises TrainingError that names file, line and field, and the sample that is too long when `on_too_long` is error.
     """
-    records = [(f"{file}:{number}", record) for file in files for number, record in _records(Path(file))]
+    files = data_files(named, setting)
+    records = [(f"{file.name}:{number}", record) for file in files for number, record in _records(file)]
     with ThreadPoolExecutor() as pool:  # tokenizing leaves Python alone
         encoded = list(pool.map(lambda each: _sample(each[1], each[0], config, tokenizer), records))
     names = [str(record.get("id", place)) for place, record in records]
@@ -107,7 +114,7 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | No
                 f"0 to {vocab_size - 1}; model.tokenizer does not belong to this model"
             )
     if not kept:
-        raise TrainingError(f"{', '.join(files)}: no sample left to train on ({len(dropped)} dropped as too long)")
+        raise TrainingError(f"{', '.join(named)}: no sample left to train on ({len(dropped)} dropped as too long)")
     ids, streams, masks = zip(*kept, strict=True)
     return Dataset(
         ids,
@@ -116,15 +123,14 @@ def read_dataset(files: tuple[str, ...], config: Data, tokenizer: Tokenizer | No
         offsets=np.cumsum([0, *map(len, streams)], dtype=np.int64),
         targets=np.asarray([mask[1:].sum() for mask in masks], dtype=np.int64),
         dropped=tuple(name for name, _ in dropped),
+        files=files,
     )
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.exists():
-        raise TrainingError(f"data file {path} does not exist")
-    for number, row in read_rows(path):
+def _records(file: DataFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in read_rows(file.path):
         if isinstance(row, BadRow):
-            raise TrainingError(f"{path}:{number}: {row.reason}")
+            raise TrainingError(f"{file.name}:{number}: {row.reason}")
         yield number, row
 
 

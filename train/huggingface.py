@@ -50,11 +50,14 @@ def failure(error: BaseException, folder: Path) -> str:
 def find_config(model: Model) -> Path:
     """config.json of `model.path`, a directory or a hub id (downloaded if needed), or the file that is `model.init`.
 
-    Raises InputError for a GGUF file.
+    Raises InputError naming the setting for a model that is not there, and for a GGUF file.
     """
     if model.path is None:
         return Path(model.init or "")
-    folder = resolve(model.path)
+    try:
+        folder = resolve(model.path)
+    except InputError as error:
+        raise TrainingError(f"model.path: {error}") from error
     if is_gguf(folder):
         raise InputError(f"model.path is {shown(model.path)}, a GGUF file; give the folder of the safetensors model")
     return folder / "config.json"

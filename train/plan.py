@@ -1,6 +1,7 @@
 """What a run will cost, before anything is loaded: `python -m train.plan CONFIG.yaml [a.b=c ...]`.
 
-Prints tokens, steps, imbalance, GB per GPU, FLOPs and minutes on named GPUs.
+Prints tokens, steps, imbalance, GB per GPU, FLOPs and minutes on named GPUs, and on this machine's CPU by a rate that
+it takes two seconds to measure.
 """
 
 import sys
@@ -12,11 +13,13 @@ from statistics import NormalDist
 import numpy as np
 import tyro
 
+from engine.build import available_bytes
 from engine.command.flags import read_flags
 from engine.errors import InputError, first_line, tell
 from engine.input_file import read_regular
 from train.architecture import Architecture
-from train.config import Lora, TrainConfig, load_config
+from train.config import Lora, Model, TrainConfig, load_config
+from train.cpu_rate import CpuRate, cpu_rate
 from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.huggingface import find_config
@@ -160,13 +163,15 @@ def read_lengths(file: Path) -> np.ndarray:
     return lengths
 
 
-def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: int, source: str) -> str:
+def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: int, source: str, cpu: CpuRate) -> str:
     """The plan as text."""
     steps = plan_steps(config, lengths, ranks)
     memory = plan_memory(config, arch, ranks, steps.largest_slice)
     tokens, matmul = steps.tokens, (4.0 if config.lora else 6.0) * arch.matmul_parameters
     attention = arch.attention_flops(lengths.tolist()) * tokens / float(lengths.sum())
     total = matmul * tokens + attention
+    state, free = memory.state * ranks, available_bytes() / 1e9
+    room = "fits" if state <= free else f"does NOT fit its {free:.0f} GB"
     gpus = (
         f"  {ranks} x {gpu.name:6s} {total / (ASSUMED_MFU * gpu.peak_flops * ranks) / 60:8.1f} minutes, "
         + ("fits" if memory.total * 1e9 <= gpu.memory else f"does NOT fit its {gpu.memory / 1e9:.0f} GB")
@@ -197,8 +202,18 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
         f"({100 * attention / total:.0f} %); {total:.3g} in all",
         f"time        at {100 * ASSUMED_MFU:.0f} % of peak, which is assumed, not measured, and without start-up",
         *gpus,
+        f"  this CPU    {total / cpu.flops / 60:8,.1f} minutes, {room}; {cpu.flops / 1e9:.1f} GFLOP/s in {cpu.dtype}, "
+        f"{cpu.threads} thread(s): measured now, on a smaller model of this kind",
     ]
     return "\n".join(lines)
+
+
+def shape_of(model: Model) -> Path:
+    """The model's config.json. Raises TrainingError where it is not at hand, with the way to do without it."""
+    try:
+        return find_config(model)
+    except InputError as error:
+        raise TrainingError(f"{error}; for a plan its shape is enough: --shape CONFIG.json") from error
 
 
 @dataclass(frozen=True)
@@ -225,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks = config.parallel.ranks if arguments.ranks is None else arguments.ranks
         if ranks < 1 or ranks % config.parallel.context:
             raise TrainingError(f"parallel.context = {config.parallel.context} does not divide {ranks} ranks")
-        config_file = arguments.shape or find_config(config.model)
+        config_file = arguments.shape or shape_of(config.model)
         arch = Architecture.load(config_file)
         if arguments.lengths == "s1k":
             lengths, source = published_lengths(), "published lengths of s1K: log-normal"
@@ -236,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 config.data.train, config.data, open_tokenizer(config.model, config_file), arch.vocab_size
             )
             lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
-        print(report(config, arch, lengths, ranks, source))
+        print(report(config, arch, lengths, ranks, source, cpu_rate(config, arch, lengths)))
     except (InputError, OSError) as error:
         tell(error, "train.plan")
         return 2

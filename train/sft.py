@@ -8,17 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import tyro
 
 from engine.build import available_bytes
+from engine.command.flags import read_flags
 from engine.errors import InputError, tell
+from engine.hub_upload import check_target, push_folder
 from engine.model.checkpoint import read_tensors
 from engine.one_writer import sole_writer
 from train.architecture import Architecture
+from train.card import Exported, write_cards
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
 from train.data import Dataset, open_tokenizer, read_dataset, step_samples, steps_per_epoch
@@ -47,11 +52,11 @@ class Trainer:
         self.config_file = find_config(config.model)
         self.arch = Architecture.load(self.config_file)
         self.tokenizer = open_tokenizer(config.model, self.config_file)
-        self.data, self.heldout = self.read(config.data.train), None
+        self.data, self.heldout = self.read(config.data.train, "data.train"), None
         if config.data.heldout_share:
             self.data, self.heldout = self.data.split(config.data.heldout_share)
         elif config.data.heldout:
-            self.heldout = self.read(config.data.heldout)
+            self.heldout = self.read(config.data.heldout, "data.heldout")
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.require_memory()
@@ -65,8 +70,8 @@ class Trainer:
         self.stopping = False
         """Some rank was told to stop; all ranks learn it in the same step."""
 
-    def read(self, files: tuple[str, ...]) -> Dataset:
-        return read_dataset(files, self.config.data, self.tokenizer, self.arch.vocab_size)
+    def read(self, named: tuple[str, ...], setting: str) -> Dataset:
+        return read_dataset(named, self.config.data, self.tokenizer, self.arch.vocab_size, setting)
 
     def require_memory(self) -> None:
         """Refuses, before anything is allocated, a run that the plan says will not fit."""
@@ -263,26 +268,29 @@ class Trainer:
         if config.lora is not None:
             base = config.model.path or str(self.config_file)
             export_adapter(self.model, config.lora, self.run / "adapter", base, self.world.first)
-        dtype, note = self.export_dtype()
+        dtype, kept, note = self.export_dtype()
         tensors = self.model.state_dict() if config.lora is None else merge(self.model, dtype)
         tokenizer = Path(config.model.tokenizer or self.config_file.parent)
         export(tensors, target, self.config_file, dtype, tokenizer)
         if self.world.first:
+            exported = Exported(self.total_steps, str(dtype).removeprefix("torch."), kept)
+            write_cards(self.run, config, self.config_file, self.arch, self.data, self.heldout, exported)
             print(f"wrote {target}{note}", file=sys.stderr)
 
-    def export_dtype(self) -> tuple[torch.dtype, str]:
-        """What the model is exported in, and what is to be said of it."""
+    def export_dtype(self) -> tuple[torch.dtype, float | None, str]:
+        """What the model is exported in, which share of what was learned bfloat16 keeps, where that was measured, and
+        what is to be said of it."""
         asked = self.config.checkpoint.export_dtype
         if asked == "float32" or self.config.model.path is None:  # nothing was there before the run
-            return DTYPES["bfloat16" if asked == "auto" else asked], ""
+            return DTYPES["bfloat16" if asked == "auto" else asked], None, ""
         stored = {tensor.dtype for tensor in read_tensors(self.config_file.parent).values() if len(tensor.shape) == 2}
         if asked == "auto" and "F32" in stored:  # rounding would take more than what was learned
-            return torch.float32, " in float32, which the weights before the run are in"
+            return torch.float32, None, " in float32, which the weights before the run are in"
         kept = kept_by_rounding(self.model, self.config_file.parent, torch.bfloat16)
         said = f"bfloat16 keeps {kept:.1%} of what was learned"
         if asked == "auto" and kept < KEPT:
-            return torch.float32, f" in float32: {said}"
-        return torch.bfloat16, f" in bfloat16, which keeps {kept:.1%} of what was learned"
+            return torch.float32, kept, f" in float32: {said}"
+        return torch.bfloat16, kept, f" in bfloat16, which keeps {kept:.1%} of what was learned"
 
     def announce(self, start: int) -> None:
         data = self.data
@@ -295,15 +303,28 @@ class Trainer:
         )
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """A configuration, and where the result goes."""
+
+    config: tyro.conf.Positional[Path]
+    """Configuration (YAML); see train/config.py and train/recipes."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """section.name=value"""
+    push_to_hub: str | None = None
+    """OWNER/NAME: upload export/ as this model, to a private repository."""
+    public: bool = False
+    """Make that repository one that everybody sees."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns the exit code: 0 done or stopped by SIGTERM, 1 the run failed, 2 input that cannot be used, 130
-    interrupted."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m train.sft CONFIG.yaml [section.name=value ...]", file=sys.stderr)
-        return 0 if arguments else 2
+    """Train; returns the exit code: 0 done or stopped by SIGTERM, 1 the run or the upload failed, 2 input that cannot
+    be used, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        config = load_config(arguments[0], arguments[1:])
+        arguments = read_flags(Arguments, words, "python -m train.sft", __doc__)
+        check_target(arguments.push_to_hub, arguments.public)
+        config = load_config(arguments.config, arguments.overrides)
         if config.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
             torch.use_deterministic_algorithms(True)
@@ -324,7 +345,11 @@ def main(argv: list[str] | None = None) -> int:
             "train: interrupted; what is checkpointed is intact, the same command goes on from there", file=sys.stderr
         )
         return 130
+    first = trainer.world.first
     leave_world()
+    if arguments.push_to_hub is not None and finished and first:
+        command = ["python", "-m", "train.sft", *words]
+        return push_folder(trainer.run / "export", arguments.push_to_hub, "model", arguments.public, command)
     return 130 if trainer.interrupted and not finished else 0
 
 

@@ -78,8 +78,9 @@ def test_held_out_samples_are_chosen_by_their_ids(tmp_path: Path) -> None:
             assert (part.tokens[mine] == whole.tokens[theirs]).all() and part.targets[at] == whole.targets[there]
     fewer = whole.subset(np.arange(4))
     assert set(fewer.split(0.4)[1].ids) == set(held.ids) & set(fewer.ids), "whatever the other samples are"
-    with pytest.raises(TrainingError, match=r"heldout_share is 1e-09 and of 8 samples 0 would be held out"):
-        whole.split(1e-9)
+    assert len(whole.split(1e-9)[1].ids) == 1, "a small file has one at least"
+    with pytest.raises(TrainingError, match=r"heldout_share is 0\.5 and all of 1 samples would be held out"):
+        whole.subset(np.arange(1)).split(0.5)
 
 
 @given(
@@ -338,7 +339,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "latin.jsonl", "latin.jsonl:1: not JSON"),
         (tmp_path / "f.parquet", "f.parquet: not a readable Parquet"),
         (tmp_path / "pipe", "pipe is a pipe; give a regular file"),
-        (tmp_path, " is a folder; give a regular file"),
+        (tmp_path, "is a folder; name its files"),
     ):
         with pytest.raises(InputError, match=message):
             read_dataset((str(file),), Data(train=("x",), loss="all"), None, VOCAB)
@@ -350,41 +351,6 @@ def test_lengths_that_are_none_are_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"lengths: must hold") as caught:
         read_lengths(tmp_path / "lengths")
     assert str(caught.value).isprintable()
-
-
-BAD_SETTINGS = {
-    "optim.lrr=1": "unknown setting optim.lrr; did you mean lr",
-    "optimizer=x": "unknown setting optimizer; did you mean optim",
-    "optim.lr=fast": "optim.lr is 'fast'",
-    "optim.lr=0": "optim.lr is 0",
-    "compute.dtype=float8": "compute.dtype is 'float8'",
-    "optim=3": "optim is 3",
-    "model.init=x": "give either model.path",
-    "parallel.context=3": "does not divide the world of 1 ranks",
-    "model.path=/nowhere": "is no directory, nor the form of a hub id",
-    "compute.gpu_gb=0.0001": "the plan needs",
-    "data.train=[]": "data.train is []: expected `array` of length >= 1",
-    "data.train=[a": "override 'data.train=[a': not YAML",
-    "optim.betas=[0.9,1.5]": "optim.betas[1] is 1.5: expected `float` < 1.0",
-    "optim.lr=.inf": "optim.lr is inf",
-    "optim.min_lr=0.5": "min_lr is above lr",
-    "seed=-1": "seed is -1: expected `int` >= 0",
-    "lora={rank: 0}": "lora.rank is 0",
-    "lora={targets: [qproj]}": "lora.targets[0] is 'qproj'",
-    "model.tokenizer=/nowhere": "/nowhere/tokenizer.json is missing",
-    "epochs": "must look like",
-    "run=/proc/nowhere": "/proc/nowhere: cannot be written: No such file or directory; choose another folder",
-}
-
-
-@pytest.mark.parametrize("override", BAD_SETTINGS)
-def test_bad_settings_are_refused(tmp_path: Path, override: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Config typos, impossible layouts, too little memory by the plan: one line, exit code 2, nothing written."""
-    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "d.jsonl", [10, 12])
-    config = write_config(tmp_path / "run.yaml", model, data)
-    assert sft_main([str(config), override]) == 2
-    error = capfd.readouterr().err
-    assert BAD_SETTINGS[override] in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def shorten(path: Path, size: int) -> None:
