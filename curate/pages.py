@@ -27,8 +27,9 @@ def policy(script: str = "") -> Markup:
 
 
 def pages(folder: Path) -> Environment:
-    """The templates of a folder."""
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    """The templates of a folder, and `page.css`, which they all begin with."""
+    loader = FileSystemLoader([folder, Path(__file__).parent])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = shown
     environment.globals["policy"] = policy
     return environment

@@ -1,6 +1,7 @@
 """What others wrote never becomes part of a page: hostile values in every field, and templates without a hole."""
 
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,19 @@ import polars as pl
 import pytest
 
 from bench.evaluation import plot
+from bench.evaluation.browse import said
+from bench.evaluation.panels import Curve, Panel
 from curate.pages import policy, render
 from curate.stages.plots import domain_plot, length_plot
+from engine.figure_style import save
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted(p for floor in ("bench", "curate", "engine", "train") for p in (ROOT / floor).rglob("*.html.jinja"))
 SAMPLES, REPORT = ROOT / "bench/evaluation/samples.html.jinja", ROOT / "curate/stages/report.html.jinja"
+IMAGES = [
+    (name, f"data:image/svg+xml;base64,{{{{ {kind} }}}}") for name, kind in (("src", "light"), ("srcset", "dark"))
+]
+"""The sources that an image may have."""
 HOSTILE = (
     '"><script>alert(1)</script>',
     "' onmouseover='alert(1)' x='",
@@ -64,7 +72,7 @@ class Page(HTMLParser):
 def samples(text: Any) -> bytes:
     """The samples page with `text` in every field that a run, a data set or an endpoint fills."""
     key = str(text)
-    problem = SimpleNamespace(id=key, group=text)
+    problem = SimpleNamespace(id=key, group=text, reference=text)
     task = SimpleNamespace(name=key, private=False, problems=[problem])
     row = dict.fromkeys(("condition", "sample", "thinking_tokens", "extensions", "stop_reason"), text)
     graded = SimpleNamespace(correct=True, extracted=text, rule=text)
@@ -76,6 +84,8 @@ def samples(text: Any) -> bytes:
         tasks=[task],
         samples={(key, key): [(row, graded)]},
         question_text=lambda problem: problem.id,
+        judged_by=lambda problem: text,
+        said=said,
         pieces=lambda row: [(text, True), (text, False)],
     )
 
@@ -85,10 +95,13 @@ def report(text: Any) -> bytes:
     tables = ("stages", "sources", "rules", "seeded", "verdicts", "cost", "notes", "provenance")
     found = {name: [[text, text, None]] for name in tables}
     drops = [(text, text, text, [(text, text, text)])]
+    funnel = [
+        {"stage": text, "rows": text, "kept": text, "rules": [(text, text)] * 4 + [(text, 1)], "shape": "0,0 9,0 9,9"}
+    ]
     return render(
         REPORT,
-        found=SimpleNamespace(**found, source_stages=[text], drops=drops, seconds=1.5),
-        plots={str(text): "eA=="},
+        found=SimpleNamespace(**found, funnel=funnel, source_stages=[text], drops=drops, seconds=1.5),
+        plots={str(text): ["eA==", "eQ=="]},
         title=text,
         seed=text,
     )
@@ -113,7 +126,8 @@ def test_templates_write_values_as_text_or_in_quoted_attributes(template):
         bare = re.sub(r'"[^"]*"', "", tag)
         assert "{{" not in bare, f"{tag}: a value outside quotes"
         assert not re.search(r"\b(href|on\w+|style|srcdoc|action)=", tag), f"{tag}: a value that may run"
-        assert re.findall(r'src="([^"]*)"', tag) in ([], ["data:image/png;base64,{{ png }}"])
+        for name, source in re.findall(r'(src(?:set)?)="([^"]*)"', tag):
+            assert (name, source) in IMAGES
     for block in re.findall(r"<(?:script|style)>(.*?)</(?:script|style)>", text, re.DOTALL):
         assert "{{" not in block or block == "{{ script }}"
     if "<html" in text:
@@ -139,11 +153,16 @@ def test_a_page_runs_its_own_script_alone_and_loads_nothing():
 
 def test_names_in_figures_are_text(tmp_path):
     names = [HOSTILE[0], HOSTILE[6], r"$x^{$\frac", "--><script>alert(1)</script>"]
-    curves = [plot.Curve(name, [10, 20], [0.2, 0.4], labels=[name, "2"]) for name in names]
-    _, svg, _ = plot._save(tmp_path / "figure", [plot.Panel(names[-1], curves)], names[2])
-    tags = {element.tag.partition("}")[2] for element in ElementTree.fromstring(svg.read_bytes()).iter()}
-    drawing, about = "svg g path defs use clipPath rect style", "metadata RDF Work type creator Agent title format"
-    assert tags <= {*drawing.split(), *about.split()}
-    assert "<script" not in svg.read_text()
+    curves = [Curve(name, [10, 20], [0.2, 0.4], labels=[name, "2"]) for name in names]
     table = pl.DataFrame({"title": names, "pool": 3, "selected": 1})
-    assert domain_plot(table)[:4] == length_plot({names[2]: [1, 2], names[0]: [1]})[:4] == b"\x89PNG"
+    files = [
+        *plot.write(tmp_path / "figure", [Panel(names[-1], curves)], names[2]),
+        *save(partial(domain_plot, table), tmp_path / "domains"),
+        *save(partial(length_plot, {names[2]: [1, 2], names[0]: [1]}), tmp_path / "lengths"),
+    ]
+    drawing, about = "svg g path defs use clipPath rect style", "metadata RDF Work type creator Agent title format"
+    for svg in (file for file in files if file.suffix == ".svg"):
+        tags = {element.tag.partition("}")[2] for element in ElementTree.fromstring(svg.read_bytes()).iter()}
+        assert tags <= {*drawing.split(), *about.split()}, svg
+        assert "<script" not in svg.read_text()
+    assert [file.read_bytes()[:4] for file in files if file.suffix == ".png"] == [b"\x89PNG"] * 3

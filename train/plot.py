@@ -1,9 +1,11 @@
-"""The curves of runs, drawn by `python -m train.plot RUN [RUN ...]`: loss, gradient norm, learning rate, speed."""
+"""The curves of runs, drawn by `python -m train.plot RUN [RUN ...]`: loss and held-out loss, learning rate, gradient
+norm, speed."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from engine.command.flags import read_flags
 from engine.errors import InputError, tell
 from train.errors import TrainingError
 
-PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"), ("lr", "learning rate"), ("tokens_per_second", "tokens/s"))
+FIELDS = ("loss", "grad_norm", "lr", "tokens_per_second")
+"""What is drawn of every step."""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -30,47 +33,35 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _is_step(value: dict[str, Any]) -> bool:
-    names = ["step", "heldout_loss"] if value.get("step") == 0 else ["step", "epoch", *(name for name, _ in PANELS)]
+    names = ["step", "heldout_loss"] if value.get("step") == 0 else ["step", "epoch", *FIELDS]
     found = [*(value.get(name) for name in names), value.get("heldout_loss", 0.0)]
     return all(isinstance(number, (int, float)) and not abs(number) > 1e300 for number in found)  # NaN is one
 
 
-def draw(runs: Sequence[Path], output: Path) -> None:
-    """Writes the picture; the format is that of the file's name. Raises TrainingError where that is none."""
+def draw(runs: Sequence[Path], output: Path) -> list[Path]:
+    """Write the picture, `output`, and beside it as SVG on white and on dark; returns the three files. Raises
+    TrainingError where there is nothing to draw, or nowhere to write it."""
     try:
-        from matplotlib import rc_context  # Optional: only plots need it.
-        from matplotlib.figure import Figure
+        from engine.figure_style import save  # Optional: only plots need matplotlib.
+        from train.curves import Run, curves
     except ImportError as error:
         raise TrainingError("train.plot needs matplotlib: pip install matplotlib") from error
-    with rc_context({"text.parse_math": False}):  # a dollar sign in a name begins no formula
-        figure = _figure(Figure(figsize=(10, 7), layout="constrained"), runs)
-        known = figure.canvas.get_supported_filetypes()
-        if output.suffix[1:].lower() not in known:
-            raise TrainingError(f"{output}: no picture by its name; end it in .{', .'.join(sorted(known))}")
-        try:
-            figure.savefig(output, dpi=150)
-        except OSError as error:
-            raise TrainingError(f"{output}: cannot be written: {error.strerror}; choose another place") from error
+    if output.suffix != ".png":
+        raise TrainingError(f"{output}: end it in .png; the same as .svg, on white and on dark, is written beside it")
+    read = [Run(name, read_metrics(run)) for name, run in zip(_names(runs), runs, strict=True)]
+    try:
+        return save(partial(curves, read), output.with_suffix(""))
+    except OSError as error:
+        raise TrainingError(f"{output}: cannot be written: {error.strerror}; choose another place") from error
 
 
-def _figure(figure: Any, runs: Sequence[Path]) -> Any:
-    """The curves in an empty figure."""
-    panels = figure.subplots(2, 2).flatten()
-    for run in runs:
-        every = read_metrics(run)
-        records = [r for r in every if r["step"] > 0]  # before the first one there is the held-out loss alone
-        for axes, (name, title) in zip(panels, PANELS, strict=True):
-            line = axes.plot([r["step"] for r in records], [r[name] for r in records], label=run.name, linewidth=1)[0]
-            axes.set(title=title, xlabel="step")
-            held = [(r["step"], r["heldout_loss"]) for r in every if "heldout_loss" in r]
-            if name == "loss" and held:
-                axes.plot(*zip(*held, strict=True), "o--", color=line.get_color(), label=f"{run.name}, held out")
-        epochs = [b["step"] for a, b in pairwise(records) if a["epoch"] != b["epoch"]]
-        if len(epochs) <= 20:  # beyond that the lines would be all there is to see
-            for step in epochs:
-                panels[0].axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    panels[0].legend(fontsize="small")
-    return figure
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Their folders' names, with as many of the folders above as tell one from the others."""
+    parts = [run.resolve().parts for run in runs]
+    depths = (
+        next(n for n in count(1) if all(mine[-n:] != other[-n:] for other in parts if other != mine)) for mine in parts
+    )
+    return ["/".join(mine[-n:]) for mine, n in zip(parts, depths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of train.sft."""
     output: Path | None = None
-    """The picture to write; None: curves.png in the first run's folder."""
+    """The PNG to write, with SVGs beside it; None: curves.png in the first run's folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.runs:
             raise TrainingError("no run; give at least one run folder")
         output = arguments.output or arguments.runs[0] / "curves.png"
-        draw(arguments.runs, output)
+        files = draw(arguments.runs, output)
     except InputError as error:
         tell(error, "train.plot")
         return 2
-    print(output)
+    print(*files, sep="\n")
     return 0
 
 

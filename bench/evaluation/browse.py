@@ -1,4 +1,5 @@
-"""The samples of a run as one static HTML page: questions, traces with forced tokens marked, answers, verdicts.
+"""The samples of a run as one static HTML page: questions with what decides that an answer is right, traces with forced
+tokens marked, answers, verdicts.
 
 The page loads nothing and runs no script but its own filter; every text of a data set or a model is escaped.
 """
@@ -13,6 +14,8 @@ from bench.evaluation.extraction import Mode
 from bench.evaluation.grade import Graded, GraderName, load_grid, load_tasks, rows_with_grades
 from bench.evaluation.log import read_run
 from bench.evaluation.prompts import question_text
+from bench.evaluation.tasks import Problem
+from curate.grading.grade import AnswerKind
 from curate.pages import render
 from engine import InputError
 from engine.model.checkpoint import resolve
@@ -50,6 +53,8 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
         tasks=tasks.values(),
         samples=samples,
         question_text=question_text,
+        judged_by=judged_by,
+        said=said,
         pieces=pieces,
         tree=tree,
     )
@@ -57,17 +62,35 @@ def write_page(folder: Path, grader: GraderName = "s1-engine", mode: Mode = "ans
     return folder / "samples.html"
 
 
+def judged_by(problem: Problem) -> str:
+    """What decides that an answer is right where that is not its reference; "" otherwise."""
+    return {
+        AnswerKind.FAMILY: f"the checker of the family {problem.family}, from the question alone",
+        AnswerKind.PYTHON: f"the function {problem.family}",
+    }.get(problem.kind, "")
+
+
+def said(graded: Graded) -> str:
+    """What a sample answered, and the rule that found it."""
+    if graded.extracted is not None:
+        return f"answer '{graded.extracted}' by {graded.rule}"
+    if graded.rule in ("no_answer", "never_left_thinking"):
+        return graded.rule.replace("_", " ")
+    return f"error: {graded.detail}" if graded.rule == "error" else f"no answer by {graded.rule}"
+
+
 def tree(nodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The steps of a search, each behind the one that it goes on from, with how often the way to it has forked: a step
-    that alone goes on from another stands below it, and no further in. At most 12, which a page has room for."""
+    that alone goes on from another stands below it, and no further in. At most 12, which a page has room for. `ends` is
+    whether none goes on from it."""
     children: dict[int | None, list[int]] = defaultdict(list)
     for number, node in enumerate(nodes):
         children[node["parent"]].append(number)
     left = [(0, number) for number in reversed(children[None])]
     while left:
         level, number = left.pop()
-        yield min(level, 12), nodes[number]
         row = children[number]
+        yield min(level, 12), {**nodes[number], "ends": not row}
         left += [(level + (len(row) > 1), child) for child in reversed(row)]
 
 

@@ -1,43 +1,15 @@
-"""Figures from a report: PNG, SVG and the plotted data as JSON, per task. The same report gives the same files."""
+"""Figures from a report: PNG, SVG on white and on dark, and the plotted data as JSON, per task. The same report gives
+the same files."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from bench.evaluation.panels import Curve, Panel, drawn
+from engine.figure_style import save
 from engine.whole_file import write_whole
-
-_COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8e5ea2", "#b07d2b", "#4a4a4a", "#0f9ba8", "#a23b72")
-_MARKERS = "osD^vPX*"
-_MANY = len(_COLOURS)
-"""Curves that can be told apart by colour alone, with all their bars."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line: tokens, and accuracy with its interval in [0, 1]; `labels` stand beside the points, on the side where
-    a rising curve leaves room: upper left, or with `below` lower right."""
-
-    name: str
-    tokens: Sequence[float]
-    accuracy: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    labels: Sequence[str] = ()
-    below: bool = False
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Axes of a figure: what their x is, and the curves in them. A name has one colour in all panels."""
-
-    x: str
-    curves: Sequence[Curve]
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -54,7 +26,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
         }
         for name, panels in plots.items():
             if any(panel.curves for panel in panels):
-                files += _save(folder / f"{task['task']}-{name}", panels, title)
+                files += write(folder / f"{task['task']}-{name}", panels, title)
     return files
 
 
@@ -150,104 +122,10 @@ def _short(row: Mapping[str, Any]) -> str:
     return next((word for word in reversed(words) if word.rstrip("x").isdigit()), words[-1])
 
 
-def _save(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
-    # Ids in an SVG are drawn at random otherwise, and the date would differ too.
-    # A dollar sign in a name is one, and begins no formula.
-    with matplotlib.rc_context({"svg.hashsalt": "s1-engine", "font.size": 9, "text.parse_math": False}):
-        wide = len(panels) > 1
-        columns = 2 if len(panels[0].curves) <= _MANY else 3
-        lines = max(0, -(-len(panels[0].curves) // columns) - 4)  # of the legend, beyond those that there is room for
-        figure = Figure(figsize=(9.6 if wide else 6.8, 4.8 + 0.2 * lines if wide else 4.2), layout="constrained")
-        figure.suptitle(title, fontsize=10)
-        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, panel in zip(row, panels, strict=True):
-            _panel(axes, panel)
-        curves = [curve for panel in panels for curve in panel.curves]
-        top = max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ()))) or 1.0
-        row[0].set(ylabel="accuracy (%)", ylim=(0, min(103, 1.12 * top)))
-        if wide:
-            figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8)
-        else:
-            row[0].legend(loc="best", fontsize=8)
-        png, svg, data = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg", "json"))
-        figure.savefig(png, dpi=150, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
+def write(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:
+    """Write one figure, and what is in it as JSON; returns the files."""
+    files = save(partial(drawn, panels, title), stem)
     values = {"title": title, "panels": [{"x": p.x, "curves": [vars(curve) for curve in p.curves]} for p in panels]}
+    data = stem.with_name(f"{stem.name}.json")
     write_whole(data, json.dumps(values, indent=1) + "\n")
-    return [png, svg, data]
-
-
-def _panel(axes: Axes, panel: Panel) -> None:
-    for at, curve in enumerate(panel.curves):
-        rounds, colour = divmod(at, len(_COLOURS))  # a second round of colours has other markers, and hollow ones
-        _plot(
-            axes,
-            curve,
-            _COLOURS[colour],
-            _MARKERS[(at + rounds) % len(_MARKERS)],
-            rounds % 2 == 1,
-            len(panel.curves) > _MANY,
-        )
-    axes.set(xscale="log", xlabel=panel.x)
-    found = [x for curve in panel.curves for x in curve.tokens if x > 0]
-    if found:
-        low, high = min(found) / 1.2, max(found) * 1.25
-        ticks = _ticks(low, high)
-        if any(x == 0 for curve in panel.curves for x in curve.tokens):  # no thinking at all: left of the powers of two
-            axes.set_xscale("symlog", base=2, linthresh=min(found), linscale=0.7)
-            low, ticks = -0.15 * min(found), [0, *ticks]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_xlim(low, high)
-    else:  # the axis's own numbers would be formulas
-        axes.set_xticks([])
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-
-
-def _plot(axes: Axes, curve: Curve, colour: str, marker: str, hollow: bool, crowd: bool) -> None:
-    points = sorted(range(len(curve.tokens)), key=lambda i: curve.tokens[i])
-    x, y = [curve.tokens[i] for i in points], [100 * curve.accuracy[i] for i in points]
-    # a point at 0 is drawn whole, on the axis
-    face = "white" if hollow else colour
-    axes.plot(x, y, marker=marker, markersize=4, mfc=face, color=colour, label=curve.name, clip_on=False, zorder=3)
-    if curve.low is not None and curve.high is not None:
-        low, high = [100 * curve.low[i] for i in points], [100 * curve.high[i] for i in points]
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        if len(points) == 1:  # a band of one point is not to be seen
-            shown = {"alpha": 0.2, "linewidth": 1} if crowd else {"capsize": 3}  # points must be seen behind points
-            axes.errorbar(x, y, yerr=[[max(0.0, y[0] - low[0])], [max(0.0, high[0] - y[0])]], color=colour, **shown)
-    for text, at, value in _labels(curve, points):
-        shift, side = ((4, -10), "left") if curve.below else ((-4, 4), "right")
-        if value < 5:
-            shift, side = (0, 6), "center"  # below it are the axis's own numbers
-        axes.annotate(text, (at, value), shift, textcoords="offset points", ha=side, fontsize=7, color=colour)
-
-
-def _labels(curve: Curve, points: Sequence[int]) -> list[tuple[str, float, float]]:
-    """What stands beside which point; points on one spot share a label, such as 128-512."""
-    spots: list[list[int]] = []
-    for i in points if curve.labels else ():
-        last = spots[-1][-1] if spots else i
-        near = curve.tokens[i] < 1.1 * curve.tokens[last] and abs(curve.accuracy[i] - curve.accuracy[last]) < 0.02
-        if spots and near:
-            spots[-1].append(i)
-        else:
-            spots.append([i])
-    ends = [(spot[0], spot[-1]) for spot in spots]
-    return [
-        (
-            curve.labels[first] if first == last else f"{curve.labels[first]}-{curve.labels[last]}",
-            curve.tokens[last],
-            100 * curve.accuracy[last],
-        )
-        for first, last in ends
-    ]
-
-
-def _ticks(low: float, high: float) -> list[int]:
-    """Powers of two from `low` to `high`, every second one where they would be many; few are filled up in between."""
-    powers = [2**i for i in range(31) if low <= 2**i <= high]
-    if len(powers) < 3:
-        between = [3 * 2**i for i in range(30) if low <= 3 * 2**i <= high]
-        powers = sorted({*powers, *between} or {round(low), round(high)})
-    return powers[:: 1 if len(powers) <= 10 else 2]
+    return [*files, data]

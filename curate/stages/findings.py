@@ -9,6 +9,7 @@ from curate.config import Config
 from curate.models.store import Store
 from curate.records import counts_of
 from curate.sources import PAPER
+from curate.stages.funnel import Step, funnel
 from curate.stages.pipeline import stages
 from curate.stages.stage import Context, seconds_of
 from engine.json_file import read_object
@@ -29,6 +30,7 @@ SHOWN = 300
 class Findings:
     """Rows of the report's tables, in their order."""
 
+    funnel: list[Step]
     stages: list[list[Any]]
     source_stages: list[str]
     sources: list[list[Any]]
@@ -70,13 +72,15 @@ def find(context: Context) -> Findings:
     if context.store_path.is_file():
         with Store(context.store_path) as store:
             totals = store.totals()
+    drops = _drops(config, decisions, questions, config.report.examples)
     return Findings(
+        funnel=funnel(decisions, drops),
         stages=[
             [name, c["rows"], c.get("kept"), PAPER_COUNTS.get(name), seconds.get(name)] for name, c in counts.items()
         ],
         source_stages=list(decisions),
         sources=_sources(config, counts, list(decisions)),
-        drops=_drops(config, decisions, questions, config.report.examples),
+        drops=drops,
         rules=[[rule, n] for rule, n in counts.get("decontaminate", {}).get("hits", {}).items()],
         seeded=_seeded(questions, ends),
         verdicts=_verdicts(context, counts),

@@ -89,9 +89,9 @@ engine: {{device: cpu, dtype: float32, kv_cache_tokens: 32768}}
 def test_one_command_leaves_everything(folder):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     figures = {
-        f"figures/s1_nano-{name}.{suffix}"
+        f"figures/s1_nano-{name}{end}"
         for name in ("accuracy", "parallel", "rejection")
-        for suffix in ("png", "svg", "json")
+        for end in (".png", ".svg", "-dark.svg", ".json")
     }
     assert names == figures | {"run.json", "samples.jsonl", "grades.jsonl", "report.json", "report.md", "samples.html"}
     assert (folder.parent / "figure.png").read_bytes() == (folder / "figures/s1_nano-accuracy.png").read_bytes()

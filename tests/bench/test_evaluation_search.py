@@ -473,7 +473,7 @@ def test_the_figure_has_every_method_on_both_axes(folder, tmp_path):
     svg = (tmp_path / "s1_nano-search.svg").read_text()
     again = tmp_path / "again"
     plot.draw(report, again)
-    assert svg == (again / "s1_nano-search.svg").read_text() and len(files) == 6
+    assert svg == (again / "s1_nano-search.svg").read_text() and len(files) == 8
 
 
 def test_the_page_shows_trees_escaped(folder, tmp_path):

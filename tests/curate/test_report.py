@@ -1,8 +1,10 @@
 """The report: what the text of a question may not do to the page, and the numbers beside the paper's."""
 
 import re
+from functools import partial
 from pathlib import Path
 
+import matplotlib.style
 import polars as pl
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from curate.config import load_config
 from curate.run import Arguments, run
 from curate.stages.findings import ledger
 from curate.stages.plots import domain_plot, length_plot
+from engine.figure_style import LIGHT, save, settings, settle
 
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \' </table> ![Image](a)'
 
@@ -33,10 +36,10 @@ def rows(tmp_path, *texts):
 
 def test_everything_is_escaped_and_nothing_is_loaded_from_elsewhere(tmp_path):
     page = made(tmp_path, [rows(tmp_path, HOSTILE, "Fine?")], report={"title": "<i>" + HOSTILE})
-    known = "html meta title style h1 h2 h3 p table tr th td img"
+    known = "html meta title style h1 h2 h3 p b div span svg polygon details summary table tr th td picture source img"
     assert set(re.findall(r"<(\w+)", page)) <= set(known.split())
     assert "&lt;script&gt;alert" in page and "&lt;b&gt;mine" in page
-    assert not re.search(r"<img(?! alt=\"[^\"]*\" src=\"data:image/png;base64,)", page)
+    assert not re.search(r"<img(?! alt=\"[^\"]*\" src=\"data:image/svg\+xml;base64,)", page)
     assert "http" not in page.replace("https://", "").replace("http-equiv", "")
 
 
@@ -99,17 +102,57 @@ def test_ledger_names_the_stage_that_took_a_row_out():
 
 
 def test_cells():
-    text = """{% from "macros.html.jinja" import image, table %}{{ table(head, rows) }}{{ image("eA==", '"') }}"""
+    text = (
+        """{% from "macros.html.jinja" import image, table %}{{ table(head, rows) }}{{ image("eA==", "eQ==", '"') }}"""
+    )
     stages = pages.pages(Path(pages.__file__).parent / "stages")
     cells = stages.from_string(text).render(head=["a", "b"], rows=[["<x>", 1234], [None, 0.12345]])
     assert cells == (
-        "<table><tr><th>a</th><th class=n>b</th></tr><tr><td>&lt;x&gt;</td><td class=n>1,234</td></tr>"
-        '<tr><td></td><td class=n>0.123</td></tr></table><img alt="&#34;" src="data:image/png;base64,eA==">'
+        "<div class=scroll><table><tr><th>a</th><th class=n>b</th></tr>"
+        "<tr><td>&lt;x&gt;</td><td class=n>1,234</td></tr><tr><td></td><td class=n>0.123</td></tr></table></div>"
+        '<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/svg+xml;base64,eQ==">'
+        '<img alt="&#34;" src="data:image/svg+xml;base64,eA=="></picture>'
     )
 
 
 @pytest.mark.parametrize("lengths", [{"all": [], "selected": []}, {"all": [5, 9, 7], "selected": [9]}])
-def test_plots_are_png_of_something_and_of_nothing(lengths):
+def test_plots_are_pictures_of_something_and_of_nothing(lengths, tmp_path):
     titles = pl.DataFrame({"title": ["11 Number theory", "60 $Probability_$"], "pool": [5, 3], "selected": [1, 0]})
-    for png in (length_plot(lengths), domain_plot(titles), domain_plot(titles.clear())):
-        assert png.startswith(b"\x89PNG") and len(png) > 2000
+    for at, draw in enumerate(
+        (partial(length_plot, lengths), *(partial(domain_plot, t) for t in (titles, titles[:0])))
+    ):
+        png, light, dark = save(draw, tmp_path / f"{at}")
+        assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 2000
+        assert light.read_bytes() != dark.read_bytes()
+
+
+def test_nothing_is_drawn_outside_a_plot():
+    """Long titles and large counts included."""
+    long = [f"{i:02} A domain of a very long name, and of more than one word, number {i}" for i in range(60)]
+    table = pl.DataFrame({"title": long, "pool": [10**6 + i for i in range(60)], "selected": range(60)})
+    with matplotlib.style.context(settings(LIGHT)):
+        for figure in (domain_plot(table, LIGHT), length_plot({"all": [10**6, 5], "selected": []}, LIGHT)):
+            settle(figure)
+            box, all_of_it = figure.bbox.padded(1), figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+            assert box.x0 <= all_of_it.x0 and all_of_it.x1 <= box.x1
+            assert box.y0 <= all_of_it.y0 and all_of_it.y1 <= box.y1
+
+
+def test_the_funnel_narrows_by_what_each_stage_dropped(tmp_path):
+    page = made(tmp_path, [rows(tmp_path, *["The same question?"] * 3, "Another one?", "")])
+    steps = re.findall(r'<b>(\w+)</b><svg.*?points="([^"]*)".*?class=n>([\d,]+)<.*?<p class=small>(.*?)</p>', page)
+    told = {stage: (kept, why) for stage, _, kept, why in steps}
+    assert told["dedupe"][1].endswith("dropped: 2 exact_duplicate")
+    counts = [int(kept) for _, _, kept, _ in steps]
+    assert counts == sorted(counts, reverse=True)
+    assert steps[0][1].startswith("0.00,0 100.00,0 ")
+    most = None
+    for (_, shape, kept, why), before in zip(steps, [None, *counts], strict=False):
+        (a, _), (b, _), (c, _), (d, _) = (map(float, corner.split(",")) for corner in shape.split())
+        assert a + b == c + d == 100
+        most = most or int(kept) / (c - d)  # rows of a hundredth of the width
+        assert (c - d) * most == pytest.approx(int(kept), rel=0.01)
+        if before is not None:
+            assert (b - a) * most == pytest.approx(before, rel=0.01)
+            dropped = [int(n) for n in re.findall(r"(\d+) [a-z]", why.partition("dropped: ")[2])]
+            assert sum(dropped) == before - int(kept)

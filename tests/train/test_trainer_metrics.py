@@ -53,8 +53,15 @@ def test_plot(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')  # still being written
-    assert plot_main([str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "curves.png")
-    assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    files = [run / name for name in ("curves.png", "curves.svg", "curves-dark.svg")]
+    assert plot_main([str(run)]) == 0 and capsys.readouterr().out.split() == [str(file) for file in files]
+    before = [file.read_bytes() for file in files]
+    assert before[0][:4] == b"\x89PNG" and before[1] != before[2]
+    assert plot_main([str(run)]) == 0 and [file.read_bytes() for file in files] == before, "made alike"
+    capsys.readouterr()
+    assert plot_main([str(run), "--output", "curves.pdf"]) == 2 and "end it in .png" in capsys.readouterr().err
+    assert plot_main([str(run), "--output", str(run / "nowhere/x.png")]) == 2
+    assert "choose another place" in capsys.readouterr().err
     assert plot_main([str(run / "nowhere")]) == 2 and "no metrics.jsonl" in capsys.readouterr().err
 
 
