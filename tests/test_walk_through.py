@@ -71,5 +71,7 @@ def test_every_command_of_the_page_runs(folder):
 def test_every_link_of_the_page_leads_somewhere():
     for path, anchor in re.findall(r"\]\((\w+\.md)(?:#([\w-]+))?\)", PAGE):
         text = (ROOT / "docs" / path).read_text(encoding="utf-8")
-        heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)}
+        heads = {
+            re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)
+        }
         assert not anchor or anchor in heads, f"{path} has no heading {anchor}"

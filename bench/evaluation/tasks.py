@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from bench.evaluation import files
+from curate.columns import Columns, is_unicode
 from curate.families import FAMILIES
 from curate.families.distinct import RanDry, draw_distinct
 from curate.grading.grade import AnswerKind
 from curate.grading.letters import LETTERS
-from curate.sources import RowError
-from curate.sources.columns import Columns, is_unicode
+from curate.row import RowError
 from engine import InputError
 from engine.errors import shown
 

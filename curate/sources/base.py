@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from curate.row import RowError, optional_text, text
 from curate.table_io import file_hash, files, read_rows, row_count
 from engine.errors import InputError
 from engine.rows_file import BadRow
@@ -65,10 +66,6 @@ class Skip:
 
     rule: str
     evidence: str
-
-
-class RowError(ValueError):
-    """A row that does not hold what its columns promise."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="adapter"):
@@ -205,20 +202,6 @@ class Generated(Source, frozen=True, kw_only=True):
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         return row["draft"]
-
-
-def text(row: Mapping[str, Any], column: str) -> str:
-    """The string in `column`, stripped. Raises RowError where it is none or empty."""
-    value = row.get(column)
-    if not isinstance(value, str) or not value.strip():
-        raise RowError(f"column {column!r} is {str(value)[:60]!r}; a text is needed")
-    return value.strip()
-
-
-def optional_text(row: Mapping[str, Any], column: str) -> str | None:
-    """The string in `column`, stripped; None where it is empty, null or missing; other values as str."""
-    value = row.get(column)
-    return None if value is None else str(value).strip() or None
 
 
 def joined_text(row: Mapping[str, Any], column: str) -> str | None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from curate.columns import Columns, with_options
 from curate.grading.grade import AnswerKind
 from curate.sources.base import Draft, Info, Source
-from curate.sources.columns import Columns, with_options
 
 
 class Own(Source, frozen=True, kw_only=True, tag="questions"):

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import polars as pl
 
+from curate.columns import is_unicode
 from curate.families import FAMILIES
 from curate.models.asking import clean
 from curate.normalise import question_id, s1_hash
 from curate.records import ANSWER_TYPES, COT_TYPES, DECISION, QUESTION, decisions
 from curate.sources import Draft, RowError, Skip, Source
-from curate.sources.columns import is_unicode
 from engine.errors import InputError
 from engine.rows_file import BadRow
 

@@ -12,10 +12,10 @@ import pytest
 
 from bench.evaluation import tasks
 from bench.evaluation.prompts import question_text
+from curate.columns import Columns
 from curate.grading import AnswerKind, Grader, Item
 from curate.grading.checker import checker
 from curate.grading.letters import choose
-from curate.sources.columns import Columns
 from curate.sources.own import Own
 from curate.stages.collect import collect_source
 from engine.errors import InputError

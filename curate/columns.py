@@ -9,7 +9,7 @@ from typing import Any
 from curate.grading.checker import PREFIX
 from curate.grading.grade import AnswerKind, Item, guess_kind, reference_answer
 from curate.grading.letters import LETTERS, letter_of
-from curate.sources.base import RowError, optional_text, text
+from curate.row import RowError, optional_text, text
 from engine.errors import InputError, shown
 
 KINDS = ("auto", "number", "latex", "choice", "text", "exact")
