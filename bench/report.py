@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib.style
 import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -19,6 +20,7 @@ from bench.gpu.files import GEMM_TABLE
 from bench.gpu.plan import CELLS, peer_shape
 from bench.record import RESULTS, Record, read
 from bench.shapes import SHAPES
+from engine.figure_style import LIGHT, settings
 from kernels.limits import H100, H200, Device, Limits, known_device
 
 MARKERS = {
@@ -369,7 +371,8 @@ _ENGINES = {"s1-engine": "this engine", "vllm": "vLLM", "transformers": "transfo
 
 def roofline(lines: Sequence[Record], file: Path) -> None:
     """Write `drawn(lines)` as PNG."""
-    drawn(lines).savefig(file, dpi=130)
+    with matplotlib.style.context(settings(LIGHT), after_reset=True):
+        drawn(lines).savefig(file, dpi=130)
 
 
 def drawn(lines: Sequence[Record]) -> Figure:
@@ -403,10 +406,9 @@ def drawn(lines: Sequence[Record]) -> Figure:
             axis.set_major_locator(major)
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(numbers)
-        axes.grid(True, axis="y", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(False, axis="x")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+            axes.legend()
     figure.tight_layout()
     return figure
 
