@@ -11,6 +11,7 @@ from curate.models.asking import Sampling
 from curate.models.opened import check_model_config
 from curate.sources import AnySource
 from engine.errors import InputError, refuse
+from engine.struct_error import choices
 from engine.struct_file import read_struct
 
 Count = Annotated[int, Meta(ge=1)]
@@ -33,7 +34,9 @@ class Dedupe(Section, frozen=True):
     jaccard: Annotated[float, Meta(gt=0, le=1)] = 0.8
     """Share of common word shingles from which two questions are near duplicates."""
     shingle: Count = 5
+    """Words of a shingle."""
     permutations: Count = 128
+    """Hashes of a question's MinHash signature, a multiple of `bands`."""
     bands: Count = 32
     """Of the signature; 128 permutations in 32 bands find 99.9 % of the pairs at 0.65 and above."""
     same_numbers: bool = True
@@ -44,12 +47,21 @@ class Evaluation(Section, frozen=True):
     """A set of evaluation questions: a file, or `heldout` questions of the families (seed 7 is the usual set)."""
 
     name: str
+    """What evidence and tables call it."""
     path: str | None = None
+    """The file; None: `heldout` is given."""
     field: str = "question"
+    """Of the file: the column of the question."""
     heldout: int | None = None
+    """How many questions of the families."""
     seed: int = 7
+    """Of those: which ones."""
     private: bool = False
     """Its text is never written into the evidence (GPQA)."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.heldout is None):
+            raise InputError(f"evaluation set {self.name}: give either path or heldout")
 
 
 class Decontaminate(Section, frozen=True):
@@ -71,12 +83,14 @@ class Decontaminate(Section, frozen=True):
     fuzzy: float = 95.0
     """Similarity, 0 to 100, of whole questions with the same numbers, for evaluation questions up to `short` words."""
     short: int = 40
+    """Words of an evaluation question, at most, that `fuzzy` is asked about."""
 
 
 class Asked(Section, frozen=True):
     """A model, as `curate.models.opened.open_model` takes it, and how its responses are drawn."""
 
     model: dict[str, Any]
+    """The fields of EndpointConfig; or `model: engine:DIR` with those of EngineConfig and the `name` of LocalConfig."""
     sampling: Sampling = Sampling()
 
 
@@ -85,13 +99,14 @@ class Attempts(Section, frozen=True):
 
     models: Annotated[tuple[Asked, ...], Meta(min_length=1)]
     samples: Count = 1
+    """Attempts of each model at a question."""
 
 
 class Quality(Section, frozen=True):
     """What is thrown out by looks alone."""
 
     asy_exempt: tuple[str, ...] = ("AIME",)
-    """Sources whose [asy] drawings are let through."""
+    """Sources, by name, whose [asy] drawings are let through; as in `select`, those of the default may be absent."""
     page_reference: Literal["s1", "word"] = "word"
     """`s1`: any "p1." to "p999.", also inside "exp2."; `word`: only where p begins a word."""
     finished: bool = True
@@ -106,8 +121,11 @@ class Grade(Section, frozen=True):
     """Who judges attempts, in how many processes, under which limits."""
 
     workers: Count = 1
+    """Processes that grade."""
     time_limit_s: Annotated[float, Meta(gt=0)] = 5.0
+    """Processor seconds of one comparison."""
     memory_limit_mb: Annotated[int, Meta(ge=LEAST_MB)] = 1024
+    """Address space of a process, in MiB."""
     judge: Asked | None = None
 
 
@@ -115,6 +133,7 @@ class Difficulty(Section, frozen=True):
     """What happens to questions that no attempt could be graded on."""
 
     ungradable: Literal["drop", "keep"] = "drop"
+    """Whether they are left out or stay."""
 
 
 class Domain(Section, frozen=True):
@@ -129,12 +148,17 @@ class Select(Section, frozen=True):
     """How many questions stay, and how they are drawn."""
 
     mode: Literal["paper", "notebook", "random", "diverse", "longest", "full"] = "paper"
+    """`paper`: domains drawn uniformly, long traces first; `notebook`: the code that made s1K; the rest are ablations:
+    any questions, domains without regard to length, the longest traces, all."""
     count: Count = 1000
+    """Questions that are selected."""
     pool: Literal["hard", "quality"] = "hard"
     """`hard`: what no model solved; `quality`: what passed `quality` (s1's ablations draw from it)."""
     seed_sources: tuple[str, ...] = ("GPQA", "AIME")
-    """Taken before any draw where the teacher's answer is right."""
+    """Sources, by name, of which right answers are taken before any draw. Names of the defaults, which are s1's, may be
+    absent from `collect`; others must be there."""
     long_source: str = "MATH"
+    """Source of which long traces are taken before any draw."""
     long_tokens: int = 5600
     """Taken too: right answers of `long_source` with a longer trace."""
     uniform_until: int = 700
@@ -164,6 +188,7 @@ class Report(Section, frozen=True):
     examples: int = 3
     """Dropped rows shown per rule."""
     title: str = "Curation report"
+    """Heading of the page."""
 
 
 class Ray(Section, frozen=True):
@@ -172,6 +197,7 @@ class Ray(Section, frozen=True):
     address: str | None = None
     """Of the cluster; None: the one that RAY_ADDRESS names, or a new one on this machine."""
     batch_rows: int = 4096
+    """Rows of one task."""
 
 
 class Config(Section, frozen=True):
@@ -181,6 +207,7 @@ class Config(Section, frozen=True):
     """Folder of everything the run writes."""
     collect: Collect
     seed: int = 42
+    """Of the draws of `select`."""
     dedupe: Dedupe = Dedupe()
     decontaminate: Decontaminate = Decontaminate()
     trace: Asked | None = None
@@ -205,24 +232,52 @@ def load_config(path: str | Path) -> Config:
     Raises InputError, naming file and setting, for an unknown name, a wrong type or a missing file.
     """
     config = read_struct(path, Config)
-    attempt, dedupe, labels = config.attempt, config.dedupe, [source.label for source in config.collect.sources]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    refuse(
-        (
-            (attempt and config.trace is None) or (config.format and attempt is None),
-            f"{path}: attempt needs trace, and format needs both; give them, or stop earlier",
-        ),
-        (twice is not None, f"{path}: two sources are called {twice!r}; give one of them another name"),
-        (
-            dedupe.permutations % dedupe.bands,
-            f"{path}: dedupe.permutations is {dedupe.permutations}, which {dedupe.bands} bands do not divide; change "
-            "either",
-        ),
-    )
-    asked = (config.trace, config.grade.judge, *(attempt.models if attempt else ()), config.domain)
     try:
-        for model in [one.model for one in asked if one is not None and one.model is not None]:
-            check_model_config(model)
+        _check(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return config
+
+
+def _check(config: Config) -> None:
+    """What no section alone can know. Raises InputError naming the setting."""
+    attempt, dedupe, domain = config.attempt, config.dedupe, config.domain
+    labels = [source.label for source in config.collect.sources]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    asked = {f"attempt.models[{i}]": one.model for i, one in enumerate(attempt.models if attempt else ())}
+    solvers = [str(model.get("name") or model.get("model")) for model in asked.values()]
+    same = next((name for name in solvers if solvers.count(name) > 1), None)
+    refuse(
+        (
+            (attempt and config.trace is None) or (config.format and attempt is None),
+            "attempt needs trace, and format needs both; give them, or stop earlier",
+        ),
+        (twice is not None, f"collect.sources: two sources are called {twice!r}; give one of them another name"),
+        (same is not None, f"attempt.models: two models are called {same!r}; give one of them another name: in model"),
+        (
+            dedupe.permutations % dedupe.bands,
+            f"dedupe.permutations is {dedupe.permutations}, which {dedupe.bands} bands do not divide; change either",
+        ),
+        (
+            domain.model is None and domain.sampling != Sampling(),
+            "domain.sampling is given and domain.model is not; give the model that is asked, or leave sampling out",
+        ),
+    )
+    select, usual = config.select, Select()
+    for setting, names, absent in (
+        ("select.seed_sources", select.seed_sources, usual.seed_sources),
+        ("select.long_source", (select.long_source,), (usual.long_source,)),
+        ("select.weight_sources", select.weight_sources, usual.weight_sources),
+        ("quality.asy_exempt", config.quality.asy_exempt, Quality().asy_exempt),
+    ):
+        for name in names:
+            if name not in (*labels, *absent):
+                raise InputError(f"{setting} names {name!r}, which is no source{choices(name, labels)}")
+    asked |= {"trace": config.trace and config.trace.model, "domain": domain.model}
+    asked |= {"grade.judge": config.grade.judge and config.grade.judge.model}
+    for setting, model in asked.items():
+        try:
+            if model is not None:
+                check_model_config(model)
+        except InputError as error:
+            raise InputError(f"{setting}.model: {error}") from error

@@ -4,7 +4,8 @@
     python -m curate.run curate/recipes/offline_2k.yaml --stage dedupe --stage decontaminate
 
 Stages in order: collect, dedupe, decontaminate, trace, quality, attempt, grade, difficulty, domain, select, format,
-report. A stage whose key has not changed is not run again; `--stage` runs those named, with what the earlier ones left.
+report. Where nothing has changed a stage, or the report, is not made again; `--stage` runs those named, with what the
+earlier ones left.
 """
 
 import json
@@ -13,14 +14,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import tyro
+import yaml
 from rich.console import Console
 
 from curate.config import Config, load_config
 from curate.progress import Bars
 from curate.stages.executor import RayData, local
-from curate.stages.page import write_report
 from curate.stages.pipeline import ORDER, stages
+from curate.stages.report_key import mark_report, report_stands
+from curate.stages.shortfall import shortfall
 from curate.stages.stage import Context, Stage, seconds_of
 from engine.command.flags import read_flags
 from engine.command.stop import exit_code, terminable
@@ -68,22 +72,45 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
     context = Context(config, executor, Bars(console), arguments.retry_errors)
     wanted, report = chosen(config, arguments.stage)
     for stage in wanted:
+        stage.files(config)  # a tokenizer that is not there is told before a night's traces, not after
+    resolved = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
+    write_whole(context.folder / "config.yaml", resolved)  # with every default: what `curate.export` reads
+    for stage in wanted:
         again = arguments.force or (arguments.retry_errors and stage.name in ("trace", "attempt"))
         if not again and stage.current(config):
             console.print(f"{stage.name:>13}  unchanged", highlight=False)
-            continue
-        stage.key(config)  # what it reads must be there before it starts
-        started = time.perf_counter()
-        manifest = stage.write(config, stage.run(context))
-        seconds, counts = time.perf_counter() - started, manifest["counts"]
-        times = seconds_of(context.folder) | {stage.name: round(seconds, 1)}
-        write_whole(context.folder / "seconds.json", json.dumps(times, indent=1) + "\n")
-        kept = f", {counts['kept']:,} kept" if "kept" in counts else ""
-        console.print(f"{stage.name:>13}  {counts['rows']:,} rows{kept}  {seconds:,.1f} s", highlight=False)
+        else:
+            _perform(stage, context, console)
     if report:
-        started = time.perf_counter()
-        path = write_report(context)
-        console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False, markup=False)
+        _report(context, console, bool(arguments.stage) or arguments.force)
+    for stage in wanted:
+        if said := shortfall(stage.name, stage.counts(config)):
+            console.print(f"{'warning':>13}  {said}", style="bold yellow", markup=False, soft_wrap=True)
+
+
+def _perform(stage: Stage, context: Context, console: Console) -> None:
+    from curate.stages.work import WORK  # brings polars, which a run where nothing has changed does without
+
+    stage.key(context.config)  # what it reads must be there before it starts
+    started = time.perf_counter()
+    counts = stage.write(context.config, WORK[stage.name](context))["counts"]
+    seconds = time.perf_counter() - started
+    times = seconds_of(context.folder) | {stage.name: round(seconds, 1)}
+    write_whole(context.folder / "seconds.json", json.dumps(times, indent=1) + "\n")
+    kept = f", {counts['kept']:,} kept" if "kept" in counts else ""
+    console.print(f"{stage.name:>13}  {counts['rows']:,} rows{kept}  {seconds:,.1f} s", highlight=False)
+
+
+def _report(context: Context, console: Console, again: bool) -> None:
+    if not again and report_stands(context.config):
+        console.print(f"{'report':>13}  unchanged", highlight=False)
+        return
+    from curate.stages.page import write_report  # brings polars
+
+    started = time.perf_counter()
+    path = write_report(context)
+    mark_report(context.config)
+    console.print(f"{'report':>13}  {path}  {time.perf_counter() - started:,.1f} s", highlight=False, markup=False)
 
 
 def main() -> int:

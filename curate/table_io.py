@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from engine import rows_file
 from engine.errors import InputError
 from engine.hub_data import PREFIX, local_files
@@ -51,9 +48,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
 def row_count(path: Path) -> int:
     """About how many rows a file holds, for progress: lines of text, rows of .parquet; 0 where it cannot be read."""
     if path.suffix.lower() == ".parquet":
+        from pyarrow import ArrowException, parquet  # slow, and only Parquet files need it
+
         try:
-            return pq.read_metadata(path).num_rows
-        except (pa.ArrowException, OSError):
+            return parquet.read_metadata(path).num_rows
+        except (ArrowException, OSError):
             return 0  # reading it will say why
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

@@ -1,17 +1,16 @@
 """Configuration files: YAML made into a checked structure; what cannot be used is named with its file and setting."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import yaml
-from msgspec import inspect
 
 from engine.errors import InputError, shown
 from engine.input_file import read_regular
+from engine.struct_error import explained
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 17
@@ -78,7 +77,7 @@ def to_struct(tree: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise InputError(str(error.__cause__ or _explained(str(error), tree, kind))) from error
+        raise InputError(explained(error, tree, kind)) from error
     except RecursionError as error:
         raise InputError("it is nested too deeply") from error
     except UnicodeEncodeError as error:
@@ -96,44 +95,3 @@ def _parsed(text: str | bytes, name: str) -> Any:
         RecursionError,
     ) as error:
         raise InputError(f"{name}: not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _explained(message: str, tree: Any, kind: type) -> str:
-    """msgspec's message with the setting's full name and value, or the nearest known name beside an unknown one."""
-    what, _, where = message.rpartition(" - at `") if " - at `" in message else (message, "", "")
-    where = where.strip("$.`")
-    if where.startswith("key` in"):
-        owner = where.removeprefix("key` in `$").lstrip(".") or "the configuration"
-        return f"{owner} has a name that is no text, {what.partition(', ')[2] or 'or null'}"
-    place = re.findall(r"\w+", where)
-    field = re.fullmatch(r"Object .*(unknown|required) field `(.*)`", what, re.DOTALL)
-    if field is not None:
-        name = f"{where}.{field[2]}" if where else field[2]
-        if field[1] == "required":
-            return f"{name} is missing"
-        known = sorted(set(_names(inspect.type_info(kind), place)))
-        near = difflib.get_close_matches(field[2], known, n=1)
-        return f"unknown setting {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
-    if not where or "..." in where:  # a value of a mapping, whose key msgspec does not tell
-        return f"{where}: {what}" if where else what
-    for key in place:
-        try:
-            tree = tree[int(key) if isinstance(tree, (list, tuple)) else key]
-        except (LookupError, TypeError, ValueError):  # a name that looks like a place
-            return f"{where}: {what}"
-    return f"{where} is {shown(tree)}: {what[0].lower()}{what[1:]}"
-
-
-def _names(kind: inspect.Type, place: list[str]) -> Iterator[str]:
-    """Names of the fields of every structure that may stand at `place` inside `kind`."""
-    if isinstance(kind, inspect.UnionType):
-        for each in kind.types:
-            yield from _names(each, place)
-    elif isinstance(kind, inspect.StructType):
-        for field in kind.fields:
-            if not place:
-                yield field.encode_name
-            elif field.encode_name == place[0]:
-                yield from _names(field.type, place[1:])
-    elif isinstance(kind, inspect.VarTupleType) and place:
-        yield from _names(kind.item_type, place[1:])

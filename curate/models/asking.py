@@ -17,14 +17,24 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     max_tokens: int = 4096
+    """Most tokens of a response, thinking included."""
     temperature: float = 0.0
+    """0 is greedy."""
     top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this much probability together."""
     seed: int = 0
     """The draw's seed; what is sent is made from it, the question and the sample's number."""
     thinking_token_budget: int | None = None
+    """Most thinking tokens; None: no limit of its own."""
     thinking_extensions: int = 0
+    """How many ends of thinking are replaced by the extension."""
     thinking_extension_str: str = "Wait"
+    """What replaces them."""
     min_thinking_tokens: int = 0
+    """Thinking does not end before this many tokens."""
+    thinking_format: str | dict[str, Any] | None = None
+    """How thinking is marked, by its name or as an object; None: as the model has it, which for an engine in this
+    process is a field of its own, and `auto`, by the checkpoint, where that is not given."""
 
     @property
     def canonical(self) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from curate.models.asking import Answer, Ask, EndpointDown, clean, seed_of
-from curate.models.client import Client, EndpointConfig, Failed, api_key
+from curate.models.client import Client, Failed
+from curate.models.endpoint_config import EndpointConfig, api_key
 from curate.models.store import Plan, Store
 
 _DOWN = ("connection", "rejected")

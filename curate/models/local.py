@@ -31,6 +31,7 @@ class LocalConfig:
 
     engine: EngineConfig
     name: str = ""
+    """What tables call it; empty: the directory's name."""
 
 
 def identity(config: EngineConfig) -> str:

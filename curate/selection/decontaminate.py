@@ -34,8 +34,6 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
     """[evaluation, question, private] of all sets. Raises InputError for a row without the set's field."""
     rows = []
     for evaluation in sets:
-        if (evaluation.path is None) == (evaluation.heldout is None):
-            raise InputError(f"evaluation set {evaluation.name}: give either path or heldout")
         texts = [problem.prompt for problem in heldout(evaluation.seed, evaluation.heldout or 0)]
         for path in files((evaluation.path,) if evaluation.path else ()):
             for _, row in read_rows(path):

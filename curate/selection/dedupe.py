@@ -11,10 +11,10 @@ import polars as pl
 from rensa import RMinHash
 
 from curate.config import Dedupe
-from curate.normalise import numbers, plain, words
 from curate.progress import Progress, no_progress
 from curate.records import decisions
 from curate.selection.shingles import mixed, shingles
+from curate.words import numbers, plain, words
 
 PASSAGE, REST = 40, 10
 """Shingles of a common beginning that may be a passage, and of what must be left for it to be one."""

@@ -19,8 +19,8 @@ import polars as pl
 from rapidfuzz import fuzz, process
 
 from curate.config import Decontaminate
-from curate.normalise import NUMBER, numbers, plain, words
 from curate.selection.shingles import Shingles, shingles
+from curate.words import NUMBER, numbers, plain, words
 
 S1_NGRAM = 8
 COPIES = 16

@@ -7,22 +7,24 @@ of `key`, so both ways give the same table.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import polars as pl
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from curate.progress import Progress, no_progress
 from engine.errors import InputError
 
-Rows = Callable[[pl.DataFrame, Progress], pl.DataFrame]
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+Rows = Callable[["pl.DataFrame", Progress], "pl.DataFrame"]
 """From rows to rows; calls the second argument with the number of rows done since the last call."""
 
 
-Executor = Callable[[Rows, pl.DataFrame, Sequence[str], Progress], pl.DataFrame]
+Executor = Callable[[Rows, "pl.DataFrame", Sequence[str], Progress], "pl.DataFrame"]
 """(function, table, key, advance) -> `function` over all rows of `table`, sorted by the columns `key` of the result."""
 
 
-def local(function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
+def local(function: Rows, table: "pl.DataFrame", key: Sequence[str], advance: Progress) -> "pl.DataFrame":
     """An executor: all rows at once, in this process."""
     return function(table, advance).sort(key)
 
@@ -35,8 +37,10 @@ class RayData:
     address: str | None
     batch_rows: int
 
-    def map(self, function: Rows, table: pl.DataFrame, key: Sequence[str], advance: Progress) -> pl.DataFrame:
+    def map(self, function: Rows, table: "pl.DataFrame", key: Sequence[str], advance: Progress) -> "pl.DataFrame":
         """An executor, see `Executor`."""
+        import polars as pl  # slow, and a run where nothing has changed does without
+
         try:
             import ray  # optional: the extra [ray]
         except ImportError as error:
@@ -48,7 +52,7 @@ class RayData:
         if table.is_empty():
             return local(function, table, key, advance)
 
-        def batch(rows: pa.Table) -> pa.Table:
+        def batch(rows: "pa.Table") -> "pa.Table":
             # Progress within a task is not seen from here; whole slices are.
             return function(pl.DataFrame(pl.from_arrow(rows)), no_progress).to_arrow()
 

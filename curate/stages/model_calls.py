@@ -4,16 +4,14 @@ Each call goes through the response store, so a stage that is broken off and sta
 missing. The functions that are mapped over rows open store and model themselves: they may run on another machine.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import polars as pl
 
-from curate.config import Asked, Attempts, Domain
+from curate.config import Asked, Attempts
 from curate.grading.grade import Grader
 from curate.grading.judge import Judge
-from curate.models.opened import ENGINE, open_model
+from curate.models.opened import calls_at_once, open_model
 from curate.models.store import Store
 from curate.progress import Progress
 from curate.records import DECISION, checked, counts_of, decided, decisions
@@ -36,17 +34,6 @@ def alive(context: Context, before: str) -> pl.DataFrame:
     return questions
 
 
-def model_files(asked: Sequence[Asked | Domain | None]) -> list[Path]:
-    """The files of models that run in this process: with other weights a stage runs again."""
-    found = []
-    for one in asked:
-        name = str(((one and one.model) or {}).get("model", ""))
-        folder = Path(name.removeprefix(ENGINE))
-        if name.startswith(ENGINE) and folder.is_dir():
-            found += sorted(p for p in folder.iterdir() if p.suffix in (".jinja", ".json", ".safetensors"))
-    return found
-
-
 def run_attempts(stage: str, context: Context) -> Output:
     """Stage `trace` or `attempt`: attempts of all its models, and what their calls came to, per model."""
     config = context.config
@@ -62,7 +49,8 @@ def run_attempts(stage: str, context: Context) -> Output:
             with Store(store, retry) as responses, open_model(asked.model, responses) as model:
                 return attempt(table, model, asked.sampling, settings.samples, progress=advance)
 
-        with context.bars.bar(stage, questions.height * settings.samples) as advance:
+        calls = questions.height * settings.samples
+        with context.bars.bar(stage, calls, calls_at_once(asked.model)) as advance:
             parts.append(context.executor(rows, questions, ["qid", "sample"], advance))
     made = checked(pl.concat(parts), pl.Schema(ATTEMPT_SCHEMA), f"{stage}s")
     table = (
@@ -146,7 +134,7 @@ def run_domain(context: Context) -> Output:
         with Store(store, retry) as responses, open_model(named, responses) as model:
             return classify(table, model, settings.sampling, progress=advance)
 
-    with context.bars.bar("domain", questions.height) as advance:
+    with context.bars.bar("domain", questions.height, calls_at_once(named) if named else 1) as advance:
         made = checked(context.executor(rows, questions, ["qid"], advance), pl.Schema(DOMAIN_SCHEMA), "domains")
     counts: dict[str, object] = {
         "rows": made.height,

@@ -2,7 +2,8 @@
 
 Each stage owns the folder `<run>/<stage>/`: its tables as Parquet and `manifest.json`. Its key is a hash of its
 version, its part of the configuration, the content of the tables it reads and the files it reads. While the key stands
-the stage is not run again. A folder appears whole, by a rename, or not at all.
+the stage is not run again. A folder appears whole, by a rename, or not at all. What a stage does is in
+`curate.stages.work`; nothing slow is imported here, so that a run where nothing has changed ends at once.
 """
 
 import hashlib
@@ -13,10 +14,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import polars as pl
 
 from curate.config import Config
 from curate.progress import Bars
@@ -24,6 +24,10 @@ from curate.stages.executor import Executor
 from curate.table_io import file_hash
 from engine.errors import InputError, first_line
 from engine.json_file import read_object
+from engine.model.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Counts = dict[str, Any]
 
@@ -32,7 +36,7 @@ Counts = dict[str, Any]
 class Output:
     """What a stage has made: tables by name, other files by name, and what is worth counting."""
 
-    tables: dict[str, pl.DataFrame]
+    tables: "dict[str, pl.DataFrame]"
     counts: Counts
     files: dict[str, bytes] | None = None
 
@@ -56,8 +60,10 @@ class Context:
         """The response store, the unit of resume of everything that asks a model."""
         return self.folder / "responses.sqlite"
 
-    def table(self, stage: str, name: str) -> pl.DataFrame:
+    def table(self, stage: str, name: str) -> "pl.DataFrame":
         """A table that an earlier stage wrote. Raises InputError where it is not there."""
+        import polars as pl  # slow, and what reads no table does without
+
         path = self.folder / stage / f"{name}.parquet"
         if not path.is_file():
             raise InputError(f"{path} is missing; run `--stage {stage}` first")
@@ -73,6 +79,11 @@ def seconds_of(run: Path) -> dict[str, float]:
     return dict(read_object(path)) if path.is_file() else {}
 
 
+def content_hash(path: Path) -> str:
+    """Of a file, whole; of a checkpoint, which may be of any size, its fingerprint."""
+    return fingerprint(path) if path.is_dir() or path.suffix == ".gguf" else file_hash(path)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage. `version` changes when its code gives other results for the same input.
@@ -80,15 +91,13 @@ class Stage:
     Attributes:
         inputs: stages whose tables it reads.
         section: the part of the configuration that its result depends on, as plain values.
-        files: outside files that it reads.
-        run: makes the output.
+        files: outside files that it reads, and checkpoints: folders or GGUF files.
     """
 
     name: str
     version: int
     inputs: tuple[str, ...]
     section: Callable[[Config], Any]
-    run: Callable[[Context], Output]
     files: Callable[[Config], list[Path]] = lambda config: []
 
     def key(self, config: Config) -> tuple[str, dict[str, Any]]:
@@ -108,7 +117,7 @@ class Stage:
             "version": self.version,
             "config_hash": hashlib.sha256(section.encode()).hexdigest(),
             "inputs": inputs,
-            "files": [[path.name, file_hash(path)] for path in self.files(config)],
+            "files": [[path.name if path.is_file() else "", content_hash(path)] for path in self.files(config)],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), parts
 
@@ -125,8 +134,14 @@ class Stage:
             and key == self.key(config)[0]
         )
 
+    def counts(self, config: Config) -> Counts:
+        """What its manifest counts. Raises InputError where it cannot be read."""
+        return dict(read_object(Path(config.run) / self.name / "manifest.json")["counts"])
+
     def write(self, config: Config, output: Output) -> dict[str, Any]:
         """Puts the output in place by one rename; returns the manifest."""
+        from polars.exceptions import PolarsError  # slow, and a stage that stands writes nothing
+
         run = Path(config.run)
         run.mkdir(parents=True, exist_ok=True)
         key, parts = self.key(config)
@@ -136,7 +151,7 @@ class Stage:
             for name, table in output.tables.items():
                 try:
                     table.write_parquet(work / f"{name}.parquet", compression="zstd", statistics=False)
-                except pl.exceptions.PolarsError as error:  # no OSError where the disk is full
+                except PolarsError as error:  # no OSError where the disk is full
                     raise OSError(
                         f"{run / self.name / name}.parquet cannot be written ({first_line(error)}); make room and run "
                         "the same command: earlier stages and what was answered are kept"

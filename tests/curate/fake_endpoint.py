@@ -57,7 +57,10 @@ def completion(model: str, prompt: str) -> bytes:
         "total_tokens": 0,
         "completion_tokens_details": {"reasoning_tokens": len(thinking)},
     }
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    ended = "length" if model == "cut" and "long" in prompt else "stop"
+    if model == "cut" and "silent" in prompt:
+        message["content"] = ""
+    choice = {"index": 0, "finish_reason": ended, "message": message}
     return json.dumps(
         {
             "id": "1",
@@ -76,6 +79,8 @@ def behave(model: str, prompt: str, tries: int) -> tuple[int, bytes, dict[str, s
         return 200, GARBAGE[int(model[7:])], {}
     if model == "slow":
         time.sleep(3)
+    if model == "paced":
+        time.sleep(0.5 + number(prompt, "pace") / 1000)
     if model == "limited" and tries < 2:
         return 429, b'{"error": {"message": "slow down"}}', {"Retry-After": "0.05"}
     if model == "broken":

@@ -6,9 +6,10 @@ import polars as pl
 import pytest
 
 from curate.config import Dedupe
-from curate.normalise import question_id, words
+from curate.normalise import question_id
 from curate.selection.dedupe import dedupe, jaccard, likeness, near_duplicates
 from curate.selection.shingles import shingles
+from curate.words import words
 
 LONG = (
     "A farmer has 17 sheep and 4 dogs in a field beside the river. Every morning 3 of the sheep walk to the hill and "

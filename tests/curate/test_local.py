@@ -2,18 +2,24 @@
 
 import shutil
 from dataclasses import fields, replace
+from typing import cast
 
 import pytest
 
 from bench.evaluation import grid, run
-from curate.config import Asked, Config, Domain
+from curate.config import Asked, Attempts, Collect, Config, Domain
+from curate.models.asking import Ask, Sampling
 from curate.models.local import engine_config, identity
-from curate.stages.model_calls import model_files
-from curate.stages.pipeline import stages
+from curate.models.opened import open_model
+from curate.models.store import Store
+from curate.sources.probability import Probability
+from curate.stages.pipeline import model_files, stages
+from curate.stages.stage import Stage
 from engine import EngineConfig
 from engine.errors import InputError
 from engine.model.fingerprint import fingerprint
-from engine.struct_file import to_struct
+from engine.text.tokenizer import Tokenizer
+from engine.thinking.plan import resolve_format
 from tests.checkpoints import write_random_checkpoint
 
 NANO = "models/s1-nano"
@@ -74,18 +80,49 @@ def test_a_large_file_is_hashed_in_all_its_parts(tmp_path):
 
 
 def test_stages_depend_on_all_files_of_the_models_they_ask(tmp_path):
-    """The one that labels domains, too, and the chat template wherever it stands."""
-    folder = write_random_checkpoint(tmp_path)
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    found = [model_files([one]) for one in (Asked(model={"model": f"engine:{folder}"}), Domain(), None)]
-    assert {"chat_template.jinja", "model.safetensors", "config.json"} <= {path.name for path in found[0]}
-    assert found[1:] == [[], []]
-    tree = {
-        "run": "x",
-        "collect": {"sources": [{"adapter": "probability"}]},
-        "domain": {"model": {"model": f"engine:{folder}"}},
-    }
-    asked = {"model": {"model": "m", "base_url": "http://x"}}
-    config = to_struct(tree | {"trace": asked, "attempt": {"models": [asked]}}, Config)
+    """The one that labels domains, too, an adapter, and the chat template wherever it stands."""
+    folder, adapter = write_random_checkpoint(tmp_path / "model"), tmp_path / "adapter"
+    adapter.mkdir()
+    asked = Asked(model={"model": f"engine:{folder}", "adapter": str(adapter)})
+    assert model_files([asked]) == [folder, adapter]
+    assert model_files([Domain()]) == model_files([None]) == []
+    stage = Stage("trace", 1, (), lambda c: {}, lambda c: model_files([asked]))
+    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    keys = {stage.key(cast(Config, None))[0]}
+    for path in (folder / "chat_template.jinja", folder / "model.safetensors", adapter / "adapter_model.safetensors"):
+        path.write_text("{{ messages[0].content }}")
+        keys.add(stage.key(cast(Config, None))[0])
+    assert len(keys) == 4
+    endpoint = Asked(model={"model": "m", "base_url": "http://x"})
+    config = Config(
+        run=str(tmp_path),
+        collect=Collect(sources=(Probability(rows=1),)),
+        trace=endpoint,
+        attempt=Attempts(models=(endpoint,)),
+        domain=Domain(model=asked.model),
+    )
     (domain,) = [stage for stage in stages(config) if stage.name == "domain"]
-    assert domain.files(config) == found[0]
+    assert domain.files(config) == [folder, adapter]
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_call", "opened"),
+    [({}, {}, 0), ({"thinking_format": "s1"}, {}, 1), ({}, {"thinking_format": "s1"}, 1)],
+)
+def test_a_model_that_is_not_s1_gets_its_opener_only_where_it_is_asked_for(of_model, of_call, opened, tmp_path, capfd):
+    folder = write_random_checkpoint(tmp_path / "some-instruct")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}model: "
+    )
+    tokenizer = Tokenizer.load(folder)
+    ask = Ask("q", ({"role": "user", "content": "2 + 2?"},), Sampling(max_tokens=32, **of_call), "p-1")
+    with (
+        Store(tmp_path / "responses.sqlite") as store,
+        open_model({"model": f"engine:{folder}", "device": "cpu", "dtype": "float32", **of_model}, store) as model,
+    ):
+        (answer,) = model.ask([ask])
+    bare = len(tokenizer.render([dict(message) for message in ask.messages]))
+    opener = len(resolve_format("s1", tokenizer).opener)
+    assert answer.error is None and opener > 0
+    assert answer.prompt_tokens == bare + opener * opened
+    assert ("note: thinking_format auto is none: " in capfd.readouterr().err) == (not of_model)
