@@ -83,5 +83,6 @@ def _asked(config: Config, counts: Mapping[str, Mapping[str, Any]]) -> Iterator[
             model = str(each.model["model"])
             told = counts[stage].get("models", {}).get(str(each.model.get("name", model)), {})
             path = model.removeprefix(ENGINE)
-            where = f"{Path(path).name} in process" if path != model else model
+            folder = Path(path).resolve() if Path(path).is_dir() else Path(path)  # a link is called what it leads to
+            where = f"{folder.name} in process" if path != model else model
             yield stage, where, each.sampling.canonical, told.get("calls", ""), told.get("errors", "")

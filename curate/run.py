@@ -73,8 +73,7 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
     wanted, report = chosen(config, arguments.stage)
     for stage in wanted:
         stage.files(config)  # a tokenizer that is not there is told before a night's traces, not after
-    resolved = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
-    write_whole(context.folder / "config.yaml", resolved)  # with every default: what `curate.export` reads
+    _keep(config, context.folder / "config.yaml")
     for stage in wanted:
         again = arguments.force or (arguments.retry_errors and stage.name in ("trace", "attempt"))
         if not again and stage.current(config):
@@ -86,6 +85,14 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
     for stage in wanted:
         if said := shortfall(stage.name, stage.counts(config)):
             console.print(f"{'warning':>13}  {said}", style="bold yellow", markup=False, soft_wrap=True)
+
+
+def _keep(config: Config, file: Path) -> None:
+    """Write the configuration with every default, where it is not there: `curate.export` reads it."""
+    resolved = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
+    if not file.is_file() or file.read_text(encoding="utf-8") != resolved:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, resolved)
 
 
 def _perform(stage: Stage, context: Context, console: Console) -> None:

@@ -93,7 +93,7 @@ def _base(config: TrainConfig, config_file: Path) -> _Base:
         return _Base(None, None, None)
     folder = config_file.parent
     if Path(given).expanduser().is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-        return _Base(folder.name, None, licence_of(folder / CARD))
+        return _Base(folder.resolve().name, None, licence_of(folder / CARD))
     return _Base(given, given, licence_of(folder / CARD) or _licence_on_the_hub(given))
 
 
