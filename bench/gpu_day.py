@@ -34,6 +34,7 @@ from bench.command import check, columns, command
 from bench.gpu.files import CACHE, FILES, GEMM_TABLE, KEPT, LOG, MOST_BYTES, MOST_FILES, RESULTS, STATE
 from bench.gpu.plan import PLANS, Part
 from engine import InputError, whole_file
+from engine.commit import commit
 from engine.json_file import parse_json
 from kernels.limits import known_device
 
@@ -336,7 +337,7 @@ def main(options: Options) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {options.out} cannot be a folder of results: {error}") from None
-    console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {record.commit()}", highlight=False)
+    console.print(f"{name}, {record.clocks()} MHz, {record.versions()}, commit {commit()}", highlight=False)
     which = card.name if options.rehearse is None else f"rehearsal of {card.name}"
     return int(any(outcome.state in ("failed", "stuck") for outcome in run(options, console, parts, which)))
 

@@ -273,9 +273,9 @@ def _check(config: Config) -> None:
         for name in names:
             if name not in (*labels, *absent):
                 raise InputError(f"{setting} names {name!r}, which is no source{choices(name, labels)}")
-    asked |= {"trace": config.trace and config.trace.model, "domain": domain.model}
-    asked |= {"grade.judge": config.grade.judge and config.grade.judge.model}
-    for setting, model in asked.items():
+    judge, trace = config.grade.judge, config.trace
+    others = {"trace": trace.model if trace else None, "grade.judge": judge.model if judge else None}
+    for setting, model in (*asked.items(), *others.items(), ("domain", domain.model)):
         try:
             if model is not None:
                 check_model_config(model)

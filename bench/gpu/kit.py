@@ -18,6 +18,7 @@ from pathlib import Path
 from bench import record
 from bench.command import check, command
 from bench.gpu.files import CACHE, FILES, KEPT, RESULTS
+from engine.commit import commit
 
 CARRIED = ("tyro", "docstring-parser", "typeguard", "msgspec")
 """What such a machine does not have, and every command needs."""
@@ -142,7 +143,7 @@ def main(options: Options) -> None:
     print(
         f"{kit}: {size / 2**20:.1f} MiB to carry; git ignores it, so that a copy has to name it. There, in the "
         "repository's folder, as often as there is time:\n",
-        command_there(kit, record.commit()),
+        command_there(kit, commit() or "none"),
         sep="\n",
     )
 
