@@ -8,13 +8,14 @@ from msgspec import Meta
 
 from curate.grading.pool import LEAST_MB
 from curate.models.asking import Sampling
-from curate.models.opened import check_model_config
+from curate.models.opened import check_model_config, check_sampling
 from curate.sources import AnySource
 from engine.errors import InputError, refuse
 from engine.struct_error import choices
 from engine.struct_file import read_struct
 
 Count = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,9 +53,9 @@ class Evaluation(Section, frozen=True):
     """The file; None: `heldout` is given."""
     field: str = "question"
     """Of the file: the column of the question."""
-    heldout: int | None = None
+    heldout: Count | None = None
     """How many questions of the families."""
-    seed: int = 7
+    seed: Seed = 7
     """Of those: which ones."""
     private: bool = False
     """Its text is never written into the evidence (GPQA)."""
@@ -206,7 +207,7 @@ class Config(Section, frozen=True):
     run: str
     """Folder of everything the run writes."""
     collect: Collect
-    seed: int = 42
+    seed: Seed = 42
     """Of the draws of `select`."""
     dedupe: Dedupe = Dedupe()
     decontaminate: Decontaminate = Decontaminate()
@@ -244,10 +245,11 @@ def _check(config: Config) -> None:
     attempt, dedupe, domain = config.attempt, config.dedupe, config.domain
     labels = [source.label for source in config.collect.sources]
     twice = next((label for label in labels if labels.count(label) > 1), None)
-    asked = {f"attempt.models[{i}]": one.model for i, one in enumerate(attempt.models if attempt else ())}
-    solvers = [str(model.get("name") or model.get("model")) for model in asked.values()]
+    asked = {f"attempt.models[{i}]": one for i, one in enumerate(attempt.models if attempt else ())}
+    solvers = [str(one.model.get("name") or one.model.get("model")) for one in asked.values()]
     same = next((name for name in solvers if solvers.count(name) > 1), None)
     refuse(
+        (not config.run.strip(), f"run is {config.run!r}; name the folder that the run writes"),
         (
             (attempt and config.trace is None) or (config.format and attempt is None),
             "attempt needs trace, and format needs both; give them, or stop earlier",
@@ -273,11 +275,15 @@ def _check(config: Config) -> None:
         for name in names:
             if name not in (*labels, *absent):
                 raise InputError(f"{setting} names {name!r}, which is no source{choices(name, labels)}")
-    judge, trace = config.grade.judge, config.trace
-    others = {"trace": trace.model if trace else None, "grade.judge": judge.model if judge else None}
-    for setting, model in (*asked.items(), *others.items(), ("domain", domain.model)):
+    sorter = None if domain.model is None else Asked(model=domain.model, sampling=domain.sampling)
+    others = {"trace": config.trace, "grade.judge": config.grade.judge, "domain": sorter}
+    for setting, one in (*asked.items(), *others.items()):
+        if one is None:
+            continue
+        part = "model"
         try:
-            if model is not None:
-                check_model_config(model)
+            check_model_config(one.model)
+            part = "sampling"
+            check_sampling(one.model, one.sampling)
         except InputError as error:
-            raise InputError(f"{setting}.model: {error}") from error
+            raise InputError(f"{setting}.{part}: {error}") from error

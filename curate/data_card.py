@@ -1,6 +1,7 @@
 """The card of a data set that a curation run has made: sources, licences, stages, models, what it was held against."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from curate.config import Asked, Config
-from curate.models.opened import ENGINE
+from curate.models.opened import ENGINE, name_of
 from curate.records import counts_of
 from engine import __version__
 from engine.commit import commit
+from engine.errors import InputError
 from engine.hub_card import card, licence_fields
 
 FILE = "data/train-00000-of-00001.parquet"
@@ -71,6 +73,15 @@ def data_card(config: Config, manifests: Manifests, found: Exported, title: str)
     )
 
 
+def _told(models: Mapping[str, Mapping[str, Any]], asked: Asked) -> Mapping[str, Any]:
+    """What a stage counts of a model among its `models`; empty where it counts none, or the checkpoint is gone."""
+    if len(models) == 1:
+        return next(iter(models.values()))
+    with suppress(InputError):
+        return models.get(name_of(asked.model), {}) if models else {}
+    return {}
+
+
 def _asked(config: Config, counts: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, Any, Any]]:
     """(what was asked, model, settings, calls, errors) of every model."""
     asked: list[tuple[str, Asked | None]] = [("trace", config.trace)]
@@ -81,7 +92,7 @@ def _asked(config: Config, counts: Mapping[str, Mapping[str, Any]]) -> Iterator[
     for stage, each in asked:
         if each is not None:
             model = str(each.model["model"])
-            told = counts[stage].get("models", {}).get(str(each.model.get("name", model)), {})
+            told = _told(counts[stage].get("models", {}), each)
             path = model.removeprefix(ENGINE)
             folder = Path(path).resolve() if Path(path).is_dir() else Path(path)  # a link is called what it leads to
             where = f"{folder.name} in process" if path != model else model

@@ -26,7 +26,7 @@ from curate.stages.pipeline import stages
 from curate.stages.stage import Context
 from engine.command.flags import read_flags
 from engine.errors import InputError, refuse, tell
-from engine.hub_card import CARD
+from engine.hub_card import CARD, write_card
 from engine.hub_upload import check_target, push_folder
 from engine.json_file import read_object
 from engine.whole_file import write_whole
@@ -49,8 +49,8 @@ class Arguments:
 
 
 def read_run(path: Path) -> tuple[Context, Manifests]:
-    """A finished run and what its stages wrote down. Raises InputError where a stage is missing or older than one that
-    it reads."""
+    """A finished run and what its stages wrote down. Raises InputError where a stage is missing, older than one that it
+    reads, or made with another configuration."""
     file = path if path.is_file() else path / "config.yaml"
     if not file.is_file():
         raise InputError(f"{file} is missing; give the configuration of the run: python -m curate.export CONFIG.yaml")
@@ -60,12 +60,16 @@ def read_run(path: Path) -> tuple[Context, Manifests]:
     refuse((config.attempt is None, f"{file}: the run ends before `select`; give trace and attempt, and run it"))
     again = f"finish it first: python -m curate.run {file}"
     manifests: Manifests = {}
+    settings_of = {stage.name: stage.settings(config) for stage in stages(config)}
     for stage in stages(config):
         place = Path(config.run) / stage.name / "manifest.json"
         if not place.is_file():
             raise InputError(f"{config.run}: stage {stage.name} has not run; {again}")
         manifests[stage.name] = read_object(place)
     try:
+        for name, settings in settings_of.items():
+            made = {part: manifests[name][part] for part in settings}
+            refuse((made != settings, f"{config.run}: stage {name} was made with another configuration; {again}"))
         for name, manifest in manifests.items():
             for source, read in manifest["inputs"].items():
                 written = {file: entry["sha256"] for file, entry in manifests[source]["outputs"].items()}
@@ -78,7 +82,7 @@ def read_run(path: Path) -> tuple[Context, Manifests]:
 def exported(context: Context) -> Exported:
     """The selected rows that `format` keeps, where there is one."""
     config = context.config
-    private = [source.label for source in config.collect.sources if source.info.private]
+    private = context.private
     repositories = {source.label: source.info.repo or source.label for source in config.collect.sources}
     chosen = context.table("select", "selection").sort("order").select("qid")
     if config.format is not None:
@@ -120,6 +124,19 @@ def exported(context: Context) -> Exported:
     )
 
 
+def _check_place(out: Path, run: Path) -> None:
+    """Raises InputError where `out` is the run's folder or holds what this command does not write."""
+    where = f"--out {out}"
+    refuse(
+        (out.resolve() == run.resolve(), f"{where} is the folder of the run; give a folder for the data set alone"),
+        (out.exists() and not out.is_dir(), f"{where} is no folder; give another"),
+    )
+    ours = {out / CARD, out / FILE}
+    other = next((path for path in out.rglob("*") if path not in ours and not path.is_dir()), None)
+    if other is not None:
+        raise InputError(f"{where} holds {other.relative_to(out)}, which is not of a data set; give an empty folder")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the data set; returns the exit code: 0, 1 where disk or upload failed, 2 for what cannot be used."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -129,13 +146,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         context, manifests = read_run(arguments.run)
         found = exported(context)
         out = arguments.out or context.folder / "dataset"
+        _check_place(out, context.folder)
         refuse((found.rows.is_empty(), f"{context.folder}: no selected question may be published; nothing is written"))
         table = io.BytesIO()
         found.rows.drop("version", "correct").write_parquet(table, compression="zstd")
         (out / FILE).parent.mkdir(parents=True, exist_ok=True)
         write_whole(out / FILE, table.getvalue())
         title = arguments.name or context.folder.resolve().name
-        write_whole(out / CARD, data_card(context.config, manifests, found, title))
+        write_card(out, data_card(context.config, manifests, found, title))
     except (InputError, OSError) as error:
         tell(error)
         return 2 if isinstance(error, InputError) else 1
@@ -147,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.push_to_hub is None:
         return 0
     command = ["python", "-m", "curate.export", *words]
-    return push_folder(out, arguments.push_to_hub, "dataset", arguments.public, command)
+    return push_folder(out, arguments.push_to_hub, "dataset", arguments.public, command, only=(CARD, FILE))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Rows say little at first. Before the first one models are loaded and compiled, w
 batch end together, and the short ones of a batch first. So nothing is told before as many rows are done as run at once,
 and then by two rates: of the rows that followed the first ones, which is too high as long as these belong to one batch,
 and of all rows since the wait before the first ones began, which is too low by the start. The truth lies between them.
-After a few batches the first rate alone counts, later that of the second half of the time.
+After a few batches the first rate alone counts, later that of the second half of the time. The last rows, as many as
+run at once, say nothing of the rate, and take as long as a row takes.
 """
 
 import math
@@ -27,11 +28,15 @@ class Pace:
         """`total` rows (None: not known), of which `at_once` run at a time; `started` is the clock's first reading."""
         self.total, self.done = total, 0
         self._started, self._at_once = started, at_once
+        self._last = started
         self._groups: list[tuple[float, int]] = []  # when rows were done together, and how many
 
     def advance(self, rows: int, now: float) -> None:
         """`rows` more are done."""
         self.done += rows
+        self._last = now
+        if self.total and self.done > max(self.total - self._at_once, BATCHES * self._at_once):
+            return  # places run empty: the last rows say nothing of the rate
         if self._groups and now - self._groups[-1][0] < TOGETHER_S:
             began, count = self._groups[-1]
             self._groups[-1] = (began, count + rows)
@@ -63,8 +68,11 @@ class Pace:
         rate = self.rate(now)
         if self.total is None or rate is None:
             return None
-        rest = (self.total - self.done) / rate
-        return max(rest - (now - self._groups[-1][0]), rest / 2)
+        if self.done >= self.total:
+            return 0.0
+        # The last rows, which all run by now, take as long as a row takes, however few they are.
+        rest = max(self.total - self.done, self._at_once) / rate
+        return max(rest - (now - self._last), rest / 2)
 
 
 def about(seconds: float) -> str:

@@ -4,6 +4,7 @@ Attempts, grades and domains have their schemas beside the functions that make t
 `curate.selection.domains`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -86,9 +87,19 @@ def decisions(
     ).cast(DECISION)  # type: ignore[arg-type]
 
 
+PRIVATE = "(kept private)"
+_SOURCE = pl.col("row_id").str.replace(r"/\d+$", "")
+
+
+def hidden(table: pl.DataFrame, private: Sequence[str], column: str) -> pl.DataFrame:
+    """`table` with PRIVATE in place of what `column`, a text, holds in rows of private sources."""
+    told = _SOURCE.is_in(list(private)) & (pl.col(column) != "")
+    return table.with_columns(pl.when(told).then(pl.lit(PRIVATE)).otherwise(column).alias(column))
+
+
 def count_by_source(table: pl.DataFrame) -> dict[str, int]:
     """Rows of each source, by the source's part of `row_id`."""
-    return counts_of(table.select(source=pl.col("row_id").str.replace(r"/\d+$", "")), "source")
+    return counts_of(table.select(source=_SOURCE), "source")
 
 
 def decided(table: pl.DataFrame) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,9 @@ from engine.command.stop import exit_code, terminable
 from engine.errors import EngineDead, InputError, refuse, tell
 from engine.one_writer import sole_writer
 from engine.whole_file import write_whole
+
+RETRIED = ("trace", "attempt")
+"""Stages that --retry-errors runs anew."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,19 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
     wanted, report = chosen(config, arguments.stage)
     for stage in wanted:
         stage.files(config)  # a tokenizer that is not there is told before a night's traces, not after
-    _keep(config, context.folder / "config.yaml")
+    again = {stage.name for stage in wanted if arguments.force or (arguments.retry_errors and stage.name in RETRIED)}
+    standing = tuple(takewhile(lambda stage: stage.name not in again and stage.current(config), wanted))
+    for stage in wanted[len(standing) :]:  # what stands asks nobody, and needs no key
+        stage.ready(config)
     for stage in wanted:
-        again = arguments.force or (arguments.retry_errors and stage.name in ("trace", "attempt"))
-        if not again and stage.current(config):
+        if stage in standing or (stage.name not in again and stage.current(config)):
             console.print(f"{stage.name:>13}  unchanged", highlight=False)
         else:
             _perform(stage, context, console)
+    kept = context.folder / "config.yaml"
+    theirs = kept.exists() and arguments.config.exists() and kept.samefile(arguments.config)
+    if not theirs and (not arguments.stage or all(stage.current(config) for stage in stages(config))):
+        _keep(config, kept)
     if report:
         _report(context, console, bool(arguments.stage) or arguments.force)
     for stage in wanted:
@@ -88,11 +98,23 @@ def run(config: Config, arguments: Arguments, console: Console) -> None:
 
 
 def _keep(config: Config, file: Path) -> None:
-    """Write the configuration with every default, where it is not there: `curate.export` reads it."""
-    resolved = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
-    if not file.is_file() or file.read_text(encoding="utf-8") != resolved:
+    """Write the configuration, with every default, that what is there was made with: `curate.export` reads it."""
+    resolved = yaml.dump(msgspec.to_builtins(config), Dumper=_Dumper, sort_keys=False).encode()
+    if not file.is_file() or file.read_bytes() != resolved:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, resolved)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which text that begins as numbers do is quoted: configurations take 1e5, too, for one."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """The text, plain or in quotes."""
+        quoted = text[:1] in {*"-+.0123456789"}
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _perform(stage: Stage, context: Context, console: Console) -> None:

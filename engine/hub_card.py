@@ -1,5 +1,6 @@
 """Cards of models and data sets: README.md with a YAML head that the hub reads, made from a template, and its check."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any, Literal
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from engine.errors import InputError, first_line, plain, refuse, shown
+from engine.errors import InputError, first_line, plain, refuse, shown, tell
 from engine.input_file import read_regular
+from engine.whole_file import write_whole
 
 CARD = "README.md"
 UNKNOWN = "unknown"
@@ -20,16 +22,42 @@ _LICENCE = re.compile(
 """Of what the hub takes under `license`; any other may stand there as `other`, with its name beside it."""
 _HEAD = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _MOST_BYTES = 1 << 22
+_SEAL = re.compile(r"\n<!-- written by s1-engine, sha256 of what is above: ([0-9a-f]{64}) -->\n\Z")
+"""A card's last line. Where it is not true any more, someone has edited the card."""
 
 
-def licence_fields(licence: str) -> dict[str, str]:
-    """`license` of the hub's list, or `other` and `license_name`, of a licence as its owner writes it."""
-    name = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or UNKNOWN
-    return {"license": name} if _LICENCE.fullmatch(name) else {"license": "other", "license_name": name[:60]}
+def write_card(folder: Path, text: str) -> bool:
+    """Makes `text` the card of `folder`, unless there is one that someone has edited: that one stays, and a line on
+    standard error says so. Returns whether it was written."""
+    if is_edited(folder):
+        tell(f"{folder / CARD} was edited and stays as it is; remove it to have it written anew", "note")
+        return False
+    seal = f"<!-- written by s1-engine, sha256 of what is above: {hashlib.sha256(text.encode()).hexdigest()} -->\n"
+    write_whole(folder / CARD, f"{text}\n{seal}")
+    return True
+
+
+def is_edited(folder: Path) -> bool:
+    """Whether `folder` has a card that is not, to the byte, what `write_card` wrote."""
+    readme = folder / CARD
+    if not readme.exists():
+        return False
+    text = read_regular(readme, _MOST_BYTES).decode("utf-8", "replace")
+    seal = _SEAL.search(text)
+    return seal is None or hashlib.sha256(text[: seal.start()].encode()).hexdigest() != seal[1]
+
+
+def licence_fields(*licences: str) -> dict[str, str | list[str]]:
+    """`license`, one or a list, of the hub's list, or `other` and `license_name`, of licences as owners write them."""
+    names = [re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or UNKNOWN for licence in licences]
+    ids = list(dict.fromkeys(name if _LICENCE.fullmatch(name) else "other" for name in names))
+    others = list(dict.fromkeys(name[:60] for name in names if not _LICENCE.fullmatch(name)))
+    fields: dict[str, str | list[str]] = {"license": ids[0] if len(ids) == 1 else ids}
+    return fields | ({"license_name": others[0]} if len(others) == 1 else {})
 
 
 def card(template: Path, head: Mapping[str, Any], **values: Any) -> str:
-    """The card of a Markdown template. Text among `values` is one line each that no table or element breaks."""
+    """The card of a Markdown template. Text among `values` is one line each, and no Markdown or HTML."""
     pages = Environment(
         loader=FileSystemLoader(template.parent),
         autoescape=False,  # Markdown
@@ -44,7 +72,8 @@ def card(template: Path, head: Mapping[str, Any], **values: Any) -> str:
 
 
 def _inline(text: str) -> str:
-    return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+    escaped = re.sub(r"([\\|\[\]!*])", r"\\\1", plain(text).replace("`", "'"))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def card_head(readme: Path) -> dict[str, Any]:
@@ -58,18 +87,21 @@ def card_head(readme: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def licence_of(readme: Path) -> str | None:
-    """The licence that a card names, in its head or in a line "License: NAME"; None where it names none."""
+def licences_of(readme: Path) -> list[str]:
+    """The licences that a card names, in its head or in a line "License: NAME"; empty where it names none."""
     head = card_head(readme)
-    named = head.get("license_name") if head.get("license") == "other" else head.get("license")
-    if isinstance(named, str) and named.lower() != UNKNOWN:
+    given = head.get("license")
+    ids = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str)]
+    other = head.get("license_name")
+    named = [other if name == "other" and isinstance(other, str) else name for name in ids if name.lower() != UNKNOWN]
+    if named:
         return named
     try:
         text = read_regular(readme, _MOST_BYTES).decode("utf-8", "replace")
     except (OSError, InputError):
-        return None
+        return []
     line = re.search(r"^licen[cs]e:\s*([\w.+-]*\w)", text, re.IGNORECASE | re.MULTILINE)
-    return line[1] if line is not None and line[1].lower() != UNKNOWN else None
+    return [line[1]] if line is not None and line[1].lower() != UNKNOWN else []
 
 
 def check_card(folder: Path, kind: Literal["model", "dataset"]) -> None:

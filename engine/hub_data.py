@@ -13,7 +13,7 @@ PREFIX = "hub:"
 _FORM = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([^/].*))?")
 _SPLITS = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing", "eval", "evaluation"))
 """Words that tell a split in a file's name, those together that mean the same; the hub's own viewer reads these."""
-_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.\w+")
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(?:-[0-9a-f]{16})?\.\w+")
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
@@ -28,7 +28,8 @@ def local_files(name: str, split: str | None = None, revision: str | None = None
         revision: branch, tag or commit; None: the newest of the main branch, which may be another one tomorrow.
 
     Raises InputError, naming `name`, for another form, for what is not there or cannot be fetched, for a split of which
-    there is no file, and for files in several folders or formats, which would be the same rows more than once.
+    there is no file, and for files in several folders or formats, or of several names for one split, which may be the
+    same rows more than once.
     """
     form = _FORM.fullmatch(name)
     if form is None:
@@ -77,11 +78,12 @@ def _listed(repository: str, folder: str, revision: str | None) -> list[str]:
 
 def _chosen(name: str, files: list[str], split: str | None) -> list[str]:
     """Those of `files` that are of `split`. Raises InputError as `local_files` does."""
-    chosen = files
+    chosen, stems = files, set[str]()
     if split is not None:
         meant = next((words for words in _SPLITS if split in words), (split,))
         if any(_tells(file, words) for file in files for words in _SPLITS) or any(map(_SHARD.fullmatch, files)):
             chosen = [file for file in files if _tells(file, meant)]
+            stems = {_stem(file) for file in chosen if _tells(Path(file).name, meant)}
     there = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
     folders = sorted({file.rpartition("/")[0] or "/" for file in chosen})
     kinds = sorted({Path(file).suffix for file in chosen})
@@ -99,11 +101,22 @@ def _chosen(name: str, files: list[str], split: str | None) -> list[str]:
             f"{name} has data in several formats ({', '.join(kinds)}); name one file, {name}/FILE: {there}",
         ),
         (
+            len(stems) > 1,
+            f"{name} has several sets of files of the split {split!r} ({', '.join(sorted(stems))}); name the files of "
+            f"one, {name}/FILE: {there}",
+        ),
+        (
             torn,
             f"{name}: {torn} parts are there, and the hub cannot be asked for the others; fetch them when it can be",
         ),
     )
     return chosen
+
+
+def _stem(file: str) -> str:
+    """The name that the parts of one set of files share: without extension, place in a row, and number."""
+    shard = _SHARD.fullmatch(Path(file).name)
+    return re.sub(r"[-_.]?\d+$", "", shard[1] if shard is not None else Path(file).stem)
 
 
 def _tells(file: str, words: Iterable[str]) -> bool:

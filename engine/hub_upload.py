@@ -1,5 +1,6 @@
 """`--push-to-hub OWNER/NAME`: a folder with its card becomes a repository on the hub, private unless asked."""
 
+import glob
 import re
 import shlex
 import sys
@@ -9,6 +10,9 @@ from typing import Literal
 
 from engine.errors import InputError, first_line, refuse, shown, tell
 from engine.hub_card import check_card
+
+_ROUTES = "datasets|models|spaces|api|docs"
+"""What stands for no owner in an address of the hub."""
 
 
 def check_target(repository: str | None, public: bool) -> None:
@@ -23,7 +27,7 @@ def check_target(repository: str | None, public: bool) -> None:
 
     try:
         validate_repo_id(repository)
-        refused = "" if re.fullmatch(r"[^/]+/[^/]+", repository) else "no slash"
+        refused = "" if re.fullmatch(rf"(?!({_ROUTES})/)[^/]+/[^/]+", repository) else "no slash, or no owner"
     except HFValidationError as error:
         refused = first_line(error)
     if refused:
@@ -33,7 +37,12 @@ def check_target(repository: str | None, public: bool) -> None:
 
 
 def push_folder(
-    folder: Path, repository: str, kind: Literal["model", "dataset"], public: bool, command: Sequence[str]
+    folder: Path,
+    repository: str,
+    kind: Literal["model", "dataset"],
+    public: bool,
+    command: Sequence[str],
+    only: Sequence[str] | None = None,
 ) -> int:
     """Uploads `folder` as one of `kind` and says where it is, or why it is not; returns the exit code: 0, 1 where its
     card or the hub refuses or nobody answers, 130 interrupted. What is there stays. A repository that is there already
@@ -41,6 +50,7 @@ def push_folder(
 
     Args:
         command: what to run again after a failure.
+        only: names of files in `folder`, which alone are uploaded; None: all that it holds.
     """
     from huggingface_hub import HfApi
 
@@ -49,7 +59,11 @@ def push_folder(
         api = HfApi()
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(
-            folder_path=folder, repo_id=repository, repo_type=kind, commit_message=f"Upload {folder.name}"
+            folder_path=folder,
+            repo_id=repository,
+            repo_type=kind,
+            commit_message=f"Upload {folder.name}",
+            allow_patterns=None if only is None else [glob.escape(name) for name in only],
         )
     except KeyboardInterrupt:
         tell(f"interrupted; {folder} is not uploaded, or not all of it: run `{shlex.join(command)}` again")

@@ -1,7 +1,7 @@
 """Model cards: what a run has exported, its data, settings and figures, how to use it, and where it comes from."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 from engine import __version__
 from engine.command.append_log import read_lines
 from engine.commit import commit
-from engine.hub_card import CARD, UNKNOWN, card, licence_fields, licence_of
+from engine.hub_card import CARD, UNKNOWN, card, licence_fields, licences_of, write_card
 from engine.hub_data import PREFIX
-from engine.whole_file import write_whole
 from train.architecture import Architecture
 from train.config import TrainConfig
 from train.data import Dataset
+from train.span import Span
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -30,11 +30,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Base:
-    """The model before the run: what it is called here, its id on the hub, and its licence, where it has them."""
+    """The model before the run: what it is called here, its id on the hub, and its licences, where it has them."""
 
     name: str | None
     hub_id: str | None
-    licence: str | None
+    licences: list[str]
 
 
 def write_cards(
@@ -45,8 +45,9 @@ def write_cards(
     data: Dataset,
     heldout: Dataset | None,
     exported: Exported,
+    spans: Sequence[Span],
 ) -> None:
-    """Puts README.md into `export/`, and into `adapter/` where there is one."""
+    """Puts README.md into `export/`, and into `adapter/` where there is one; one that someone has edited stays."""
     base = _base(config, config_file)
     who = "ask the base's authors" if base.name else "whoever publishes it names one"
     values = {
@@ -62,10 +63,10 @@ def write_cards(
         "targets": int(data.targets.sum()),
         "dropped": len(data.dropped),
         "max_tokens": config.data.max_tokens,
-        "heldout": _heldout(config, heldout),
-        "settings": list(_settings(config)),
+        "heldout": _heldout(config, data, heldout),
+        "settings": list(_settings_of_spans(config, spans)),
         "figures": list(_figures(run, exported)),
-        "licence": f"{base.licence}, the base's" if base.licence else f"unknown: {who}",
+        "licence": f"{', '.join(base.licences)}, the base's" if base.licences else f"unknown: {who}",
         "version": __version__,
         "commit": commit(),
         "seed": config.seed,
@@ -76,7 +77,7 @@ def write_cards(
     for folder in [run / "export", *([run / "adapter"] if config.lora else [])]:
         adapter = folder.name == "adapter"
         head = {
-            **licence_fields(base.licence or UNKNOWN),
+            **licence_fields(*(base.licences or [UNKNOWN])),
             "base_model": base.hub_id,
             "datasets": sets,
             "library_name": "peft" if adapter else "transformers",
@@ -84,27 +85,27 @@ def write_cards(
             "tags": tags,
         }
         title = config.run.rstrip("/").rpartition("/")[2] + (" (adapter)" if adapter else "")
-        write_whole(folder / CARD, card(_TEMPLATE, head, title=title, adapter=adapter, **values))
+        write_card(folder, card(_TEMPLATE, head, title=title, adapter=adapter, **values))
 
 
 def _base(config: TrainConfig, config_file: Path) -> _Base:
     given = config.model.path
     if given is None:
-        return _Base(None, None, None)
+        return _Base(None, None, [])
     folder = config_file.parent
     if Path(given).expanduser().is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-        return _Base(folder.resolve().name, None, licence_of(folder / CARD))
-    return _Base(given, given, licence_of(folder / CARD) or _licence_on_the_hub(given))
+        return _Base(folder.resolve().name, None, licences_of(folder / CARD))
+    return _Base(given, given, licences_of(folder / CARD) or _licences_on_the_hub(given))
 
 
-def _licence_on_the_hub(name: str) -> str | None:
+def _licences_on_the_hub(name: str) -> list[str]:
     """Of the card of a model that came from there, whose card did not come with its weights."""
     from huggingface_hub import hf_hub_download  # only here, where its second of imports buys something
 
     try:
-        return licence_of(Path(hf_hub_download(name, CARD)))
+        return licences_of(Path(hf_hub_download(name, CARD)))
     except Exception:  # no card, or no network any more: the card then says that the licence is not known
-        return None
+        return []
 
 
 def _public(name: str) -> str:
@@ -112,13 +113,26 @@ def _public(name: str) -> str:
     return name if name.startswith(PREFIX) else Path(name).name
 
 
-def _heldout(config: TrainConfig, heldout: Dataset | None) -> str:
+def _heldout(config: TrainConfig, data: Dataset, heldout: Dataset | None) -> str:
     if heldout is None:
         return ""
     about = f"{len(heldout):,} samples of {int(heldout.offsets[-1]):,} tokens"
     if config.data.heldout_share:
-        return f"{about}, {config.data.heldout_share:g} of the files' samples, by a hash of their ids"
+        return f"{about}, {config.data.heldout_share:g} of the files' samples, by a hash of their tokens"
+    if shared := heldout.of_which_in(data):
+        about += f", {shared:,} of which are trained on too"
     return f"{about}, " + ", ".join(f"{_public(file.name)} (SHA-256 {file.sha256})" for file in heldout.files)
+
+
+def _settings_of_spans(config: TrainConfig, spans: Sequence[Span]) -> Iterator[tuple[str, Any]]:
+    """The settings, each with what it became while the run went on."""
+    tables = [dict(_settings(span.applied(config))) for span in spans]
+    for name, first in tables[0].items():
+        said = str(first)
+        for before, after, span in zip(tables, tables[1:], spans[1:], strict=False):
+            if after[name] != before[name]:
+                said += f"; from step {span.begin + 1} on {after[name]}"
+        yield name, said
 
 
 def _settings(config: TrainConfig) -> Iterator[tuple[str, Any]]:

@@ -7,15 +7,15 @@ the layout are functions of the step, so weights, optimiser state and the step a
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from msgspec import ValidationError, convert, to_builtins
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
@@ -27,6 +27,7 @@ from train.config import TrainConfig
 from train.errors import RunFailed, TrainingError
 from train.huggingface import failure
 from train.parallel import World
+from train.span import Span
 
 MARKER = "complete.json"
 
@@ -43,11 +44,15 @@ class Checkpoints:
             "batch_size": config.data.batch_size,
             "last_batch": config.data.last_batch,
             "reduction": config.reduction,
-            "lora": msgspec.to_builtins(config.lora),
+            "lora": to_builtins(config.lora),
             "optimizer": config.optim.kind,
         }
         # With LoRA the frozen weights are those of model.path: only what is trained is saved.
         self._options = StateDictOptions(ignore_frozen_params=config.lora is not None, strict=config.lora is None)
+        self.spans: tuple[Span, ...] = (Span.of(0, config),)
+        """What the steps so far were trained with, in their order."""
+        self.exported: str | None = None
+        """checkpoint.export_dtype of the export of the last step, once it is there."""
         self._pending: tuple[int, Future[Any]] | None = None
         # A group of its own: an asynchronous save must not mix its messages with the next step's.
         self._group = world.host_group() if config.checkpoint.asynchronous else None
@@ -91,8 +96,7 @@ class Checkpoints:
             write()
             if not self._world.first:
                 return
-            about = {"step": step, "world": self._world.size, **self._identity}
-            write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
+            self._mark(step)
             for old in sorted(self._folder.glob(f"step-*/{MARKER}"))[: -self._config.checkpoint.keep]:
                 old.unlink()  # first: a half-deleted checkpoint must not look whole
                 shutil.rmtree(old.parent)
@@ -106,10 +110,19 @@ class Checkpoints:
                 f"saving step {step} to {self._folder} failed: {reason}; {last}; make room and run the same command"
             ) from error
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def _mark(self, step: int, **more: str) -> None:
+        about = {"step": step, "world": self._world.size, **self._identity, "spans": to_builtins(self.spans), **more}
+        write_whole(self.path(step) / MARKER, json.dumps(about, indent=2))
+
+    def mark_exported(self, step: int) -> None:
+        """Notes, on the first rank, that the model of the last step has been exported."""
+        self._mark(step, exported=self._config.checkpoint.export_dtype)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> int:
         """Restores the newest complete checkpoint and returns its step; 0 when there is none.
 
-        Raises TrainingError when it belongs to another model, other data or another order of samples.
+        Raises TrainingError when it belongs to another model, other data or another order of samples, when it is of
+        more than `total` steps, and when it is of so many, made with other settings.
         """
         step = self.latest()
         if step is None:
@@ -129,6 +142,12 @@ class Checkpoints:
                 raise TrainingError(
                     f"{path} does not belong to this run: {detail}; use another `run` folder or restore the setting"
                 )
+        if step > total:
+            raise TrainingError(
+                f"{self._folder.parent} was trained for {step} steps, more than the {total} of this configuration; "
+                "raise `epochs` or use another `run` folder"
+            )
+        self._take_over(marker, path, step, total)
         state = self._state(model, optimizer)
         try:
             dcp.load(state, checkpoint_id=str(path))
@@ -141,3 +160,26 @@ class Checkpoints:
             model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=self._options
         )
         return step
+
+    def _take_over(self, marker: Mapping[str, Any], path: Path, step: int, total: int) -> None:
+        """What the steps before were trained with. Raises TrainingError where nothing is left to train with others."""
+        try:
+            spans = convert(marker.get("spans", []), tuple[Span, ...])
+            made = [self._config, *(span.applied(self._config) for span in spans)][-1]
+        except (ValidationError, LookupError, TypeError) as error:
+            raise TrainingError(f"{path / MARKER}: its spans are damaged; remove {path}") from error
+        changed = {"epochs": (made.epochs, self._config.epochs)}
+        changed |= {
+            f"optim.{name}": (getattr(made.optim, name), getattr(self._config.optim, name))
+            for name in made.optim.__struct_fields__
+        }
+        name, (was, now) = next(((n, v) for n, v in changed.items() if v[0] != v[1]), ("", (None, None)))
+        if step == total and name:
+            raise TrainingError(
+                f"{path} is the last step, and was trained with {name} = {shown(was)}, not {shown(now)}; use another "
+                "`run` folder or restore the setting"
+            )
+        if not spans or (step < total and made != self._config):
+            spans = (*spans, Span.of(step, self._config))
+        self.spans = spans
+        self.exported = marker.get("exported")

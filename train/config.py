@@ -50,7 +50,7 @@ class Data(Section, frozen=True):
     heldout: tuple[str, ...] = ()
     """The same, of samples whose loss is measured and that are never trained on."""
     heldout_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Share of `train` that is held out instead, by a hash of the samples' ids: the same ones in every run."""
+    """Share of `train` that is held out instead, by a hash of the samples' tokens: the same ones in every run."""
     loss: Literal["assistant", "all"] = "assistant"
     """`assistant`: only what the assistant writes; `all`: every token after the first of a document."""
     eos: str | None = None
@@ -192,6 +192,10 @@ class TrainConfig(Section, frozen=True):
     checkpoint: Checkpoint = Checkpoint()
     metrics: Metrics = Metrics()
     lora: Lora | None = None
+
+    def __post_init__(self) -> None:
+        if not self.run.strip():
+            raise ValueError(f"run is {shown(self.run)}; name a folder for it, such as runs/first")
 
     def save(self, path: Path) -> None:
         write_whole(path, yaml.safe_dump(to_builtins(self), sort_keys=False))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import training_tokens
 from train.config import Data, Model
 from train.errors import TrainingError
-from train.files import DataFile, data_files
+from train.files import DataFile, data_files, refuse_repeats
 from train.text import marked_tokens, messages_of
 
 
@@ -53,16 +54,27 @@ class Dataset:
         )
 
     def split(self, share: float) -> tuple["Dataset", "Dataset"]:
-        """(the rest, about `share` of the samples and at least one), by a hash of each one's id. Raises TrainingError
-        where no sample would be left to train on."""
-        hashes = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in self.ids]
-        held = np.array([value < share * 2**64 or value == min(hashes) for value in hashes], dtype=bool)
+        """(the rest, about `share` of the samples and at least one), by a hash of each one's tokens: samples with the
+        same tokens are on the same side. Raises TrainingError where no sample would be left to train on."""
+        hashes = [int.from_bytes(digest[:8], "big") for digest in self.digests()]
+        least = min(hashes)
+        held = np.array([value < share * 2**64 or value == least for value in hashes], dtype=bool)
         if held.all():
             raise TrainingError(
                 f"data.heldout_share is {share:g} and all of {len(self):,} samples would be held out; "
                 "give another share"
             )
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each sample's tokens, whatever it is called and wherever it lies."""
+        tokens = np.ascontiguousarray(self.tokens, dtype="<i4")
+        return [hashlib.sha256(tokens[a:b].tobytes()).digest() for a, b in pairwise(self.offsets)]
+
+    def of_which_in(self, other: "Dataset") -> int:
+        """How many samples have the same tokens as a sample of `other`."""
+        theirs = set(other.digests())
+        return sum(digest in theirs for digest in self.digests())
 
     @property
     def lengths(self) -> np.ndarray:
@@ -125,6 +137,18 @@ def read_dataset(
         dropped=tuple(name for name, _ in dropped),
         files=files,
     )
+
+
+def read_sets(config: Data, tokenizer: Tokenizer | None, vocab_size: int) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is held out, where anything is. Raises TrainingError as `read_dataset` does, and
+    naming both where one file is given twice."""
+    data = read_dataset(config.train, config, tokenizer, vocab_size)
+    if config.heldout_share:
+        refuse_repeats({"data.train": data.files})
+        return data.split(config.heldout_share)
+    heldout = read_dataset(config.heldout, config, tokenizer, vocab_size, "data.heldout") if config.heldout else None
+    refuse_repeats({"data.train": data.files, "data.heldout": heldout.files if heldout is not None else ()})
+    return data, heldout
 
 
 def _records(file: DataFile) -> Iterator[tuple[int, dict[str, Any]]]:

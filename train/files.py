@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,8 @@ _WAYS = f"give a file, a pattern, or {PREFIX}OWNER/NAME for a data set on the hu
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of records. `name` is what errors, metrics and the split into held out and not call it: the path, or for a
-    file on the hub a name that is the same on every machine. `sha256` is of what is read now, not of what is there when
-    the run ends."""
+    """A file of records. `name` is what errors and metrics call it: the path, or for a file on the hub a name that is
+    the same on every machine. `sha256` is of what is read now, not of what is there when the run ends."""
 
     name: str
     path: Path
@@ -40,6 +39,17 @@ def data_files(named: Sequence[str], setting: str) -> tuple[DataFile, ...]:
     Raises TrainingError naming setting and value where there is no such file.
     """
     return tuple(file for name in named for file in _files(name, setting))
+
+
+def refuse_repeats(files: Mapping[str, Sequence[DataFile]]) -> None:
+    """Raises TrainingError where two of `files`, by the settings that name them, hold the same bytes."""
+    seen: dict[str, str] = {}
+    for setting, each in files.items():
+        for file in each:
+            here = f"{setting} {file.name}"
+            if file.sha256 in seen:
+                raise TrainingError(f"{seen[file.sha256]} and {here} are the same file; take one of them out")
+            seen[file.sha256] = here
 
 
 def _files(name: str, setting: str) -> Iterator[DataFile]:

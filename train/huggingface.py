@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.errors import InputError, shown
+from engine.hub_card import CARD, is_edited
 from engine.json_file import read_object
 from engine.model.checkpoint import read_tensors, resolve
 from engine.model.gguf_header import is_gguf
@@ -156,7 +157,8 @@ def export(
     """Writes `tensors` (sharded or not) as a Hugging Face directory that transformers, vLLM and the engine load.
 
     `config_file`: the model's config.json; the files beside it and in the `tokenizer` directory are copied. Written
-    beside `folder` and renamed at the end, so a directory of this name is always whole.
+    beside `folder` and renamed at the end, so a directory of this name is always whole; of one that was there before
+    only a card that someone has edited stays.
     """
     partial = folder.with_name(folder.name + ".partial")
     first = dist.get_rank() == 0
@@ -194,6 +196,8 @@ def export(
         for file in (place / name for place in (config_file.parent, tokenizer) for name in COPIED):
             if file.is_file():  # the tokenizer's own last, over those of the model
                 shutil.copyfile(file, partial / file.name)
+        if is_edited(folder):
+            shutil.copy2(folder / CARD, partial / CARD)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     dist.barrier()

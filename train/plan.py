@@ -20,7 +20,7 @@ from engine.input_file import read_regular
 from train.architecture import Architecture
 from train.config import Lora, Model, TrainConfig, load_config
 from train.cpu_rate import CpuRate, cpu_rate
-from train.data import open_tokenizer, read_dataset, step_samples, steps_per_epoch
+from train.data import open_tokenizer, read_sets, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.huggingface import find_config
 from train.layout import lay_out
@@ -156,11 +156,23 @@ def read_lengths(file: Path) -> np.ndarray:
         lengths = np.asarray(read_regular(file, 1 << 28).decode("utf-8-sig").split(), dtype=np.int64)
     except InputError:
         raise
+    except OSError as error:
+        raise TrainingError(
+            f"--lengths is {file}, which cannot be read ({error.strerror}); give a file with one token count per line, "
+            "or s1k"
+        ) from error
     except (ValueError, OverflowError) as error:
         raise TrainingError(f"{file}: must hold one token count per line: {first_line(error)}") from error
     if len(lengths) == 0 or lengths.min() < 1:
         raise TrainingError(f"{file}: must hold one token count per line, each above 0")
     return lengths
+
+
+def _time(seconds: float) -> str:
+    """In minutes, or in seconds where those would be few."""
+    if seconds >= 120:
+        return f"{seconds / 60:8,.1f} minutes"
+    return f"{seconds:8.1f} seconds" if seconds >= 1 else f"{seconds:8.1g} seconds"
 
 
 def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: int, source: str, cpu: CpuRate) -> str:
@@ -173,7 +185,7 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
     state, free = memory.state * ranks, available_bytes() / 1e9
     room = "fits" if state <= free else f"does NOT fit its {free:.0f} GB"
     gpus = (
-        f"  {ranks} x {gpu.name:6s} {total / (ASSUMED_MFU * gpu.peak_flops * ranks) / 60:8.1f} minutes, "
+        f"  {ranks} x {gpu.name:6s} {_time(total / (ASSUMED_MFU * gpu.peak_flops * ranks))}, "
         + ("fits" if memory.total * 1e9 <= gpu.memory else f"does NOT fit its {gpu.memory / 1e9:.0f} GB")
         for gpu in GPUS
         if gpu.peak_flops
@@ -202,7 +214,7 @@ def report(config: TrainConfig, arch: Architecture, lengths: np.ndarray, ranks: 
         f"({100 * attention / total:.0f} %); {total:.3g} in all",
         f"time        at {100 * ASSUMED_MFU:.0f} % of peak, which is assumed, not measured, and without start-up",
         *gpus,
-        f"  this CPU    {total / cpu.flops / 60:8,.1f} minutes, {room}; {cpu.flops / 1e9:.1f} GFLOP/s in {cpu.dtype}, "
+        f"  this CPU    {_time(total / cpu.flops)}, {room}; {cpu.flops / 1e9:.1f} GFLOP/s in {cpu.dtype}, "
         f"{cpu.threads} thread(s): measured now, on a smaller model of this kind",
     ]
     return "\n".join(lines)
@@ -238,7 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = read_flags(Arguments, argv, "python -m train.plan", __doc__)
         config = load_config(arguments.config, arguments.overrides)
         ranks = config.parallel.ranks if arguments.ranks is None else arguments.ranks
-        if ranks < 1 or ranks % config.parallel.context:
+        if ranks < 1:
+            raise InputError(f"--ranks is {ranks}; give 1 or more")
+        if ranks % config.parallel.context:
             raise TrainingError(f"parallel.context = {config.parallel.context} does not divide {ranks} ranks")
         config_file = arguments.shape or shape_of(config.model)
         arch = Architecture.load(config_file)
@@ -247,10 +261,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.lengths:
             lengths, source = read_lengths(Path(arguments.lengths)), arguments.lengths
         else:
-            data = read_dataset(
-                config.data.train, config.data, open_tokenizer(config.model, config_file), arch.vocab_size
-            )
-            lengths, source = data.lengths, f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
+            data, heldout = read_sets(config.data, open_tokenizer(config.model, config_file), arch.vocab_size)
+            source = f"{', '.join(config.data.train)}, {len(data.dropped)} dropped as too long"
+            if heldout is not None:
+                source += f", {len(heldout):,} held out"
+                source += f", {shared:,} of which are trained on too" if (shared := heldout.of_which_in(data)) else ""
+            lengths = data.lengths
         print(report(config, arch, lengths, ranks, source, cpu_rate(config, arch, lengths)))
     except (InputError, OSError) as error:
         tell(error, "train.plan")

@@ -19,6 +19,7 @@ import tyro
 from engine.build import available_bytes
 from engine.command.flags import read_flags
 from engine.errors import InputError, tell
+from engine.hub_card import CARD
 from engine.hub_upload import check_target, push_folder
 from engine.model.checkpoint import read_tensors
 from engine.one_writer import sole_writer
@@ -26,7 +27,7 @@ from train.architecture import Architecture
 from train.card import Exported, write_cards
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, load_config
-from train.data import Dataset, open_tokenizer, read_dataset, step_samples, steps_per_epoch
+from train.data import Dataset, open_tokenizer, read_sets, step_samples, steps_per_epoch
 from train.errors import RunFailed, TrainingError
 from train.huggingface import KEPT, check_weights, export, find_config, initialize, kept_by_rounding, load_weights
 from train.layout import Batch, StepLayout, build_batch, lay_out, target_weights
@@ -36,6 +37,7 @@ from train.model import Decoder
 from train.optim import build_optimizer, gradient_norm, lr_at, set_lr
 from train.parallel import DTYPES, World, join_world, leave_world, resolved, shard
 from train.plan import plan_memory, plan_steps
+from train.span import Span
 
 # Compiled blocks see token counts that are multiples of this, hence few shapes.
 COMPILED_MULTIPLE = 256
@@ -52,26 +54,21 @@ class Trainer:
         self.config_file = find_config(config.model)
         self.arch = Architecture.load(self.config_file)
         self.tokenizer = open_tokenizer(config.model, self.config_file)
-        self.data, self.heldout = self.read(config.data.train, "data.train"), None
-        if config.data.heldout_share:
-            self.data, self.heldout = self.data.split(config.data.heldout_share)
-        elif config.data.heldout:
-            self.heldout = self.read(config.data.heldout, "data.heldout")
+        self.data, self.heldout = read_sets(config.data, self.tokenizer, self.arch.vocab_size)
         self.steps_per_epoch = steps_per_epoch(len(self.data), config.data)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.require_memory()
         self.model = self.build_model()
         self.optimizer = build_optimizer(self.model, config.optim, world.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.spans: tuple[Span, ...] = (Span.of(0, config),)
+        """What the steps were trained with, for the card."""
         self.told_to_stop = False
         """This process got a SIGTERM or a Ctrl-C."""
         self.interrupted = False
         """It was a Ctrl-C."""
         self.stopping = False
         """Some rank was told to stop; all ranks learn it in the same step."""
-
-    def read(self, named: tuple[str, ...], setting: str) -> Dataset:
-        return read_dataset(named, self.config.data, self.tokenizer, self.arch.vocab_size, setting)
 
     def require_memory(self) -> None:
         """Refuses, before anything is allocated, a run that the plan says will not fit."""
@@ -212,12 +209,11 @@ class Trainer:
             raise TrainingError(
                 f"{self.run} already holds a run; set checkpoint.resume=true to go on, or another `run` folder"
             )
-        start = checkpoints.load(self.model, self.optimizer)
-        if start > self.total_steps:
-            raise TrainingError(
-                f"{self.run} was trained for {start} steps, more than the {self.total_steps} of this configuration; "
-                "raise `epochs` or use another `run` folder"
-            )
+        start = checkpoints.load(self.model, self.optimizer, self.total_steps)
+        if start == self.total_steps and self.is_exported(checkpoints):
+            if world.first:
+                print(f"{self.run / 'export'} is there already; nothing is left to train", file=sys.stderr)
+            return True
         with ExitStack() as stack:
             sinks: list[Write] = []
             if world.first:
@@ -228,7 +224,10 @@ class Trainer:
                 stack.callback(signal.signal, number, signal.signal(number, self.stop))
             saved = self.loop(start, checkpoints, sinks)
         if saved == self.total_steps:
+            self.spans = checkpoints.spans
             self.export()
+            if world.first:
+                checkpoints.mark_exported(saved)
         elif world.first:
             print(
                 f"stopped after step {saved} of {self.total_steps}; the same command goes on from there",
@@ -263,6 +262,12 @@ class Trainer:
         checkpoints.finish()
         return done
 
+    def is_exported(self, checkpoints: Checkpoints) -> bool:
+        """Whether the last step's model is there as asked, so that what its owner did to it stays."""
+        folders = ["export", *(["adapter"] if self.config.lora is not None else [])]
+        there = all((self.run / folder / CARD).is_file() for folder in folders)
+        return there and checkpoints.exported == self.config.checkpoint.export_dtype
+
     def export(self) -> None:
         config, target = self.config, self.run / "export"
         if config.lora is not None:
@@ -274,7 +279,7 @@ class Trainer:
         export(tensors, target, self.config_file, dtype, tokenizer)
         if self.world.first:
             exported = Exported(self.total_steps, str(dtype).removeprefix("torch."), kept)
-            write_cards(self.run, config, self.config_file, self.arch, self.data, self.heldout, exported)
+            write_cards(self.run, config, self.config_file, self.arch, self.data, self.heldout, exported, self.spans)
             print(f"wrote {target}{note}", file=sys.stderr)
 
     def export_dtype(self) -> tuple[torch.dtype, float | None, str]:
@@ -301,6 +306,8 @@ class Trainer:
             f"{self.total_steps} in all" + (f" · resuming after step {start}" if start else ""),
             file=sys.stderr,
         )
+        if self.heldout is not None and (shared := self.heldout.of_which_in(data)):
+            tell(f"{shared:,} of {len(self.heldout):,} held-out samples are trained on too, token by token", "warning")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
+
+NotNegative = Annotated[int, Meta(ge=0)]
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,21 +19,21 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     An endpoint is sent the thinking fields only where they differ from these defaults.
     """
 
-    max_tokens: int = 4096
+    max_tokens: Annotated[int, Meta(ge=1)] = 4096
     """Most tokens of a response, thinking included."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """0 is greedy."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Draw from the likeliest tokens that hold this much probability together."""
-    seed: int = 0
+    seed: NotNegative = 0
     """The draw's seed; what is sent is made from it, the question and the sample's number."""
-    thinking_token_budget: int | None = None
+    thinking_token_budget: NotNegative | None = None
     """Most thinking tokens; None: no limit of its own."""
-    thinking_extensions: int = 0
+    thinking_extensions: NotNegative = 0
     """How many ends of thinking are replaced by the extension."""
     thinking_extension_str: str = "Wait"
     """What replaces them."""
-    min_thinking_tokens: int = 0
+    min_thinking_tokens: NotNegative = 0
     """Thinking does not end before this many tokens."""
     thinking_format: str | dict[str, Any] | None = None
     """How thinking is marked, by its name or as an object; None: as the model has it, which for an engine in this

@@ -1,11 +1,12 @@
 """Where a model behind an OpenAI-compatible endpoint is; apart from its client, which takes a second to import."""
 
 import os
+import re
 from typing import Annotated
 
 import msgspec
 
-from engine.errors import InputError
+from engine.errors import InputError, shown
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -31,6 +32,10 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Wait before the second try; doubles with every further one. Up to as much again is added at random."""
     longest_wait_s: float = 60.0
     """Most that the wait doubles to, and the longest that a server may ask for."""
+
+    def __post_init__(self) -> None:
+        if not re.match(r"https?://[^/]", self.base_url):
+            raise InputError(f"base_url is {shown(self.base_url)}; give http://HOST/v1 or https://HOST/v1")
 
 
 def api_key(config: EndpointConfig) -> str:

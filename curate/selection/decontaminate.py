@@ -9,7 +9,7 @@ import polars as pl
 
 from curate.config import Decontaminate, Evaluation
 from curate.progress import Progress, no_progress
-from curate.records import decisions
+from curate.records import PRIVATE, decisions
 from curate.selection.overlap import s1_matches, scored_matches
 from curate.sources.procedural import heldout
 from curate.table_io import files, read_rows
@@ -71,7 +71,7 @@ def decontaminate(
             pl.Series("row_id", questions["row_id"].gather(matches["document"])),
             pl.Series("private", evaluations["private"].gather(matches["evaluation"])),
             pl.Series("evaluation", evaluations["evaluation"].gather(matches["evaluation"])),
-        ).with_columns(pl.when("private").then(pl.lit("(kept private)")).otherwise("ngram").alias("ngram"))
+        ).with_columns(pl.when("private").then(pl.lit(PRIVATE)).otherwise("ngram").alias("ngram"))
     else:
         advance(questions.height)
     matches = matches.select(MATCHES.names()).cast(MATCHES)  # type: ignore[arg-type]

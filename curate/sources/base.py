@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from curate.table_io import file_hash, files, read_rows, row_count
 from engine.errors import InputError
 from engine.rows_file import BadRow
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0)]
 MISSES = 100_000
 """Draws in a row without a new question after which a generated source has no more."""
 
@@ -87,7 +89,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Commit of the hub's data set."""
     rename: dict[str, str] = {}
     """Column of the file -> the name it should have had."""
-    limit: int | None = None
+    limit: Count | None = None
     """Read no more rows than this."""
     licence: str | None = None
     """Of the rows; None: what is known of the adapter's data set."""
@@ -169,9 +171,9 @@ class Generated(Source, frozen=True, kw_only=True):
 
     kinds: ClassVar[tuple[Kind, ...]]
 
-    rows: int
+    rows: Count
     """How many questions."""
-    seed: int = 42
+    seed: Seed = 42
     """Of the draw."""
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from curate.sources.base import (
     Draft,
     Info,
     RowError,
+    Seed,
     Skip,
     Source,
     key_of,
@@ -55,7 +56,7 @@ class Crossword(Source, frozen=True, kw_only=True, tag="xword"):
     info: ClassVar[Info] = Info("xword", "0xharib/xword1", "unknown", ("input", "output"), 999)
     sample: int = 1_000
     """How many clues."""
-    seed: int = 42
+    seed: Seed = 42
     """Which clues are chosen."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from random import Random
 from typing import ClassVar
 
-from curate.sources.base import Draft, Generated, Info, Kind, latex
+from curate.sources.base import Count, Draft, Generated, Info, Kind, latex
 
 
 def _ruin(rng: Random) -> Draft:
@@ -153,4 +153,4 @@ class Probability(Generated, frozen=True, kw_only=True, tag="probability"):
 
     info: ClassVar[Info] = Info("probability", "", "Apache-2.0", (), 182)
     kinds: ClassVar[tuple[Kind, ...]] = (_ruin, _ballot, _urn, _order, _coupons, _pattern, _poisson, _proof)
-    rows: int = 182
+    rows: Count = 182

@@ -12,6 +12,7 @@ from curate.sources.base import (
     Draft,
     Info,
     RowError,
+    Seed,
     Skip,
     Source,
     joined_text,
@@ -92,7 +93,7 @@ class GPQA(Source, frozen=True, kw_only=True, tag="GPQA", dict=True):
     )
     diamond: tuple[str, ...] = ()
     """Files of the diamond set, whose questions are left out."""
-    seed: int = 42
+    seed: Seed = 42
     """Which order the options are shuffled into."""
 
     def local_files(self) -> list[Path]:
@@ -133,7 +134,7 @@ class SciEval(Source, frozen=True, kw_only=True, tag="SciEval"):
     )
     sample: int = 250
     """How many questions."""
-    seed: int = 42
+    seed: Seed = 42
     """Which questions of a task and topic are chosen."""
 
     def draft(self, row: Mapping[str, Any]) -> Draft | Skip:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from random import Random
 from typing import ClassVar
 
-from curate.sources.base import Draft, Generated, Info, Kind, latex
+from curate.sources.base import Count, Draft, Generated, Info, Kind, latex
 
 
 def _eggs(rng: Random) -> Draft:
@@ -100,4 +100,4 @@ class Teasers(Generated, frozen=True, kw_only=True, tag="teasers"):
 
     info: ClassVar[Info] = Info("teasers", "", "Apache-2.0", (), 23)
     kinds: ClassVar[tuple[Kind, ...]] = (_eggs, _bottles, _weighing, _rerolls, _bridge)
-    rows: int = 23
+    rows: Count = 23

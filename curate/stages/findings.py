@@ -7,7 +7,7 @@ import polars as pl
 
 from curate.config import Config
 from curate.models.store import Store
-from curate.records import counts_of
+from curate.records import PRIVATE, counts_of
 from curate.sources import PAPER
 from curate.stages.funnel import Step, funnel
 from curate.stages.pipeline import stages
@@ -21,7 +21,6 @@ PAPER_COUNTS = {
     "select": "1,000 (384 of them seed picks)",
 }
 """arXiv 2501.19393, section 2."""
-PRIVATE = "(kept private)"
 SHOWN = 300
 """Characters of a question that are shown."""
 
@@ -72,7 +71,7 @@ def find(context: Context) -> Findings:
     if context.store_path.is_file():
         with Store(context.store_path) as store:
             totals = store.totals()
-    drops = _drops(config, decisions, questions, config.report.examples)
+    drops = _drops(context.private, decisions, questions, config.report.examples)
     return Findings(
         funnel=funnel(decisions, drops),
         stages=[
@@ -126,9 +125,8 @@ def _sources(config: Config, counts: dict[str, Any], names: list[str]) -> list[l
 
 
 def _drops(
-    config: Config, decisions: dict[str, pl.DataFrame], questions: pl.DataFrame, examples: int
+    private: list[str], decisions: dict[str, pl.DataFrame], questions: pl.DataFrame, examples: int
 ) -> list[tuple[str, str, int, list[tuple[str, str, str]]]]:
-    private = [source.label for source in config.collect.sources if source.info.private]
     texts = questions.select("row_id", "question", "source")
     found = []
     for stage, table in decisions.items():

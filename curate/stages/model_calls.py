@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import polars as pl
 
 from curate.config import Asked, Attempts
+from curate.grading.checker import PREFIX
 from curate.grading.grade import Grader
 from curate.grading.judge import Judge
 from curate.models.opened import calls_at_once, open_model
@@ -19,6 +20,7 @@ from curate.selection.difficulty import difficulty
 from curate.selection.domains import DOMAIN_SCHEMA, agreement, classify, fallback
 from curate.stages.attempts import ATTEMPT_SCHEMA, GRADE_SCHEMA, attempt, grade_attempts
 from curate.stages.stage import Context, Output
+from engine.errors import InputError
 
 DECIDING = ("collect", "dedupe", "decontaminate", "quality", "difficulty")
 """Stages whose decisions take rows out, in order."""
@@ -64,12 +66,15 @@ def run_attempts(stage: str, context: Context) -> Output:
         )
         .sort("model")
     )
+    details = made.group_by("model").agg(pl.col("error_detail").drop_nulls().mode().sort().first())
+    silent = table.filter(pl.col("errors") == pl.col("calls")).join(details, on="model", maintain_order="left")
     reasons = made.with_columns(pl.col("finish_reason").fill_null(pl.format("error: {}", "error")))
     return Output(
         {f"{stage}s": made},
         {
             "rows": made.height,
             "models": {row.pop("model"): row for row in table.to_dicts()},
+            "silent": dict(silent.select("model", "error_detail").rows()),
             "finish_reasons": counts_of(reasons, "finish_reason"),
         },
     )
@@ -100,6 +105,10 @@ def run_grade(context: Context) -> Output:
 
         with context.bars.bar(name, attempts.height) as advance:
             made = context.executor(rows, attempts, ["model", "qid", "sample"], advance)
+        unable = pl.col("reason").str.strip_prefix(f"{InputError.__name__}: ")
+        said = made.filter((pl.col("grader") == "own/grader_error") & unable.str.starts_with(PREFIX)).select(unable)
+        if not said.is_empty():  # a function that cannot be had has judged nothing, now or ever
+            raise InputError(f"grade: {said.item(0, 0)}; run the same command again")
         tables[name] = checked(made, pl.Schema(GRADE_SCHEMA), name)
     counts = {
         name: {

@@ -39,6 +39,7 @@ def report_stands(config: Config) -> bool:
 def mark_report(config: Config) -> None:
     """Puts down what the report was made of, beside it."""
     folder = Path(config.run) / "report"
-    outputs = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "manifest.json")
+    outputs = {path.name: file_hash(path) for path in files}
     manifest = {"key": report_key(config), "outputs": outputs}
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")

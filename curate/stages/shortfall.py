@@ -6,6 +6,7 @@ from typing import Any
 TOLD = 5
 """Rules that are named, most rows first."""
 WAYS_OUT = {
+    "error": "see `error_detail` in trace/traces.parquet, and ask again with --retry-errors",
     "unfinished": "raise trace.sampling.max_tokens, or keep cut traces with quality.finished: false",
     "no_trace": "take a teacher that thinks, or give it a thinking_format",
     "no_answer": "raise trace.sampling.max_tokens, or take another teacher",
@@ -18,7 +19,10 @@ WAYS_OUT = {
 
 
 def shortfall(stage: str, counts: dict[str, Any]) -> str:
-    """One line on the counts of stage `select` or `format`; "" where nothing is missing."""
+    """One line on the counts of a stage: models of which every call failed, questions that are missing; or ""."""
+    if silent := counts.get("silent"):
+        why = "; ".join(f"of {model} ({detail})" for model, detail in silent.items())
+        return f"{stage}: every call failed, {why}; mend it, and ask again with --retry-errors"
     lost = counts.get("lost", [])
     if stage == "select" and counts.get("asked") is not None and counts["kept"] < counts["asked"]:
         said = f"selected {counts['kept']:,} of {counts['asked']:,} asked for"

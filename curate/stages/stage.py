@@ -8,6 +8,7 @@ the stage is not run again. A folder appears whole, by a rename, or not at all. 
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from curate.config import Config
 from curate.progress import Bars
 from curate.stages.executor import Executor
 from curate.table_io import file_hash
-from engine.errors import InputError, first_line
+from engine.errors import InputError, first_line, is_number
 from engine.json_file import read_object
 from engine.model.fingerprint import fingerprint
 
@@ -60,6 +61,15 @@ class Context:
         """The response store, the unit of resume of everything that asks a model."""
         return self.folder / "responses.sqlite"
 
+    @property
+    def private(self) -> list[str]:
+        """Labels of the private sources among those that were collected, whatever the configuration now says. Raises
+        InputError where `collect` has not written them."""
+        try:
+            return list(read_object(self.folder / "collect" / "manifest.json")["counts"]["private"])
+        except (InputError, LookupError, TypeError) as error:
+            raise InputError(f"{self.folder}: collect does not say what is private; run `--stage collect`") from error
+
     def table(self, stage: str, name: str) -> "pl.DataFrame":
         """A table that an earlier stage wrote. Raises InputError where it is not there."""
         import polars as pl  # slow, and what reads no table does without
@@ -75,8 +85,11 @@ class Context:
 
 def seconds_of(run: Path) -> dict[str, float]:
     """Wall seconds of each stage's last run. No part of a manifest: they differ from run to run."""
-    path = run / "seconds.json"
-    return dict(read_object(path)) if path.is_file() else {}
+    try:
+        times = read_object(run / "seconds.json")
+    except InputError:  # none yet, or damaged: no stage needs them
+        return {}
+    return {stage: time for stage, time in times.items() if is_number(time, 0, math.inf)}
 
 
 def content_hash(path: Path) -> str:
@@ -92,6 +105,7 @@ class Stage:
         inputs: stages whose tables it reads.
         section: the part of the configuration that its result depends on, as plain values.
         files: outside files that it reads, and checkpoints: folders or GGUF files.
+        ready: raises InputError where it could not run for want of what stands outside the configuration.
     """
 
     name: str
@@ -99,6 +113,13 @@ class Stage:
     inputs: tuple[str, ...]
     section: Callable[[Config], Any]
     files: Callable[[Config], list[Path]] = lambda config: []
+    ready: Callable[[Config], None] = lambda config: None
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """What of the key the configuration and the code decide."""
+        section = json.dumps(msgspec.to_builtins(self.section(config)), sort_keys=True)
+        config_hash = hashlib.sha256(section.encode()).hexdigest()
+        return {"stage": self.name, "version": self.version, "config_hash": config_hash}
 
     def key(self, config: Config) -> tuple[str, dict[str, Any]]:
         """The key and what it was made of. Raises InputError where an input was never written."""
@@ -111,11 +132,8 @@ class Stage:
                 inputs[name] = {f: entry["sha256"] for f, entry in read_object(path)["outputs"].items()}
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{path} is damaged; run `--stage {name}` again") from error
-        section = json.dumps(msgspec.to_builtins(self.section(config)), sort_keys=True)
         parts = {
-            "stage": self.name,
-            "version": self.version,
-            "config_hash": hashlib.sha256(section.encode()).hexdigest(),
+            **self.settings(config),
             "inputs": inputs,
             "files": [[path.name if path.is_file() else "", content_hash(path)] for path in self.files(config)],
         }

@@ -8,7 +8,17 @@ from typing import Any
 import polars as pl
 
 from curate.progress import Progress
-from curate.records import DECISION, QUESTION, SELECTION, checked, count_by_source, counts_of, decided, decisions
+from curate.records import (
+    DECISION,
+    QUESTION,
+    SELECTION,
+    checked,
+    count_by_source,
+    counts_of,
+    decided,
+    decisions,
+    hidden,
+)
 from curate.selection.decontaminate import decontaminate, load_evaluations
 from curate.selection.dedupe import dedupe
 from curate.selection.difficulty import lengths
@@ -26,9 +36,10 @@ def run_collect(context: Context) -> Output:
     expected = [source.expected() for source in sources]
     with context.bars.bar("collect", None if None in expected else sum(filter(None, expected))) as advance:
         questions, made = collect(sources, advance)
+    private = [source.label for source in sources if source.info.private]
     return Output(
-        {"questions": checked(questions, QUESTION, "questions"), "decisions": made},
-        decided(made) | {"read": count_by_source(made)},
+        {"questions": checked(questions, QUESTION, "questions"), "decisions": hidden(made, private, "evidence")},
+        decided(made) | {"read": count_by_source(made), "private": private},
     )
 
 
@@ -49,6 +60,7 @@ def run_decontaminate(context: Context) -> Output:
         made, matches = decontaminate(questions, evaluations, settings, advance)
     by_s1 = pl.col("rule") == "s1"
     hits = {name: matches.filter(mine)["row_id"].n_unique() for name, mine in (("s1", by_s1), ("scored", ~by_s1))}
+    made, matches = hidden(made, context.private, "evidence"), hidden(matches, context.private, "ngram")
     return Output(
         {"decisions": checked(made, DECISION, "decisions"), "matches": matches},
         decided(made) | {"evaluation_questions": evaluations.height, "hits": hits},
@@ -69,7 +81,7 @@ def run_quality(context: Context) -> Output:
         return quality(table, settings)
 
     with context.bars.bar("quality", table.height) as advance:
-        made = context.executor(rows, table, ["row_id"], advance)
+        made = hidden(context.executor(rows, table, ["row_id"], advance), context.private, "evidence")
     return Output({"decisions": checked(made, DECISION, "decisions")}, decided(made))
 
 

@@ -24,6 +24,10 @@ def local(**fields):
     return {"trace": {"model": {"model": f"engine:{NANO}", **fields}}}
 
 
+def sampled(**fields):
+    return {"trace": {"model": {"model": f"engine:{NANO}"}, "sampling": fields}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -68,7 +72,39 @@ def local(**fields):
             {"domain": {"sampling": {"max_tokens": 9}}},
             "domain.sampling is given and domain.model is not; give the model",
         ),
+        (
+            {"trace": {"model": {"model": "engine:models/gone"}}},
+            "model is 'engine:models/gone': there is no such folder; correct the path, or give a hub id",
+        ),
+        (local(adapter="nowhere"), "is 'nowhere': there is no such folder; correct the path"),
+        (local(thinking_format="qwen4"), "trace.model: thinking_format is 'qwen4'; give auto, "),
+        (
+            {"trace": {"model": SERVED["model"] | {"base_url": "127.0.0.1:9/v1"}}},
+            "base_url is '127.0.0.1:9/v1'; give http://HOST/v1 or https://HOST/v1",
+        ),
+        (
+            WHOLE | {"attempt": {"models": [{"model": SERVED["model"] | {"api_key_env": "NO_SUCH_KEY_1"}}]}},
+            "api_key_env names NO_SUCH_KEY_1, which is not set; export it or leave it out",
+        ),
+        # How responses are drawn.
+        (sampled(top_p=2), "trace.sampling.top_p is 2: expected `float` <= 1.0"),
+        (sampled(temperature=-1), "trace.sampling.temperature is -1: expected `float` >= 0.0"),
+        (sampled(max_tokens=0), "trace.sampling.max_tokens is 0: expected `int` >= 1"),
+        (sampled(min_thinking_tokens=9, thinking_token_budget=8), "trace.sampling: min_thinking_tokens 9 is above"),
+        (sampled(thinking_format="qwen4"), "trace.sampling: thinking_format is 'qwen4'; give auto, "),
+        # Functions that judge.
+        (
+            WHOLE | source(adapter="questions", kind="python:no_such_module_2.check"),
+            "python:no_such_module_2.check cannot be imported (ModuleNotFoundError",
+        ),
+        (
+            WHOLE | source(adapter="questions", kind="python:json.no_such"),
+            "python:json.no_such: module json has no function no_such; correct the name",
+        ),
         # What the stages do.
+        ({"seed": -1}, "seed is -1: expected `int` >= 0"),
+        ({"run": " "}, "run is ' '; name the folder that the run writes"),
+        (source(limit=-1), "collect.sources[0].limit is -1: expected `int` >= 1"),
         ({"select": {"mode": "papr"}}, "select.mode is 'papr'; did you mean 'paper'? known: 'diverse', 'full', "),
         ({"select": {"count": 0}}, "select.count is 0: expected `int` >= 1"),
         ({"decontaminate": {"rule": "score"}}, "decontaminate.rule is 'score'; did you mean 'scored'? known: 's1', "),

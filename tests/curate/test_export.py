@@ -1,17 +1,22 @@
 """A finished run as a data set: what is in the file and on its card, what is left out, and who can read it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
 from rich.console import Console
 
-from curate.config import load_config
-from curate.export import main
+from curate.config import Asked, Attempts, load_config
+from curate.data_card import _asked
+from curate.export import exported, main, read_run
 from curate.run import Arguments, run
+from curate.sources import GPQA
+from engine.errors import InputError
 from engine.hub_card import check_card
 from engine.text.tokenizer import Tokenizer
 from tests.hub_server import TOKEN, running_hub, use_hub
@@ -129,6 +134,79 @@ def test_a_run_that_is_not_finished_is_named(finished, tmp_path, capfd):
             select.write_text(was)
         said = capfd.readouterr().err
         assert message in said and said.count("\n") == 1 and not (tmp_path / "set").exists()
+
+
+def test_a_run_that_was_made_with_another_configuration_is_refused(finished, tmp_path, capfd):
+    """Else an edited configuration would say that a private source is none."""
+    tree = yaml.safe_load(finished.read_text())
+    kept = finished.parent / "run" / "config.yaml"
+    was = kept.read_text()
+    open_source = {"adapter": "questions", "name": "GPQA", "path": tree["collect"]["sources"][0]["path"]}
+    open_source |= {"question": "Question", "answer": "Correct Answer"}
+    sources = [open_source, *tree["collect"]["sources"][1:]]
+    other = tmp_path / "other.yaml"
+    for change, stage in (({"collect": {"sources": sources}}, "collect"), ({"seed": 8}, "select")):
+        other.write_text(yaml.safe_dump(tree | change))
+        assert main([str(other), "--out", str(tmp_path / "set")]) == 2
+        said = capfd.readouterr().err
+        assert f"stage {stage} was made with another configuration; finish it first: python -m" in said
+        try:
+            kept.write_text(other.read_text())
+            assert main([str(kept.parent), "--out", str(tmp_path / "set")]) == 2
+        finally:
+            kept.write_text(was)
+    # One that fails at its first stage leaves the configuration of what is there.
+    sources[1] |= {"rename": {"question": "gone"}}
+    other.write_text(yaml.safe_dump(tree | {"collect": {"sources": sources}}))
+    with pytest.raises(InputError, match="none of its 3 rows gives a question"):
+        run(load_config(other), Arguments(other), Console(quiet=True))
+    other.write_text(yaml.safe_dump(tree | {"seed": 8}))
+    run(load_config(other), Arguments(other, ("report",)), Console(quiet=True))
+    assert kept.read_text() == was and not (tmp_path / "set").exists()
+
+
+def test_what_is_private_is_what_was_when_it_was_collected(finished, monkeypatch):
+    monkeypatch.setattr(GPQA, "info", replace(GPQA.info, private=False))
+    context, _ = read_run(finished)
+    found = exported(context)
+    assert found.private == {"GPQA": 2} and "GPQA" not in set(found.rows["source"])
+    evidence = [context.table(name, "decisions") for name in ("collect", "decontaminate", "quality")]
+    assert all("Secret" not in str(table.rows()) for table in evidence)
+
+
+def test_no_folder_that_holds_other_files_is_written_to_or_uploaded(finished, tmp_path, monkeypatch, capfd):
+    folder = finished.parent / "run"
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    (tmp_path / "work" / "deep" / "key.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out, message in (
+        (folder, "is the folder of the run; give a folder for the data set alone"),
+        (folder / "collect", ", which is not of a data set; give an empty folder"),
+        (folder.parent, ", which is not of a data set; give an empty folder"),
+        (tmp_path / "work", "holds deep/key.txt, which is not of a data set; give an empty folder"),
+        (tmp_path / "file", "is no folder; give another"),
+    ):
+        assert write(finished, out) == 2
+        said = capfd.readouterr().err
+        assert message in said and said.count("\n") == 1
+    assert not (folder / "README.md").exists() and (tmp_path / "file").read_text() == "mine"
+    assert write(finished, tmp_path / "set") == 0 and write(finished, tmp_path / "set") == 0
+    with running_hub() as hub:  # what comes there between the look and the upload stays here
+        use_hub(monkeypatch, hub.url, tmp_path / "home")
+        monkeypatch.setattr("curate.export.write_card", lambda out, text: (out / "key.txt").write_text("mine"))
+        assert write(finished, tmp_path / "set", "--push-to-hub", "me/apples") == 0
+        kept = hub.repositories["datasets", "me/apples"].files
+        assert sorted(kept) == ["README.md", "data/train-00000-of-00001.parquet"]
+
+
+def test_calls_are_counted_of_models_without_a_name(finished):
+    config = load_config(finished)
+    model = {"model": f"engine:{NANO}"}
+    asked = [Asked(model=model), Asked(model={"model": "m", "name": "", "base_url": "http://x/v1"})]
+    config = msgspec.structs.replace(config, trace=asked[0], attempt=Attempts(models=tuple(asked)))
+    told = {"s1-nano": {"calls": 7, "errors": 1}, "m": {"calls": 8, "errors": 2}}
+    counts = {"trace": {"models": {"s1-nano": told["s1-nano"]}}, "attempt": {"models": told}}
+    assert [row[3:] for row in _asked(config, counts)] == [(7, 1), (7, 1), (8, 2)]
 
 
 def test_the_folder_alone_is_enough_where_it_holds_its_configuration(finished, tmp_path, capfd):

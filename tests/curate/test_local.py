@@ -10,10 +10,10 @@ from bench.evaluation import grid, run
 from curate.config import Asked, Attempts, Collect, Config, Domain
 from curate.models.asking import Ask, Sampling
 from curate.models.local import engine_config, identity
-from curate.models.opened import open_model
+from curate.models.opened import checkpoint_files, open_model
 from curate.models.store import Store
 from curate.sources.probability import Probability
-from curate.stages.pipeline import model_files, stages
+from curate.stages.pipeline import stages
 from curate.stages.stage import Stage
 from engine import EngineConfig
 from engine.errors import InputError
@@ -84,9 +84,8 @@ def test_stages_depend_on_all_files_of_the_models_they_ask(tmp_path):
     folder, adapter = write_random_checkpoint(tmp_path / "model"), tmp_path / "adapter"
     adapter.mkdir()
     asked = Asked(model={"model": f"engine:{folder}", "adapter": str(adapter)})
-    assert model_files([asked]) == [folder, adapter]
-    assert model_files([Domain()]) == model_files([None]) == []
-    stage = Stage("trace", 1, (), lambda c: {}, lambda c: model_files([asked]))
+    assert checkpoint_files(asked.model) == [folder, adapter]
+    stage = Stage("trace", 1, (), lambda c: {}, lambda c: checkpoint_files(asked.model))
     (adapter / "adapter_model.safetensors").write_bytes(b"x")
     keys = {stage.key(cast(Config, None))[0]}
     for path in (folder / "chat_template.jinja", folder / "model.safetensors", adapter / "adapter_model.safetensors"):
@@ -103,6 +102,8 @@ def test_stages_depend_on_all_files_of_the_models_they_ask(tmp_path):
     )
     (domain,) = [stage for stage in stages(config) if stage.name == "domain"]
     assert domain.files(config) == [folder, adapter]
+    (trace,) = [stage for stage in stages(config) if stage.name == "trace"]
+    assert trace.files(config) == []
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,25 @@ def test_the_ends_that_are_told_are_within_a_factor_of_two(name):
     assert all(truth / 2 <= left <= truth * 2 for _, left, truth in late), late
 
 
+def test_the_last_rows_take_as_long_as_a_row_takes():
+    """What is left of them, by rate alone, is a twelfth of the truth in the middle."""
+    shares = []
+    for seed in range(10):
+        rng = Random(seed)
+        times = slots(600, 16, (4 * math.exp(rng.gauss(0, 0.8)) for _ in itertools.count()), 0)
+        pace, waiting = Pace(600, 0.0, 16), deque(times)
+        for now in itertools.count(2, 2):
+            while waiting and waiting[0] <= now:
+                pace.advance(1, waiting.popleft())
+            if not waiting:
+                break
+            if len(waiting) <= 16:
+                shares.append(pace.left(now) / (times[-1] - now))
+    assert 0.4 < sorted(shares)[len(shares) // 2] < 2, sorted(shares)
+    pace.advance(len(waiting), now)
+    assert pace.left(now + 1) == 0
+
+
 def test_what_is_told_follows_a_change_of_speed():
     told = lines(8, SLOWER)
     at, left, truth = next(each for each in told if each[0] >= 200)

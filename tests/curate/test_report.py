@@ -52,7 +52,7 @@ def test_counts_stand_beside_the_papers(tmp_path):
 
 def test_private_text_is_not_shown(tmp_path):
     line = {
-        "Question": "Secret gas? p12. says",
+        "Question": "Secret gas? p12. says how a very long line of words goes on and on",
         "Correct Answer": "He",
         "Incorrect Answer 1": "Ne",
         "Incorrect Answer 2": "Ar",
@@ -63,6 +63,29 @@ def test_private_text_is_not_shown(tmp_path):
     pl.DataFrame([line, line | {"Record ID": "r2", "Question": "Other?"}]).write_parquet(path)
     page = made(tmp_path, [{"adapter": "GPQA", "path": str(path)}])
     assert "page_reference" in page and "(kept private)" in page and "Secret" not in page
+    ends = pl.read_parquet(tmp_path / "run" / "report" / "ledger.parquet")
+    assert ends.filter(rule="page_reference")["evidence"].to_list() == ["(kept private)"]
+    assert "p12" not in str(pl.read_parquet(tmp_path / "run" / "quality" / "decisions.parquet").rows())
+    against = tmp_path / "test.jsonl"
+    against.write_text('{"question": "Secret gas? p12. says how a very long line of words goes on and on"}\n')
+    made(
+        tmp_path,
+        [{"adapter": "GPQA", "path": str(path)}],
+        decontaminate={"rule": "s1", "against": [{"name": "t", "path": str(against)}]},
+        quality={"page_reference": "s1"},
+    )
+    for table in ("decisions", "matches"):
+        rows = pl.read_parquet(tmp_path / "run" / "decontaminate" / f"{table}.parquet")
+        assert rows.height and "gas" not in str(rows.rows()) and "secret" not in str(rows.rows()).lower()
+
+
+def test_a_folder_in_the_report_and_damaged_times_break_nothing(tmp_path):
+    source = rows(tmp_path, "Fine?")
+    made(tmp_path, [source])
+    (tmp_path / "run" / "report" / "mine").mkdir()
+    for damaged in ("{", "[]", '{"collect": "x"}', "\0"):
+        (tmp_path / "run" / "seconds.json").write_text(damaged)
+        assert "Fine?" not in made(tmp_path, [source], report={"title": f"After {damaged}"})
 
 
 def test_seeded_rows_are_followed_to_their_end(tmp_path):

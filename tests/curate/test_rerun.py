@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from curate.config import load_config
-from curate.run import Arguments, run
+from curate.config import Config, load_config
+from curate.run import Arguments, _keep, run
+from curate.stages.pipeline import ORDER
 from curate.stages.shortfall import shortfall
+from engine.errors import InputError
+from engine.struct_file import to_struct
 from tests.curate.endpoints import Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +113,76 @@ def test_the_report_is_written_again_where_it_is_damaged_or_shows_other_things(c
     page.write_bytes(whole[:100])
     assert written() and page.read_bytes() == whole and not written()
     assert written(report={"title": "Another"}) and b"Another" in page.read_bytes()
+
+
+NUMBERS = ["1e5", "12e4567", "-.5E+3", "1_000", "0x1F", "0b1", "1:30", ".inf", "null", "yes", "2026-01-01", "+7", "-"]
+
+
+def test_the_kept_configuration_loads_again_and_a_users_own_file_stays(config, tmp_path):
+    tree = {name: part for name, part in yaml.safe_load(config.read_text()).items() if name in ("run", "collect")}
+    kept = tmp_path / "run" / "config.yaml"
+    (source,) = tree["collect"]["sources"]
+    renamed = {name: f"column {name}" for name in NUMBERS}
+    for title in [*NUMBERS, "\u00fc: #\n- x\0", "{a: b}"]:
+        tree["collect"]["sources"] = [source | {"rename": renamed, "name": title}]
+        before = to_struct(tree | {"report": {"title": title}}, Config)
+        _keep(before, kept)
+        assert load_config(kept) == before, title
+    kept.write_bytes(b"\xff")
+    tree["collect"]["sources"] = [source]
+    config.write_text(yaml.safe_dump(tree))
+    run(load_config(config), Arguments(config), Console(quiet=True))
+    assert load_config(kept) == load_config(config)
+    mine = "# a line of mine\n" + config.read_text()
+    kept.write_text(mine)
+    run(load_config(kept), Arguments(kept), Console(quiet=True))
+    assert kept.read_text() == mine
+
+
+CHECK = "def right(answer, reference, question):\n    return {}\n"
+
+
+def test_what_decides_no_result_redoes_nothing_and_an_edited_grader_does(config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    module = tmp_path / "own_check_3.py"
+    module.write_text(CHECK.format("True"))
+    tree = yaml.safe_load(config.read_text())
+    rows = {"adapter": "questions", "path": str(tmp_path / "rows.jsonl"), "kind": "python:own_check_3.right"}
+    tree |= {"collect": {"sources": [rows]}, "quality": {"finished": False}}
+
+    def performed():
+        config.write_text(yaml.safe_dump(tree))
+        console = Console(file=io.StringIO(), width=500)
+        run(load_config(config), Arguments(config), console)
+        lines = [line.split(maxsplit=1) for line in console.file.getvalue().splitlines()]
+        return [line[0] for line in lines if line[0] in ORDER and line[1] != "unchanged"]
+
+    assert performed() == list(ORDER)
+    for part in (tree["trace"], *tree["attempt"]["models"]):
+        part["model"] |= {"concurrency": 3, "timeout_s": 50.0}
+    tree["grade"] = {"workers": 2}
+    assert performed() == []
+    tree["trace"]["model"]["api_key_env"] = "NO_SUCH_KEY_1"  # nobody is asked
+    assert performed() == []
+    module.write_text(CHECK.format("answer == '1'"))
+    assert performed()[0] == "grade"
+    verdicts = json.loads((tmp_path / "run" / "grade" / "manifest.json").read_text())["counts"]["verdicts"]
+    assert verdicts["grades"]["cut"].get("yes", 0) <= 1
+    # One that the grading processes cannot import has judged nothing.
+    module.write_text(f"import os\nif os.getpid() != {os.getpid()}: raise OSError('no')\n" + CHECK.format("True"))
+    with pytest.raises(InputError, match=r"grade: python:own_check_3.right cannot be imported \(OSError: no\)"):
+        performed()
+    assert json.loads((tmp_path / "run" / "grade" / "manifest.json").read_text())["counts"]["verdicts"] == verdicts
+
+
+def test_a_model_of_which_every_call_fails_is_told_with_the_reason(config):
+    tree = yaml.safe_load(config.read_text())
+    tree["trace"] = {"model": tree["trace"]["model"] | {"model": "strict", "max_tries": 1}}
+    config.write_text(yaml.safe_dump(tree))
+    said = " ".join(" ".join(command(config)[0]).split())
+    assert "trace: every call failed, of strict (status 400: " in said and "prompt too long" in said
+    assert "selected 0 of 10 asked for: 40 error (quality); see `error_detail`" in said and "--retry-errors" in said
 
 
 def test_help_imports_nothing_slow():

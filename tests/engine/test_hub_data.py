@@ -52,6 +52,19 @@ def test_names_that_tell_no_split_are_all_there_is(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        ["train-00000-of-00002-0123456789abcdef.jsonl", "train-00001-of-00002-fedcba9876543210.jsonl"],
+        ["train_1.jsonl", "train_2.jsonl", "train_10.jsonl"],
+        ["train/de.jsonl", "train/en.jsonl"],
+    ],
+)
+def test_parts_of_one_set_are_read_together(parts: list[str], hub: Hub) -> None:
+    hub.add("o/n", {name: name.encode() for name in parts})
+    assert sorted(path.read_text() for path in local_files("hub:o/n", "train")) == sorted(parts)
+
+
+@pytest.mark.parametrize(
     ("files", "split", "message"),
     [
         (SHARDED, "validation", r"hub:o/n has no file of the split 'validation'; name one .*data/test-00000-of-00001"),
@@ -60,6 +73,16 @@ def test_names_that_tell_no_split_are_all_there_is(hub: Hub) -> None:
             {"main/train.jsonl": b"", "socratic/train.jsonl": b""},
             "train",
             r"several folders \(main, socratic\); name one",
+        ),
+        (
+            {"train.jsonl": b"", "train_small.jsonl": b"", "test.jsonl": b""},
+            "train",
+            r"several sets of files of the split 'train' \(train, train_small\); name the files of one, hub:o/n/FILE: ",
+        ),
+        (
+            {f"data/train_{kind}-0000{i}-of-00002.jsonl": b"" for kind in ("gen", "sft") for i in range(2)},
+            "train",
+            r"several sets of files of the split 'train' \(train_gen, train_sft\)",
         ),
         ({"train.jsonl": b"", "train.parquet": b""}, "train", r"several formats \(\.jsonl, \.parquet\); name one file"),
     ],

@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from tests.train.support import ROOT, VOCAB, dataset, write_config, write_model, write_tokens
 from train.architecture import Architecture
 from train.config import Data, Optim, load_config
-from train.data import read_dataset, step_samples, steps_per_epoch
+from train.data import read_dataset, read_sets, step_samples, steps_per_epoch
 from train.errors import TrainingError
 from train.layout import build_batch, lay_out
 from train.optim import lr_at
@@ -66,7 +68,7 @@ def test_no_step_of_the_warm_up_is_lost() -> None:
     assert lr_at(0, 40, Optim(lr=1.0, warmup=0.0)) == 1.0
 
 
-def test_held_out_samples_are_chosen_by_their_ids(tmp_path: Path) -> None:
+def test_held_out_samples_are_chosen_by_their_tokens(tmp_path: Path) -> None:
     whole = dataset([5, 6, 7, 8, 9, 10, 11, 12])
     rest, held = whole.split(0.4)
     assert sorted([*rest.ids, *held.ids]) == sorted(whole.ids) and held.ids
@@ -76,11 +78,67 @@ def test_held_out_samples_are_chosen_by_their_ids(tmp_path: Path) -> None:
             there = whole.ids.index(name)
             mine, theirs = (slice(d.offsets[i], d.offsets[i + 1]) for d, i in ((part, at), (whole, there)))
             assert (part.tokens[mine] == whole.tokens[theirs]).all() and part.targets[at] == whole.targets[there]
+    renamed = replace(whole, ids=("",) * len(whole))
+    assert (renamed.split(0.4)[1].tokens == held.tokens).all(), "whatever they are called"
     fewer = whole.subset(np.arange(4))
     assert set(fewer.split(0.4)[1].ids) == set(held.ids) & set(fewer.ids), "whatever the other samples are"
     assert len(whole.split(1e-9)[1].ids) == 1, "a small file has one at least"
     with pytest.raises(TrainingError, match=r"heldout_share is 0\.5 and all of 1 samples would be held out"):
         whole.subset(np.arange(1)).split(0.5)
+    twice = whole.subset(np.arange(16) % 8)
+    rest, held = twice.split(0.4)
+    assert not held.of_which_in(rest) and len(held) % 2 == 0, "equal samples are on the same side"
+
+
+@pytest.mark.parametrize("name", [None, "", "one"])
+def test_samples_without_names_of_their_own_are_split_wherever_they_lie(tmp_path: Path, name: str | None) -> None:
+    write_tokens(tmp_path / "a.jsonl", [9] * 40)
+    records = [json.loads(line) | {"id": name} for line in (tmp_path / "a.jsonl").open()]
+    held = []
+    for file in (tmp_path / "b.jsonl", tmp_path / "c.jsonl"):
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        rest, out = read_sets(Data(train=(str(file),), heldout_share=0.25), None, VOCAB)
+        assert out is not None and 4 <= len(out) <= 16 and len(rest) + len(out) == 40
+        held.append(out.tokens.tolist())
+    assert held[0] == held[1]
+
+
+def test_a_large_file_is_split_in_time() -> None:
+    data = dataset([2] * 30_000)
+    began = time.perf_counter()
+    data.split(0.1)
+    assert time.perf_counter() - began < 5, "30,000 x 30,000 comparisons take half a minute"
+
+
+def test_a_file_given_twice_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By what it holds, under any name; single samples that are in both sets are counted."""
+    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "a.jsonl", [10, 12, 9])
+    (tmp_path / "b.jsonl").write_bytes(data.read_bytes())
+    for tree, message in (
+        ({"heldout": [f"{tmp_path}/b.jsonl"]}, f"data.train {tmp_path}/a.jsonl and data.heldout {tmp_path}/b.jsonl"),
+        ({"train": [f"{tmp_path}/*.jsonl"]}, f"data.train {tmp_path}/a.jsonl and data.train {tmp_path}/b.jsonl"),
+        ({"train": [f"{tmp_path}/*.jsonl"], "heldout_share": 0.1}, f"{tmp_path}/b.jsonl are the same file; take one"),
+    ):
+        config = write_config(tmp_path / "run.yaml", model, data, data=tree)
+        for program in (sft_main, plan_main):
+            assert program([str(config)]) == 2 and message in capfd.readouterr().err
+        assert not (tmp_path / "run").exists()
+    lines = data.read_text().splitlines(keepends=True)
+    other = json.dumps({"id": "other", "tokens": [1, 2, 3], "trained": [0, 1, 1]})
+    (tmp_path / "b.jsonl").write_text(lines[1].replace("s1", "x") + other + "\n")
+    config = write_config(tmp_path / "run.yaml", model, data, data={"heldout": [f"{tmp_path}/b.jsonl"]})
+    assert plan_main([str(config)]) == 0 and "2 held out, 1 of which are trained on too" in capfd.readouterr().out
+    assert sft_main([str(config)]) == 0 and "1 of 2 held-out samples are trained on too" in capfd.readouterr().err
+    assert ", 1 of which are trained on too, b.jsonl" in (tmp_path / "run" / "export" / "README.md").read_text()
+
+
+def test_the_plan_is_of_what_is_trained_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, data = write_model(tmp_path / "m"), write_tokens(tmp_path / "a.jsonl", [10] * 40)
+    config = write_config(tmp_path / "run.yaml", model, data, data={"heldout_share": 0.5})
+    rest, held = read_sets(load_config(config).data, None, VOCAB)
+    assert held is not None and plan_main([str(config)]) == 0
+    said = capfd.readouterr().out
+    assert f"samples     {len(rest)} (" in said and f", {len(held)} held out)" in said
 
 
 @given(

@@ -190,6 +190,49 @@ def test_a_licence_is_read_and_never_made_up(
     assert {name: value for name, value in card.data.to_dict().items() if name.startswith("license")} == head
 
 
+def test_several_licences_of_the_base_are_kept(tmp_path: Path) -> None:
+    base, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS[:4])
+    (base / "README.md").write_text("---\nlicense: [mit, apache-2.0]\n---\n")
+    trainer(write_config(tmp_path / "run.yaml", base, data)).fit()
+    card = ModelCard.load(tmp_path / "run" / "export" / "README.md")
+    assert "- Licence: mit, apache-2.0, the base's." in card.text
+    assert card.data.to_dict()["license"] == ["mit", "apache-2.0"]
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_what_the_owner_adds_to_a_card_stays(
+    lora: object, hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A finished run is not exported again, and more training writes over no edited card."""
+    base, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS[:4])
+    config = write_config(tmp_path / "run.yaml", base, data, lora=lora)
+    assert main([str(config)]) == 0
+    run = tmp_path / "run"
+    cards = [run / name / "README.md" for name in ("export", *(["adapter"] if lora else []))]
+    for card in cards:
+        card.write_text(card.read_text() + "\nFor research alone.\n")
+    (run / "export" / "LICENSE").write_text("Mine.\n")
+    weights = run / "export" / "model-00001-of-00001.safetensors"
+    before = weights.stat()
+    capfd.readouterr()
+    assert main([str(config), "--push-to-hub", "me/tuned"]) == 0
+    assert f"{run}/export is there already; nothing is left to train" in capfd.readouterr().err
+    assert weights.stat().st_mtime_ns == before.st_mtime_ns
+    files = hub.repositories["models", "me/tuned"].files
+    assert files["README.md"].endswith(b"\nFor research alone.\n") and files["LICENSE"] == b"Mine.\n"
+    assert main([str(config), "epochs=2"]) == 0
+    said = capfd.readouterr().err
+    assert weights.stat().st_mtime_ns != before.st_mtime_ns
+    for card in cards:
+        assert card.read_text().endswith("\nFor research alone.\n") and f"{card} was edited and stays" in said
+    cards[0].unlink()
+    assert main([str(config), "epochs=2"]) == 0
+    assert "| epochs | 1; from step 2 on 2 |" in cards[0].read_text()
+    assert ") in float32." in cards[0].read_text()
+    assert main([str(config), "epochs=2", "checkpoint.export_dtype=bfloat16"]) == 0
+    assert ") in bfloat16." in cards[0].read_text()
+
+
 def test_a_base_from_the_hub_is_named_with_its_licence(hub: Hub, tmp_path: Path) -> None:
     base, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS[:4])
     files = {path.name: path.read_bytes() for path in base.iterdir()}

@@ -28,13 +28,37 @@ def test_a_model_that_is_not_at_hand_needs_its_shape_alone(
     assert main([*plan, "--shape", str(B32)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ranks", "0"], "--ranks is 0; give 1 or more"),
+        (["--ranks", "-2"], "--ranks is -2; give 1 or more"),
+        (["--lengths", "nope"], "--lengths is nope, which cannot be read (No such file or directory); give a file"),
+    ],
+)
+def test_wrong_flags_are_named(flags: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([str(RECIPES / "s1_32b_16xh100.yaml"), "--shape", str(B32), *flags]) == 2
+    said = capfd.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_small_runs_are_told_in_seconds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = write_tokens(tmp_path / "data.jsonl", [40, 60, 50, 30])
+    assert main([str(write_config(tmp_path / "run.yaml", write_model(tmp_path / "model"), data))]) == 0
+    said = capfd.readouterr().out
+    assert " 0.0 " not in said.partition("\ntime ")[2] and re.search(r"1 x H100 +\d[\de.-]+ seconds, fits", said)
+    assert re.search(r"this CPU +[\de.-]+ seconds, fits", said)
+
+
 def test_minutes_on_this_cpu_follow_from_the_rate(tmp_path: Path) -> None:
     data = write_tokens(tmp_path / "data.jsonl", [40, 60, 50, 30])
     run = trainer(write_config(tmp_path / "run.yaml", write_model(tmp_path / "model"), data, epochs=3))
-    text = report(run.config, run.arch, run.data.lengths, 1, "x", CpuRate(2e6, "float32", 2))
+    text = report(run.config, run.arch, run.data.lengths, 1, "x", CpuRate(2e5, "float32", 2))
     flops = 3 * run.arch.training_flops(run.data.lengths.tolist())
-    (row,) = re.findall(r"this CPU +([\d.]+) minutes, fits; 0\.0 GFLOP/s in float32, 2 thread\(s\): measured now", text)
-    assert float(row) == pytest.approx(flops / 2e6 / 60, abs=0.05)
+    (row,) = re.findall(
+        r"this CPU +([\d.,]+) minutes, fits; 0\.0 GFLOP/s in float32, 2 thread\(s\): measured now", text
+    )
+    assert float(row.replace(",", "")) == pytest.approx(flops / 2e5 / 60, abs=0.05)
     large = report(run.config, Architecture.load(B32), run.data.lengths, 1, "x", CpuRate(2e9, "float32", 2))
     assert re.search(r"this CPU .* does NOT fit its \d+ GB", large)
 

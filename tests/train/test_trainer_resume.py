@@ -126,6 +126,69 @@ def test_fewer_epochs_than_were_trained_are_refused(tmp_path: Path) -> None:
         trainer(config, "epochs=1").fit()
 
 
+OTHER = (
+    ("optim.lr=1e-3", r"optim\.lr = 0\.01, not 0\.001"),
+    ("optim.betas=[0.8,0.9]", r"optim\.betas = \(0\.9, 0\.95\), not \(0\.8, 0\.9\)"),
+    ("optim.warmup=0.5", r"optim\.warmup = 0\.05, not 0\.5"),
+    ("optim.weight_decay=0.1", r"optim\.weight_decay = 0\.0001, not 0\.1"),
+    ("optim.clip=2", r"optim\.clip = 1\.0, not 2\.0"),
+)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_finished_run_has_the_settings_it_was_trained_with(exported: bool, tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    config, run = write_config(tmp_path / "run.yaml", model, data), tmp_path / "run"
+    trainer(config).fit()
+    if not exported:
+        (run / "export" / "README.md").unlink()
+    before = (run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    for override, message in OTHER:
+        with pytest.raises(
+            TrainingError, match=rf"is the last step, and was trained with {message}; use another `run`"
+        ):
+            trainer(config, override).fit()
+    assert before == ((run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes())
+    assert trainer(config, "metrics.every=2", "checkpoint.keep=1", "parallel.micro_tokens=64").fit()
+    assert "| learning rate | 0.01, " in (run / "export" / "README.md").read_text()
+
+
+def test_settings_that_change_on_the_way_are_told_by_the_step(tmp_path: Path) -> None:
+    """Nothing forbids another rate for the rest of a run; the card then says which steps had which."""
+    model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
+    config = write_config(tmp_path / "run.yaml", model, data, checkpoint={"every": 1})
+    for override in ("optim.lr=0.02", "optim.lr=0.03", "optim.lr=0.03"):
+        run = trainer(config, override)
+        run.told_to_stop = True
+        assert not run.fit()
+    assert trainer(config, "optim.lr=0.03", "optim.clip=0.5", "epochs=2").fit()
+    said = (tmp_path / "run" / "export" / "README.md").read_text()
+    rest = "warm-up 0.05 of the steps, cosine to 0"
+    for row in (
+        f"| learning rate | 0.02, {rest}; from step 2 on 0.03, {rest} |",
+        "| gradient clipping | 1; from step 4 on 0.5 |",
+        "| epochs | 1; from step 4 on 2 |",
+        "| weight decay | 0.0001 |",
+    ):
+        assert row in said, row
+    stopped = trainer(config, f"run={tmp_path}/two", "epochs=2")
+    stopped.told_to_stop = True
+    assert not stopped.fit()
+    marker = next((tmp_path / "two").glob("checkpoints/*/complete.json"))
+    whole = json.loads(marker.read_text())
+    for spans in (
+        3,
+        [{"begin": 0}],
+        [{"begin": 0, "settings": {"epochs": "x"}}],
+        [{"begin": 0, "settings": {"u": {}}}],
+    ):
+        marker.write_text(json.dumps(whole | {"spans": spans}))
+        with pytest.raises(TrainingError, match=r"complete\.json: its spans are damaged; remove"):
+            trainer(config, f"run={tmp_path}/two", "epochs=2").fit()
+    marker.write_text(json.dumps({name: value for name, value in whole.items() if name != "spans"}))
+    assert trainer(config, f"run={tmp_path}/two", "epochs=2").fit()
+
+
 def test_torn_last_line_of_metrics_is_redone(tmp_path: Path) -> None:
     model, data = write_model(tmp_path / "model"), write_tokens(tmp_path / "data.jsonl", LENGTHS)
     config = write_config(tmp_path / "run.yaml", model, data, epochs=2, checkpoint={"every": 3})

@@ -64,9 +64,12 @@ WRONG: dict[str, tuple[str, ...]] = {
     # the machine and the command line
     "parallel.context=3": ("parallel.context = 3 does not divide the world of 1 ranks",),
     "compute.gpu_gb=0.0001": ("the plan needs", "use more ranks"),
+    "run=''": ("run is ''", "name a folder for it"),
+    "run='  '": ("run is '  '", "name a folder for it"),
     "run=/proc/nowhere": ("/proc/nowhere: cannot be written: No such file", "choose another folder"),
     "epochs": ("override 'epochs' must look like section.name=value",),
     "--public": ("--public says who sees an upload", "give --push-to-hub OWNER/NAME too"),
+    "--push-to-hub=datasets/x": ("--push-to-hub is 'datasets/x'; give OWNER/NAME",),
     "--push-to=x": ("unrecognized options: --push-to=x", "did you mean --push-to-hub?"),
 }
 
