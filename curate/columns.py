@@ -1,14 +1,15 @@
 """Questions of one's own: which columns of a file hold what, for curation and evaluation alike."""
 
 import difflib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from curate.grading.checker import PREFIX
 from curate.grading.grade import AnswerKind, Item, guess_kind, reference_answer
-from curate.grading.letters import LETTERS, letter_of
+from curate.grading.letters import letter_of
+from curate.options import Options, read_options
 from curate.row import RowError, optional_text, text
 from engine.errors import InputError, shown
 
@@ -59,8 +60,9 @@ class Columns:
             if name not in row:
                 null = "" if name == self.question else "; where there are no answers give answer: null"
                 raise RowError(f"column {name!r} is missing; the row has {', '.join(map(str, row)) or 'none'}{null}")
-        asked, whole = text(row, self.question), optional_text(row, self.answer) if self.answer else None
-        found = self._options(row)
+        asked, whole = text(row, self.question), _answer(row, self.answer) if self.answer else None
+        options = self._options(row)
+        found = options.texts
         for column, said in (
             (self.question, asked),
             (self.answer, whole or ""),
@@ -76,51 +78,34 @@ class Columns:
             kind = guess_kind(item)
         answer = None if whole is None else reference_answer(item)
         if kind is AnswerKind.CHOICE and answer is not None:
-            letter, _ = letter_of(answer, item.shown)
-            if letter is None or (item.shown and letter not in item.shown):
-                among = f"no letter and no text of its {len(item.shown)} options; give the letter, A for the first one"
+            shown_there = item.shown
+            letter = options.letter(answer) if found else letter_of(answer, shown_there)[0]
+            if letter is None or (shown_there and letter not in shown_there):
+                among = f"no letter and no text of its {len(shown_there)} options; give the letter, A for the first one"
                 alone = "no letter, and the question shows no options; name their column, options: COLUMN"
-                raise RowError(f"column {self.answer!r} is {answer[:60]!r}, which is {among if item.shown else alone}")
+                raise RowError(f"column {self.answer!r} is {answer[:60]!r}, which is {among if shown_there else alone}")
             answer = letter
         return Question(asked, whole, answer, kind, found)
 
-    def _options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def _options(self, row: Mapping[str, Any]) -> Options:
         if self.options is not None and self.options not in row:
             raise RowError(f"column {self.options!r} is missing; the row has {', '.join(map(str, row))}")
         name = self.options or next((name for name in _OPTIONS if row.get(name)), None)
         if name is None or (self.options is None and self.kind not in ("auto", "choice")):
-            return ()
-        value = row[name]
-        try:
-            value = json.loads(value) if isinstance(value, str) else value  # a CSV file's
-        except ValueError:
-            value = None
-        if isinstance(value, Mapping):  # {"A": ...}, or as ARC has it {"text": [...], "label": [...]}
-            value = value.get("text", list(value.values()))
-        if not isinstance(value, (list, tuple)) or not 2 <= len(value) <= len(LETTERS):
-            raise RowError(
-                f"column {name!r} is {str(row[name])[:60]!r}; a list of 2 to {len(LETTERS)} texts is needed, in CSV "
-                "as JSON"
-            )
-        return tuple(
-            _without_letter(str(option).strip(), letter) for option, letter in zip(value, LETTERS, strict=False)
-        )
+            return Options()
+        return read_options(row[name], name)
 
 
-def with_options(question: str, options: Sequence[str]) -> str:
-    """What is asked: the question, with options a blank line below it as lines `A) ...`; alike in training and
-    evaluation."""
-    lines = map("{}) {}".format, LETTERS, options)
-    return "\n".join((question, "", *lines)) if options else question
+def _answer(row: Mapping[str, Any], column: str) -> str | None:
+    """The answer as text; None where there is none. Raises RowError for what is no single value."""
+    value = row[column]
+    if isinstance(value, float) and not isfinite(value):  # what Parquet has where a number is missing
+        return None
+    if isinstance(value, (bytes, list, tuple, dict)):
+        raise RowError(f"column {column!r} is {str(value)[:60]!r}; a text or a number is needed")
+    return optional_text(row, column)
 
 
 def is_unicode(text: str) -> bool:
     """Whether `text` can be written to a file; JSON can spell half a character."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _without_letter(option: str, letter: str) -> str:
-    for mark in (f"({letter})", f"{letter})", f"{letter}.", f"{letter}:"):
-        if option.startswith(mark) and option != mark:
-            return option.removeprefix(mark).strip()
-    return option

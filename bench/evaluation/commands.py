@@ -96,7 +96,7 @@ def _named(what: grid.Grid) -> str:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return re.sub(r"[^\w.-]+|^\.+$", "_", name)
 
 
 def _grid_of(options: RunOptions) -> grid.Grid:
@@ -119,7 +119,10 @@ def _grid_of(options: RunOptions) -> grid.Grid:
         task = {"name": f"own_{name}" if name in get_args(TaskName) else name, "path": options.questions}
         task |= {name: getattr(options, name) for name in _OF_QUESTIONS}
         _refuse_given(options, ("task",), f"and --questions {options.questions} are two tasks; leave one out")
-    lengths = {"answer_tokens": options.answer_tokens or (48 if nano else 1024), "max_tokens": options.max_tokens}
+    lengths = {
+        "answer_tokens": (48 if nano else 1024) if options.answer_tokens is None else options.answer_tokens,
+        "max_tokens": options.max_tokens,
+    }
     return grid.from_values(
         {
             "tasks": [task | {"count": options.count, "seed": options.seed}],

@@ -103,5 +103,5 @@ def read(
         raise InputError(f"task {task}: {path} has {len(parsed)} rows and the task has {rows}; use the whole file")
     if not parsed:
         raise InputError(f"task {task}: {path} has no rows; give a file with questions")
-    values = (row for _, row in parsed if not isinstance(row, BadRow))
-    return found, [Row(f"task {task}: {path}: row {i}", i, row) for i, row in enumerate(values, 1)]
+    values = ((at, row) for at, row in parsed if not isinstance(row, BadRow))
+    return found, [Row(f"task {task}: {path}: row {at}", i, row) for i, (at, row) in enumerate(values, 1)]

@@ -68,7 +68,8 @@ def grade(
 
     Raises InputError where the run, its data or a row's problem is missing or another than when it was run.
     """
-    _refuse_code(folder, checkers)
+    if grader == "s1-engine":
+        _refuse_code(folder, checkers)
     known = {(task.name, p.id): p for task in load_tasks(folder).values() for p in task.problems}
     rows = sorted(sample_rows(folder), key=lambda row: (row["task"], row["condition"], row["problem"], row["sample"]))
     for row in rows:
@@ -235,8 +236,10 @@ def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:
     """Integers as integers, choices as letters, the rest as strings, where the original asked its judge."""
     if row["choice"] is not None:
         raise InputError(f"task {row['task']} keeps no text of its responses, which s1-grader reads; grade it without")
+    if row["error"]:
+        return Graded(False, "error", None, None, str(row["error"])[:200])
     found = extract_as_s1(row["answer"], problem.kind)
-    if problem.kind is AnswerKind.FAMILY:
+    if problem.kind in (AnswerKind.FAMILY, AnswerKind.PYTHON):
         raise InputError(f"task {row['task']} has no reference answers, which s1-grader needs; grade it without")
     given, reference = (found.text or "").strip(), (problem.reference or "").strip()
     both = all(re.fullmatch("[0-9]+", text) for text in (given, reference))

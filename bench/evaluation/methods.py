@@ -57,7 +57,7 @@ class Defaults:
         """`params` and the limit of thinking within a budget; None: all that `answer_tokens` leaves of `max_tokens`,
         in place of s1's `auto`, which leaves 100. Raises InputError where the budget is more than that."""
         most = self.max_tokens - self.answer_tokens
-        if most < max(1, budget or 0):
+        if most < (1 if budget is None else budget):
             raise InputError(
                 f"{'thinking' if budget is None else f'budget {budget}'} and answer_tokens {self.answer_tokens} do not "
                 f"fit into max_tokens {self.max_tokens}; raise max_tokens, or lower answer_tokens"

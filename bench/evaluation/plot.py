@@ -2,6 +2,7 @@
 the same files."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -119,7 +120,9 @@ def _curve(name: str, rows: Sequence[Mapping[str, Any]], below: bool) -> Curve:
 def _short(row: Mapping[str, Any]) -> str:
     """The point's number: its budget, or how many extensions."""
     words = row["condition"].split()
-    return next((word for word in reversed(words) if word.rstrip("x").isdigit()), words[-1])
+    counts = [word for word in words if re.fullmatch(r"\d+x", word)]  # ahead of the string, which may be a number
+    numbers = [word for word in reversed(words) if word.rstrip("x").isdigit()]
+    return next(iter((*counts, *numbers, *words[-1:])), "")
 
 
 def write(stem: Path, panels: Sequence[Panel], title: str) -> list[Path]:

@@ -3,8 +3,8 @@
 from typing import Literal
 
 from bench.evaluation.tasks import Problem
-from curate.columns import with_options
 from curate.grading.grade import Item
+from curate.options import with_options
 
 PromptName = Literal["s1", "lm_eval", "evalchemy", "boxed", "simple_evals"]
 

@@ -13,6 +13,7 @@ from bench.evaluation.ballot import Ballot
 from bench.evaluation.search_plan import Reward, RewardModel
 from bench.evaluation.tasks import Problem
 from curate.families.steps import Verdict, verdicts
+from curate.grading.grade import AnswerKind
 from curate.models.local import engine_config
 from engine import Engine, InputError
 from engine.config import EngineConfig
@@ -156,7 +157,7 @@ class _Oracle:
         """1 or 0 for a leaf; otherwise the share of right lines, 0 once one is wrong, 0.5 where nothing is known."""
         if branch.finished and end == len(branch.token_ids):
             return float(self._ballot.right(branch.answer))
-        if not self._problem.family:
+        if self._problem.kind is not AnswerKind.FAMILY:
             return 0.5
         whole, _, _ = branch.spelled(branch.token_ids[:end]).rpartition("\n")  # half a line may read as a wrong one
         if whole not in self._known:

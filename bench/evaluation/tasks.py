@@ -79,7 +79,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 + (f"did you mean {near[0]}? " if near else "")
                 + f"known: {', '.join(known)}; for questions of your own give path: FILE"
             )
-        if self.name not in known and not re.fullmatch(r"[\w.-]{1,80}", self.name):
+        if self.name not in known and not re.fullmatch(r"(?!\.+$)[\w.-]{1,80}", self.name):
             raise InputError(f"task {shown(self.name)}: a name has letters, digits, dots, dashes and underscores only")
         Columns(kind=self.kind)  # an unknown kind is refused with the grid
 
@@ -172,7 +172,7 @@ def _own(spec: TaskSpec) -> Task:
         if spec.group is not None and spec.group not in row.values:
             raise InputError(f"{row.place}: column {spec.group!r} is missing; the row has {', '.join(row.values)}")
         name, group = row.values.get("id"), "" if spec.group is None else str(row.values[spec.group])
-        name = f"{spec.name}-{row.number}" if name is None else str(name)
+        name = f"{spec.name}-{row.number}" if name in (None, "") else str(name)
         if not is_unicode(name + group):
             raise InputError(f"{row.place}: its id or group holds a lone surrogate, which is not valid Unicode")
         found.append(Problem(name, group, asked.text, asked.answer, asked.kind, asked.options, family=asked.checker))

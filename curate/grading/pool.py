@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # so that what a checker has started ends with it
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
         self.ready = False
@@ -66,7 +67,8 @@ class _Worker:
             self.process.stdin.flush()
 
     def kill(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -117,7 +119,9 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
                 for worker in self._wait():
                     answered, verdict = self._read(worker)
                     if verdict is not None:
-                        verdicts[answered] = verdict
+                        unjudged = len(pairs[answered or 0]) == 4 and verdict.rule.startswith("grader_")
+                        # A function that fails or is stopped has not judged.
+                        verdicts[answered] = replace(verdict, correct=None) if unjudged else verdict
                     if worker.process.returncode is not None:
                         self._workers[self._workers.index(worker)] = _Worker(self._time_limit, self._memory_limit)
         except BaseException:
@@ -147,7 +151,11 @@ class Pool(contextlib.AbstractContextManager["Pool", None]):
             selector.register(worker.process.stdout, selectors.EVENT_READ)
             line = worker.process.stdout.readline() if selector.select(0) else b""
         if line:
-            message: dict[str, Any] = json.loads(line)
+            try:
+                message: dict[str, Any] = json.loads(line)
+            except ValueError:
+                worker.kill()
+                return task, Verdict(False, "grader_crash", f"the process said {line[:80]!r}")
             if message.get("ready"):
                 worker.ready = True
                 return None, None

@@ -7,13 +7,17 @@ what waits without computing. It ends by itself when its parent goes away: at th
 """
 
 import json
+import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
+from curate.grading.checker import checker
 from curate.grading.checker import verdict as verdict_of_own
 from curate.grading.compare import equal
+from engine.errors import InputError
 
 LONGEST_READING = 2_000
 """Characters of what an answer was read as."""
@@ -27,13 +31,20 @@ def main() -> None:
     for number in (signal.SIGPROF, signal.SIGALRM):  # either ends the process, also in the middle of C code
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    out = sys.stdout
-    sys.stdout = sys.stderr  # nothing but verdicts may reach the pipe
+    # Nothing but verdicts may reach the pipe, whatever a checker writes or starts: what it would inherit leads nowhere.
+    tasks, out = (os.fdopen(os.dup(number), mode) for number, mode in ((0, "r"), (1, "w")))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nowhere, standard)
+    mine = os.getpid()
 
     equal("x^2+x", "x(x+1)")  # what the first comparison builds must not be charged to whichever answer comes first
     print(json.dumps({"ready": True}), file=out, flush=True)
-    for line in sys.stdin:
+    for line in tasks:
         asked = json.loads(line)
+        if len(asked) == 4:
+            with suppress(InputError):  # which comes again below; what is imported is charged to no answer
+                checker(asked[0])
         signal.setitimer(signal.ITIMER_PROF, cpu_limit)
         signal.setitimer(signal.ITIMER_REAL, wall_limit)
         try:
@@ -46,6 +57,8 @@ def main() -> None:
             # A fault of ours must not end a run of thousands of answers; the row says what it was.
             wrong = False if len(asked) == 2 else None  # a function that fails has not judged
             verdict = {"correct": wrong, "rule": "grader_error", "detail": f"{type(error).__name__}: {error}"[:300]}
+        if os.getpid() != mine:  # a checker has forked, and this is the other one
+            os._exit(0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(verdict), file=out, flush=True)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from curate.columns import Columns, with_options
+from curate.columns import Columns
 from curate.grading.grade import AnswerKind
+from curate.options import with_options
 from curate.sources.base import Draft, Info, Source
 
 

@@ -365,3 +365,19 @@ def test_the_demo_answers_its_questions(capsys):
         (row,) = (line for line in told.splitlines() if f" {condition.label} " in line)
         marks, thinking = re.search(r"[✓·]{8}", row), float(re.findall(r"\d+", row)[-1])
         assert marks is not None and 0 < thinking <= condition.limit
+
+
+def test_a_flag_of_nothing_is_not_its_default(capsys):
+    assert evaluate.main(["--answer-tokens", "0"]) == 2
+    assert "answer_tokens is 0" in capsys.readouterr().err
+
+
+def test_a_name_of_dots_stays_below_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = f"model: {MODEL}\nanswer_tokens: 8\nmax_tokens: 16\n"
+    (tmp_path / "g.yaml").write_text(
+        f'name: ".."\n{model}tasks: [{{name: s1_nano, count: 1}}]\nmethods: [{{method: budget, budgets: [4]}}]\n'
+    )
+    assert evaluate.main(["g.yaml"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"g.yaml", "runs"}
+    assert (tmp_path / "runs" / "_" / "report.md").is_file()

@@ -110,6 +110,7 @@ def test_what_methods_come_to():
     assert asked["no opener"] == {"max_tokens": 4096, "thinking_format": "none"}
     assert asked["budget 64"] == {"max_tokens": 164, "thinking_token_budget": 64}
     assert conditions({"method": "auto"}, min_answer_tokens=0)["auto"].params.min_answer_tokens == 0
+    assert conditions({"method": "budget", "budgets": [0]}, max_tokens=48, answer_tokens=48)["budget 0"].limit == 0
     # The same room for an answer behind every limit: all thinking that max_tokens leaves, whatever is extended.
     assert asked["auto"] == {"max_tokens": 4096, "thinking_token_budget": 3996} and found["auto"].limit == 3996
     assert asked["2x no string"]["max_tokens"] == 4096 and asked["2x no string"]["thinking_token_budget"] == 3996

@@ -132,3 +132,18 @@ def test_files_are_named_after_the_task_and_made_alike(tmp_path):
     assert before == [file.read_bytes() for file in plot.write(tmp_path / "s1_nano-accuracy", panels, "title")]
     assert before[0].startswith(b"\x89PNG") and before[1] != before[2]
     assert [len(c["tokens"]) for c in json.loads(before[3])["panels"][0]["curves"]] == [9, 9]
+
+
+def test_extensions_by_a_number_are_labelled_by_how_many():
+    rows = [
+        {
+            "condition": f"{n}x 10",
+            "series": "extensions 10",
+            "thinking_tokens": 10.0 * n,
+            "accuracy": 0.5,
+            "interval": {"low": 0.4, "high": 0.6},
+        }
+        for n in (1, 2)
+    ]
+    (curve,) = plot.sequential({"conditions": [*rows, rows[0] | {"condition": " ", "series": "harness"}]})[:1]
+    assert list(curve.labels) == ["1x", "2x"]

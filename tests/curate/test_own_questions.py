@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from bench.evaluation import tasks
+from bench.evaluation import grade, tasks
 from bench.evaluation.prompts import question_text
 from curate.columns import Columns
 from curate.grading import AnswerKind, Grader, Item
@@ -78,6 +79,13 @@ OPTIONS = ["red", "green", "blue"]
         ({}, {"question": "q", "answer": "A", "choices": {"text": OPTIONS, "label": ["A", "B", "C"]}}, "A", OPTIONS),
         ({}, {"question": "q", "answer": "green", "options": json.dumps(OPTIONS)}, "B", OPTIONS),
         ({"kind": "choice"}, {"question": "q? (A) red (B) green", "answer": "green"}, "B", []),
+        # The text before the letter, and the file's own labels before both.
+        ({}, {"question": "q", "answer": "cat A", "options": ["cat B", "cat A"]}, "B", ["cat B", "cat A"]),
+        ({}, {"question": "q", "answer": "A", "options": {"B": "bee", "A": "ay"}}, "B", ["bee", "ay"]),
+        ({}, {"question": "q", "answer": "2", "choices": {"text": ["2", "1"], "label": ["1", "2"]}}, "B", ["2", "1"]),
+        # Marks that are the options' own, and what Parquet fills up.
+        ({}, {"question": "q", "answer": "A.M.", "options": ["A.M.", "B.C."]}, "A", ["A.M.", "B.C."]),
+        ({}, {"question": "q", "answer": "B", "options": ["red", "green", None]}, "B", ["red", "green"]),
     ],
 )
 def test_options_are_read_as_people_write_them(fields, row, answer, options):
@@ -108,6 +116,11 @@ def test_a_choice_is_asked_alike_in_training_and_evaluation(tmp_path):
             "'D', which is no letter and no text of its 3 options",
         ),
         ({}, {"question": "q", "answer": 2, "options": OPTIONS}, "give the letter, A for the first one"),
+        ({}, {"question": "q", "answer": "B", "options": ["B", "A"]}, "names options A and B; say which is right"),
+        ({}, {"question": "q", "answer": "A", "options": ["red", ""]}, "option B is empty"),
+        ({}, {"question": "q", "answer": "A", "options": "[" * 5000}, "a list of 2 to 10 texts"),
+        ({}, {"question": "q", "answer": ["4"]}, "a text or a number is needed"),
+        ({}, {"question": "q", "answer": b"4"}, "a text or a number is needed"),
         ({"kind": "choice"}, {"question": "q", "answer": "red"}, "the question shows no options; name their column"),
         ({"options": "o"}, {"question": "q", "answer": "A"}, "column 'o' is missing"),
         ({"options": "o"}, {"question": "q", "answer": "A", "o": "red, green"}, "a list of 2 to 10 texts"),
@@ -141,6 +154,7 @@ def test_a_task_that_cannot_be_says_why(fields, message, monkeypatch):
     ("rows", "message"),
     [
         ([{"question": "q", "answer": None}], "row 1: column 'answer' is empty; give an answer"),
+        ([{"question": "q", "answer": float("nan")}], "row 1: column 'answer' is empty; give an answer"),
         ([{"question": "q", "answer": "1", "id": 3}] * 2, "two rows of one id, '3'"),
         ([], "has no rows"),
         (["text"], "row 1: a row must be an object, not str"),
@@ -194,12 +208,66 @@ def test_a_function_judges_in_a_process_that_can_be_killed(tmp_path, monkeypatch
     items = [Item(a, "four", AnswerKind.PYTHON, "q", "own_check_1.longer") for a in answers]
     with Grader(time_limit_s=0.5) as grader:
         found = grader.grade(items)
-    assert [grade.correct for grade in found] == [True, False, False, None, None, None, False]
+    assert [grade.correct for grade in found] == [True, False, None, None, None, None, False]
     assert [grade.rule for grade in found] == [
         *("own/python", "own/python", "own/grader_timeout", "own/grader_error", "own/grader_error", "own/python"),
         "no_answer",
     ]
     assert "ValueError" in found[3].detail and "must return True, False or None" in found[4].detail
+
+
+HOSTILE = """
+import os, subprocess, sys, time
+START = time.process_time()
+while time.process_time() - START < 0.7: pass  # more than an answer may take, and charged to none
+def check(answer, reference, question):
+    if answer == "child": subprocess.run([sys.executable, "-c", "print('{\\"correct\\": true}')"]); return False
+    if answer == "write": os.write(1, b'{"correct": true, "rule": "r", "detail": ""}\\n'); return False
+    if answer == "read": return bool(sys.stdin.read())
+    if answer == "fork": os.fork(); return False
+    if answer == "leave": os._exit(0)
+    if answer == "exit": sys.exit(0)
+    if answer == "numpy":
+        import numpy
+        return numpy.bool_(True)
+    return True
+"""
+
+
+def test_no_checker_speaks_for_the_grader(tmp_path, monkeypatch):
+    """What it writes, starts or reads reaches no verdict; where it ends the process, nothing is judged."""
+    (tmp_path / "own_check_3.py").write_text(HOSTILE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answers = ["child", "write", "read", "fork", "plain", "leave", "exit", "numpy", "plain too"]
+    with Grader(time_limit_s=0.6) as grader:
+        found = grader.grade([Item(a, None, AnswerKind.PYTHON, "q", "own_check_3.check") for a in answers])
+    verdicts = dict(zip(answers, [grade.correct for grade in found], strict=True))
+    assert verdicts == {
+        **dict.fromkeys(("child", "write", "read", "fork"), False),
+        **dict.fromkeys(("leave", "exit"), None),
+        **dict.fromkeys(("plain", "numpy", "plain too"), True),
+    }
+
+
+STARTS = """
+import subprocess
+def check(answer, reference, question):
+    open("pid", "w").write(str(subprocess.Popen(["sleep", "99"]).pid))
+    return True
+"""
+
+
+def test_what_a_checker_has_started_ends_with_it(tmp_path, monkeypatch):
+    (tmp_path / "own_check_4.py").write_text(STARTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with Grader() as grader:
+        assert grader.grade([Item("x", None, AnswerKind.PYTHON, "q", "own_check_4.check")])[0].correct is True
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize(
@@ -208,9 +276,12 @@ def test_a_function_judges_in_a_process_that_can_be_killed(tmp_path, monkeypatch
         ("check", "python:check names no function; write python:MODULE.FUNCTION"),
         ("no_such_module_1.check", "cannot be imported .ModuleNotFoundError.*PYTHONPATH"),
         ("json.no_such", "module json has no function no_such"),
+        ("leaves_1.check", "cannot be imported .SystemExit"),
     ],
 )
-def test_a_function_that_is_not_there_says_so(name, message):
+def test_a_function_that_is_not_there_says_so(name, message, tmp_path, monkeypatch):
+    (tmp_path / "leaves_1.py").write_text("import sys; sys.exit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=message):
         checker(name)
 
@@ -222,7 +293,7 @@ def evaluate(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_one_line_evaluates_a_file_and_keeps_the_run(tmp_path):
+def test_one_line_evaluates_a_file_and_keeps_the_run(tmp_path, monkeypatch):
     """A folder is data: the function that it names is run only where whoever grades it names it too."""
     (tmp_path / "own_check_2.py").write_text(
         "def check(answer, reference, question):\n    open('called', 'a').write('x')\n    return answer.strip() != ''\n"
@@ -240,5 +311,8 @@ def test_one_line_evaluates_a_file_and_keeps_the_run(tmp_path):
     refused = evaluate(tmp_path, "grade", str(folder))
     assert refused.returncode == 2 and "give --checker python:own_check_2.check" in refused.stderr
     assert evaluate(tmp_path, "report", str(folder)).returncode == 0 and not (tmp_path / "called").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="task mine has no reference answers, which s1-grader needs"):
+        grade.grade(folder, "s1-grader")
     graded = evaluate(tmp_path, "grade", str(folder), "--checker", "python:own_check_2.check")
     assert graded.returncode == 0 and (tmp_path / "called").exists(), graded.stderr
