@@ -27,7 +27,8 @@ def files(paths: tuple[str, ...], revision: str | None = None) -> list[Path]:
         named = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path]
         matches = [match for match in named if match.is_file()]
         if not matches:
-            raise InputError(f"{text}: no such file (looked for {path}); set S1_DATA or correct the path")
+            where = f" (looked for {path}); set S1_DATA or" if "$S1_DATA" in text else ";"
+            raise InputError(f"{text}: no such file{where} correct the path")
         found += matches
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
+from engine.model.embedded import folder_of
 from engine.rows_file import BadRow, read_rows
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import training_tokens
@@ -93,7 +94,7 @@ def open_tokenizer(model: Model, config_file: Path) -> Tokenizer | None:
     """The tokenizer of `model.tokenizer`, or the one beside config.json if there is one: `tokens` records need none."""
     if model.tokenizer is None and not config_file.with_name("tokenizer.json").is_file():
         return None
-    return Tokenizer.load(model.tokenizer or config_file.parent)
+    return Tokenizer.load(folder_of(model.tokenizer) if model.tokenizer else config_file.parent)
 
 
 def read_dataset(

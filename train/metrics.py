@@ -89,14 +89,19 @@ def _to_stderr(total: int) -> Write:
     def write(record: Mapping[str, Any]) -> None:
         nonlocal printed
         now, last = time.monotonic(), record["step"] == total
-        if "loss" not in record or (not terminal and not last and now - printed < 10.0):
+        held = f" · held out {record['heldout_loss']:.4f}" if "heldout_loss" in record else ""
+        if "loss" not in record:  # before the first step
+            print(f"step 0/{total}{held}", file=sys.stderr)
+            return
+        if not terminal and not last and not held and now - printed < 10.0:
             return
         printed = now
         mfu = f" · MFU {100 * record['mfu']:.1f} %" if record["mfu"] else ""
         minutes, seconds = divmod(int(max(total - record["step"], 0) * record["seconds"]), 60)
         line = (
-            f"step {record['step']}/{total} · loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tok/s{mfu}"
-            f" · {record['memory_gb']:.2f} GB · {minutes}:{seconds:02d} left"
+            f"step {record['step']}/{total} · loss {record['loss']:.4f}{held} · "
+            f"{record['tokens_per_second']:,.0f} tok/s{mfu} · "
+            f"{record['memory_gb']:.2f} GB · {minutes}:{seconds:02d} left"
         )
         print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal and not last else "\n", file=sys.stderr)
 

@@ -1,9 +1,11 @@
 """Two runs of the same conditions against each other, paired by problem: models, prompts, engines."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.evaluation import outcomes
 from bench.evaluation.accuracy import change
+from bench.evaluation.grade import load_grid
 from bench.evaluation.outcomes import Cell
 from engine import InputError
 
@@ -32,7 +34,31 @@ def text(folder: Path, other: Path) -> str:
             )
     if len(lines) == 4:
         raise InputError(f"{folder} and {other} share no problem of one task and condition; compare runs of one grid")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_settings(folder, other)])
+
+
+_TOLD = (
+    "prompt",
+    "system",
+    "temperature",
+    "top_p",
+    "thinking_format",
+    "max_tokens",
+    "answer_tokens",
+    "min_answer_tokens",
+)
+
+
+def _settings(folder: Path, other: Path) -> Iterator[str]:
+    """A line on what the two were asked with that is not the same, besides the model."""
+    old, new = load_grid(folder), load_grid(other)
+    told = [
+        f"{name} {getattr(old, name)!r} / {getattr(new, name)!r}"
+        for name in _TOLD
+        if getattr(old, name) != getattr(new, name)
+    ]
+    if told:
+        yield f"\nNot asked alike: {', '.join(told)}."
 
 
 def _shared(both: int, old: Cell, new: Cell) -> str:

@@ -53,12 +53,27 @@ def run(grid: Grid, folder: Path) -> None:
             return
         bar = Bars(Console(stderr=True)).bar(grid.title, len(keys) - done)
         with _backend(grid) as backend, bar as advance:
+            _tell_context(grid, backend)
             setting = Setting(log, backend, grid.prompt, grid.system, grid.seed)
             drawn = [condition for condition in alone if condition.search is None]
             searched = [condition for condition in alone if condition.search is not None]
             with _searches(setting, loaded, searched) as found:
                 for written in chain(drive(jobs(setting, loaded, drawn, families), backend), found):
                     advance(written)
+
+
+def _tell_context(grid: Grid, backend: Backend) -> None:
+    """Limits beyond the model's context are the context's; whoever reads a table must know."""
+    if isinstance(backend, EngineBackend):
+        context = backend.engine.context
+        beyond = [c.label for c in grid.conditions() if (c.params.max_tokens or 0) > context]
+        if beyond:
+            more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+            tell(
+                f"the model's context is {context:,} tokens, and {beyond[0]!r}{more} may take more with question and "
+                "answer; what does not fit is cut there",
+                "note",
+            )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from curate.models.local import LocalConfig, LocalModel, engine_config, engine_p
 from curate.models.store import Store
 from engine.errors import InputError, shown
 from engine.model.checkpoint import resolve
+from engine.model.embedded import NAMES
 from engine.struct_file import to_struct
 from engine.thinking.plan import Encoder, format_strings
 
@@ -101,10 +102,10 @@ def checkpoint_files(values: Mapping[str, Any]) -> list[Path]:
 
 
 def _is_hub_id(given: str) -> bool:
-    """Whether it may be one: it has the form, and is no path into a folder that is here, unless the hub's cache has
-    it."""
-    if not _HUB_ID.fullmatch(given) or "/" not in given or not Path(given).parent.is_dir():
-        return _HUB_ID.fullmatch(given) is not None
+    """Whether it may be one, or s1-nano's name: it has the form, and is no path into a folder that is here, unless the
+    hub's cache has it."""
+    if given in NAMES or not _HUB_ID.fullmatch(given) or not Path(given).parent.is_dir():
+        return given in NAMES or _HUB_ID.fullmatch(given) is not None
     from huggingface_hub import try_to_load_from_cache  # slow, and rarely needed
 
     return isinstance(try_to_load_from_cache(given, "config.json"), str)

@@ -4,6 +4,8 @@ s1 ran its filter source by source and added AIME afterwards, unchecked; one of 
 MATH500.
 """
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -39,7 +41,7 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
             for _, row in read_rows(path):
                 question = None if isinstance(row, BadRow) else row.get(evaluation.field)
                 if not isinstance(question, str):
-                    reason = row.reason if isinstance(row, BadRow) else f"no text in field {evaluation.field!r}"
+                    reason = row.reason if isinstance(row, BadRow) else _missing(row, evaluation.field)
                     raise InputError(
                         f"{path}:{len(texts) + 1}: {reason}; an evaluation set must be whole to filter against"
                     )
@@ -48,6 +50,10 @@ def load_evaluations(sets: tuple[Evaluation, ...]) -> pl.DataFrame:
     return pl.DataFrame(
         rows, schema={"evaluation": pl.String, "question": pl.String, "private": pl.Boolean}, orient="row"
     )
+
+
+def _missing(row: dict[str, Any], field: str) -> str:
+    return f"no text in field {field!r}; the row has {', '.join(map(str, row)) or 'none'}"
 
 
 def decontaminate(

@@ -10,6 +10,7 @@ import polars as pl
 from curate.config import Format
 from curate.records import decisions
 from engine.command.append_log import json_line
+from engine.model.embedded import folder_of
 from engine.text.tokenizer import Tokenizer
 from engine.text.training_text import s1_messages, training_tokens
 
@@ -31,7 +32,7 @@ def formatted(rows: pl.DataFrame, settings: Format) -> tuple[pl.DataFrame, pl.Da
 
     Raises InputError where the tokenizer's folder cannot be used.
     """
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = Tokenizer.load(folder_of(settings.tokenizer))
     samples, lines, rules = [], [], []
     for row in rows.iter_rows(named=True):
         messages = s1_messages(row["question"], row["thinking"], row["attempt"])

@@ -13,6 +13,7 @@ from curate.sources.procedural import family_files
 from curate.stages.stage import Stage
 from curate.table_io import files
 from engine.errors import InputError
+from engine.model.embedded import folder_of
 
 ORDER = (
     "collect",
@@ -146,7 +147,9 @@ def eval_files(config: Config) -> list[Path]:
 def tokenizer_files(folder: str | None) -> list[Path]:
     """What of a tokenizer's folder decides its tokens. Raises InputError where it holds none."""
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    found = [] if folder is None else [path for name in names if (path := Path(folder) / name).is_file()]
-    if folder is not None and Path(folder) / names[0] not in found:
+    if folder is None:
+        return []
+    found = [path for name in names if (path := folder_of(folder) / name).is_file()]
+    if folder_of(folder) / names[0] not in found:
         raise InputError(f"{folder}: no tokenizer.json; name the folder of a model's tokenizer")
     return found

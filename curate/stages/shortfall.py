@@ -7,7 +7,8 @@ TOLD = 5
 """Rules that are named, most rows first."""
 WAYS_OUT = {
     "error": "see `error_detail` in trace/traces.parquet, and ask again with --retry-errors",
-    "unfinished": "raise trace.sampling.max_tokens, or keep cut traces with quality.finished: false",
+    "unfinished": "raise trace.sampling.max_tokens, or the teacher's max_model_len where that is less, or keep cut "
+    "traces with quality.finished: false",
     "no_trace": "take a teacher that thinks, or give it a thinking_format",
     "no_answer": "raise trace.sampling.max_tokens, or take another teacher",
     "solved": "let weaker models attempt, or select from pool: quality",

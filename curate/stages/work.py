@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -28,6 +27,7 @@ from curate.stages.collect import collect
 from curate.stages.formatting import SAMPLE, formatted
 from curate.stages.model_calls import DECIDING, alive, run_attempts, run_difficulty, run_domain, run_grade
 from curate.stages.stage import Context, Output
+from engine.model.embedded import folder_of
 
 
 def run_collect(context: Context) -> Output:
@@ -94,7 +94,7 @@ def run_select(context: Context) -> Output:
     pool = (
         questions.select("row_id", "qid", "source")
         .join(context.table("domain", "domains").select("qid", pl.col("code").alias("domain")), on="qid")
-        .join(lengths(traces, Path(settings.tokenizer) if settings.tokenizer else None), on="qid")
+        .join(lengths(traces, folder_of(settings.tokenizer) if settings.tokenizer else None), on="qid")
         .join(right, on="qid", how="left")
         .with_columns(pl.col("correct").fill_null(False), pl.col("trace_tokens").fill_null(0))
     )

@@ -35,7 +35,7 @@ def sampled(**fields):
         (source(adapter="GSM-8K"), "collect.sources[0].adapter is 'GSM-8K'; did you mean 'GSM8K'? known: "),
         (
             source(path="nowhere.jsonl"),
-            "nowhere.jsonl: no such file (looked for nowhere.jsonl); set S1_DATA or correct",
+            "nowhere.jsonl: no such file; correct",
         ),
         (source(path=None), "collect.sources[0].path is None: expected `str | list`, got `null`"),
         (
@@ -76,6 +76,7 @@ def sampled(**fields):
             {"trace": {"model": {"model": "engine:models/gone"}}},
             "model is 'engine:models/gone': there is no such folder; correct the path, or give a hub id",
         ),
+        ({"trace": {"model": {"model": "engine:modell"}}}, "model is 'engine:modell': there is no such folder"),
         (local(adapter="nowhere"), "is 'nowhere': there is no such folder; correct the path"),
         (local(thinking_format="qwen4"), "trace.model: thinking_format is 'qwen4'; give auto, "),
         (
@@ -99,7 +100,7 @@ def sampled(**fields):
         ),
         (
             WHOLE | source(adapter="questions", kind="python:json.no_such"),
-            "python:json.no_such: module json has no function no_such; correct the name",
+            "python:json.no_such: module json has no function no_such; name a function of a module",
         ),
         # What the stages do.
         ({"seed": -1}, "seed is -1: expected `int` >= 0"),
@@ -114,7 +115,7 @@ def sampled(**fields):
         ),
         (
             {"decontaminate": {"against": [{"name": "x", "path": "gone.jsonl"}]}},
-            "gone.jsonl: no such file (looked for gone.jsonl); set S1_DATA or correct the path",
+            "gone.jsonl: no such file; correct the path",
         ),
         # Names of sources that there are not; those of the defaults may be absent.
         (

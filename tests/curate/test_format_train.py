@@ -8,6 +8,7 @@ import pytest
 
 from curate.config import Format
 from curate.stages.formatting import formatted
+from curate.stages.pipeline import tokenizer_files
 from engine.text.tokenizer import Tokenizer
 from tests.checkpoints import QWEN_TOKENIZER, write_tokenizer
 from tests.train.conftest import no_group_is_left  # noqa: F401 (a fixture: the trainer runs in this process)
@@ -100,3 +101,11 @@ def test_a_training_step_runs_on_it_and_counts_the_same(tmp_path):
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (step,) = [line for line in steps if "loss" in line]
     assert step["targets"] == samples["trained"].sum() and step["tokens"] == samples["tokens"].sum()
+
+
+def test_the_embedded_model_s_tokenizer_has_its_name(tmp_path, monkeypatch):
+    """Wherever one works, as everywhere else that a model is named."""
+    monkeypatch.chdir(tmp_path)
+    assert [file.name for file in tokenizer_files("s1-nano")] == ["tokenizer.json", "tokenizer_config.json"]
+    _, _, lines = formatted(ROWS[:0], Format(tokenizer="s1-nano"))
+    assert lines == b""
