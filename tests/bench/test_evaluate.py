@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from bench import demo, evaluate
 from bench.evaluation import accuracy as report
 from bench.evaluation import browse, compare, grade, grid, methods, outcomes, plot, run, tables
-from bench.evaluation.log import read_rows, read_run
+from bench.evaluation.log import read_rows
 from bench.evaluation.publish import BEGIN, END
 from bench.record import read
 from bench.statistics import discordant, sign_test, wilson
@@ -381,18 +381,6 @@ def test_a_name_of_dots_stays_below_runs(tmp_path, monkeypatch):
     assert evaluate.main(["g.yaml"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"g.yaml", "runs"}
     assert (tmp_path / "runs" / "_" / "report.md").is_file()
-
-
-def test_what_was_not_asked_alike_is_told(folder, tmp_path):
-    again = tmp_path / "again"
-    values = read_run(folder)["identity"]["grid"]
-    values |= {"prompt": "boxed", "tasks": [values["tasks"][0] | {"count": 2}]}
-    values["methods"] = [{"method": "budget", "budgets": [16]}]
-    run.run(grid.from_values(values), again)
-    grade.grade(again)
-    told = compare.text(folder, again)
-    assert told.endswith("\nNot asked alike: prompt 's1' / 'boxed'.")
-    assert "Not asked" not in compare.text(folder, folder)
 
 
 def test_a_limit_beyond_the_context_is_told(tmp_path, capsys):

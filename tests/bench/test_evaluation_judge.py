@@ -47,8 +47,9 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path):
 
     a, b = made("a"), made("b", prompt="boxed")
     table = compare.text(a, b).splitlines()
-    assert len(table) == 5 and table[4].startswith("| s1_nano | budget 64 | 16 |")
-    assert "| +0.0 | +0.0 to +0.0 | 1 |" in compare.text(a, a)
+    assert len(table) == 7 and table[4].startswith("| s1_nano | budget 64 | 16 |")
+    assert table[6] == "Not asked alike: prompt 's1' / 'boxed'."
+    assert compare.text(a, a).endswith("| +0.0 | +0.0 to +0.0 | 1 |")
     hashes = [{row["prompt_hash"] for row in read_rows(folder)} for folder in (a, b)]
     assert not hashes[0] & hashes[1]  # the same question, another prompt
     other = made("c", methods=[{"method": "budget", "budgets": [32]}])
