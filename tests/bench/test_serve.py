@@ -83,7 +83,8 @@ def test_no_chat_thinks_beyond_its_budget(server: Server) -> None:
     assert [reply.error for reply in replies] == [None] * 24
     assert [reply.overshoot for reply in replies] == [0] * 24
     assert max(reply.reasoning or 0 for reply in replies) == 20, "budgets that nobody reaches say nothing"
-    assert all(reply.first and reply.answer and reply.first < reply.answer <= reply.end for reply in replies)
+    # A time is that of a read, and one read of a busy reader may bring both.
+    assert all(reply.first and reply.answer and reply.first <= reply.answer <= reply.end for reply in replies)
     assert replace(replies[0], budget=3, reasoning=5).overshoot == 2
 
 
