@@ -1,6 +1,5 @@
 """Questions of one's own: which columns of a file hold what, for curation and evaluation alike."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -12,6 +11,7 @@ from curate.grading.letters import letter_of
 from curate.options import Options, read_options
 from curate.row import RowError, optional_text, text
 from engine.errors import InputError, shown
+from engine.struct_error import choices
 
 KINDS = ("auto", "number", "latex", "choice", "text", "exact")
 """Kinds of answers, besides a function of one's own."""
@@ -43,11 +43,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS and not self.kind.startswith(PREFIX):
-            near = difflib.get_close_matches(self.kind, KINDS, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise InputError(
-                f"kind is {shown(self.kind)}; {meant}known: {', '.join(KINDS)}, and {PREFIX}MODULE.FUNCTION"
-            )
+            raise InputError(f"kind is {shown(self.kind)}{choices(self.kind, KINDS)}, and {PREFIX}MODULE.FUNCTION")
 
     @property
     def checker(self) -> str:

@@ -1,28 +1,12 @@
 """The pages in a browser, as wide as a desk's and as a telephone's, on white and on dark."""
 
-import os
-import shutil
-
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.serve.playground_page import CONTRAST
 from tests.test_pages import HOSTILE, report, samples
 
 WORD = "unbroken" * 60
 PAGES = {"samples": samples, "report": report}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if os.environ.get("S1_NO_BROWSER"):
-        pytest.skip("S1_NO_BROWSER says that there is no browser")
-    paths = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    assert paths, "there is no Chromium; install one, or set S1_NO_BROWSER to leave these tests out"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=paths[0], args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

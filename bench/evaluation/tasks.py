@@ -1,6 +1,5 @@
 """Tasks: the problems of an evaluation, each with what decides that an answer to it is right."""
 
-import difflib
 import hashlib
 import random
 import re
@@ -22,6 +21,7 @@ from curate.grading.letters import LETTERS
 from curate.row import RowError
 from engine import InputError
 from engine.errors import shown
+from engine.struct_error import choices
 
 TaskName = Literal["s1_nano", "gsm8k", "aqua", "aime24", "aime25", "math500", "gpqa_diamond"]
 
@@ -73,12 +73,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "task by another name"
             )
         if self.name not in known and self.path is None:
-            near = difflib.get_close_matches(self.name, known, n=1)
-            raise InputError(
-                f"task {shown(self.name)} is unknown; "
-                + (f"did you mean {near[0]}? " if near else "")
-                + f"known: {', '.join(known)}; for questions of your own give path: FILE"
-            )
+            what = f"task {shown(self.name)} is unknown{choices(self.name, known)}"
+            raise InputError(f"{what}; for questions of your own give path: FILE")
         if self.name not in known and not re.fullmatch(r"(?!\.+$)[\w.-]{1,80}", self.name):
             raise InputError(f"task {shown(self.name)}: a name has letters, digits, dots, dashes and underscores only")
         Columns(kind=self.kind)  # an unknown kind is refused with the grid

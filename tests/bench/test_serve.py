@@ -85,6 +85,7 @@ def test_no_chat_thinks_beyond_its_budget(server: Server) -> None:
     assert max(reply.reasoning or 0 for reply in replies) == 20, "budgets that nobody reaches say nothing"
     # A time is that of a read, and one read of a busy reader may bring both.
     assert all(reply.first and reply.answer and reply.first <= reply.answer <= reply.end for reply in replies)
+    assert any(reply.first < reply.answer for reply in replies if reply.first and reply.answer)
     assert replace(replies[0], budget=3, reasoning=5).overshoot == 2
 
 

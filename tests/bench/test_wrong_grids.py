@@ -7,12 +7,12 @@ from bench import evaluate
 OWN = "name: mine, path: q.jsonl"
 CASES = [
     # tasks
-    ("task", "{name: gsm8kk}", "tasks[0]", "'gsm8kk'", "did you mean gsm8k?", "path: FILE"),
-    ("task", "{name: mine}", "tasks[0]", "'mine'", "known: s1_nano, gsm8k", "path: FILE"),
+    ("task", "{name: gsm8kk}", "tasks[0]", "'gsm8kk'", "did you mean 'gsm8k'?", "path: FILE"),
+    ("task", "{name: mine}", "tasks[0]", "'mine'", "known: 's1_nano', 'gsm8k'", "path: FILE"),
     ("task", "{name: mine, path: nowhere.csv}", "task mine", "nowhere.csv is no file", "hub:OWNER/NAME/FILE"),
     ("task", "{name: mine, path: q.txt}", "task mine", "unknown kind of file '.txt'", ".csv, .json, .jsonl, .parquet"),
     ("task", f"{{{OWN}, question: text}}", "row 1", "column 'text' is missing", "the row has question, answer"),
-    ("task", f"{{{OWN}, kind: nummer}}", "kind is 'nummer'", "did you mean number?", "python:MODULE.FUNCTION"),
+    ("task", f"{{{OWN}, kind: nummer}}", "kind is 'nummer'", "did you mean 'number'?", "python:MODULE.FUNCTION"),
     ("task", f"{{{OWN}, kind: choice}}", "row 1", "'1', which is no letter", "options: COLUMN"),
     ("task", f"{{{OWN}, kind: 'python:no_where.check'}}", "python:no_where.check", "PYTHONPATH"),
     ("task", f"{{{OWN}, count: 99}}", "task mine", "count is 99", "there are 1 problems; lower it"),

@@ -23,7 +23,9 @@ def config_of(block, tmp_path):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_configuration_shown_is_one(block, tmp_path):
-    config_of(block, tmp_path)
+    """And its sections are in what was read of it."""
+    config = config_of(block, tmp_path)
+    assert all(getattr(config, section) is not None for section in yaml.safe_load(block))
 
 
 def test_every_use_of_another_model_is_shown_by_endpoint_and_in_process(tmp_path):

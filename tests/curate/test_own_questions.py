@@ -135,10 +135,10 @@ def test_a_row_that_does_not_fit_says_why(fields, row, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "gsm8kk"}, "task 'gsm8kk' is unknown; did you mean gsm8k.*give path: FILE"),
-        ({"name": "mine"}, "task 'mine' is unknown; known: s1_nano, gsm8k.*give path: FILE"),
+        ({"name": "gsm8kk"}, "task 'gsm8kk' is unknown; did you mean 'gsm8k'.*give path: FILE"),
+        ({"name": "mine"}, "task 'mine' is unknown; known: 's1_nano', 'gsm8k'.*give path: FILE"),
         ({"name": "gsm8k", "question": "problem"}, "has columns of its own, and question is given"),
-        ({"name": "mine", "path": "f", "kind": "nmber"}, "kind is 'nmber'; did you mean number"),
+        ({"name": "mine", "path": "f", "kind": "nmber"}, "kind is 'nmber'; did you mean 'number'"),
         ({"name": "my/own", "path": "f"}, "a name has letters, digits"),
         ({"name": "mine", "path": "nowhere.jsonl"}, "task mine: nowhere.jsonl is no file"),
         ({"name": "mine", "path": "README.md"}, "unknown kind of file '.md'; give .csv, .json, .jsonl, .parquet"),

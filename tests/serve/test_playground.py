@@ -4,9 +4,7 @@ A machine without Chromium fails these tests, unless S1_NO_BROWSER says that it 
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Route, expect
 
 from tests.serve.playground_page import Playground
 from tests.serve.running_server import RunningServer
@@ -27,18 +25,6 @@ LONG = "min=1900&budget=inf"
 SCRIPT = "<script>document.title='run'</script><img src=x onerror=document.title='run'>"
 
 Open = Callable[..., Playground]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if os.environ.get("S1_NO_BROWSER"):
-        pytest.skip("S1_NO_BROWSER says that there is no browser")
-    paths = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    assert paths, "there is no Chromium; install one, or set S1_NO_BROWSER to leave these tests out"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=paths[0], args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
