@@ -40,7 +40,7 @@ def sampled(**fields):
         (source(path=None), "collect.sources[0].path is None: expected `str | list`, got `null`"),
         (
             source(adapter="questions", kind="numbr"),
-            "collect.sources[0]: kind is 'numbr'; did you mean number? known: ",
+            "collect.sources[0]: kind is 'numbr'; did you mean 'number'? known: ",
         ),
         ({"collect": {}}, "collect.sources is missing"),
         ({"collect": {"sources": [GSM8K, GSM8K]}}, "two sources are called 'GSM8K'; give one of them another name"),
