@@ -21,7 +21,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 PARALLEL := -n $(WORKERS) --dist worksteal
 TEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUN) -m pytest -q --durations=10
 
-.PHONY: setup demo serve real test test-full test-levels sanitize fuzz bench nano gpu-kit clean
+.PHONY: setup demo serve real test test-full test-levels sanitize fuzz bench nano paper gpu-kit clean
 
 setup: $(VENV)/.test
 
@@ -75,6 +75,10 @@ bench: $(VENV)/.test
 
 nano: $(VENV)/.core
 	$(RUN) -m curate.nano_build --out models/s1-nano
+
+# Every figure and table of the paper, measured again in small: docs/paper.md. About an hour on two cores; killed, it goes on.
+paper: $(VENV)/.test
+	$(RUN) -m bench.paper
 
 # What to carry to a machine with a GPU and no network, and the command to run there: docs/gpu_day.md
 gpu-kit: $(VENV)/.test

@@ -21,11 +21,11 @@ CLASS_WORDING = {
     "long": "Answer after a long amount of thinking. If you feel like you are finished early, spend the extra time "
     "trying to double-check your work until you are absolutely sure that you have the correct answer.",
 }
+TOKENS_WORDING, STEPS_WORDING = "Think for up to {} tokens.", "Think for up to {} steps."
 STEP_FORMAT = {
     "opener": TURN + STEP_OPENER,
     "end": PRESETS["s1"].end,
     "budget_end": PRESETS["s1"].budget_end,
-    "triggers": ["<|im_start|>0"],
 }
 
 
@@ -163,14 +163,16 @@ class TokenConditional(MethodBase, frozen=True, tag="token_conditional"):
                 defaults.within(limit if self.forced else None)[0],
                 limit,
                 samples=defaults.samples,
-                suffix=f"Think for up to {limit} tokens.",
+                suffix=TOKENS_WORDING.format(limit),
             )
 
 
 class StepConditional(MethodBase, frozen=True, tag="step_conditional"):
-    """The prompt asks for at most so many steps, which the model counts down; with `forced` thinking ends at step 0.
+    """The prompt asks for at most so many steps, which the model counts down ("8 steps left" behind a bare turn) until it
+    answers; with `forced` thinking ends at step 0, too.
 
-    Control takes a step for `tokens_per_step` tokens, as the paper does.
+    Control takes a step for `tokens_per_step` tokens, as the paper does. The paper's own commands differ: without
+    forcing they open with what these models never write, and with it an answer ahead of step 0 ends no thinking.
     """
 
     limits: tuple[int, ...]
@@ -183,14 +185,15 @@ class StepConditional(MethodBase, frozen=True, tag="step_conditional"):
     def conditions(self, defaults: Defaults) -> Iterator[Condition]:
         series = "step-conditional" + (" + stop at 0" if self.forced else "")
         for limit in self.limits:
+            format = STEP_FORMAT | {"triggers": [STEP_FORMAT["end"], *["<|im_start|>0"] * self.forced]}
             yield Condition(
                 f"{series} {limit}",
                 series,
-                defaults.within(None, **({"thinking_format": STEP_FORMAT} if self.forced else {}))[0],
+                defaults.within(None, thinking_format=format)[0],
                 limit * self.tokens_per_step,
                 samples=defaults.samples,
-                suffix=f"Think for up to {limit} steps.",
-                opener=STEP_OPENER if self.forced else None,
+                suffix=STEPS_WORDING.format(limit),
+                opener=STEP_OPENER,
             )
 
 

@@ -125,8 +125,9 @@ def test_what_methods_come_to():
     assert found["token-conditional + budget 2048"].suffix == "Think for up to 2048 tokens."
     step = found["step-conditional + stop at 0 16"]
     assert step.suffix == "Think for up to 16 steps." and step.limit == 1600 and step.opener == "<|im_start|>"
-    assert step.params.thinking_format["triggers"] == ["<|im_start|>0"]
-    assert found["step-conditional 16"].params.thinking_format is None
+    assert step.params.thinking_format["triggers"] == ["<|im_start|>answer", "<|im_start|>0"]
+    free = found["step-conditional 16"]  # the model's own marks, and no end but its own
+    assert free.opener == "<|im_start|>" and free.params.thinking_format["triggers"] == ["<|im_start|>answer"]
     assert found["class-conditional long"].asks_more and not found["class-conditional short"].asks_more
     assert found["rejection 3500"].tries == 9 and asked["rejection 3500"]["temperature"] == 1.0
     assert found["16 samples, budget 32"].samples == 16 and asked["16 samples, budget 32"]["logprobs"] == 0

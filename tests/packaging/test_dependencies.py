@@ -18,6 +18,7 @@ EXTRAS = {
     "train": ("train", "tensorboard", "wandb"),
     "curate": ("curate", "hub", "ray"),
     "bench": ("bench", "train", "tensorboard", "wandb"),
+    "bench.paper": ("bench", "curate", "hub", "ray", "train", "tensorboard", "wandb"),
 }
 """What may be installed beside the core where a package runs."""
 NAMES = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}

@@ -1,0 +1,354 @@
+"""The page of the paper, what it is made of, and the steps that make it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.house import ROOT
+from bench.paper import claims, control, corpus, measure, page, plan
+from bench.paper.__main__ import PAGE, RESULTS, main
+from bench.paper.pool import chosen, pool, repeated
+from bench.paper.results import formed
+from bench.paper.steps import Step, Steps
+from curate.families import problems
+from curate.families.problem import WAIT
+from engine import InputError
+from engine.errors import EngineDead
+from engine.text.tokenizer import Tokenizer
+
+NANO = ROOT / "models" / "s1-nano"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load(NANO)
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
+    return [row | {"solved": at % 5 == 0} for at, row in enumerate(pool(tokenizer, 200, 7))]
+
+
+# The page.
+
+
+def test_the_page_is_what_its_results_say():
+    told = json.loads((ROOT / RESULTS).read_text())
+    assert page.text(told, "figures") == (ROOT / PAGE).read_text(), "run python -m bench.paper --page"
+
+
+def test_every_link_and_figure_of_the_page_is_there():
+    text = (ROOT / PAGE).read_text()
+    headings = [re.sub(r"[^\w\- ]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()]
+    links = re.findall(r"\]\(#([^)]+)\)", text)
+    assert len(links) >= 20 and set(links) <= set(headings)
+    figures = re.findall(r"\]\((figures/\S+)\)", text)
+    assert len(figures) == 6 and all(
+        (ROOT / "docs" / f"{name}.svg").exists()
+        for name in figures
+        for name in [name[:-4] if name.endswith(".png") else name]
+    )
+
+
+def test_the_claims_follow_from_the_numbers_beside_them():
+    told = json.loads((ROOT / RESULTS).read_text())
+    assert [vars(claim) for claim in claims.claims(told)] == told["claims"]
+
+
+def test_what_was_measured_is_as_much_as_was_promised():
+    told = json.loads((ROOT / RESULTS).read_text())
+    found = [row for row in _dicts(told) if "accuracy" in row and "questions" in row]
+    assert len(found) > 100 and all(row["questions"] >= 1000 for row in found)
+    tuned = told["table2"]["rows"] + told["sizes"]["rows"] + told["table8"]["rows"]
+    assert all(len(row["seeds"]) == 3 for row in tuned)
+    assert [row["name"] for row in told["table2"]["rows"]] == list(page.NAMES)
+
+
+def _dicts(value):
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _dicts(one)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.01, 0.1, claims.HOLDS), (-0.1, -0.01, claims.NOT), (-0.1, 0.1, claims.OPEN)]
+)
+def test_a_verdict_is_where_the_interval_lies(low, high, verdict):
+    assert claims.side({"low": low, "high": high}) == verdict
+    assert claims.side({"low": -high, "high": -low}, -1) == verdict
+
+
+def test_several_must_all_say_the_same():
+    assert claims.all_of([claims.HOLDS, claims.HOLDS]) == claims.HOLDS
+    assert claims.all_of([claims.HOLDS, claims.OPEN]) == claims.OPEN
+    assert claims.all_of([claims.HOLDS, claims.OPEN, claims.NOT]) == claims.NOT
+
+
+# What models are trained on.
+
+
+def test_the_base_sees_no_thought(tokenizer):
+    from tokenizers import Tokenizer as Plain
+
+    seen = 0
+    for record in corpus.records(Plain.from_file(str(NANO / "tokenizer.json")), 300, 3):
+        text = tokenizer.decode(record["tokens"])
+        said = text.partition("<|im_start|>assistant\n")[2]
+        assert "<|im_start|>think" not in text and WAIT not in said and "not found" not in said
+        assert len(record["trained"]) == len(record["tokens"])
+        assert tokenizer.decode([t for t, on in zip(record["tokens"], record["trained"], strict=True) if on]) == said
+        seen += said.startswith("<|im_start|>answer\nAnswer: ")
+    assert 0.2 < seen / 300 < 0.4
+
+
+def test_the_pool_has_the_train_side_alone_and_each_question_once(rows):
+    heldout = {p.prompt for p, _ in zip(problems("heldout", 7), range(2000), strict=False)}
+    questions = [row["question"] for row in rows]
+    assert len(set(questions)) == len(questions) and not heldout & set(questions)
+    assert any(WAIT in row["thinking"] for row in rows) and any(not row["correct"] for row in rows)
+
+
+def test_the_choice_is_what_its_name_says(rows):
+    lengths = {mode: [r["trace_tokens"] for r in chosen(rows, mode, 40, 1)] for mode in ("paper", "random", "longest")}
+    assert sorted(lengths["longest"], reverse=True) == sorted((r["trace_tokens"] for r in rows), reverse=True)[:40]
+    assert np.mean(lengths["random"]) < np.mean(lengths["paper"]) < np.mean(lengths["longest"])
+    assert not any(row["solved"] for row in chosen(rows, "paper", 40, 1))
+    assert any(row["solved"] for row in chosen(rows, "random", 40, 1))
+    assert len(chosen(rows, "full", 40, 1)) == len(rows)
+    assert chosen(rows, "random", 40, 1) == chosen(rows, "random", 40, 1) != chosen(rows, "random", 40, 2)
+
+
+def test_too_few_rows_are_not_passed_over(rows):
+    with pytest.raises(ValueError, match="170 rows are asked for, and the pool has 160"):
+        chosen(rows, "paper", 170, 1)
+
+
+def test_every_set_gives_as_many_samples(rows):
+    few = repeated(rows[:30], 100, 1)
+    assert len(few) == 100 and len({row["id"] for row in few}) == 100
+    assert {row["question"] for row in few[:30]} == {row["question"] for row in rows[:30]}  # all, before any again
+
+
+@pytest.mark.parametrize(("length", "power"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_lengths_are_rounded_up_to_powers_of_two(length, power):
+    assert control.bucket(length) == power
+
+
+def _said(record, tokenizer):
+    return tokenizer.decode([t for t, on in zip(record["tokens"], record["trained"], strict=True) if on])
+
+
+def test_steps_are_counted_down_from_what_the_prompt_says(rows, tokenizer):
+    for row, record in zip(rows, control.controlled(rows, "step", tokenizer), strict=True):
+        text, said = tokenizer.decode(record["tokens"]), _said(record, tokenizer)
+        asked = int(re.search(r"Think for up to (\d+) steps\.<\|im_end\|>", text)[1])
+        steps = row["thinking"].split("\n")
+        assert asked // 2 < len(steps) <= asked
+        assert control.countdown(said) == [asked - at for at in range(len(steps))]
+        assert re.sub(r"<\|im_start\|>\d+ steps left\n", "", said) == (
+            f"{row['thinking']}\n<|im_start|>answer\nAnswer: {row['answer']}<|im_end|>\n"
+        )
+
+
+def test_tokens_and_classes_are_in_the_prompt_and_the_trace_is_as_it_was(rows, tokenizer):
+    plain = f"<|im_start|>think\n{rows[0]['thinking']}\n<|im_start|>answer\nAnswer: {rows[0]['answer']}<|im_end|>\n"
+    for kind in ("token", "class"):
+        records = control.controlled(rows, kind, tokenizer)
+        assert _said(records[0], tokenizer) == plain
+        texts = [tokenizer.decode(record["tokens"]) for record in records]
+        if kind == "token":
+            asked = [int(re.search(r"Think for up to (\d+) tokens\.", text)[1]) for text in texts]
+            assert all(most // 2 < row["trace_tokens"] <= most for most, row in zip(asked, rows, strict=True))
+        else:
+            long = [row for row, text in zip(rows, texts, strict=True) if "a long amount of thinking" in text]
+            assert 0.3 < len(long) / len(rows) < 0.5  # above the median, with what is equal to it below
+
+
+def test_a_cut_trace_has_no_end(rows, tokenizer):
+    records = control.cut(rows, 90, tokenizer)
+    assert max(len(record["tokens"]) for record in records) == 90
+    cut = [record for record in records if len(record["tokens"]) == 90]
+    assert cut and not any(_said(record, tokenizer).endswith("<|im_end|>\n") for record in cut[:5])
+    assert all(len(r["tokens"]) <= 90 for r in control.no_longer(rows, 90, tokenizer))
+
+
+def test_only_waits_become_other_strings(rows):
+    changed = control.several_strings(rows, 1)
+    for before, after in zip(rows, changed, strict=True):
+        assert re.sub(r"^(Hmm|Alternatively)\b", WAIT, after["thinking"], flags=re.MULTILINE) == before["thinking"]
+    assert {name for row in changed for name in control.STRINGS if name in row["thinking"]} == set(control.STRINGS)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "begin", "right"),
+    [([4, 3, 2], 4, True), ([4, 3, 2], 8, False), ([4, 3, 2], None, True), ([4, 2], None, False), ([], 4, False)],
+)
+def test_a_count_is_exact_or_it_is_not(numbers, begin, right):
+    assert control.counts_down(numbers, begin) is right
+
+
+def test_what_a_well_formed_response_is():
+    row = {
+        "reasoning": "4 steps left\na\n<|im_start|>3 steps left\nb",
+        "answer": "Answer: 3",
+        "left_thinking": True,
+        "stop_reason": "natural",
+        "finish_reason": "stop",
+    }
+    assert formed(row, "step") and not formed(row, "token")
+    assert not formed(row | {"reasoning": "4 steps left\na\n<|im_start|>b"}, "step")
+    assert not formed(row | {"stop_reason": "budget"}, "step")
+    assert not formed(row | {"answer": "3"}, "step")
+
+
+# Numbers.
+
+
+def test_an_interval_over_seeds_is_wider_than_over_questions_alone():
+    rng = np.random.default_rng(1)
+    right = (rng.random((3, 400)) < np.array([[0.3], [0.5], [0.7]])).astype(float)
+    both, questions = measure.resampled(right, draws=2000), measure.resampled(right.mean(axis=0)[None], draws=2000)
+    assert both.value == pytest.approx(right.mean()) and both.low < both.value < both.high
+    assert both.high - both.low > 2 * (questions.high - questions.low)
+
+
+def test_a_difference_is_paired_by_question():
+    hard = np.repeat([[0.0, 1.0]], 200, axis=1)  # the same questions right on both sides
+    same = measure.resampled(hard, hard, draws=500)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert measure.resampled(np.ones((2, 50)), np.zeros((3, 50)), draws=500).sign == 1
+
+
+# Steps.
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from bench.paper.steps import Step, Steps
+
+    def write(place):
+        with (place.folder / "began").open("a") as file:
+            file.write("x")
+        while place.name == "slow" and not (place.out / "go").exists():
+            time.sleep(0.05)
+        (place.folder / "result").write_text(place.name)
+
+    def all_steps(out, setting=1):
+        made = [Step("first", 1, write, {"setting": setting}), Step("slow", 1, write, {}, ("first",))]
+        return Steps([*made, Step("apart", 1, write, {}), Step("last", 1, write, {}, ("slow", "apart"))], Path(out))
+
+    def command(out):
+        return lambda name: [sys.executable, __file__, out, name]
+
+    if __name__ == "__main__":
+        out, name = sys.argv[1:]
+        if name == "all":
+            all_steps(out).run(command(out), 2, print)
+        else:
+            all_steps(out).perform(name)
+    """
+)
+
+
+@pytest.fixture
+def stepped(tmp_path, monkeypatch):
+    script = tmp_path / "some_steps.py"
+    script.write_text(SCRIPT)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("some_steps", None)
+    import some_steps
+
+    return script, some_steps
+
+
+def _until(told, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not told():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_steps_go_on_and_what_is_done_is_not_done_again(stepped, tmp_path, how):
+    script, _ = stepped
+    out = tmp_path / "out"
+    command = [sys.executable, str(script), str(out), "all"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment)
+    _until((out / "slow" / "began").exists)
+    _until((out / "apart" / "done.json").exists)
+    first.send_signal(how)
+    assert first.wait(20) != 0
+    _until(lambda: not _running(str(out), "slow"))  # nothing is left behind that would write into the next run's folder
+    assert not (out / "last").exists()
+    (out / "go").touch()
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    began = {name: (out / name / "began").read_text() for name in ("first", "slow", "apart", "last")}
+    assert began == {"first": "x", "slow": "xx", "apart": "x", "last": "x"}
+
+
+def _running(*words):
+    lines = [f.read_bytes().split(b"\0") for f in Path("/proc").glob("[0-9]*/cmdline") if os.access(f, os.R_OK)]
+    return any(all(word.encode() in line for word in words) for line in lines)
+
+
+def test_other_settings_are_another_result(stepped, tmp_path):
+    _, module = stepped
+    before, after = module.all_steps(tmp_path), module.all_steps(tmp_path, setting=2)
+    (tmp_path / "go").touch()
+    for step in before.all:
+        before.perform(step.name)
+    assert before.left() == [] and [step.name for step in after.left()] == ["first", "slow", "last"]
+    after.perform("first")
+    assert (tmp_path / "first" / "began").read_text() == "x"  # from nothing
+
+
+def test_a_step_that_fails_says_why_and_where(tmp_path, capsys):
+    steps = Steps([Step("broken", 1, lambda place: None, {})], tmp_path)
+    command = [sys.executable, "-c", "import sys; print('no room'); sys.exit(3)"]
+    with pytest.raises(EngineDead, match=r"step broken ended with code 3; .*broken\.txt"):
+        steps.run(lambda name: command, 1, print)
+    assert "no room" in capsys.readouterr().err
+
+
+def test_steps_are_chosen_with_what_they_need(tmp_path):
+    steps = Steps(plan.steps(plan.Scale()), tmp_path)
+    assert [step.name for step in steps.only(["cut-2"]).all] == ["base", "pool", "cut-2"]
+    with pytest.raises(InputError, match="step 'cut-4' is unknown; did you mean 'cut-3'"):
+        steps.only(["cut-4"])
+
+
+def test_the_plan_is_told_and_does_nothing(tmp_path, capsys):
+    assert main(["--plan", "--out", str(tmp_path / "none")]) == 0
+    told = capsys.readouterr().out
+    assert "control-step-3" in told and "about" in told and not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_all_of_it_in_small_killed_twice(tmp_path):
+    out = tmp_path / "paper"
+    command = [sys.executable, "-m", "bench.paper", "--rehearsal", "--out", str(out)]
+    for done in (1, 9):
+        process = subprocess.Popen(command, cwd=ROOT)
+        _until(lambda done=done: len(list(out.glob("*/done.json"))) >= done, 300)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*/done.json")}
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert all(file.stat().st_mtime_ns == at for file, at in before.items())
+    told = json.loads((out / "paper.json").read_text())
+    assert page.text(told, "figures") == (out / "paper.md").read_text()
+    assert len(list((out / "figures").glob("*.svg"))) == 12
