@@ -168,8 +168,8 @@ class TokenConditional(MethodBase, frozen=True, tag="token_conditional"):
 
 
 class StepConditional(MethodBase, frozen=True, tag="step_conditional"):
-    """The prompt asks for at most so many steps, which the model counts down ("8 steps left" behind a bare turn) until it
-    answers; with `forced` thinking ends at step 0, too.
+    """The prompt asks for at most so many steps, which the model counts down ("8 steps left" behind a bare turn) until
+    it answers; with `forced` thinking ends at step 0, too.
 
     Control takes a step for `tokens_per_step` tokens, as the paper does. The paper's own commands differ: without
     forcing they open with what these models never write, and with it an answer ahead of step 0 ends no thinking.

@@ -140,7 +140,7 @@ def steps(scale: Scale) -> list[Step]:
     before = Asked([{"method": "none", "opener": False}, AUTO])
     curves = Asked([BUDGETS, waits(0, 1, 2, 4, 6, budget=NANO_ROOM)], most=NANO_ROOM)
     strings = Asked([waits(0, budget=NANO_ROOM), *({**t, "budget": NANO_ROOM} for t in TWICE)], most=NANO_ROOM)
-    limits = Asked(mixed=[waits(0, 1, 2, 4, 8, 16, 32, budget=LONG_ROOM)], most=LONG_ROOM)
+    limits = Asked(mixed=[waits(0, 1, 2, 4, 8, 16, 32, 64, 96, budget=LONG_ROOM)], most=LONG_ROOM)
     parallel = Asked(mixed=[BUDGETS, waits(1, 2, 4, budget=NANO_ROOM), *SEARCHES], most=NANO_ROOM)
     table2 = Asked([AUTO])
     found = [
