@@ -2,6 +2,7 @@
 
     python -m bench.paper                  # everything that is not done yet, then the page; killed, it goes on
     python -m bench.paper --plan           # what would be done, and how long that took once
+    python -m bench.paper --part table2    # what one part needs, and its numbers as JSON on standard output
     python -m bench.paper --page           # the page alone, from bench/results/paper.json
 
 Steps are kept in --out, each in a folder of its own, with logs/ beside them.
@@ -11,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.command.flags import read_flags
 from engine.command.stop import exit_code, terminable
@@ -18,6 +20,11 @@ from engine.errors import EngineDead, InputError, tell
 from engine.one_writer import sole_writer
 
 RESULTS, PAGE, FIGURES = Path("bench/results/paper.json"), Path("docs/paper.md"), Path("docs/figures")
+
+
+PartName = Literal[
+    "base", "figure1", "figure7", "table2", "sizes", "table8", "table3", "table4", "limits", "curation", "training"
+]
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ class Arguments:
     """Only say what would be done."""
     page: bool = False
     """Only write the page again, from the results that are there."""
-    only: tuple[str, ...] = ()
-    """Steps, and what they need; no page is written."""
+    part: PartName | None = None
+    """Only what this part of the page needs; its numbers go to standard output, and no page is written."""
     rehearsal: bool = False
     """Everything in minutes, with numbers that say nothing; results, page and figures are written into --out."""
     step: str | None = None
@@ -64,14 +71,16 @@ def _obey(arguments: Arguments) -> int:
     from bench.paper.steps import Steps, python
 
     scale = plan.REHEARSAL if arguments.rehearsal else plan.Scale()
-    steps = Steps(plan.steps(scale), arguments.out).only(arguments.only)
+    steps = Steps(plan.steps(scale), arguments.out)
+    if arguments.part is not None:
+        steps = steps.only(plan.PARTS[arguments.part])
     if arguments.step is not None:
         steps.perform(arguments.step)
         return 0
     left = steps.left()
-    print(*steps.table(), sep="\n")
+    say(*steps.table())
     minutes = sum(step.minutes for step in left) / arguments.workers
-    print(f"{len(left)} of {len(steps.all)} steps left, about {minutes:.0f} minutes with {arguments.workers} at a time")
+    say(f"{len(left)} of {len(steps.all)} steps left, about {minutes:.0f} minutes with {arguments.workers} at a time")
     if arguments.plan:
         return 0
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -81,13 +90,20 @@ def _obey(arguments: Arguments) -> int:
         return python("bench.paper", "--step", name, "--out", str(arguments.out), *more)
 
     with sole_writer(arguments.out):
-        steps.run(command, arguments.workers, lambda line: print(line, flush=True))
-        if not arguments.only:
-            from bench.paper import results
+        steps.run(command, arguments.workers, say)
+        from bench.paper import results
 
+        if arguments.part is not None:
+            print(results.part(arguments.out, scale, arguments.part))
+        else:
             results.collect(arguments.out, scale, steps, _results(arguments))
             _write_page(arguments)
     return 0
+
+
+def say(*lines: str) -> None:
+    """On standard error, at once."""
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _results(arguments: Arguments) -> Path:
@@ -99,7 +115,7 @@ def _write_page(arguments: Arguments) -> None:
 
     where = (arguments.out / "paper.md", arguments.out / "figures") if arguments.rehearsal else (PAGE, FIGURES)
     page.write(_results(arguments), *where)
-    print(f"{where[0]}, from {_results(arguments)}")
+    say(f"{where[0]}, from {_results(arguments)}")
 
 
 if __name__ == "__main__":

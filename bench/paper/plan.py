@@ -83,6 +83,22 @@ SEARCHES = [
 ]
 
 
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "base": ("random",),
+    "figure1": ("nano-groups",),
+    "figure7": ("nano-parallel",),
+    "table2": ("paper", "random", "diverse", "longest", "full"),
+    "sizes": ("random", "size-100", "size-300", "size-3000"),
+    "table8": ("random", "cut"),
+    "table3": ("random", "control-token", "control-step", "control-class"),
+    "table4": ("nano-strings", "strings"),
+    "limits": ("nano-limits", "stretched"),
+    "curation": ("curation",),
+    "training": ("training",),
+}
+"""The steps of each part of the page, without their seeds; what these need comes with them."""
+
+
 def waits(*counts: int, budget: int = ROOM) -> dict[str, Any]:
     """So many "Wait"s within a budget."""
     return {"method": "extensions", "extensions": list(counts), "budget": budget}

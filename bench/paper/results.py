@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench.evaluation.estimators import majority_at_k
-from bench.paper import control, measure
+from bench.paper import control, measure, plan
 from bench.paper.claims import claims
 from bench.paper.measure import Estimate, Runs
 from bench.paper.plan import CUT_TOKENS, GROUPS, POOL_SEED, QUESTION_SEED, SHORT_TOKENS, YARN, Scale
@@ -44,11 +44,14 @@ class Found:
         return measure.together([self.auto(name, group) for group in GROUPS])
 
 
+def part(out: Path, scale: Scale, name: str) -> str:
+    """The numbers of one part, as JSON."""
+    return _json(PARTS[name](Found(out, scale)))
+
+
 def collect(out: Path, scale: Scale, steps: Steps, file: Path) -> None:
     """Write the results of all steps, which are done."""
-    found = Found(out, scale)
-    parts = {part.__name__: part(found) for part in PARTS}
-    seconds = {step.name: steps.seconds(step) for step in steps.all}
+    seconds = {step.name: steps.seconds(step) or 0.0 for step in steps.all}
     told: dict[str, Any] = {
         "about": {
             "machine": vars(Machine.read(torch.device("cpu"))),
@@ -57,15 +60,24 @@ def collect(out: Path, scale: Scale, steps: Steps, file: Path) -> None:
             "question_seed": QUESTION_SEED,
             "pool_seed": POOL_SEED,
             "groups": {name: list(families) for name, families in GROUPS.items()},
-            "core_minutes": sum(filter(None, seconds.values())) / 60,
+            "core_minutes": sum(seconds.values()) / 60,
             "steps": len(seconds),
+            "minutes_of": {
+                name: sum(seconds[step.name] for step in steps.only(stems).all) / 60
+                for name, stems in plan.PARTS.items()
+            },
         },
-        **parts,
+        **{name: told_by(Found(out, scale)) for name, told_by in PARTS.items()},
     }
     told["claims"] = [vars(claim) for claim in claims(told)]
     file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, _json(told) + "\n")
+
+
+def _json(told: Any) -> str:
+    """Six digits behind the point."""
     rounded = json.loads(json.dumps(told), parse_float=lambda digits: round(float(digits), 6))
-    write_whole(file, json.dumps(rounded, indent=1) + "\n")
+    return json.dumps(rounded, indent=1)
 
 
 def base(found: Found) -> dict[str, Any]:
@@ -364,16 +376,8 @@ def training(found: Found) -> dict[str, Any]:
     return measure.read(found.out / "training" / "plan.json")
 
 
-PARTS: Sequence[Callable[[Found], dict[str, Any]]] = (
-    base,
-    figure1,
-    figure7,
-    table2,
-    sizes,
-    table8,
-    table3,
-    table4,
-    limits,
-    curation,
-    training,
-)
+PARTS: Mapping[str, Callable[[Found], dict[str, Any]]] = {
+    told_by.__name__: told_by
+    for told_by in (base, figure1, figure7, table2, sizes, table8, table3, table4, limits, curation, training)
+}
+"""What tells the numbers of each part of the page."""

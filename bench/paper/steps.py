@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import ends_with_its_parent
-from engine.errors import EngineDead, InputError, shown
-from engine.struct_error import choices
+from engine.errors import EngineDead
 from engine.whole_file import write_whole
 
 LOG_LINES = 12
@@ -80,16 +79,11 @@ class Steps:
             return json.loads((self.out / step.name / "done.json").read_text())
         return None
 
-    def only(self, names: Sequence[str]) -> "Steps":
-        """These steps and what they need; all where no name is given. Raises InputError for a name that is none."""
-        if not names:
-            return self
+    def only(self, stems: Sequence[str]) -> "Steps":
+        """The steps whose names are `stems`, with or without a seed behind them, and what these need."""
         known = {step.name: step for step in self.all}
-        unknown = next((name for name in names if name not in known), None)
-        if unknown is not None:
-            raise InputError(f"step {shown(unknown)} is unknown{choices(unknown, list(known))}")
+        missing = [name for name in known if name in stems or name.rpartition("-")[0] in stems]
         wanted: set[str] = set()
-        missing = list(names)
         while missing:
             name = missing.pop()
             wanted.add(name)

@@ -9,19 +9,19 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from bench.house import ROOT
-from bench.paper import claims, control, corpus, measure, page, plan
-from bench.paper.__main__ import PAGE, RESULTS, main
+from bench.paper import claims, control, corpus, measure, page, plan, results
+from bench.paper.__main__ import PAGE, RESULTS, PartName, main
 from bench.paper.pool import chosen, pool, repeated
 from bench.paper.results import formed
 from bench.paper.steps import Step, Steps
 from curate.families import problems
 from curate.families.problem import WAIT
-from engine import InputError
 from engine.errors import EngineDead
 from engine.text.tokenizer import Tokenizer
 
@@ -324,16 +324,17 @@ def test_a_step_that_fails_says_why_and_where(tmp_path, capsys):
     assert "no room" in capsys.readouterr().err
 
 
-def test_steps_are_chosen_with_what_they_need(tmp_path):
+def test_a_part_has_its_steps_and_what_they_need(tmp_path):
     steps = Steps(plan.steps(plan.Scale()), tmp_path)
-    assert [step.name for step in steps.only(["cut-2"]).all] == ["base", "pool", "cut-2"]
-    with pytest.raises(InputError, match="step 'cut-4' is unknown; did you mean 'cut-3'"):
-        steps.only(["cut-4"])
+    found = {name: {step.name for step in steps.only(stems).all} for name, stems in plan.PARTS.items()}
+    assert found["table8"] == {"base", "pool", *(f"{name}-{seed}" for name in ("random", "cut") for seed in (1, 2, 3))}
+    assert found["figure1"] == {"nano-groups"} and set().union(*found.values()) == {step.name for step in steps.all}
+    assert list(plan.PARTS) == list(results.PARTS) == list(get_args(PartName))
 
 
 def test_the_plan_is_told_and_does_nothing(tmp_path, capsys):
     assert main(["--plan", "--out", str(tmp_path / "none")]) == 0
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "control-step-3" in told and "about" in told and not (tmp_path / "none").exists()
 
 
