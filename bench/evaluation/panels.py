@@ -42,18 +42,21 @@ def drawn(panels: Sequence[Panel], title: str, theme: Theme) -> Figure:
     figure = Figure(figsize=(9.6 if len(panels) > 1 else 6.8, 4.0), layout="constrained")
     figure.suptitle(textwrap.fill(title, 90))
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    lines: dict[str, Line2D] = {}
     for axes, panel in zip(row, panels, strict=True):
         crowd = len(panel.curves) > len(theme.curves)
-        lines = [_draw_curve(axes, curve, at, theme, crowd) for at, curve in enumerate(panel.curves)]
+        for curve in panel.curves:
+            lines[curve.name] = _draw_curve(axes, curve, names.index(curve.name), theme, crowd)
         _scale_tokens(axes, [x for curve in panel.curves for x in curve.tokens], most=16 // (1 + len(panels)))
         axes.set_xlabel(panel.x)
     curves = [curve for panel in panels for curve in panel.curves]
     top = max(100 * value for curve in curves for value in (*curve.accuracy, *(curve.high or ())))
     row[0].set(ylabel="accuracy (%)", ylim=(0, min(103, max(5, 1.12 * top))))
-    draw_legend(figure, lines)
+    draw_legend(figure, [lines[name] for name in names])
     settle(figure)
     for axes, panel in zip(row, panels, strict=True):
-        write_labels(axes, [_labelled(curve, at, theme) for at, curve in enumerate(panel.curves)])
+        write_labels(axes, [_labelled(curve, names.index(curve.name), theme) for curve in panel.curves])
     return figure
 
 

@@ -78,7 +78,7 @@ def _limits(found: Mapping[str, Any]) -> list[Panel]:
     return [
         Panel(
             "thinking tokens, s1-nano, 0 to 96 Waits",
-            [_curve("Waits", rows, labels=[row["name"].split()[0] for row in rows])],
+            [_curve("s1-nano", rows, labels=[row["name"].split()[0] for row in rows])],
         ),
         Panel(f"thinking tokens, trained on texts of {found['trained']}, 0 to 8 Waits", stretched),
     ]
