@@ -19,7 +19,14 @@ from engine.command.stop import exit_code, terminable
 from engine.errors import EngineDead, InputError, tell
 from engine.one_writer import sole_writer
 
-RESULTS, PAGE, FIGURES = Path("bench/results/paper.json"), Path("docs/paper.md"), Path("docs/figures")
+
+@dataclass(frozen=True)
+class Files:
+    """Where results and page go."""
+
+    results: Path = Path("bench/results/paper.json")
+    page: Path = Path("docs/paper.md")
+    figures: Path = Path("docs/figures")
 
 
 PartName = Literal[
@@ -31,8 +38,8 @@ PartName = Literal[
 class Arguments:
     """What is done of it, and where."""
 
-    out: Path = Path("runs/paper")
-    """Folder of everything that is made on the way."""
+    out: Path | None = None
+    """Folder of everything that is made on the way; runs/paper, of a rehearsal runs/paper_rehearsal."""
     workers: int = 2
     """Steps at a time, each on one core."""
     plan: bool = False
@@ -64,14 +71,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _obey(arguments: Arguments) -> int:
+    out = arguments.out or Path("runs/paper_rehearsal" if arguments.rehearsal else "runs/paper")
+    files = Files(out / "paper.json", out / "paper.md", out / "figures") if arguments.rehearsal else Files()
     if arguments.page:
-        _write_page(arguments)
+        _write_page(files)
         return 0
     from bench.paper import plan  # brings torch, which --help does without
     from bench.paper.steps import Steps, python
 
     scale = plan.REHEARSAL if arguments.rehearsal else plan.Scale()
-    steps = Steps(plan.steps(scale), arguments.out)
+    steps = Steps(plan.steps(scale), out)
     if arguments.part is not None:
         steps = steps.only(plan.PARTS[arguments.part])
     if arguments.step is not None:
@@ -87,17 +96,17 @@ def _obey(arguments: Arguments) -> int:
     more = ["--rehearsal"] * arguments.rehearsal
 
     def command(name: str) -> list[str]:
-        return python("bench.paper", "--step", name, "--out", str(arguments.out), *more)
+        return python("bench.paper", "--step", name, "--out", str(out), *more)
 
-    with sole_writer(arguments.out):
+    with sole_writer(out):
         steps.run(command, arguments.workers, say)
         from bench.paper import results
 
         if arguments.part is not None:
-            print(results.part(arguments.out, scale, arguments.part))
+            print(results.part(out, scale, arguments.part))
         else:
-            results.collect(arguments.out, scale, steps, _results(arguments))
-            _write_page(arguments)
+            results.collect(out, scale, steps, files.results)
+            _write_page(files)
     return 0
 
 
@@ -106,16 +115,11 @@ def say(*lines: str) -> None:
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
-def _results(arguments: Arguments) -> Path:
-    return arguments.out / "paper.json" if arguments.rehearsal else RESULTS
-
-
-def _write_page(arguments: Arguments) -> None:
+def _write_page(files: Files) -> None:
     from bench.paper import page  # brings matplotlib
 
-    where = (arguments.out / "paper.md", arguments.out / "figures") if arguments.rehearsal else (PAGE, FIGURES)
-    page.write(_results(arguments), *where)
-    say(f"{where[0]}, from {_results(arguments)}")
+    page.write(files.results, files.page, files.figures)
+    say(f"{files.page}, from {files.results}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is done: every model and every evaluation of the page, as steps with the minutes that they took once."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 from bench.paper import work
 from bench.paper.control import STRINGS
+from bench.paper.corpus import LONGEST
 from bench.paper.steps import Place, Step
 
 NANO, REWARD = Path("models/s1-nano"), Path("models/s1-nano-prm")
@@ -27,7 +29,7 @@ class Scale:
 
     questions: int = 1000
     """Held-out ones, of an accuracy."""
-    problems: int = 60_000
+    problems: int = 75_000
     """Of the base's corpus."""
     thousand: int = 1000
     """Samples of a set; the pool is four times as many."""
@@ -52,9 +54,9 @@ ROOM, NANO_ROOM, STEP_ROOM, LONG_ROOM = 464, 1024, 720, 1900
 context of 2,048 has room for."""
 BUDGETS = {"method": "budget", "budgets": [16, 32, 64, 128, 256]}
 AUTO = {"method": "auto"}
-TOKEN_LIMITS, STEP_LIMITS, TOKENS_PER_STEP = [16, 32, 64, 128, 256], [2, 4, 8, 16, 32], 18
+TOKEN_LIMITS, STEP_LIMITS, TOKENS_PER_STEP = [32, 64, 128, 256], [4, 8, 16, 32], 18
 REJECTION = {"method": "rejection", "limits": [32, 48, 64, 96, 128], "tries": 16}
-STRINGS_ASKED = ("", *STRINGS, "\n\nWait")
+STRINGS_ASKED = ("", *STRINGS, *(f"\n\n{text}" for text in STRINGS))
 TWICE = [{"method": "extensions", "extensions": [2], "string": text, "budget": ROOM} for text in STRINGS_ASKED]
 CONTROLLED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "token": [{"method": "token_conditional", "limits": TOKEN_LIMITS, "forced": forced} for forced in (False, True)],
@@ -65,11 +67,13 @@ CONTROLLED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "class": [{"method": "class_conditional"}, AUTO],
 }
 """Table 3: the models that are told how long to think, and how each is asked."""
-CUT_TOKENS = 104
+CUT_TOKENS = 98
 """Table 8: about as many training texts are longer as in the paper (74 %)."""
-SHORT_TOKENS, YARN = 160, (1, 2, 4)
+SHORT_TOKENS, YARN = LONGEST, (1, 2, 4)
 """No training text is longer, where a model is to be asked for more than it has seen; factors that its positions are
 stretched by then (1: not at all)."""
+SHARES = (0.1, 0.3, 1.0, 3.0)
+"""Of a thousand: sizes of random sets."""
 SEARCHES = [
     {"method": "parallel", "samples": 16, "budgets": [128], "temperature": 1.5},
     {
@@ -88,7 +92,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "figure1": ("nano-groups",),
     "figure7": ("nano-parallel",),
     "table2": ("paper", "random", "diverse", "longest", "full"),
-    "sizes": ("random", "size-100", "size-300", "size-3000"),
+    "sizes": ("random", *(f"size-{share:g}" for share in SHARES if share != 1)),
     "table8": ("random", "cut"),
     "table3": ("random", "control-token", "control-step", "control-class"),
     "table4": ("nano-strings", "strings"),
@@ -121,6 +125,9 @@ class Asked:
                 work.evaluate(place.folder / name, model, task, methods, self.most)
 
 
+STRETCHED = Asked(mixed=[waits(0, 1, 2, 4, 8)])
+
+
 def base(scale: Scale, asked: Asked, place: Place) -> None:
     """The base, and what it can do before any tuning."""
     asked.of(work.make_base(place, scale.problems, BASE_SEED), scale, place)
@@ -138,12 +145,25 @@ def stretched(scale: Scale, seed: int, place: Place) -> None:
     for factor in YARN:
         inner = Place(place.folder, f"yarn-{factor}")
         copy = model if factor == 1 else work.with_yarn(model, inner.folder / "model", factor, SHORT_TOKENS)
-        Asked(mixed=[BUDGETS, waits(0, 1, 2, 4, 8)]).of(copy, scale, inner)
+        STRETCHED.of(copy, scale, inner)
+
+
+def made_by() -> str:
+    """A hash of what else decides a result: how data are made, recipes, and the models that are used as they are."""
+    files = [Path(__file__).with_name(f"{name}.py") for name in ("control", "corpus", "pool", "work")]
+    files += [work.RECIPES / f"s1_nano_{name}.yaml" for name in ("pretrain", "sft")]
+    files += [file for model in (NANO, REWARD) for file in sorted(model.glob("*.safetensors"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 def steps(scale: Scale) -> list[Step]:
     """All of them, long ones early: two cores end together."""
-    shown = {"scale": asdict(scale), "question seed": QUESTION_SEED, "groups": {k: list(v) for k, v in GROUPS.items()}}
+    shown = {
+        "made by": made_by(),
+        "scale": asdict(scale),
+        "question seed": QUESTION_SEED,
+        "groups": {k: list(v) for k, v in GROUPS.items()},
+    }
 
     def of_nano(name: str, minutes: float, asked: Asked) -> Step:
         return Step(f"nano-{name}", minutes, partial(asked.of, NANO, scale), shown | {"asked": asdict(asked)})
@@ -177,11 +197,17 @@ def steps(scale: Scale) -> list[Step]:
         found.append(tuning("random", seed, 3.0, forcing))
         found += [tuning(mode, seed, 2.0, table2, mode) for mode in ("paper", "diverse", "longest")]
         found.append(tuning("full", seed, 2.0, table2, "full", count=scale.samples))
-        for share in (0.1, 0.3, 3):
-            count = round(share * scale.thousand)
-            found.append(tuning(f"size-{count}", seed, 2.0, table2, count=count))
+        for share in SHARES:
+            if share != 1:
+                found.append(tuning(f"size-{share:g}", seed, 2.0, table2, count=round(share * scale.thousand)))
         found.append(tuning("cut", seed, 2.0, table2, form="cut", tokens=CUT_TOKENS))
         found.append(tuning("strings", seed, 2.0, Asked([waits(0), *TWICE]), form="strings"))
-        made = shown | {"seed": seed, "recipe": RECIPE, "yarn": YARN, "tokens": SHORT_TOKENS}
+        made = shown | {
+            "seed": seed,
+            "recipe": RECIPE,
+            "yarn": YARN,
+            "tokens": SHORT_TOKENS,
+            "asked": asdict(STRETCHED),
+        }
         found.append(Step(f"stretched-{seed}", 2.5, partial(stretched, scale, seed), made, ("base", "pool")))
     return found

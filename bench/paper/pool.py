@@ -16,6 +16,8 @@ from curate.families.problem import thinking
 from curate.selection.select import select
 from engine.text.tokenizer import Tokenizer
 
+MUCH, REST = "chains", ("countdown3", "countdown4", "sequences", "clocks", "weekdays", "logic", "residues")
+"""Half of the pool is of one family, as half of the paper's is of one source; the others share the rest."""
 WAITED, MOST_WAITS = 0.5, 6
 """Chance that a trace goes on with a "Wait" where it might stop, and how often at most."""
 Choice = Literal["paper", "random", "diverse", "longest", "full"]
@@ -24,7 +26,7 @@ Choice = Literal["paper", "random", "diverse", "longest", "full"]
 def pool(tokenizer: Tokenizer, count: int, seed: int) -> list[dict[str, Any]]:
     """`count` distinct questions of the train side: id, family, question, thinking, answer, correct, trace_tokens."""
     rng, rows = Random(f"paper pool {seed}"), []
-    for number, problem in enumerate(draw_distinct("train", seed, count).problems):
+    for number, problem in enumerate(draw_distinct("train", seed, count, (MUCH,) * len(REST) + REST).problems):
         waits = 0
         while waits < MOST_WAITS and rng.random() < WAITED:
             waits += 1

@@ -204,8 +204,8 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 def sizes(found: Found) -> dict[str, Any]:
     """Sample efficiency: random sets of several sizes, as many steps."""
-    counts = [round(share * found.scale.thousand) for share in (0.1, 0.3, 1, 3)]
-    names = {count: "random" if count == found.scale.thousand else f"size-{count}" for count in counts}
+    names = {round(x * found.scale.thousand): "random" if x == 1 else f"size-{x:g}" for x in plan.SHARES}
+    counts = list(names)
     rows = [found.everywhere(name).row(f"{count:,}", samples=count) for count, name in names.items()]
     steps = [
         {"from": a, "to": b, **asdict(found.everywhere(names[b]).over(found.everywhere(names[a])))}

@@ -105,10 +105,12 @@ class Steps:
     def perform(self, name: str) -> None:
         """Do one step, in this process."""
         step = next(step for step in self.all if step.name == name)
-        folder, begun = self.out / name, self.out / name / "begun.json"
-        with suppress(OSError):
-            if begun.read_text() != self.keys[name]:
-                shutil.rmtree(folder)
+        folder, begun = self.out / name, self.out / name / "begun"
+        if folder.exists() and not (begun.exists() and begun.read_text() == self.keys[name]):
+            stale = folder.with_name(f".{name}.stale")  # a folder that is half removed must not be taken for one begun
+            shutil.rmtree(stale, ignore_errors=True)
+            folder.rename(stale)
+            shutil.rmtree(stale)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(begun, self.keys[name])
         started = time.perf_counter()

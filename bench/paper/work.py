@@ -55,19 +55,22 @@ def evaluate(
 
 
 def _train(recipe: str, run_folder: Path, *settings: str) -> Path:
-    """Runs the trainer; returns the exported checkpoint."""
-    code = train([str(RECIPES / recipe), f"run={run_folder}", "compute.loss_chunk=16384", *settings])
-    if code != 0:
-        raise EngineDead(f"training in {run_folder} ended with code {code}")
+    """Runs the trainer, or goes on with a run that was stopped; returns the exported checkpoint."""
+    export, finished = run_folder / "export", run_folder / "finished"
+    if not finished.exists():
+        code = train([str(RECIPES / recipe), f"run={run_folder}", "compute.loss_chunk=16384", *settings])
+        if code != 0 or not (export / "config.json").exists():  # the code is 0 where it was told to stop, too
+            raise EngineDead(f"training in {run_folder} was stopped, code {code}")
+        finished.touch()
     shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
-    return run_folder / "export"
+    return export
 
 
 def make_base(place: Place, count: int, seed: int) -> Path:
     """The base without traces; returns its checkpoint."""
     start, corpus = place.folder / "start", place.folder / "corpus.jsonl"
     tokenizer = write_base(start, seed)
-    if not (place.folder / "run" / "config.yaml").exists():
+    if not (place.folder / "run" / "config.yaml").exists():  # written behind the corpus
         write_jsonl(corpus, records(tokenizer, count, seed))
     return _train(
         "s1_nano_pretrain.yaml",
@@ -126,8 +129,8 @@ def training_rows(place: Place, made: Mapping[str, Any], samples: int, seed: int
 
 def tune(place: Place, made: Mapping[str, Any], samples: int, seed: int, recipe: Sequence[str]) -> Path:
     """A model tuned from the base; returns its checkpoint."""
-    rows = training_rows(place, made, samples, seed)
-    write_jsonl(place.folder / "train.jsonl", rows)
+    if not (place.folder / "run" / "config.yaml").exists():
+        write_jsonl(place.folder / "train.jsonl", training_rows(place, made, samples, seed))
     return _train(
         "s1_nano_sft.yaml",
         place.folder / "run",

@@ -16,7 +16,7 @@ import pytest
 
 from bench.house import ROOT
 from bench.paper import claims, control, corpus, measure, page, plan, results
-from bench.paper.__main__ import PAGE, RESULTS, PartName, main
+from bench.paper.__main__ import Files, PartName, main
 from bench.paper.pool import chosen, pool, repeated
 from bench.paper.results import formed
 from bench.paper.steps import Step, Steps
@@ -42,12 +42,12 @@ def rows(tokenizer):
 
 
 def test_the_page_is_what_its_results_say():
-    told = json.loads((ROOT / RESULTS).read_text())
-    assert page.text(told, "figures") == (ROOT / PAGE).read_text(), "run python -m bench.paper --page"
+    told = json.loads((ROOT / Files().results).read_text())
+    assert page.text(told, "figures") == (ROOT / Files().page).read_text(), "run python -m bench.paper --page"
 
 
 def test_every_link_and_figure_of_the_page_is_there():
-    text = (ROOT / PAGE).read_text()
+    text = (ROOT / Files().page).read_text()
     headings = [re.sub(r"[^\w\- ]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()]
     links = re.findall(r"\]\(#([^)]+)\)", text)
     assert len(links) >= 20 and set(links) <= set(headings)
@@ -60,12 +60,12 @@ def test_every_link_and_figure_of_the_page_is_there():
 
 
 def test_the_claims_follow_from_the_numbers_beside_them():
-    told = json.loads((ROOT / RESULTS).read_text())
+    told = json.loads((ROOT / Files().results).read_text())
     assert [vars(claim) for claim in claims.claims(told)] == told["claims"]
 
 
 def test_what_was_measured_is_as_much_as_was_promised():
-    told = json.loads((ROOT / RESULTS).read_text())
+    told = json.loads((ROOT / Files().results).read_text())
     found = [row for row in _dicts(told) if "accuracy" in row and "questions" in row]
     assert len(found) > 100 and all(row["questions"] >= 1000 for row in found)
     tuned = told["table2"]["rows"] + told["sizes"]["rows"] + told["table8"]["rows"]
