@@ -10,10 +10,18 @@ from matplotlib.figure import Figure
 from bench.evaluation.panels import Curve, Panel, drawn
 from engine.figure_style import Theme, draw_legend, save
 
+NAMES = {
+    "paper": "s1's selection",
+    "random": "at random",
+    "diverse": "diverse",
+    "longest": "longest",
+    "full": "all of the pool",
+}
+
 
 def draw(told: Mapping[str, Any], folder: Path) -> None:
     """Write every figure as PNG and as SVG on white and on dark."""
-    _curves(folder / "paper_scaling", "Accuracy rises with thinking: s1-nano", *_scaling(told["figure1"]))
+    _curves(folder / "paper_scaling", "Accuracy against thinking: s1-nano", *_scaling(told["figure1"]))
     _curves(folder / "paper_parallel", "One longer thought, votes and trees: s1-nano", *_parallel(told["figure7"]))
     save(partial(forest, _differences(told)), folder / "paper_data")
     _curves(folder / "paper_control", "Ways to say how long a model shall think", *_control(told["table3"]))
@@ -77,10 +85,10 @@ def _limits(found: Mapping[str, Any]) -> list[Panel]:
     ]
     return [
         Panel(
-            "thinking tokens, s1-nano, 0 to 96 Waits",
+            "thinking tokens, s1-nano, more and more Waits",
             [_curve("s1-nano", rows, labels=[row["name"].split()[0] for row in rows])],
         ),
-        Panel(f"thinking tokens, trained on texts of {found['trained']}, 0 to 8 Waits", stretched),
+        Panel(f"thinking tokens, trained on texts of {found['trained']}, more and more Waits", stretched),
     ]
 
 
@@ -99,7 +107,7 @@ def forest(differences: Mapping[str, Mapping[str, Mapping[str, float]]], theme: 
     figure.suptitle("What a thousand is chosen by, against s1's selection")
     axes = figure.subplots()
     groups = list(next(iter(differences.values())))
-    names, apart = {"random": "at random", "full": "all of the pool"}, 0.18
+    apart = 0.18
     handles: dict[str, Any] = {}
     for row, of in enumerate(differences.values()):
         for at, group in enumerate(groups):
@@ -117,7 +125,7 @@ def forest(differences: Mapping[str, Mapping[str, Mapping[str, float]]], theme: 
                 label=group,
             )
     axes.axvline(0, color=theme.quiet, linewidth=1)
-    axes.set_yticks(range(len(differences)), [names.get(name, name) for name in differences])
+    axes.set_yticks(range(len(differences)), [NAMES[name] for name in differences])
     axes.invert_yaxis()
     axes.set_xlabel("percentage points of accuracy, with 95 % intervals over questions and training seeds")
     draw_legend(figure, list(handles.values()))

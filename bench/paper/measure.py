@@ -1,12 +1,20 @@
-"""Numbers from the folders of steps: accuracies and differences with intervals over questions and seeds, and loops."""
+"""Numbers from the folders of steps: accuracies and differences with intervals over questions and seeds, and copies.
+
+The interval of a mean, or of a difference, is Student's: its variance is that between questions, with seeds averaged
+out, plus that between the training seeds of each side, and its degrees of freedom are Welch and Satterthwaite's. Three
+seeds are few: to draw them again (bootstrap) would make intervals that are too short.
+"""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 
 from bench.evaluation import metrics, outcomes
@@ -14,22 +22,14 @@ from bench.evaluation.log import sample_rows
 from bench.statistics import wilson
 from curate.families.problem import WAIT
 
-DRAWS = 10_000
-"""As in the paper."""
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share, or a difference of shares, with its 95 % interval."""
+    """A mean or a difference with its 95 % interval."""
 
     value: float
     low: float
     high: float
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval lies on one side of zero, otherwise 0."""
-        return (self.low > 0) - (self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Runs:
 
     @property
     def accuracy(self) -> Estimate:
-        """Of one model by Wilson; of several, drawn again over seeds and questions at once."""
-        if len(self.right) == 1:
+        """Of one model by Wilson, of several by `estimate`."""
+        if len(self.right) == 1 and {*self.right.flat} <= {0.0, 1.0}:
             return Estimate(float(self.right.mean()), *wilson(int(self.right.sum()), self.right.size))
-        return resampled(self.right)
+        found = estimate(self.right)
+        return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
     def over(self, other: "Runs") -> Estimate:
         """The paired difference on the same questions."""
-        return resampled(self.right, other.right)
+        return estimate(self.right, other.right)
 
     def row(self, name: str, **more: Any) -> dict[str, Any]:
         """As JSON values."""
@@ -57,18 +58,29 @@ class Runs:
         return {"name": name, **told, "questions": self.right.shape[1], **more}
 
 
-def resampled(right: np.ndarray, other: np.ndarray | None = None, draws: int = DRAWS) -> Estimate:
-    """The mean of `right`, or of its difference to `other` [seeds, questions], with a percentile interval over both:
-    questions are drawn with replacement, the same for both sides, and so are the training seeds of each side."""
-    random, sides = np.random.default_rng(0), [right] if other is None else [right, other]
-    value = float(right.mean() - (0.0 if other is None else other.mean()))
-    found = np.empty(draws)
-    for draw in range(draws):
-        questions = random.integers(0, right.shape[1], right.shape[1])
-        means = [side[random.integers(0, len(side), len(side))].mean(axis=0)[questions].mean() for side in sides]
-        found[draw] = means[0] - (means[1] if len(means) > 1 else 0.0)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+def estimate(values: np.ndarray, other: np.ndarray | None = None) -> Estimate:
+    """The mean of `values` [seeds, questions], or of its difference to `other` on the same questions."""
+    sides = [values] if other is None else [values, other]
+    paired = values.mean(axis=0) - (0.0 if other is None else other.mean(axis=0))
+    parts = [(float(np.var(paired, ddof=1)) / len(paired), len(paired) - 1)]
+    parts += [(float(np.var(side.mean(axis=1), ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
+    variance = sum(part for part, _ in parts)
+    value = float(paired.mean())
+    if variance == 0:
+        return Estimate(value, value, value)
+    freedom = variance**2 / sum(part**2 / more for part, more in parts)
+    half = _student(round(freedom, 2)) * math.sqrt(variance)
+    return Estimate(value, value - half, value + half)
+
+
+@cache
+def _student(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t."""
+
+    def beyond(t: float) -> Any:
+        return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) - 0.05
+
+    return float(mpmath.findroot(beyond, (1.9, 13.0), solver="anderson"))
 
 
 @cache
@@ -89,29 +101,41 @@ def together(parts: Sequence[Runs]) -> Runs:
 
 
 def curve(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
-    """The points of a method's curve, and the paper's three metrics with their intervals over questions."""
+    """The points of a method's curve, and the paper's three metrics."""
     found = [runs(folders, label) for label in labels]
     conditions = [cells(folders[0])[label].condition for label in labels]
     points = [
         metrics.Point(float(r.thinking.mean()), float(r.right.mean()), c.limit, c.asks_more)
         for r, c in zip(found, conditions, strict=True)
     ]
-    spread = metrics.spread(
-        np.array([r.right.mean(axis=0) for r in found]), np.array([r.thinking.mean(axis=0) for r in found])
-    )
+    best = max(found, key=lambda r: r.accuracy.value)
+    slope = scaling(found)
     return {
         "points": [
             r.row(label, limit=c.limit, kept=point.kept)
             for r, c, label, point in zip(found, conditions, labels, points, strict=True)
         ],
         "control": metrics.control(points),
-        "scaling": metrics.scaling(points, metrics.SPREAD_DOUBLINGS).value,
+        "scaling": None if slope is None else asdict(slope),
         "scaling_of_all_pairs": metrics.scaling(points).value,
-        "scaling_interval": spread.scaling,
-        "performance": metrics.performance(points),
-        "performance_interval": spread.performance,
+        "performance": asdict(best.accuracy),
+        "best": labels[found.index(best)],
         "runs": len(points),
     }
+
+
+def scaling(found: Sequence[Runs]) -> Estimate | None:
+    """Percentage points per doubling of thinking tokens, over all pairs of runs at least half a doubling apart; None
+    where there is none. The tokens are taken as they are; the slope is then a sum over the answers, with its interval.
+    """
+    tokens = [math.log2(max(float(r.thinking.mean()), 1e-9)) for r in found]
+    pairs = [
+        (a, b) for a, b in combinations(range(len(found)), 2) if abs(tokens[b] - tokens[a]) >= metrics.SPREAD_DOUBLINGS
+    ]
+    if not pairs:
+        return None
+    slopes = [(found[b].right - found[a].right) / (tokens[b] - tokens[a]) for a, b in pairs]
+    return estimate(100 * np.mean(slopes, axis=0))
 
 
 def labels(folder: Path, series: str) -> list[str]:
@@ -120,14 +144,15 @@ def labels(folder: Path, series: str) -> list[str]:
 
 
 def rows(folder: Path, label: str) -> Iterator[Mapping[str, Any]]:
-    """The log's rows of a condition."""
-    return (row for row in sample_rows(folder) if row["condition"] == label)
+    """The log's rows of a condition, by question."""
+    found = (row for row in sample_rows(folder) if row["condition"] == label)
+    return iter(sorted(found, key=lambda row: (row["problem"], row["sample"])))
 
 
-def in_loops(folder: Path, label: str) -> float:
-    """Share of the thoughts whose last round, what follows a "Wait", is a copy of an earlier one."""
+def copies(folder: Path, label: str) -> list[bool]:
+    """Of each thought, whether its last round, what follows a "Wait", is a copy of an earlier one."""
     found = [[part.strip() for part in row["reasoning"].split(WAIT)] for row in rows(folder, label)]
-    return float(np.mean([len(rounds) > 1 and rounds[-1] in rounds[:-1] for rounds in found]))
+    return [len(rounds) > 1 and rounds[-1] in rounds[:-1] for rounds in found]
 
 
 def read(file: Path) -> Any:

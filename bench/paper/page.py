@@ -8,17 +8,10 @@ from typing import Any
 import jinja2
 
 from bench.paper import figures
-from bench.paper.claims import points, share, tokens
+from bench.paper.claims import percent, points, share, slope, tokens
+from bench.paper.figures import NAMES
 from engine.errors import InputError
 from engine.whole_file import write_whole
-
-NAMES = {
-    "paper": "s1's selection",
-    "random": "at random",
-    "diverse": "diverse",
-    "longest": "longest",
-    "full": "all of the pool",
-}
 
 
 def text(told: Mapping[str, Any], figure_folder: str) -> str:
@@ -38,7 +31,8 @@ def text(told: Mapping[str, Any], figure_folder: str) -> str:
         "percent": _percent,
         "within": _within,
         "seeds": _seeds,
-        "slope": _slope,
+        "slope": slope,
+        "interval": percent,
         "whole": _whole,
     }
     page = environment.get_template("page.md.jinja").render(**told, figures=figure_folder, names=NAMES)
@@ -59,13 +53,6 @@ def _within(row: Mapping[str, Any]) -> str:
 
 def _seeds(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{100 * one:.1f}" for one in row["seeds"])
-
-
-def _slope(curve: Mapping[str, Any]) -> str:
-    if curve["scaling"] is None:
-        return ""
-    between = "" if curve["scaling_interval"] is None else " ({:+.1f} to {:+.1f})".format(*curve["scaling_interval"])
-    return f"{curve['scaling']:+.1f}{between}"
 
 
 def write(results: Path, page: Path, folder: Path) -> None:

@@ -1,26 +1,32 @@
 """From the folders of the steps to `paper.json`: every number that the page has, and whether each claim holds."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from bench.evaluation.estimators import majority_at_k
+from bench.evaluation.outcomes import Cell
 from bench.paper import control, measure, plan
 from bench.paper.claims import claims
+from bench.paper.control import TURN
 from bench.paper.measure import Estimate, Runs
 from bench.paper.plan import CUT_TOKENS, GROUPS, POOL_SEED, QUESTION_SEED, SHORT_TOKENS, YARN, Scale
+from bench.paper.pool import MUCH
 from bench.paper.steps import Steps
 from bench.record import Machine
+from bench.statistics import wilson
+from curate.selection.domains import subjects
 from engine.whole_file import write_whole
 
-MSC = Path("curate/selection/msc.tsv")
 SETS = ("paper", "random", "diverse", "longest", "full")
 
 
@@ -59,6 +65,12 @@ def collect(out: Path, scale: Scale, steps: Steps, file: Path) -> None:
             "samples": scale.samples,
             "question_seed": QUESTION_SEED,
             "pool_seed": POOL_SEED,
+            "pool_of_one_family": MUCH,
+            "room": {"tuned": plan.ROOM, "nano": plan.NANO_ROOM, "steps": plan.STEP_ROOM, "limits": plan.LONG_ROOM},
+            "longest_text_of_the_base": SHORT_TOKENS,
+            "tokens_per_step": plan.TOKENS_PER_STEP,
+            "rejection_tries": plan.REJECTION["tries"],
+            "search": {name: plan.SEARCHES[1][name] for name in ("temperature", "budget")},
             "groups": {name: list(families) for name, families in GROUPS.items()},
             "core_minutes": sum(seconds.values()) / 60,
             "steps": len(seconds),
@@ -112,7 +124,6 @@ def figure1(found: Found) -> dict[str, Any]:
         groups[group] = {
             "budgets": measure.curve([folder], budgets),
             "waits": measure.curve([folder], waits),
-            "all": measure.curve([folder], [*budgets, *waits]),
             "four_waits": asdict(last.over(first)),
         }
     return groups
@@ -122,48 +133,37 @@ def figure7(found: Found) -> dict[str, Any]:
     """One longer thought beside votes and searches, by the tokens that each draws in all."""
     folder = found.out / "nano-parallel" / "mixed"
     cells = measure.cells(folder)
-    report = measure.read(folder / "report.json")["tasks"][0]["conditions"]
-    named = {row["condition"]: row for row in report}
+    named = {row["condition"]: row for row in measure.read(folder / "report.json")["tasks"][0]["conditions"]}
+
+    def tokens(label: str) -> float:
+        return float(named[label]["cost"]["unique_tokens"])
+
+    sampled = next(label for label in cells if label.startswith("16 samples"))
+    votes = {
+        entry["k"]: (voted(cells[sampled], entry["k"]), entry["unique_tokens"]) for entry in named[sampled]["at_k"]
+    }
+    trees = [label for label, cell in cells.items() if cell.condition.series.startswith("rebase")]
     alone = [label for label, cell in cells.items() if cell.condition.series in ("budget", "extensions Wait")]
-    sequential = [
-        measure.runs([folder], label).row(label, tokens=named[label]["cost"]["unique_tokens"]) for label in alone
-    ]
-    votes = [
-        {
-            "name": f"majority of {entry['k']}",
-            "accuracy": {
-                "value": entry["majority"],
-                "low": entry["majority_interval"][0],
-                "high": entry["majority_interval"][1],
-            },
-            "tokens": entry["unique_tokens"],
-        }
-        for label, row in named.items()
-        if label.startswith("16 samples")
-        for entry in row["at_k"]
-    ]
-    trees = [
-        measure.runs([folder], label).row(label, tokens=named[label]["cost"]["unique_tokens"])
-        for label, cell in cells.items()
-        if cell.condition.series.startswith("rebase")
-    ]
-    best = measure.runs([folder], "4x Wait")
-    widest = measure.runs([folder], next(row["name"] for row in reversed(trees)))
-    votes_of_16 = voted(cells[next(label for label in cells if label.startswith("16 samples"))])
+    best, widest = measure.runs([folder], "4x Wait"), measure.runs([folder], trees[-1])
+    as_dear = next(k for k, (_, cost) in votes.items() if cost >= tokens("4x Wait"))
     return {
-        "sequential": sequential,
-        "majority": votes,
-        "rebase": trees,
-        "waits_over_majority": asdict(best.over(votes_of_16)),
-        "rebase_over_majority": asdict(widest.over(votes_of_16)),
-        "waits_over_rebase": asdict(best.over(widest)),
-        "questions": len(next(iter(cells.values())).problems),
+        "sequential": [measure.runs([folder], label).row(label, tokens=tokens(label)) for label in alone],
+        "majority": [runs.row(f"majority of {k}", tokens=cost) for k, (runs, cost) in votes.items()],
+        "rebase": [
+            measure.runs([folder], label).row(label, tokens=tokens(label), failed=named[label]["errors"])
+            for label in trees
+        ],
+        "votes": as_dear,
+        "waits_over_as_dear_votes": asdict(best.over(votes[as_dear][0])),
+        "waits_over_all_votes": asdict(best.over(votes[16][0])),
+        "rebase_over_all_votes": asdict(widest.over(votes[16][0])),
+        "rebase_over_waits": asdict(widest.over(best)),
     }
 
 
-def voted(cell: Any) -> Runs:
-    """What all samples of each question vote, in expectation over ties."""
-    right = [majority_at_k([o.graded.vote for o in s], [o.right for o in s], cell.size) for s in cell.samples]
+def voted(cell: Cell, k: int) -> Runs:
+    """What k of the samples of each question vote, in expectation."""
+    right = [majority_at_k([o.graded.vote for o in s], [o.right for o in s], k) for s in cell.samples]
     return Runs(np.array([right]), np.array([cell.thinking]))
 
 
@@ -183,18 +183,19 @@ def table2(found: Found) -> dict[str, Any]:
 
 
 def described(found: Found, name: str) -> dict[str, float]:
-    """Samples, tokens of a trace, and share of right traces of a set, over the seeds."""
+    """Of a set, over the seeds: samples, tokens of a trace, shares of right traces and of its commonest family, and how
+    much of it two seeds have in common."""
     pool = {row["question"]: row for row in _lines(found.out / "pool" / "pool.jsonl")}
     sets = [
-        {row["question"]: row for row in _lines(found.out / f"{name}-{seed}" / "train.jsonl")}
-        for seed in found.scale.seeds
+        {row["question"] for row in _lines(found.out / f"{name}-{seed}" / "train.jsonl")} for seed in found.scale.seeds
     ]
-    rows = [pool[question] for one in sets for question in one]
+    rows = [pool[question] for one in sets for question in sorted(one)]
     return {
         "samples": len(rows) / len(sets),
         "tokens": mean(row["trace_tokens"] for row in rows),
         "right": mean(row["correct"] for row in rows),
-        "families": len({row["family"] for row in rows}),
+        "commonest": max(Counter(row["family"] for row in rows).values()) / len(rows),
+        "common": mean(len(a & b) / len(a) for a, b in combinations(sets, 2)),
     }
 
 
@@ -217,22 +218,13 @@ def sizes(found: Found) -> dict[str, Any]:
 def table8(found: Found) -> dict[str, Any]:
     """Traces cut at a short training length."""
     whole, cut = found.everywhere("random"), found.everywhere("cut")
-    shares = [
-        mean(len(row["tokens"]) == CUT_TOKENS for row in _lines(path / "train.jsonl"))
-        for path in found.folders("cut", ".")
-    ]
-    longer = Estimate(*(float(x) for x in _longer(cut, whole)))
+    files = [path / "train.jsonl" for path in found.folders("cut", ".")]
     return {
         "rows": [whole.row("whole"), cut.row(f"cut at {CUT_TOKENS} tokens")],
-        "cut": mean(shares),
+        "cut": mean(len(row["tokens"]) == CUT_TOKENS for file in files for row in _lines(file)),
         "difference": asdict(cut.over(whole)),
-        "more_thinking": asdict(longer),
+        "more_thinking": asdict(measure.estimate(cut.thinking, whole.thinking)),
     }
-
-
-def _longer(some: Runs, others: Runs) -> tuple[float, float, float]:
-    found = measure.resampled(some.thinking, others.thinking)
-    return found.value, found.low, found.high
 
 
 def table3(found: Found) -> dict[str, Any]:
@@ -250,57 +242,90 @@ def table3(found: Found) -> dict[str, Any]:
         folders = found.folders(f"control-{kind}", "mixed")
         methods |= {name: (folders, measure.labels(folders[0], name)) for name in series}
     curves = {name: measure.curve(folders, labels) for name, (folders, labels) in methods.items()}
-    low, high = (measure.runs(plain, label) for label in (methods["rejection"][1][0], methods["rejection"][1][-1]))
-    short, long, none = (
-        measure.runs(found.folders("control-class", "mixed"), label)
-        for label in ("class-conditional short", "class-conditional long", "auto")
-    )
-    tokens = [float(runs.thinking.mean()) for runs in (short, long, none)]
-    curves["class-conditional"]["control"] = mean((tokens[0] < tokens[2], tokens[1] > tokens[2]))
+    best = {name: measure.runs(folders, curves[name]["best"]) for name, (folders, _) in methods.items()}
+    other = max((name for name in best if name != "budget forcing"), key=lambda name: best[name].accuracy.value)
+    asked = found.folders("control-class", "mixed")
+    short, long = (measure.runs(asked, f"class-conditional {name}") for name in ("short", "long"))
+    none = measure.runs(plain, "0x Wait")
+    lengths = [float(runs.thinking.mean()) for runs in (short, none, long)]
+    curves["class-conditional"]["control"] = mean((lengths[0] < lengths[1], lengths[2] > lengths[1]))
     return {
         "curves": curves,
+        "best_other": other,
+        "forcing_over_best_other": asdict(best["budget forcing"].over(best[other])),
+        "rejection": rejection(plain, methods["rejection"][1]),
+        "classes": [short.row("asked for short"), none.row("not asked (other models)"), long.row("asked for long")],
+        "longer_when_asked": asdict(measure.estimate(long.thinking, short.thinking)),
         "obeyed": obeyed(found),
-        "rejection_at_the_least": asdict(low.over(high)),
-        "tries": [_tries(plain, label) for label in methods["rejection"][1]],
-        "classes": [
-            runs.row(name) for name, runs in (("asked for short", short), ("asked for long", long), ("not asked", none))
-        ],
-        "longer_when_asked": asdict(Estimate(*_longer(long, short))),
+        "keeps": {
+            kind: asdict(measure.estimate(np.mean([k for _, k in kept(found, kind)], axis=0)))
+            for kind in ("token", "step")
+        },
     }
 
 
-def _tries(folders: Sequence[Path], label: str) -> dict[str, Any]:
-    outcomes = [o for folder in folders for o in measure.cells(folder)[label].outcomes]
+def rejection(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
+    """Draws at each limit, and the curve of the questions that every seed's model thought short enough for at all."""
+    accepted = [
+        np.array([[s[0].left_thinking for s in measure.cells(folder)[label].samples] for folder in folders])
+        for label in labels
+    ]
+    always = np.all(accepted, axis=(0, 1))
+    inside = [Runs(r.right[:, always], r.thinking[:, always]) for r in (measure.runs(folders, x) for x in labels)]
+    slope = measure.scaling(inside) if always.sum() > 1 else None
+    tries = [mean(o.tries for folder in folders for o in measure.cells(folder)[label].outcomes) for label in labels]
     return {
-        "name": label,
-        "tries": mean(o.tries for o in outcomes),
-        "none": mean(o.graded.rule == "error" or o.graded.extracted is None for o in outcomes),
+        "rows": [
+            runs.row(label, tries=drawn, none=1 - float(short.mean()))
+            for runs, label, drawn, short in zip(inside, labels, tries, accepted, strict=True)
+            if always.any()
+        ],
+        "always": float(always.mean()),
+        "scaling": None if slope is None else asdict(slope),
     }
+
+
+def kept(found: Found, kind: str) -> list[tuple[str, np.ndarray]]:
+    """Of each number asked for, whether each response [seeds, questions] kept to it: well formed, and within the
+    tokens, or answered ahead of step 0."""
+    folders = found.folders(f"control-{kind}", "mixed")
+    return [
+        (
+            label,
+            np.array([[_kept(row, kind, int(label.split()[-1])) for row in measure.rows(f, label)] for f in folders]),
+        )
+        for label in measure.labels(folders[0], f"{kind}-conditional")
+    ]
+
+
+def _kept(row: Mapping[str, Any], kind: str, limit: int) -> float:
+    numbers = control.countdown(TURN + row["reasoning"])
+    within = row["thinking_tokens"] <= limit if kind == "token" else len(numbers) <= limit and 0 not in numbers
+    return float(within and formed(row, kind))
 
 
 def obeyed(found: Found) -> list[dict[str, Any]]:
     """Of each control model, unforced: shares of the outputs that have its form, that count exactly, and that keep
-    within what was asked, and how far the thinking follows the number asked for."""
+    within what was asked."""
     rows = []
-    for kind, series in (("token", "token-conditional"), ("step", "step-conditional"), ("class", "class-conditional")):
+    for kind in ("token", "step", "class"):
         folders = found.folders(f"control-{kind}", "mixed")
-        for label in measure.labels(folders[0], series):
+        within = {} if kind == "class" else {label: float(share.mean()) for label, share in kept(found, kind)}
+        for label in measure.labels(folders[0], f"{kind}-conditional"):
             logged = [row for folder in folders for row in measure.rows(folder, label)]
-            limit = int(word) if (word := label.split()[-1]).isdigit() else 0
             row = {
                 "name": label,
                 "samples": len(logged),
                 "formed": mean(formed(row, kind) for row in logged),
                 "thinking": mean(row["thinking_tokens"] for row in logged),
             }
-            if kind == "token":
-                row["kept"] = mean(one["thinking_tokens"] <= limit for one in logged)
+            if label in within:
+                row["kept"] = within[label]
             if kind == "step":
-                numbers = [control.countdown("<|im_start|>" + one["reasoning"]) for one in logged]
+                limit, numbers = int(label.split()[-1]), [control.countdown(TURN + one["reasoning"]) for one in logged]
                 row |= {
                     "counted": mean(control.counts_down(found, None) for found in numbers),
                     "exact": mean(control.counts_down(found, limit) for found in numbers),
-                    "kept": mean(bool(found) and len(found) <= limit and min(found) > 0 for found in numbers),
                     "steps": mean(len(found) for found in numbers),
                 }
             rows.append(row)
@@ -309,10 +334,10 @@ def obeyed(found: Found) -> list[dict[str, Any]]:
 
 def formed(row: Mapping[str, Any], kind: str) -> bool:
     """Whether a response closed its thinking by itself, answered, and has the marks of its kind and no others."""
-    marks = row["reasoning"].count("<|im_start|>")
+    marks = row["reasoning"].count(TURN)
     ended = row["left_thinking"] and row["stop_reason"] == "natural" and row["finish_reason"] == "stop"
     answered = row["answer"].strip().startswith("Answer: ")
-    right = marks == 0 if kind != "step" else len(control.countdown("<|im_start|>" + row["reasoning"])) == marks + 1
+    right = marks == 0 if kind != "step" else len(control.countdown(TURN + row["reasoning"])) == marks + 1
     return bool(ended and answered and right)
 
 
@@ -339,35 +364,52 @@ def limits(found: Found) -> dict[str, Any]:
     rows = []
     before: Runs | None = None
     for label in measure.labels(folder, "extensions Wait"):
-        runs, cell = measure.runs([folder], label), measure.cells(folder)[label]
-        row = runs.row(label, loops=measure.in_loops(folder, label))
-        row["full"] = mean(o.stop_reason in ("budget", "context", "max_tokens") for o in cell.outcomes)
-        if before is not None:
-            row["difference"] = asdict(runs.over(before))
-        rows.append(row)
+        runs, cell, copied = measure.runs([folder], label), measure.cells(folder)[label], measure.copies(folder, label)
+        same = Estimate(mean(copied), *wilson(sum(copied), len(copied)))
+        full = mean(o.stop_reason in ("budget", "context", "max_tokens") for o in cell.outcomes)
+        more = {} if before is None else {"difference": asdict(runs.over(before))}
+        rows.append(runs.row(label, waits=int(label.split("x")[0]), copies=asdict(same), full=full, **more))
         before = runs
-    stretched = {}
-    for factor in YARN:
-        folders = found.folders("stretched", f"yarn-{factor}/mixed")
-        labels = measure.labels(folders[0], "extensions Wait")
-        stretched[str(factor)] = [measure.runs(folders, label).row(label) for label in labels]
-    last = next(iter(stretched.values()))[-1]["name"]
-    plain, yarn = (measure.runs(found.folders("stretched", f"yarn-{f}/mixed"), last) for f in (1, 2))
-    return {"rows": rows, "stretched": stretched, "trained": SHORT_TOKENS, "yarn": asdict(yarn.over(plain)), "at": last}
+    at = {
+        factor: {
+            label: measure.runs(found.folders("stretched", f"yarn-{factor}/mixed"), label)
+            for label in measure.labels(found.folders("stretched", f"yarn-{factor}/mixed")[0], "extensions Wait")
+        }
+        for factor in YARN
+    }
+    last = list(at[1])[-1]
+    return {
+        "rows": rows,
+        "stretched": {str(factor): [runs.row(label) for label, runs in of.items()] for factor, of in at.items()},
+        "trained": SHORT_TOKENS,
+        "yarn": {str(factor): asdict(of[last].over(at[1][last])) for factor, of in at.items() if factor != 1},
+        "at": last,
+    }
 
 
 def curation(found: Found) -> dict[str, Any]:
-    """Counts per stage, domains and lengths."""
-    counts = measure.read(found.out / "curation" / "run" / "report" / "counts.json")
-    titles = {code: title for code, title, *_ in (line.split("\t") for line in MSC.read_text().splitlines())}
+    """Counts per stage, sources, domains and lengths."""
+    run = found.out / "curation" / "run"
+    counts = measure.read(run / "report" / "counts.json")
+    titles = {subject.code: subject.title for subject in subjects()}
     domains = sorted(counts["select"]["domains"].items(), key=lambda one: (-one[1], one[0]))
+    lengths = {
+        "all traces": pl.read_parquet(run / "trace" / "traces.parquet")["thinking_tokens"].drop_nulls(),
+        "the selected": pl.read_parquet(run / "select" / "selection.parquet")["trace_tokens"],
+    }
     return {
         "recipe": found.scale.recipe,
         "stages": {name: stage for name, stage in counts.items() if name != "seconds"},
+        "sources": sorted(counts["select"]["sources"].items(), key=lambda one: (-one[1], one[0])),
         "domains": [{"code": code, "title": titles.get(code, code), "questions": count} for code, count in domains],
-        "tokens": counts["format"]["thinking_tokens"],
-        "chosen": counts["format"]["kept"],
-        "minutes": sum(counts["seconds"].values()) / 60,
+        "lengths": {
+            name: {
+                "traces": len(column),
+                "sum": int(column.sum()),
+                **{f"q{q}": float(np.quantile(column.to_numpy(), q / 100)) for q in (0, 25, 50, 75, 100)},
+            }
+            for name, column in lengths.items()
+        },
     }
 
 

@@ -8,12 +8,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import get_args
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from bench.evaluation import metrics
 from bench.house import ROOT
 from bench.paper import claims, control, corpus, measure, page, plan, results
 from bench.paper.__main__ import Files, PartName, main
@@ -83,11 +87,23 @@ def _dicts(value):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"), [(0.01, 0.1, claims.HOLDS), (-0.1, -0.01, claims.NOT), (-0.1, 0.1, claims.OPEN)]
+    ("low", "high", "verdict"), [(0.06, 0.1, claims.HOLDS), (-0.1, 0.04, claims.NOT), (0.04, 0.1, claims.OPEN)]
 )
 def test_a_verdict_is_where_the_interval_lies(low, high, verdict):
-    assert claims.side({"low": low, "high": high}) == verdict
-    assert claims.side({"low": -high, "high": -low}, -1) == verdict
+    assert claims.above({"low": low, "high": high}, 0.05) == verdict
+    assert claims.below({"low": -high, "high": -low}, -0.05) == verdict
+    assert claims.above(None) == claims.below(None) == claims.OPEN
+
+
+def test_the_template_has_no_measured_number_of_its_own():
+    """What stands in digits outside of its expressions is the paper's, a name, or a rule of the text's own."""
+    template = (ROOT / "bench/paper/page.md.jinja").read_text()
+    text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}|\(arXiv [\d.]+\)|`[^`]*`", " ", template, flags=re.DOTALL)
+    found = set(re.findall(r"\d[\d.,]*\d|\d", text))
+    assert found <= {
+        *("32", "30", "0.9", "95", "4", "16", "20", "5", "2", "1", "0"),  # sizes, bounds and names of conditions
+        *("4a", "4b", "7", "8", "3", "6", "5", "26", "655", "51", "59,029", "4.7", "74", "100"),  # the paper's
+    }
 
 
 def test_several_must_all_say_the_same():
@@ -107,10 +123,18 @@ def test_the_base_sees_no_thought(tokenizer):
         text = tokenizer.decode(record["tokens"])
         said = text.partition("<|im_start|>assistant\n")[2]
         assert "<|im_start|>think" not in text and WAIT not in said and "not found" not in said
+        assert len(record["tokens"]) <= corpus.LONGEST
         assert len(record["trained"]) == len(record["tokens"])
         assert tokenizer.decode([t for t, on in zip(record["tokens"], record["trained"], strict=True) if on]) == said
         seen += said.startswith("<|im_start|>answer\nAnswer: ")
     assert 0.2 < seen / 300 < 0.4
+
+
+def test_no_piece_is_a_thought_from_its_beginning_to_where_it_may_stop():
+    rng = Random(4)
+    for problem in islice(problems("train", 9), 400):
+        stops = {"\n".join(problem.rounds[0].lines), "\n".join(line for part in problem.rounds for line in part.lines)}
+        assert not any(piece in stops for _ in range(5) for piece in corpus.pieces(problem, rng).split("\n\n"))
 
 
 def test_the_pool_has_the_train_side_alone_and_each_question_once(rows):
@@ -216,19 +240,51 @@ def test_what_a_well_formed_response_is():
 # Numbers.
 
 
-def test_an_interval_over_seeds_is_wider_than_over_questions_alone():
+def test_an_interval_knows_that_seeds_differ():
     rng = np.random.default_rng(1)
     right = (rng.random((3, 400)) < np.array([[0.3], [0.5], [0.7]])).astype(float)
-    both, questions = measure.resampled(right, draws=2000), measure.resampled(right.mean(axis=0)[None], draws=2000)
-    assert both.value == pytest.approx(right.mean()) and both.low < both.value < both.high
-    assert both.high - both.low > 2 * (questions.high - questions.low)
+    both, questions = measure.estimate(right), measure.estimate(right.mean(axis=0)[None])
+    assert both.value == pytest.approx(right.mean()) == pytest.approx((both.low + both.high) / 2)
+    assert both.high - both.low > 5 * (questions.high - questions.low)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.05])
+def test_of_twenty_true_differences_nineteen_are_within(spread):
+    """Two sides of three seeds that differ by nothing but seeds and questions, a thousand times."""
+    rng, missed = np.random.default_rng(3), 0
+    for _ in range(1000):
+        hard = rng.random(300)
+        sides = [
+            (rng.random((3, 300)) < np.clip(hard + rng.normal(0, spread, (3, 1)), 0, 1)).astype(float) for _ in range(2)
+        ]
+        found = measure.estimate(*sides)
+        missed += not found.low <= 0 <= found.high
+    assert missed < 70
+
+
+def test_one_model_has_the_interval_of_its_questions():
+    """Against scipy's paired t test."""
+    rng = np.random.default_rng(5)
+    one, other = ((rng.random((1, 500)) < share).astype(float) for share in (0.5, 0.6))
+    found = measure.estimate(one, other)
+    known = stats.ttest_rel(one[0], other[0]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
 
 
 def test_a_difference_is_paired_by_question():
     hard = np.repeat([[0.0, 1.0]], 200, axis=1)  # the same questions right on both sides
-    same = measure.resampled(hard, hard, draws=500)
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
-    assert measure.resampled(np.ones((2, 50)), np.zeros((3, 50)), draws=500).sign == 1
+    assert measure.estimate(hard, hard) == measure.Estimate(0.0, 0.0, 0.0)
+
+
+def test_the_slope_is_that_of_the_accuracies():
+    rng = np.random.default_rng(2)
+    found = [
+        measure.Runs((rng.random((2, 50)) < share).astype(float), np.full((2, 50), tokens))
+        for share, tokens in ((0.2, 16.0), (0.5, 64.0), (0.6, 80.0), (0.9, 256.0))
+    ]
+    points = [metrics.Point(r.thinking.mean(), r.right.mean()) for r in found]
+    assert measure.scaling(found).value == pytest.approx(metrics.scaling(points, metrics.SPREAD_DOUBLINGS).value)
+    assert measure.scaling(found[1:3]) is None  # too near each other
 
 
 # Steps.
