@@ -222,14 +222,15 @@ def _verdict(given: Grade, phase: str, kind: AnswerKind) -> Graded:
 def vote(answer: str, kind: AnswerKind, correct: bool) -> str | None:
     """An answer in one spelling: what is equal to the reference is equal to each other, the rest goes by its text.
 
-    A family, and a function, may have several right answers, which do not vote for each other; and who says that
-    nothing was found has no answer to vote for.
+    A family, and a function, may have several right answers, which do not vote for each other, and may find wrong what
+    is a right one in other words ("4 every Monday"): that does not vote for it either. Who says that nothing was found
+    has no answer to vote for.
     """
     if kind is AnswerKind.FAMILY and answer.strip() == NOT_FOUND:
         return None
     if correct and kind not in (AnswerKind.FAMILY, AnswerKind.PYTHON):
         return "="
-    return canonical(answer)[:200]
+    return ("" if correct else "wrong: ") + canonical(answer)[:200]
 
 
 def _as_s1(row: Mapping[str, Any], problem: Problem) -> Graded:

@@ -8,8 +8,11 @@ import pytest
 from scipy import stats
 
 from bench.evaluation.estimators import best_of_k, expected_max, first_k_majority, majority_at_k, pass_at_k
+from bench.evaluation.grade import vote
 from bench.evaluation.metrics import Point, at_longest, control, performance, scaling, spread
 from bench.statistics import bootstrap, permutation_test, sampling_interval
+from curate.grading.compare import canonical
+from curate.grading.grade import AnswerKind
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (2, 6), (1, 7)])
@@ -185,3 +188,12 @@ def test_spread_brackets_the_truth_and_shows_the_maximums_bias():
     flat = spread((random.random((8, 50)) < 0.5).astype(float), np.tile(np.full(50, 100.0), (8, 1)))
     assert flat.scaling is None  # nothing is half a doubling apart
     assert flat.performance_bias > 0
+
+
+def test_what_a_checker_finds_wrong_votes_for_nothing_right():
+    """Both are spelled "4" once units are taken off; the family's checker takes the first alone."""
+    assert canonical("4 every Monday") == canonical("4")
+    said = [("4", True), ("4 every Monday", False), ("4 every Monday ", False), ("11", False)]
+    right, longer, again, other = (vote(answer, AnswerKind.FAMILY, correct) for answer, correct in said)
+    assert len({right, longer, other}) == 3 and longer == again
+    assert majority_at_k([right, longer, again], [True, False, False], 3) == 0.0
