@@ -108,7 +108,7 @@ def curve(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
         metrics.Point(float(r.thinking.mean()), float(r.right.mean()), c.limit, c.asks_more)
         for r, c in zip(found, conditions, strict=True)
     ]
-    best = max(found, key=lambda r: r.accuracy.value)
+    best = max(range(len(found)), key=lambda at: points[at].accuracy)
     slope = scaling(found)
     return {
         "points": [
@@ -118,8 +118,8 @@ def curve(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
         "control": metrics.control(points),
         "scaling": None if slope is None else asdict(slope),
         "scaling_of_all_pairs": metrics.scaling(points).value,
-        "performance": asdict(best.accuracy),
-        "best": labels[found.index(best)],
+        "performance": asdict(found[best].accuracy),
+        "best": labels[best],
         "runs": len(points),
     }
 
