@@ -327,6 +327,7 @@ def obeyed(found: Found) -> list[dict[str, Any]]:
                     "counted": mean(control.counts_down(found, None) for found in numbers),
                     "exact": mean(control.counts_down(found, limit) for found in numbers),
                     "steps": mean(len(found) for found in numbers),
+                    "zero": mean(0 in found for found in numbers),
                 }
             rows.append(row)
     return rows
