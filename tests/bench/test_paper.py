@@ -396,16 +396,25 @@ def test_the_plan_is_told_and_does_nothing(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_all_of_it_in_small_killed_twice(tmp_path):
+    """Once politely, in the middle of the base's training, and once at a blow, between a model's training and its end."""
     out = tmp_path / "paper"
     command = [sys.executable, "-m", "bench.paper", "--rehearsal", "--out", str(out)]
-    for done in (1, 9):
+
+    def training() -> bool:
+        log = out / "logs" / "base.txt"
+        return log.exists() and "parameters" in log.read_text()
+
+    def evaluating() -> bool:
+        return any(not (mark.parents[1] / "done.json").exists() for mark in out.glob("*-1/run/finished"))
+
+    for reached, how in ((training, signal.SIGTERM), (evaluating, signal.SIGKILL)):
         process = subprocess.Popen(command, cwd=ROOT)
-        _until(lambda done=done: len(list(out.glob("*/done.json"))) >= done, 300)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = {file: file.stat().st_mtime_ns for file in out.glob("*/done.json")}
+        _until(reached, 300)
+        process.send_signal(how)
+        assert process.wait(60) != 0
+    before = {file: file.stat().st_mtime_ns for file in [*out.glob("*/done.json"), *out.glob("*/run/finished")]}
     subprocess.run(command, cwd=ROOT, check=True)
-    assert all(file.stat().st_mtime_ns == at for file, at in before.items())
+    assert before and all(file.stat().st_mtime_ns == at for file, at in before.items())  # and nothing was trained twice
     told = json.loads((out / "paper.json").read_text())
     assert page.text(told, "figures") == (out / "paper.md").read_text()
     assert len(list((out / "figures").glob("*.svg"))) == 12
