@@ -396,7 +396,7 @@ def test_the_plan_is_told_and_does_nothing(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_all_of_it_in_small_killed_twice(tmp_path):
-    """Once politely, in the middle of the base's training, and once at a blow, between a model's training and its end."""
+    """Once politely, while the base is trained, and once at a blow, between a model's training and its end."""
     out = tmp_path / "paper"
     command = [sys.executable, "-m", "bench.paper", "--rehearsal", "--out", str(out)]
 
