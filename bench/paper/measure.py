@@ -38,6 +38,8 @@ class Runs:
 
     right: np.ndarray
     thinking: np.ndarray
+    models: tuple[str, ...] = ()
+    """The seeds' models, by their steps."""
 
     @property
     def accuracy(self) -> Estimate:
@@ -49,7 +51,15 @@ class Runs:
 
     def over(self, other: "Runs") -> Estimate:
         """The paired difference on the same questions."""
-        return estimate(self.right, other.right)
+        return self._less(other, self.right, other.right)
+
+    def longer(self, other: "Runs") -> Estimate:
+        """The paired difference of thinking tokens."""
+        return self._less(other, self.thinking, other.thinking)
+
+    def _less(self, other: "Runs", mine: np.ndarray, theirs: np.ndarray) -> Estimate:
+        """Of the same models under two conditions seeds are paired, too."""
+        return estimate(mine - theirs) if self.models == other.models else estimate(mine, theirs)
 
     def row(self, name: str, **more: Any) -> dict[str, Any]:
         """As JSON values."""
@@ -92,12 +102,16 @@ def cells(folder: Path) -> Mapping[str, outcomes.Cell]:
 def runs(folders: Sequence[Path], label: str) -> Runs:
     """One condition in the same evaluation of each seed's model."""
     found = [cells(folder)[label] for folder in folders]
-    return Runs(np.array([cell.means for cell in found]), np.array([cell.thinking for cell in found]))
+    models = tuple(next(place.name for place in folder.parents if (place / "begun").exists()) for folder in folders)
+    return Runs(np.array([cell.means for cell in found]), np.array([cell.thinking for cell in found]), models)
 
 
 def together(parts: Sequence[Runs]) -> Runs:
     """The questions of several evaluations side by side."""
-    return Runs(*(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("right", "thinking")))
+    right, thinking = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("right", "thinking")
+    )
+    return Runs(right, thinking, parts[0].models)
 
 
 def curve(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:

@@ -180,28 +180,28 @@ def steps(scale: Scale) -> list[Step]:
     parallel = Asked(mixed=[BUDGETS, waits(1, 2, 4, budget=NANO_ROOM), *SEARCHES], most=NANO_ROOM)
     table2 = Asked([AUTO])
     found = [
-        Step("base", 12.0, partial(base, scale, before), shown | {"seed": BASE_SEED, "asked": asdict(before)}),
-        Step("curation", 15.0, partial(work.curate, scale.recipe), {"recipe": scale.recipe}),
-        of_nano("parallel", 8.0, parallel),
+        Step("base", 10.0, partial(base, scale, before), shown | {"seed": BASE_SEED, "asked": asdict(before)}),
+        Step("curation", 9.0, partial(work.curate, scale.recipe), {"recipe": scale.recipe}),
+        of_nano("parallel", 5.0, parallel),
         of_nano("groups", 2.0, curves),
         of_nano("strings", 3.0, strings),
-        of_nano("limits", 3.0, limits),
-        Step("pool", 1.0, partial(work.draw_pool, scale.samples, POOL_SEED), shown | {"seed": POOL_SEED}, ("base",)),
+        of_nano("limits", 10.0, limits),
+        Step("pool", 0.5, partial(work.draw_pool, scale.samples, POOL_SEED), shown | {"seed": POOL_SEED}, ("base",)),
         Step("training", 0.2, work.training_plan, {}),
     ]
     for seed in scale.seeds:
         for kind, methods in CONTROLLED.items():
             most = STEP_ROOM if kind == "step" else ROOM
-            found.append(tuning(f"control-{kind}", seed, 3.0, Asked(mixed=methods, most=most), form=kind))
+            found.append(tuning(f"control-{kind}", seed, 2.3, Asked(mixed=methods, most=most), form=kind))
         forcing = Asked([AUTO], [BUDGETS, waits(0, 1, 2, 4), REJECTION])
-        found.append(tuning("random", seed, 3.0, forcing))
+        found.append(tuning("random", seed, 3.5, forcing))
         found += [tuning(mode, seed, 2.0, table2, mode) for mode in ("paper", "diverse", "longest")]
-        found.append(tuning("full", seed, 2.0, table2, "full", count=scale.samples))
+        found.append(tuning("full", seed, 1.5, table2, "full", count=scale.samples))
         for share in SHARES:
             if share != 1:
-                found.append(tuning(f"size-{share:g}", seed, 2.0, table2, count=round(share * scale.thousand)))
-        found.append(tuning("cut", seed, 2.0, table2, form="cut", tokens=CUT_TOKENS))
-        found.append(tuning("strings", seed, 2.0, Asked([waits(0), *TWICE]), form="strings"))
+                found.append(tuning(f"size-{share:g}", seed, 1.6, table2, count=round(share * scale.thousand)))
+        found.append(tuning("cut", seed, 1.1, table2, form="cut", tokens=CUT_TOKENS))
+        found.append(tuning("strings", seed, 4.6, Asked([waits(0), *TWICE]), form="strings"))
         made = shown | {
             "seed": seed,
             "recipe": RECIPE,
@@ -209,5 +209,5 @@ def steps(scale: Scale) -> list[Step]:
             "tokens": SHORT_TOKENS,
             "asked": asdict(STRETCHED),
         }
-        found.append(Step(f"stretched-{seed}", 2.5, partial(stretched, scale, seed), made, ("base", "pool")))
+        found.append(Step(f"stretched-{seed}", 2.3, partial(stretched, scale, seed), made, ("base", "pool")))
     return found

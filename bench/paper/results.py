@@ -223,7 +223,7 @@ def table8(found: Found) -> dict[str, Any]:
         "rows": [whole.row("whole"), cut.row(f"cut at {CUT_TOKENS} tokens")],
         "cut": mean(len(row["tokens"]) == CUT_TOKENS for file in files for row in _lines(file)),
         "difference": asdict(cut.over(whole)),
-        "more_thinking": asdict(measure.estimate(cut.thinking, whole.thinking)),
+        "more_thinking": asdict(cut.longer(whole)),
     }
 
 
@@ -255,7 +255,7 @@ def table3(found: Found) -> dict[str, Any]:
         "forcing_over_best_other": asdict(best["budget forcing"].over(best[other])),
         "rejection": rejection(plain, methods["rejection"][1]),
         "classes": [short.row("asked for short"), none.row("not asked (other models)"), long.row("asked for long")],
-        "longer_when_asked": asdict(measure.estimate(long.thinking, short.thinking)),
+        "longer_when_asked": asdict(long.longer(short)),
         "obeyed": obeyed(found),
         "keeps": {
             kind: asdict(measure.estimate(np.mean([k for _, k in kept(found, kind)], axis=0)))
@@ -276,7 +276,7 @@ def rejection(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, Any]:
     tries = [mean(o.tries for folder in folders for o in measure.cells(folder)[label].outcomes) for label in labels]
     return {
         "rows": [
-            runs.row(label, tries=drawn, none=1 - float(short.mean()))
+            runs.row(label, tries=drawn, none=1 - float(short.mean()), part_of_all=True)
             for runs, label, drawn, short in zip(inside, labels, tries, accepted, strict=True)
             if always.any()
         ],

@@ -71,7 +71,10 @@ def test_the_claims_follow_from_the_numbers_beside_them():
 def test_what_was_measured_is_as_much_as_was_promised():
     told = json.loads((ROOT / Files().results).read_text())
     found = [row for row in _dicts(told) if "accuracy" in row and "questions" in row]
-    assert len(found) > 100 and all(row["questions"] >= 1000 for row in found)
+    some = [row for row in found if "part_of_all" in row]  # of rejection, which has all of them beside it
+    assert len(found) > 100 and all(row["questions"] >= 1000 for row in found if row not in some)
+    beside = told["table3"]["curves"]["rejection"]["points"]
+    assert [row["name"] for row in some] == [row["name"] for row in beside]
     tuned = told["table2"]["rows"] + told["sizes"]["rows"] + told["table8"]["rows"]
     assert all(len(row["seeds"]) == 3 for row in tuned)
     assert [row["name"] for row in told["table2"]["rows"]] == list(page.NAMES)
@@ -274,6 +277,14 @@ def test_one_model_has_the_interval_of_its_questions():
 def test_a_difference_is_paired_by_question():
     hard = np.repeat([[0.0, 1.0]], 200, axis=1)  # the same questions right on both sides
     assert measure.estimate(hard, hard) == measure.Estimate(0.0, 0.0, 0.0)
+
+
+def test_the_same_models_under_two_conditions_are_paired_by_seed():
+    rng = np.random.default_rng(6)
+    right = (rng.random((3, 400)) < np.array([[0.3], [0.5], [0.7]])).astype(float)
+    one, other = (measure.Runs(right, right, (name,)) for name in ("a", "b"))
+    assert one.over(one) == measure.Estimate(0.0, 0.0, 0.0)
+    assert one.over(other).low < -0.2 and one.over(other).high > 0.2  # other models, which happen to be alike
 
 
 def test_the_slope_is_that_of_the_accuracies():
