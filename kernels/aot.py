@@ -18,6 +18,13 @@ from kernels.language import ASTSource, GPUTarget, require_triton, triton
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 
+_PATTERNS = {
+    **{name: rf"\b{re.escape(name)}\b" for name in ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128")},
+    "LDGSTS.128": r"\bLDGSTS\.E(\.\w+)*\.128\b",
+    "division of 64 bits": r"\bCALL\S* .*_(div|rem)_[su]64",
+}
+"""What is counted in a disassembly."""
+
 SHARED_LIMIT = 227 * 1024
 """Bytes of shared memory one block may use on sm_90 (CUDA C++ Programming Guide, technical specifications)."""
 
@@ -80,8 +87,7 @@ def compile_case(case: Case) -> Compiled:
         usage = subprocess.run([_tool("cuobjdump"), "-res-usage", cubin], capture_output=True, text=True, check=True)
         listing = subprocess.run([_tool("nvdisasm"), "-c", cubin], capture_output=True, text=True, check=True)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage.stdout)}
-    names = ("HGMMA", "HMMA", "LDGSTS", "UTMALDG", "LDL", "STL", "LDG.E.128")
-    counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", listing.stdout)) for name in names}
+    counts = {name: len(re.findall(pattern, listing.stdout)) for name, pattern in _PATTERNS.items()}
     return Compiled(
         case.name,
         found["REG"],

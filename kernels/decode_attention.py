@@ -5,8 +5,8 @@ out[b, h] = sum_t softmax_t(scale * q[b, h] . K[b, t]) V[b, t] over the first co
 The kernel packs the query heads of a KV head into the rows of one tile, so K and V are read once, and shares *all*
 KV tiles of the batch evenly among a fixed number of programs (stream-K). Lengths are read from device memory: one
 captured graph serves every context length, and a ragged batch is as balanced as an even one. A sequence that spans
-programs leaves partial sums; the last program to arrive adds them up in program order, so the result does not depend
-on timing.
+programs leaves partial sums; the last program to arrive adds them up in program order, `_PARTS_AT_ONCE` of them in
+flight, so the result does not depend on timing. A program takes two tiles at least: fewer programs leave fewer parts.
 """
 
 import functools
@@ -14,12 +14,14 @@ import functools
 import torch
 
 from kernels import use_triton
-from kernels.gemm_choices import has_dependents
-from kernels.language import jit_varying, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
+from kernels.gemm_choices import dependent
+from kernels.language import follow_previous_kernel, jit, jit_varying, launch, next_power_of_2, require_triton, tl
 from kernels.native import library as native
 from kernels.paged import attention_cost, gather_pages, softmax_step, tile_config
 
 LOG2_E = 1.4426950408889634
+_PARTS_AT_ONCE = 8
+"""Of those that the last program adds up: their loads wait for each other's no more than their statistics do."""
 
 
 def decode_attention_reference(
@@ -48,6 +50,19 @@ def decode_attention_reference(
     return (weights @ v).transpose(0, 1).reshape(batch, num_q, head_dim).to(q.dtype)
 
 
+@jit
+def _slot(program, begin, share, longer):
+    """Where program p leaves its part of what starts at tile `begin`: 2 p if that begins its range, else 2 p + 1."""
+    return 2 * program + (program * share + tl.minimum(program, longer) < begin).to(tl.int32)
+
+
+@jit
+def _program_of(tile, share, longer):
+    """The program that a tile belongs to."""
+    short = tile - longer * (share + 1)
+    return tl.where(short < 0, tile // (share + 1), longer + short // share)
+
+
 @jit_varying("batch", "table_stride")
 def _decode_attention_kernel(
     q_ptr,
@@ -73,21 +88,23 @@ def _decode_attention_kernel(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
     QUANTISED: tl.constexpr,
-    LETS_NEXT_START: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
-    """Tiles are numbered (row, KV head, tile of keys), rows slowest; program p takes [p T / P, (p + 1) T / P) of T."""
-    if LETS_NEXT_START:
-        let_next_kernel_start()
+    """Tiles are numbered (row, KV head, tile of keys), rows slowest. Of T tiles each of P programs takes
+    `share` = T / P, the first `longer` = T % P of them one more: program p begins at p * share + min(p, longer)."""
+    follow_previous_kernel(DEPENDENT)
     rows = tl.arange(0, BLOCK_B)
     lens = tl.load(lens_ptr + rows, mask=rows < batch, other=0)
     # A row without keys still has one (masked) tile: that is what writes its zeros.
     tiles = tl.where(rows < batch, tl.maximum((lens + BLOCK_N - 1) // BLOCK_N, 1), 0)
     ends = tl.cumsum(tiles, 0) * NUM_KV
-    total = tl.sum(tiles, 0).to(tl.int64) * NUM_KV
-    programs = tl.minimum(tl.num_programs(0).to(tl.int64), total)
-    program = tl.program_id(0).to(tl.int64)
-    start = tl.minimum(program, programs) * total // programs
-    stop = tl.minimum(program + 1, programs) * total // programs
+    total = tl.sum(tiles, 0) * NUM_KV
+    programs = tl.maximum(tl.minimum(tl.num_programs(0), total // 2), 1)
+    share, longer = total // programs, total % programs
+    program = tl.minimum(tl.program_id(0), programs)  # those beyond have none
+    start = program * share + tl.minimum(program, longer)
+    stop = tl.minimum(start + share + (program < longer).to(tl.int32), total)
 
     head_row = tl.arange(0, BLOCK_M)
     key = tl.arange(0, BLOCK_N)
@@ -114,7 +131,7 @@ def _decode_attention_kernel(
         top = tl.full([BLOCK_M], -1.0e30, tl.float32)
         total_weight = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-        for index in range((tile - begin).to(tl.int32), (last - begin).to(tl.int32)):
+        for index in range(tile - begin, last - begin):
             position = index * BLOCK_N
             page = tl.load(tables_ptr + row.to(tl.int64) * table_stride + position // PAGE_SIZE).to(tl.int64)
             base = (page * NUM_KV + head) * (PAGE_SIZE * HEAD_DIM) + (position % PAGE_SIZE) * HEAD_DIM
@@ -128,36 +145,41 @@ def _decode_attention_kernel(
 
         finishes = (tile == begin) & (last == end)
         if not finishes:
-            # Program i left its part in slot 2 i where the part began the program's range, otherwise in 2 i + 1.
-            slot = 2 * program + (start < begin).to(tl.int64)
+            slot = _slot(program, begin, share, longer)
             part = head_row[:, None] * HEAD_DIM + dim[None, :]
             kept = head_row[:, None] < GROUP
+            pair = head_row[:, None] * 2 + tl.arange(0, 2)[None, :]
             tl.store(partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, acc, mask=kept)
-            tl.store(stats_ptr + slot * (2 * BLOCK_M) + head_row, top)
-            tl.store(stats_ptr + slot * (2 * BLOCK_M) + BLOCK_M + head_row, total_weight)
+            tl.store(stats_ptr + slot * (2 * BLOCK_M) + pair, tl.join(top, total_weight))
             tl.debug_barrier()  # every thread's part is written before one thread releases the ticket
-            first_program = ((begin + 1) * programs - 1) // total
-            last_program = (end * programs - 1) // total
-            arrived = tl.atomic_add(tickets_ptr + query_head, 1, sem="acq_rel", scope="gpu")
-            finishes = arrived == last_program - first_program
+            first_program = _program_of(begin, share, longer)
+            parts = _program_of(end - 1, share, longer) - first_program + 1
+            finishes = tl.atomic_add(tickets_ptr + query_head, 1, sem="acq_rel", scope="gpu") == parts - 1
             if finishes:
                 tl.store(tickets_ptr + query_head, 0)  # ready for the next launch
                 top = tl.full([BLOCK_M], -1.0e30, tl.float32)
                 total_weight = tl.zeros([BLOCK_M], tl.float32)
                 acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-                for other in range(first_program.to(tl.int32), last_program.to(tl.int32) + 1):
-                    slot = 2 * other + (other * total // programs < begin).to(tl.int64)
-                    stats = stats_ptr + slot * (2 * BLOCK_M) + head_row
-                    part_top = tl.load(stats, cache_modifier=".cg")
-                    part_weight = tl.load(stats + BLOCK_M, cache_modifier=".cg")
-                    values = tl.load(
-                        partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, mask=kept, other=0.0, cache_modifier=".cg"
-                    )
-                    new_top = tl.maximum(top, part_top)
+                at = tl.arange(0, CHUNK)
+                for chunk in range(0, parts, CHUNK):
+                    slots = _slot(first_program + chunk + at, begin, share, longer)
+                    there = (chunk + at < parts)[:, None, None]
+                    stats = stats_ptr + slots[:, None, None] * (2 * BLOCK_M) + pair[None, :, :]
+                    tops, weights = tl.split(tl.load(stats, mask=there, other=-1.0e30, cache_modifier=".cg"))
+                    new_top = tl.maximum(top, tl.max(tops, 0))
+                    shares = tl.where(chunk + at[:, None] < parts, tl.exp2(tops - new_top[None, :]), 0.0)
                     decay = tl.exp2(top - new_top)
-                    part_decay = tl.exp2(part_top - new_top)
-                    total_weight = total_weight * decay + part_weight * part_decay
-                    acc = acc * decay[:, None] + values * part_decay[:, None]
+                    total_weight = total_weight * decay + tl.sum(weights * shares, 0)
+                    acc = acc * decay[:, None]
+                    for piece in tl.static_range(CHUNK):
+                        slot = _slot(first_program + chunk + piece, begin, share, longer)
+                        values = tl.load(
+                            partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part,
+                            mask=head_row[:, None] < tl.where(chunk + piece < parts, GROUP, 0),
+                            other=0.0,
+                            cache_modifier=".cg",
+                        )
+                        acc += values * tl.sum(tl.where(at[:, None] == piece, shares, 0.0), 0)[:, None]
                     top = new_top
         if finishes:
             out = acc / tl.where(total_weight == 0.0, 1.0, total_weight)[:, None]
@@ -167,7 +189,7 @@ def _decode_attention_kernel(
         tile = last
 
 
-def decode_attention_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, int | str | bool]:
+def decode_attention_config(q: torch.Tensor, cache: torch.Tensor, follows: bool = False) -> dict[str, int | str | bool]:
     """Constants for these shapes: 16 query rows at least (the tensor core's M).
 
     Five stages keep two tiles of K and V in flight: the page's number is a load of its own, so a tile takes two stages.
@@ -179,7 +201,9 @@ def decode_attention_config(q: torch.Tensor, cache: torch.Tensor) -> dict[str, i
         **config,
         "BLOCK_B": next((size for size in (8, 64) if batch <= size), max(256, next_power_of_2(batch))),
         "BLOCK_M": max(16, next_power_of_2(group)),
-        **launch(num_warps=4, num_stages=5),
+        "CHUNK": _PARTS_AT_ONCE,
+        "DEPENDENT": follows,
+        **launch(num_warps=4, num_stages=5, dependent=follows),
     }
 
 
@@ -220,7 +244,7 @@ def decode_attention_triton(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if q.shape[0] == 0:
         return out
-    config = decode_attention_config(q, k_cache)
+    config = decode_attention_config(q, k_cache, dependent(q))
     programs = decode_attention_programs(q.device) if programs is None else programs
     items = next_power_of_2(q.shape[0] * k_cache.shape[1])
     partial, stats, tickets = _workspace(q.device, programs, int(config["BLOCK_M"]), q.shape[2], items)
@@ -240,7 +264,6 @@ def decode_attention_triton(
         q.shape[0],
         block_tables.stride(0),
         QUANTISED=k_scale is not None,
-        LETS_NEXT_START=has_dependents(q),
         **config,
     )
     return out

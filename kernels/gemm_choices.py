@@ -1,22 +1,30 @@
-"""Which product runs where: the recorded table of shapes for which `kernels.small_gemm` beat cuBLAS on a device.
+"""Which runs a dense product of a decode step: cuBLAS, or `kernels.small_gemm` and in which configuration.
 
-`gemm_choices.json` holds one row per (device, product, shape, numbers of tokens) with the two times that decided it, as
-`python -m bench.gemm` took them on the device itself. Where no row holds, cuBLAS runs. The table is empty: not yet
-measured on a GPU.
+`gemm_choices.json` holds one row per (device, product, shape, type of the weight, numbers of tokens) with the two times
+that decided it, as `python -m bench.gemm` took them on the device itself. Where no row holds, cuBLAS runs; for weights
+of 8 bits, which it does not take, `small_gemm.default_config`. The table is empty: not yet measured on a GPU.
+
+S1_GEMM_TABLE names another table, or one of two rules that measure nothing: `folded`, every product of a layer by
+`small_gemm` in its default configuration, and `dependent`, the same with every kernel of a layer launched before the
+one in front of it ends. They are there to be measured.
 """
 
 import functools
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 import torch
 
-from kernels.small_gemm import MOST_TOKENS, GemmConfig
+from kernels.errors import KernelError
+from kernels.small_gemm import MOST_TOKENS, GemmConfig, default_config
 
 TABLE = Path(__file__).with_name("gemm_choices.json")
+RULES = ("folded", "dependent")
+_PREFETCH = 4
+"""Tiles that a program of the rule `dependent` asks for ahead of its turn."""
 
 
 class Product(Enum):
@@ -29,7 +37,7 @@ class Product(Enum):
 
 @dataclass(frozen=True)
 class Choice:
-    """One row. It holds for batches of `least` to `tokens`; `ours_us` and `cublas_us` are the times that decided."""
+    """One row. It holds for batches of `least` to `tokens`; the times are those that decided."""
 
     device: str
     product: Product
@@ -38,64 +46,81 @@ class Choice:
     tokens: int
     config: GemmConfig
     ours_us: float
-    cublas_us: float
+    rival_us: float
+    """of cuBLAS, for codes of 8 bits of the default configuration"""
+    weight: str = "bfloat16"
+    """type of the weight's values"""
     least: int = 1
 
+    def holds(self, key: tuple[str, Product, str, int, int], tokens: int) -> bool:
+        """Whether it is for this (device, product, type, out, in) and so many tokens."""
+        mine = self.device, self.product, self.weight, self.out_features, self.in_features
+        return mine == key and self.least <= tokens <= self.tokens
 
-def table_in_use() -> Path:
-    """The table that products are chosen from: this package's, or what S1_GEMM_TABLE names."""
-    return Path(os.environ.get("S1_GEMM_TABLE") or TABLE)
+
+def table_in_use() -> str:
+    """Where products are chosen from: this package's table, or what S1_GEMM_TABLE says: a path or one of `RULES`."""
+    return os.environ.get("S1_GEMM_TABLE") or str(TABLE)
 
 
-def read_choices(path: Path = TABLE) -> tuple[Choice, ...]:
-    """The rows of a table."""
+def read_choices(path: Path | str = TABLE) -> tuple[Choice, ...]:
+    """The rows of a table; a rule has none."""
+    if path in RULES:
+        return ()
+    path = Path(path)
+    if not path.exists():
+        raise KernelError(f"{path} does not exist; S1_GEMM_TABLE names a table, {' or '.join(RULES)}, or is unset")
     rows = json.loads(path.read_text())
     return tuple(Choice(**{**r, "product": Product(r["product"]), "config": GemmConfig(**r["config"])}) for r in rows)
 
 
 def write_choices(choices: list[Choice], path: Path = TABLE) -> None:
     """Replace a table; rows are sorted, so that a diff shows what changed."""
-    ordered = sorted(choices, key=lambda c: (c.device, c.product.value, c.out_features, c.in_features, c.tokens))
-    rows = [{**asdict(choice), "product": choice.product.value} for choice in ordered]
+    rows = [{**asdict(choice), "product": choice.product.value} for choice in choices]
+    keys = ("device", "product", "weight", "out_features", "in_features", "tokens")
+    rows.sort(key=lambda row: [row[key] for key in keys])
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 @functools.cache
-def _rows() -> tuple[Choice, ...]:
-    return read_choices(table_in_use())
+def _rows(table: str) -> tuple[Choice, ...]:
+    return read_choices(table)
+
+
+def pick(choices: tuple[Choice, ...], key: tuple[str, Product, str, int, int], tokens: int) -> GemmConfig | None:
+    """The configuration of the narrowest row that holds for `key` and `tokens` (`Choice.holds`), or None."""
+    fits = [choice for choice in choices if choice.holds(key, tokens)]
+    return min(fits, key=lambda choice: choice.tokens).config if fits else None
 
 
 @functools.cache
-def _pick(device: str, product: Product, out_features: int, in_features: int, tokens: int) -> GemmConfig | None:
-    return pick(_rows(), device, product, out_features, in_features, tokens)
-
-
-def pick(
-    choices: tuple[Choice, ...], device: str, product: Product, out_features: int, in_features: int, tokens: int
+def _choose(
+    table: str, device: str, product: Product, shape: tuple[int, int], weight: torch.dtype, tokens: int
 ) -> GemmConfig | None:
-    """The configuration of the narrowest row that holds for `tokens`; None: cuBLAS."""
-    fits = [
-        c
-        for c in choices
-        if (c.device, c.product, c.out_features, c.in_features) == (device, product, out_features, in_features)
-        and c.least <= tokens <= c.tokens
-    ]
-    return min(fits, key=lambda c: c.tokens).config if fits else None
-
-
-@functools.cache
-def _dependents(device: str) -> bool:
-    return any(choice.device == device and choice.config.prefetch > 0 for choice in _rows())
-
-
-def has_dependents(x: torch.Tensor) -> bool:
-    """Whether x's device has products that start before the kernel in front of them ends, which must then let them."""
-    return x.is_cuda and _dependents(torch.cuda.get_device_name(x.device))
+    found = pick(_rows(table), (device, product, str(weight)[6:], *shape), tokens)
+    if found is None and (weight.itemsize == 1 or (table in RULES and product is not Product.HEAD)):
+        found = default_config(*shape, tokens, weight.itemsize, product is Product.GATED)
+        return replace(found, prefetch=_PREFETCH) if table == "dependent" else found
+    return found
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:
-    """The recorded configuration for x [N, K] and weight [M, K] on x's device; None: cuBLAS."""
-    if not x.is_cuda or x.shape[0] > MOST_TOKENS:
+    """How `small_gemm` multiplies x [N, K] with weight [M, K] on x's device; None: cuBLAS does."""
+    if x.shape[0] > MOST_TOKENS:
         return None
-    name = torch.cuda.get_device_name(x.device)
-    return _pick(name, product, weight.shape[0], weight.shape[1], x.shape[0])
+    rows, width = weight.shape
+    return _choose(table_in_use(), _name(x.device), product, (rows, width), weight.dtype, x.shape[0])
+
+
+@functools.cache
+def _dependent(table: str, device: str) -> bool:
+    return table == "dependent" or any(c.device == device and c.config.prefetch > 0 for c in _rows(table))
+
+
+def dependent(x: torch.Tensor) -> bool:
+    """Whether kernels of a layer on x's device start before the one in front of them ends: needs sm_90 or later."""
+    return _dependent(table_in_use(), _name(x.device))
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -5,14 +5,14 @@ launching a kernel fails; CPU tensors never need one. The interpreter of Triton 
 arrays of one value for numbers); compiled kernels do not.
 
 Programmatic dependent launch (sm_90 and later): a kernel launched with `dependent=True` may start while the kernel
-before it in the stream still runs, once every program of that one has called `let_next_kernel_start` or ended. This
-cannot race, whatever the neighbours are, as long as every dependent kernel
-1. calls `wait_for_previous_kernel` in every program before it reads or writes memory. That returns when the kernel
-   before it is complete and its writes are seen, as a plain launch would find them. `prefetch` alone may come earlier:
-   it fills the L2 cache, through which all writes go, so what is read later is never stale;
-2. calls `let_next_kernel_start` after the wait, never before it. Then all that came before the kernel is complete when
-   the next one starts, and the next one's wait covers the kernel itself.
-A plain launch waits for the whole kernel in front of it, and the three calls do no harm in it. CUDA graphs capture
+before it in the stream still runs, once every program of that one has let it start or ended. This cannot race, whatever
+the neighbours are, as long as every dependent kernel
+1. waits (`griddepcontrol.wait`) in every program before it reads or writes memory. That returns when the kernel before
+   it is complete and its writes are seen, as a plain launch would find them. `prefetch` alone may come earlier: it
+   fills the L2 cache, through which all writes go, so what is read later is never stale;
+2. lets the next one start after the wait, never before it. Then all that came before the kernel is complete when the
+   next one starts, and the next one's wait covers the kernel itself.
+`follow_previous_kernel` does both. A plain launch waits for the whole kernel in front of it. CUDA graphs capture
 dependent launches as they are.
 """
 
@@ -52,16 +52,15 @@ __all__ = [
     "GPUTarget",
     "cdiv",
     "dot_precision",
+    "follow_previous_kernel",
     "jit",
     "jit_varying",
     "launch",
-    "let_next_kernel_start",
     "next_power_of_2",
     "prefetch",
     "require_triton",
     "tl",
     "triton",
-    "wait_for_previous_kernel",
 ]
 
 
@@ -84,16 +83,11 @@ _COMPILED = tl.constexpr(not INTERPRET)
 
 
 @jit
-def wait_for_previous_kernel():
-    """Wait until the kernel before this one in the stream is complete; its writes are seen from here on."""
-    if _COMPILED:
+def follow_previous_kernel(DEPENDENT: tl.constexpr):
+    """Rules 1 and 2 where DEPENDENT: wait until the kernel before this one in the stream is complete and its writes are
+    seen; then the one after this may start, once every program has come here or ended."""
+    if DEPENDENT and _COMPILED:
         tl.extra.cuda.gdc_wait()
-
-
-@jit
-def let_next_kernel_start():
-    """A dependent kernel after this one may start once every program has come here or ended."""
-    if _COMPILED:
         tl.extra.cuda.gdc_launch_dependents()
 
 

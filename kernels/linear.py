@@ -1,9 +1,9 @@
 """Dense products of a decode step: y = x W^T + b, the gated pair silu(x Wg^T) * (x Wu^T), and the vocabulary head.
 
-Weights of 8 bits (`kernels.quantize`) multiply activations of the model's dtype: up to 64 tokens in one Triton kernel
-that widens codes in registers, beyond that (prefill) by widening the matrix first. On the CPU int8 has a C++ twin;
-float8 there is widened once, when it is packed: its rounding is that of the GPU, its speed and size those of no
-quantisation.
+On CUDA up to 64 tokens go through `small_gemm` where `kernels.gemm_choices` says so, everything else through cuBLAS.
+Weights of 8 bits (`kernels.quantize`) multiply activations of the model's dtype: up to 64 tokens `small_gemm` widens
+codes in registers, beyond that (prefill) the matrix is widened first. On the CPU int8 has a C++ twin; float8 there is
+widened once, when it is packed: its rounding is that of the GPU, its speed and size those of no quantisation.
 """
 
 from dataclasses import replace
@@ -15,8 +15,9 @@ from kernels import use_triton
 from kernels.gemm_choices import Product, choose
 from kernels.native import library as native
 from kernels.quantize import decode
+from kernels.rms_norm import rms_norm
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
-from kernels.small_gemm import MOST_TOKENS, GemmConfig, small_gemm
+from kernels.small_gemm import Scaled, small_gemm
 from kernels.weights import LinearWeight
 
 
@@ -47,41 +48,67 @@ def _product(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     return F.linear(x.float(), decode(w.weight, w.scale), None if w.bias is None else w.bias.float())
 
 
-def _quantized(
-    x: torch.Tensor, w: LinearWeight, product: Product, residual: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Products with codes on CUDA; float32 for the head, else x's dtype."""
-    assert w.scale is not None
-    gated, head = product is Product.GATED, product is Product.HEAD
-    if x.shape[0] <= MOST_TOKENS:
-        config = choose(x, w.weight, product) or GemmConfig()
-        return small_gemm(x, w.weight, config, w.bias, residual, gated=gated, maxima=head, scale=w.scale)[0]
-    if x.is_cuda and x.dtype != torch.float32:  # codes are exact in 16 bits, and the sums leave cuBLAS unrounded
+def _ours(
+    x: torch.Tensor | Scaled, w: LinearWeight, product: Product, residual: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """By `small_gemm` where it is chosen, else None: float32 for the head, else x's dtype."""
+    config = choose(x.values if isinstance(x, Scaled) else x, w.weight, product)
+    if config is None:
+        return None
+    gated, wide = product is Product.GATED, product is Product.HEAD
+    return small_gemm(x, w.weight, config, w.bias, residual, w.scale, gated, wide)[0]
+
+
+def _cublas(x: torch.Tensor, w: LinearWeight, wide: bool = False) -> torch.Tensor:
+    """x W^T + bias on CUDA: float32 where it is `wide`, else x's dtype."""
+    half = x.is_cuda and x.dtype != torch.float32
+    if w.scale is not None and half:  # codes are exact in 16 bits, and the sums leave cuBLAS unrounded
         y = torch.mm(x, w.weight.to(x.dtype).t(), out_dtype=torch.float32) * w.scale  # type: ignore[call-overload]
         y = y if w.bias is None else y + w.bias
+    elif wide and half and w.bias is None:
+        return torch.mm(x, w.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
     else:
         y = _product(x, w)
-    if head:
-        return y
-    y = y.to(x.dtype)
-    if gated:
-        return silu_mul_triton(y)
-    return y if residual is None else y + residual
+    return y.float() if wide else y.to(x.dtype)
 
 
-def linear(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """x [N, K], w.weight [M, K] -> x W^T + bias + residual, [N, M], in x's dtype."""
-    if use_triton(x):
-        if w.scale is not None:
-            return _quantized(x, w, Product.PLAIN, residual)
-        config = choose(x, w.weight, Product.PLAIN)
-        if config is not None:
-            return small_gemm(x, w.weight, config, bias=w.bias, residual=residual)[0]
-        if residual is not None and w.bias is None:
+def linear(x: torch.Tensor | Scaled, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """x [N, K], w.weight [M, K] -> x W^T + bias + residual, [N, M], in x's dtype.
+
+    A `Scaled` x comes from `linear_norm`, which was told of this product.
+    """
+    if isinstance(x, Scaled) or use_triton(x):
+        ours = _ours(x, w, Product.PLAIN, residual)
+        if ours is not None:
+            return ours
+        assert not isinstance(x, Scaled), "scaled for a product of ours"
+        if residual is not None and w.bias is None and w.scale is None:
             return torch.addmm(residual, x, w.weight.t())  # cuBLAS adds the residual (beta = 1) as it writes
-        return linear_reference(x, w, residual)
+        y = _cublas(x, w)
+        return y if residual is None else y + residual
     on_cpu = native.linear if native.supports_linear(x, w) else linear_reference
     return on_cpu(x, w, residual)
+
+
+def linear_norm(
+    x: torch.Tensor,
+    w: LinearWeight,
+    residual: torch.Tensor,
+    gain: torch.Tensor,
+    eps: float,
+    then: tuple[LinearWeight, Product] | None = None,
+) -> tuple[torch.Tensor | Scaled, torch.Tensor]:
+    """h = x W^T + residual, [N, M], then its RMSNorm: (y, h), as `linear` and `rms_norm` give them.
+
+    Where `small_gemm` runs both this and the product `then` of y, the norm is part of the two. Not in float16, which
+    has no room for values that are multiplied by the gain before they are normed.
+    """
+    config = choose(x, w.weight, Product.PLAIN) if use_triton(x) else None
+    if config is None:
+        return rms_norm(linear(x, w), gain, eps, residual)
+    folds = then is not None and x.dtype != torch.float16 and choose(x, then[0].weight, then[1]) is not None
+    h, scaled = small_gemm(x, w.weight, config, w.bias, residual, w.scale, gain=gain if folds else None, eps=eps)
+    return (rms_norm(h, gain, eps)[0] if scaled is None else scaled), h
 
 
 def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
@@ -89,15 +116,14 @@ def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.T
     return silu_mul_reference(_product(x, gate_up).to(x.dtype))
 
 
-def linear_silu_mul(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
+def linear_silu_mul(x: torch.Tensor | Scaled, gate_up: LinearWeight) -> torch.Tensor:
     """x [N, H], gate_up.weight [2F, H] (gate rows, then up rows) -> silu(gate) * up, [N, F]."""
-    if use_triton(x):
-        if gate_up.scale is not None:
-            return _quantized(x, gate_up, Product.GATED)
-        config = choose(x, gate_up.weight, Product.GATED)
-        if config is not None:
-            return small_gemm(x, gate_up.weight, config, bias=gate_up.bias, gated=True)[0]
-        return silu_mul_triton(F.linear(x, gate_up.weight, gate_up.bias))
+    if isinstance(x, Scaled) or use_triton(x):
+        ours = _ours(x, gate_up, Product.GATED)
+        if ours is not None:
+            return ours
+        assert not isinstance(x, Scaled), "scaled for a product of ours"
+        return silu_mul_triton(_cublas(x, gate_up))
     on_cpu = native.linear_silu_mul if native.supports_linear(x, gate_up) else linear_silu_mul_reference
     return on_cpu(x, gate_up)
 
@@ -114,14 +140,8 @@ def head(x: torch.Tensor, w: LinearWeight, room: torch.Tensor | None = None) -> 
     more page faults than the product takes.
     """
     if use_triton(x):
-        if w.scale is not None:
-            return _quantized(x, w, Product.HEAD)
-        config = choose(x, w.weight, Product.HEAD)
-        if config is not None:
-            return small_gemm(x, w.weight, config, bias=w.bias, maxima=True)[0]
-        if x.is_cuda and x.dtype != torch.float32 and w.bias is None:
-            return torch.mm(x, w.weight.t(), out_dtype=torch.float32)  # the sums leave cuBLAS unrounded
-        return head_reference(x, w)
+        ours = _ours(x, w, Product.HEAD)
+        return _cublas(x, w, wide=True) if ours is None else ours
     if native.supports_linear(x, w):
         return native.head(x, w, None if room is None else room[: x.shape[0]])
     return head_reference(x, w)

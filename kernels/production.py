@@ -18,7 +18,7 @@ from kernels.rms_norm import _rms_norm_kernel, rms_norm_config
 from kernels.rope_append import _rope_append_kernel, rope_append_config
 from kernels.sampler_triton import _draw_kernel, _tile_kernel, draw_config, sample_config
 from kernels.silu_mul import _silu_mul_kernel, silu_mul_config
-from kernels.small_gemm import GemmConfig, _small_gemm_kernel, small_gemm_config
+from kernels.small_gemm import GemmConfig, _small_gemm_kernel, default_config, small_gemm_config
 from kernels.thinking_triton import _thinking_step_kernel, thinking_step_config
 
 PAGE = 64
@@ -41,13 +41,13 @@ def _row_kernels() -> list[Case]:
             name.format(hidden),
             _rms_norm_kernel,
             {**norm, "residual_ptr": bf16} if added else norm,
-            {"HIDDEN": hidden, "HAS_RESIDUAL": added, "LETS_NEXT_START": early, **rms_norm_config(hidden)},
+            {"HIDDEN": hidden, "HAS_RESIDUAL": added, **rms_norm_config(hidden, follows)},
         )
         for hidden in (896, 5120)
-        for name, added, early in (
+        for name, added, follows in (
             ("rms_norm {}", False, False),
             ("rms_norm+add {}", True, False),
-            ("rms_norm+add {} early", True, True),
+            ("rms_norm {} dependent", False, True),
         )
     ]
     reduced = {"addresses_ptr": i64, "residual_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16}
@@ -80,17 +80,23 @@ def _row_kernels() -> list[Case]:
         "q_ptr": bf16,
         "eps": "fp32",
     }
-    heads = {"NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE, **rope_append_config(128)}
+    heads = {"NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE}
     appends = [
         Case(
-            f"rope_append {cache[1:]}{' normed' if normed else ''}",
+            f"rope_append {cache[1:]}{' normed' if normed else ''}{' dependent' if follows else ''}",
             _rope_append_kernel,
             {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)}
             | ({"qk_norm_ptr": bf16} if normed else {}),
-            {**heads, "NUM_Q": 64 if normed else 40, "QUANTISED": cache != bf16, "NORMED": normed},  # Qwen3 and Qwen2.5
+            {**heads, "NUM_Q": 64 if normed else 40, "QUANTISED": cache != bf16, "NORMED": normed}  # Qwen3 and Qwen2.5
+            | rope_append_config(128, follows),
         )
-        for cache in (bf16, "*fp8e4nv")
-        for normed in (False, True)
+        for cache, normed, follows in (
+            (bf16, False, False),
+            (bf16, True, False),
+            (bf16, False, True),
+            ("*fp8e4nv", False, False),
+            ("*fp8e4nv", True, False),
+        )
     ]
     return [*norms, *reductions, silu, embed, *appends]
 
@@ -102,6 +108,7 @@ def _attention_kernels() -> list[Case]:
         ("32B", 40, 8, 128, 64),
         ("32B TP8", 5, 1, 128, 256),
         ("0.5B", 14, 2, 64, 64),
+        ("Qwen3-32B", 64, 8, 128, 64),
     )
     work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
     for (model, num_q, num_kv, head_dim, batch), stored in product(shapes, ("*bf16", "*fp8e4nv")):
@@ -118,11 +125,10 @@ def _attention_kernels() -> list[Case]:
             **_scales(stored),
         }
         label, quantised = f"{model} batch {batch} {stored[1:]}", stored != "*bf16"
-        decode = decode_attention_config(q, cache)
-        for early in (False, True) if batch == 1 else (False,):
-            name = f"decode {label} early" if early else f"decode {label}"
-            constants = {**decode, "QUANTISED": quantised, "LETS_NEXT_START": early}
-            rows = int(decode["BLOCK_M"])
+        for follows in (False, True) if batch == 1 else (False,):
+            name = f"decode {label} dependent" if follows else f"decode {label}"
+            constants = {**decode_attention_config(q, cache, follows), "QUANTISED": quantised}
+            rows = int(constants["BLOCK_M"])
             cases.append(Case(name, _decode_attention_kernel, {**common, **work}, constants, rows))
         if batch == 64:
             prefill = prefill_attention_config(q, cache)
@@ -189,34 +195,32 @@ def _step_kernels() -> list[Case]:
 
 
 def _gemm_kernels() -> list[Case]:
-    bf16, flags = "*bf16", ("NORM", "BIAS", "RESIDUAL", "GATED", "MAXIMA", "QUANTISED")
+    bf16 = "*bf16"
+    flags = ("BIAS", "RESIDUAL", "SCALES", "GATED", "QUANTISED")
     common = {"x_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "tokens": "i32", "eps": "fp32"}
-    norm, bias, residual = {"norm_ptr": bf16}, {"bias_ptr": bf16}, {"residual_ptr": bf16}
-    maxima, parts = {"y_ptr": "*fp32", "maxima_ptr": "*fp32"}, {"partial_ptr": "*fp32", "tickets_ptr": "*i32"}
-    products = (  # name, M, K, what is folded in, split_k, arguments besides
-        ("qkv", 7168, 5120, ("NORM", "BIAS"), 1, {**norm, **bias}),
-        ("o", 5120, 5120, ("RESIDUAL",), 3, {**residual, **parts}),
-        ("gate_up", 27648, 5120, ("NORM", "GATED"), 1, norm),
-        ("down", 5120, 27648, ("RESIDUAL",), 4, {**residual, **parts}),
-        ("head", 152064, 5120, ("MAXIMA",), 1, maxima),
+    normed = {"squares_ptr": "*fp32"}
+    left = {"residual_ptr": bf16, "gain_ptr": bf16, "scaled_ptr": bf16, "sums_ptr": "*fp32"}
+    products = (  # name, M (of gate and up), K, what is folded in, sums of squares of x, arguments besides
+        ("qkv", 7168, 5120, ("BIAS",), 80, {**normed, "bias_ptr": bf16}),
+        ("o", 5120, 5120, ("RESIDUAL", "SCALES"), 0, left),
+        ("gate_up", 55296, 5120, ("GATED",), 80, normed),
+        ("down", 5120, 27648, ("RESIDUAL", "SCALES"), 0, left),
+        ("head", 152064, 5120, (), 0, {"y_ptr": "*fp32"}),
     )
-    coded = {"gate_up": {}, "down": residual}  # as `kernels.linear` launches weights of 8 bits
     cases = []
-    for (name, out, width, folded, split, besides), tokens in product(products, (16, 64)):
-        label, shape = f"gemm {name} {tokens}", {"OUT": out, "IN": width, **{f: f in folded for f in flags}}
-        plain, ours, dependent = (
-            small_gemm_config(config, tokens, torch.bfloat16)
-            for config in (GemmConfig(), GemmConfig(split_k=split), GemmConfig(split_k=split, prefetch=4))
-        )
-        arguments = {**common, **besides}
-        cases += [
-            Case(label, _small_gemm_kernel, arguments, {**shape, **ours}, 64),
-            Case(f"{label} dependent", _small_gemm_kernel, arguments, {**shape, **dependent}, 64),
-        ]
-        constants = {**shape, **plain, "NORM": False, "QUANTISED": True}
-        for suffix, codes in (("int8", "*i8"), ("fp8", "*fp8e4nv")) if name in coded else ():
-            arguments = {**common, **coded[name], "weight_ptr": codes, "scale_ptr": "*fp32"}
-            cases.append(Case(f"{label} {suffix}", _small_gemm_kernel, arguments, constants, 64))
+    for (name, out, width, folded, parts, besides), tokens in product(products, (16, 64)):
+        gated = "GATED" in folded
+        shape = {"OUT": out // 2 if gated else out, "IN": width, **{flag: flag in folded for flag in flags}}
+        for suffix, codes in ("", bf16), (" int8", "*i8"), (" fp8", "*fp8e4nv"):
+            config = default_config(out, width, tokens, 1 if suffix else 2, gated)
+            arguments = {**common, **besides, "weight_ptr": codes}
+            arguments |= {"scale_ptr": "*fp32"} if suffix else {}
+            arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
+            for prefetch in (0, 4) if suffix in ("", " int8") and name != "head" else (0,):
+                constants = small_gemm_config(replace(config, prefetch=prefetch), tokens, torch.bfloat16, parts)
+                constants |= {**shape, "QUANTISED": bool(suffix)}
+                label = f"gemm {name} {tokens}{suffix}{' dependent' if prefetch else ''}"
+                cases.append(Case(label, _small_gemm_kernel, arguments, constants, 64))
     return cases
 
 
@@ -230,7 +234,7 @@ def checking_cases() -> list[Case]:
     rows. They must not take long to compile."""
     known = {case.name: case for case in production_cases()}
     q, cache = (_meta(*shape, dtype=torch.float32) for shape in ((64, 40, 128), (2, 8, PAGE, 128)))
-    rows = {"QUANTISED": False, "LETS_NEXT_START": False}
+    rows = {"QUANTISED": False}
     configs = {
         "decode 32B batch 64 bf16": {**decode_attention_config(q, cache), **rows},
         "prefill 32B batch 64 bf16": {**prefill_attention_config(q, cache), "QUANTISED": False},

@@ -3,8 +3,8 @@
 import torch
 
 from kernels import use_triton
-from kernels.gemm_choices import has_dependents
-from kernels.language import jit, launch, let_next_kernel_start, next_power_of_2, require_triton, tl
+from kernels.gemm_choices import dependent
+from kernels.language import follow_previous_kernel, jit, launch, next_power_of_2, require_triton, tl
 from kernels.native import library as native
 
 
@@ -29,11 +29,10 @@ def _rms_norm_kernel(
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
-    LETS_NEXT_START: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """One program per row; the row stays in registers between the sum of squares and the scaling."""
-    if LETS_NEXT_START:
-        let_next_kernel_start()
+    follow_previous_kernel(DEPENDENT)
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     cols = tl.arange(0, BLOCK)
     inside = cols < HIDDEN
@@ -48,10 +47,10 @@ def _rms_norm_kernel(
     tl.store(y_ptr + row + cols, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def rms_norm_config(hidden: int) -> dict[str, int | bool]:
+def rms_norm_config(hidden: int, follows: bool = False) -> dict[str, int | bool]:
     """Block and warps for a row of `hidden`: 8 to 16 values per thread, 16-byte accesses in bf16."""
     block = next_power_of_2(hidden)
-    return {"BLOCK": block, **launch(num_warps=min(16, max(1, block // 512)))}
+    return {"BLOCK": block, "DEPENDENT": follows, **launch(min(16, max(1, block // 512)), dependent=follows)}
 
 
 def rms_norm_triton(
@@ -59,13 +58,12 @@ def rms_norm_triton(
     weight: torch.Tensor,
     eps: float,
     residual: torch.Tensor | None = None,
-    lets_next_start: bool | None = None,
+    follows: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The launcher. `lets_next_start`: a dependent product may start before the norm ends; None: if there are any."""
+    """The launcher. `follows`: it is a dependent launch; None: where the kernels of a layer are."""
     require_triton()
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
-    lets_next_start = has_dependents(x) if lets_next_start is None else lets_next_start
     y = torch.empty_like(x)
     h = x if residual is None else torch.empty_like(x)
     if x.shape[0]:
@@ -78,8 +76,7 @@ def rms_norm_triton(
             eps,
             HIDDEN=x.shape[1],
             HAS_RESIDUAL=residual is not None,
-            LETS_NEXT_START=lets_next_start,
-            **rms_norm_config(x.shape[1]),
+            **rms_norm_config(x.shape[1], dependent(x) if follows is None else follows),
         )
     return y, h
 

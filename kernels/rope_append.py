@@ -7,7 +7,8 @@ model has it (Qwen3), each head of Q and K goes through an RMSNorm of its own fi
 import torch
 
 from kernels import use_triton
-from kernels.language import cdiv, jit, launch, next_power_of_2, require_triton, tl
+from kernels.gemm_choices import dependent
+from kernels.language import cdiv, follow_previous_kernel, jit, launch, next_power_of_2, require_triton, tl
 from kernels.native import library as native
 from kernels.quantize import to_float8
 from kernels.rms_norm import rms_norm_reference
@@ -71,8 +72,10 @@ def _rope_append_kernel(
     BLOCK_HALF: tl.constexpr,
     QUANTISED: tl.constexpr,
     NORMED: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Program (token, block of heads) over the row's Hq + 2 Hk heads; both halves of a head sit in one program."""
+    follow_previous_kernel(DEPENDENT)
     HALF: tl.constexpr = HEAD_DIM // 2
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
@@ -124,9 +127,10 @@ def _rope_append_kernel(
     tl.store(v + HALF, y2.to(v_cache_ptr.dtype.element_ty), mask=is_v)
 
 
-def rope_append_config(head_dim: int) -> dict[str, int | bool]:
+def rope_append_config(head_dim: int, follows: bool = False) -> dict[str, int | bool]:
     """Eight heads per program: 8 x 64 pairs in 4 warps."""
-    return {"BLOCK_HEADS": 8, "BLOCK_HALF": next_power_of_2(head_dim // 2), **launch(num_warps=4)}
+    block = {"BLOCK_HEADS": 8, "BLOCK_HALF": next_power_of_2(head_dim // 2)}
+    return {**block, "DEPENDENT": follows, **launch(num_warps=4, dependent=follows)}
 
 
 def rope_append_triton(
@@ -148,7 +152,7 @@ def rope_append_triton(
     page_size, head_dim = k_cache.shape[2:]
     tokens = qkv.shape[0]
     q = torch.empty(tokens, num_q, head_dim, dtype=qkv.dtype, device=qkv.device)
-    config = rope_append_config(head_dim)
+    config = rope_append_config(head_dim, dependent(qkv))
     if tokens:
         _rope_append_kernel[(tokens, cdiv(num_q + 2 * num_kv, config["BLOCK_HEADS"]))](
             qkv.contiguous(),

@@ -1,19 +1,20 @@
 """Dense product for few tokens, with the operators around it folded in: y = epilogue(prologue(x) W^T).
 
 A decode step streams every weight once for 1 to 64 tokens, so the rows of W are the tile's M side (64 rows: wgmma) and
-the tokens its N side. Prologue: RMSNorm, whose row factor is taken out of the product and applied at the end, so the
-row is read once. Weights of 8 bits are widened in registers and scaled at the end. Epilogues: bias, residual,
-silu(gate) * up, float32 logits with the maximum of each tile. `split_k` programs share one block of a narrow output;
-the last to arrive adds the parts in order.
+the tokens its N side. Weights of 8 bits are widened in registers and scaled at the end. Epilogues: bias, residual,
+silu(gate) * up, float32 logits. `split_k` programs share one block of a narrow output; the last to arrive adds the
+parts in order.
 
-Dependent launch (`GemmConfig.prefetch`, off unless a row of the table asks for it): the kernel starts while the one
-before it still runs, asks for its first tiles of the weight in L2, and waits for that kernel before it reads or writes
-anything; `kernels.language` says why this cannot race. It can gain where the kernel before lets it start early, as
-`rms_norm`, `decode_attention` and dependent products do; behind cuBLAS, `silu_mul` or an all-reduce it starts as a
-plain launch does.
+An RMSNorm between two products has no launch of its own (`Scaled`): the first one's epilogue has whole outputs in its
+registers, so it multiplies them by the norm's gain and leaves, for each block of outputs, the sum of their squares; the
+second adds those sums in the order of the blocks and scales its own result by the row's factor. Whatever finishes
+first, the bits are the same.
 
-Not yet measured on a GPU: cuBLAS runs wherever `kernels.gemm_choices` has no row for the shape, unless the weight has
-8 bits.
+Dependent launch (`GemmConfig.prefetch`, off unless the choice asks for it): the kernel starts while the one before it
+still runs, asks for its first tiles of the weight in L2, and waits for that kernel before it reads or writes anything;
+`kernels.language` says why this cannot race. Behind cuBLAS, `silu_mul` or an all-reduce it starts as a plain launch.
+
+Not yet measured on a GPU: `kernels.gemm_choices` says when it runs.
 """
 
 import functools
@@ -25,18 +26,20 @@ from kernels.errors import KernelError
 from kernels.language import (
     cdiv,
     dot_precision,
+    follow_previous_kernel,
     jit_varying,
     launch,
-    let_next_kernel_start,
     next_power_of_2,
     prefetch,
     require_triton,
     tl,
-    wait_for_previous_kernel,
 )
 
 MOST_TOKENS = 64
 """More would be a matrix product bound by arithmetic."""
+_PROGRAMS = 2 * 132
+_SHARED = 220 * 1024
+"""Bytes of a multiprocessor's 228 KiB that the tiles in flight may take."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,39 @@ class GemmConfig:
     Needs sm_90 or later."""
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """The RMSNorm of h [N, H], but for the factor of each row: values / sqrt(sum(squares) / H + eps)."""
+
+    values: torch.Tensor
+    """[N, H]: h * gain, in h's dtype"""
+    squares: torch.Tensor
+    """[N, parts] float32: sums of h^2 over the parts of a row"""
+    eps: float
+
+
+def default_config(out: int, width: int, tokens: int, itemsize: int, gated: bool) -> GemmConfig:
+    """For a weight [out, width] of `itemsize` bytes (`out` counts gate and up rows) that was not measured: two programs
+    on each multiprocessor of an H100 or H200, with as many tiles in flight as the shared memory holds for both."""
+    rows, columns = 64 * (2 if gated else 1), max(16, next_power_of_2(tokens))
+    room, tile = _SHARED // 2, rows * itemsize + columns * max(itemsize, 2)
+    block_in = 128 if 3 * 128 * tile <= room and not (gated and columns > 32) else 64  # else registers run out
+    split = min(cdiv(_PROGRAMS, cdiv(out, rows)), cdiv(width, block_in) // 4)
+    return GemmConfig(64, block_in, max(1, split), num_stages=min(5, room // (block_in * tile)))
+
+
 @jit_varying("tokens")
 def _small_gemm_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
-    norm_ptr,
+    squares_ptr,
     bias_ptr,
     residual_ptr,
+    gain_ptr,
     y_ptr,
-    maxima_ptr,
+    scaled_ptr,
+    sums_ptr,
     partial_ptr,
     tickets_ptr,
     tokens,
@@ -73,16 +99,18 @@ def _small_gemm_kernel(
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     SPLIT_K: tl.constexpr,
-    NORM: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    SCALES: tl.constexpr,
     GATED: tl.constexpr,
-    MAXIMA: tl.constexpr,
     QUANTISED: tl.constexpr,
     PRECISION: tl.constexpr,
     PREFETCH: tl.constexpr,
 ):
-    """Program (block of outputs, part of K). GATED: rows OUT .. 2 OUT - 1 of the weight are the up projection."""
+    """Program (block of outputs, part of K). GATED: rows OUT .. 2 OUT - 1 of the weight are the up projection.
+    PARTS: sums of squares that x's rows come with; SCALES: y is left for a norm behind it."""
     block, split = tl.program_id(0), tl.program_id(1)
     out = block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     token = tl.arange(0, BLOCK_T)
@@ -91,7 +119,6 @@ def _small_gemm_kernel(
     x_rows = x_ptr + token[:, None] * IN + k[None, :]
     acc = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
     up = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
-    squares = tl.zeros([BLOCK_T], tl.float32)
     steps: tl.constexpr = (IN + BLOCK_IN - 1) // BLOCK_IN
     if PREFETCH > 0:
         SECTOR: tl.constexpr = 256 // weight_ptr.dtype.element_ty.primitive_bitwidth  # values in 32 bytes
@@ -100,8 +127,11 @@ def _small_gemm_kernel(
         prefetch(weight_ptr + ahead)
         if GATED:
             prefetch(weight_ptr + ahead + OUT * IN)
-        wait_for_previous_kernel()
-        let_next_kernel_start()
+    follow_previous_kernel(PREFETCH > 0)
+    if PARTS > 0:  # asked for here, added up when the product is done
+        part_of = tl.arange(0, BLOCK_PARTS)[None, :]
+        there = (token[:, None] < tokens) & (part_of < PARTS)
+        squares = tl.load(squares_ptr + token[:, None] * PARTS + part_of, mask=there, other=0.0)
     for step in range(split * steps // SPLIT_K, (split + 1) * steps // SPLIT_K):
         at = step * BLOCK_IN
         rows = (out[:, None] < OUT) & (at + k[None, :] < IN)
@@ -109,11 +139,6 @@ def _small_gemm_kernel(
         if QUANTISED:
             w = w.to(x_ptr.dtype.element_ty)
         x = tl.load(x_rows + at, mask=(token[:, None] < tokens) & (at + k[None, :] < IN), other=0.0)
-        if NORM:
-            x32 = x.to(tl.float32)
-            squares += tl.sum(x32 * x32, 1)
-            gain = tl.load(norm_ptr + at + k, mask=at + k < IN, other=0.0).to(tl.float32)
-            x = (x32 * gain[None, :]).to(w.dtype)
         acc = tl.dot(w, tl.trans(x), acc, input_precision=PRECISION)
         if GATED:
             w_up = tl.load(weight + at + OUT * IN, mask=rows, other=0.0)
@@ -125,19 +150,25 @@ def _small_gemm_kernel(
     place = token[None, :].to(tl.int64) * OUT + out[:, None]
     finishes = True
     if SPLIT_K > 1:
-        part = partial_ptr + split.to(tl.int64) * tokens * OUT
-        tl.store(part + place, acc, mask=inside)
+        size = tokens.to(tl.int64) * OUT
+        part = partial_ptr + split * (1 + GATED) * size + place
+        tl.store(part, acc, mask=inside)
+        if GATED:
+            tl.store(part + size, up, mask=inside)
         tl.debug_barrier()  # every thread's part is written before one thread releases the ticket
         finishes = tl.atomic_add(tickets_ptr + block, 1, sem="acq_rel", scope="gpu") == SPLIT_K - 1
         if finishes:
             tl.store(tickets_ptr + block, 0)  # ready for the next launch
             acc = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
-            for other in range(SPLIT_K):
-                part = partial_ptr + other * (tokens * OUT).to(tl.int64)
-                acc += tl.load(part + place, mask=inside, other=0.0, cache_modifier=".cg")
+            up = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
+            for other in tl.static_range(SPLIT_K):
+                part = partial_ptr + other * (1 + GATED) * size + place
+                acc += tl.load(part, mask=inside, other=0.0, cache_modifier=".cg")
+                if GATED:
+                    up += tl.load(part + size, mask=inside, other=0.0, cache_modifier=".cg")
     if finishes:
-        if NORM:
-            factor = 1.0 / tl.sqrt(squares / IN + eps)
+        if PARTS > 0:
+            factor = 1.0 / tl.sqrt(tl.sum(squares, 1) / IN + eps)
             acc = acc * factor[None, :]
             up = up * factor[None, :]
         if QUANTISED:
@@ -152,11 +183,14 @@ def _small_gemm_kernel(
             acc = acc / (1.0 + tl.exp(-acc)) * up
         if RESIDUAL:
             acc += tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(y_ptr + place, acc.to(y_ptr.dtype.element_ty), mask=inside)
-        if MAXIMA:
-            best = tl.max(tl.where(out[:, None] < OUT, acc, -float("inf")), 0)
+        y = acc.to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + place, y, mask=inside)
+        if SCALES:  # of y as it is rounded, which is what the definition's norm reads
+            y32 = tl.where(inside, y.to(tl.float32), 0.0)
+            gain = tl.load(gain_ptr + out, mask=out < OUT, other=0.0).to(tl.float32)
+            tl.store(scaled_ptr + place, (y32 * gain[:, None]).to(y.dtype), mask=inside)
             blocks: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
-            tl.store(maxima_ptr + token * blocks + block, best, mask=token < tokens)
+            tl.store(sums_ptr + token * blocks + block, tl.sum(y32 * y32, 0), mask=token < tokens)
 
 
 @functools.cache
@@ -166,13 +200,17 @@ def _tickets(device: torch.device, blocks: int) -> torch.Tensor:
     return torch.zeros(blocks, dtype=torch.int32, device=device)
 
 
-def small_gemm_config(config: GemmConfig, tokens: int, dtype: torch.dtype) -> dict[str, int | str | bool]:
+def small_gemm_config(
+    config: GemmConfig, tokens: int, dtype: torch.dtype, parts: int = 0
+) -> dict[str, int | str | bool]:
     """Constants of a launch: the tokens are padded to 16, the least N (wgmma) and K side Triton takes."""
     return {
         "BLOCK_T": max(16, next_power_of_2(tokens)),
         "BLOCK_OUT": config.block_out,
         "BLOCK_IN": config.block_in,
         "SPLIT_K": config.split_k,
+        "PARTS": parts,
+        "BLOCK_PARTS": next_power_of_2(max(1, parts)),
         "PRECISION": dot_precision(dtype),
         "PREFETCH": config.prefetch,
         **launch(config.num_warps, config.num_stages, dependent=config.prefetch > 0),
@@ -180,58 +218,57 @@ def small_gemm_config(config: GemmConfig, tokens: int, dtype: torch.dtype) -> di
 
 
 def small_gemm(
-    x: torch.Tensor,
+    x: torch.Tensor | Scaled,
     weight: torch.Tensor,
     config: GemmConfig,
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
-    norm: torch.Tensor | None = None,
-    eps: float = 0.0,
-    gated: bool = False,
-    maxima: bool = False,
     scale: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The launcher. x [N, K] with N <= MOST_TOKENS, weight [M, K] -> (y, maxima).
+    gated: bool = False,
+    wide: bool = False,
+    gain: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> tuple[torch.Tensor, Scaled | None]:
+    """The launcher. x [N, K] with N <= MOST_TOKENS, weight [M, K] -> (y, what a norm behind it needs).
 
-    `norm` [K]: x is RMS-normalised first. `gated`: weight [2F, K] -> silu(gate) * up [N, F]. `maxima`: y is float32 and
-    the maximum of every block of `config.block_out` outputs comes with it, [N, blocks]; otherwise None. `scale` [M]
-    float32: the weight holds codes of 8 bits.
+    `scale` [M] float32: the weight holds codes of 8 bits. `gated`: weight [2F, K] -> silu(gate) * up [N, F]. `wide`: y
+    is float32. `gain` [M] and `eps`: those of the norm; otherwise there is None.
     """
     require_triton()
-    tokens, width = x.shape
+    values, squares, x_eps = (x.values, x.squares, x.eps) if isinstance(x, Scaled) else (x, None, 0.0)
+    tokens, width = values.shape
     out = weight.shape[0] // 2 if gated else weight.shape[0]
     if not 0 < tokens <= MOST_TOKENS:
         raise KernelError(f"small_gemm takes 1 to {MOST_TOKENS} tokens, not {tokens}; use linear, which takes more")
-    if config.split_k > 1 and (gated or norm is not None):
-        raise KernelError("split_k cannot be combined with gated or norm: their sums are not in the partial results")
-    y = torch.empty(tokens, out, dtype=torch.float32 if maxima else x.dtype, device=x.device)
-    blocks = cdiv(out, config.block_out)
-    tile_maxima = torch.empty(tokens, blocks, dtype=torch.float32, device=x.device) if maxima else None
+    new = functools.partial(torch.empty, device=values.device)
+    y, blocks = new(tokens, out, dtype=torch.float32 if wide else values.dtype), cdiv(out, config.block_out)
+    scaled = None if gain is None else Scaled(torch.empty_like(y), new(tokens, blocks, dtype=torch.float32), eps)
     partial = tickets = None
     if config.split_k > 1:
-        partial = torch.empty(config.split_k, tokens, out, dtype=torch.float32, device=x.device)
-        tickets = _tickets(x.device, next_power_of_2(blocks))
+        partial = new(config.split_k, 1 + gated, tokens, out, dtype=torch.float32)
+        tickets = _tickets(values.device, next_power_of_2(blocks))
     _small_gemm_kernel[(blocks, config.split_k)](
-        x.contiguous(),
+        values.contiguous(),
         weight,
         scale,
-        norm,
+        squares,
         bias,
         residual,
+        gain,
         y,
-        tile_maxima,
+        scaled and scaled.values,
+        scaled and scaled.squares,
         partial,
         tickets,
         tokens,
-        eps,
+        x_eps,
         OUT=out,
         IN=width,
-        NORM=norm is not None,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
+        SCALES=gain is not None,
         GATED=gated,
-        MAXIMA=maxima,
         QUANTISED=scale is not None,
-        **small_gemm_config(config, tokens, x.dtype),
+        **small_gemm_config(config, tokens, values.dtype, 0 if squares is None else squares.shape[1]),
     )
-    return y, tile_maxima
+    return y, scaled

@@ -20,11 +20,13 @@ from engine.timeline import Timeline
 from kernels import REFERENCE
 from kernels.attention import decode_attention, prefill_attention
 from kernels.embedding import embedding
-from kernels.linear import head, linear, linear_silu_mul, pack
+from kernels.gemm_choices import Product
+from kernels.linear import head, linear, linear_norm, linear_silu_mul, pack
 from kernels.native import library as native_cpu
 from kernels.native.decoder import Layer, NativeDecoder
 from kernels.paged import new_pages
 from kernels.rope_append import rope_append
+from kernels.small_gemm import Scaled
 from kernels.weights import LinearWeight
 
 KVCache = Sequence[tuple[Tensor, Tensor]]
@@ -155,15 +157,26 @@ class Decoder:
                 meta.cu_q,
                 meta.num_decodes,
             )
-        eps, reduce_norm = self.config.rms_norm_eps, self.group.all_reduce_norm
-        part = embedding(ids, self.embedding, self.shard.vocab_start)
-        residual: Tensor | None = None
-        for layer, scales, (k_cache, v_cache) in zip(self.layers, self.kv_scales, kv, strict=True):
-            y, residual = reduce_norm(part, layer.input_norm, eps, residual)
+        embedded = embedding(ids, self.embedding, self.shard.vocab_start)
+        y: Tensor | Scaled
+        y, h = self.group.all_reduce_norm(embedded, self.layers[0].input_norm, self.config.rms_norm_eps, None)
+        for layer, behind, scales, (k_cache, v_cache) in zip(
+            self.layers, (*self.layers[1:], None), self.kv_scales, kv, strict=True
+        ):
             attended = self._attention(linear(y, layer.qkv), positions, meta, k_cache, v_cache, scales, layer.qk_norm)
-            y, residual = reduce_norm(linear(attended, layer.output), layer.mlp_norm, eps, residual)
-            part = linear(linear_silu_mul(y, layer.gate_up), layer.down)
-        return reduce_norm(part, self.norm, eps, residual)[0]
+            y, h = self._add_norm(attended, layer.output, h, layer.mlp_norm, (layer.gate_up, Product.GATED))
+            norm, then = (self.norm, None) if behind is None else (behind.input_norm, (behind.qkv, Product.PLAIN))
+            y, h = self._add_norm(linear_silu_mul(y, layer.gate_up), layer.down, h, norm, then)
+        assert isinstance(y, Tensor), "no product is behind the last norm"
+        return y
+
+    def _add_norm(
+        self, x: Tensor, w: LinearWeight, h: Tensor, norm: Tensor, then: tuple[LinearWeight, Product] | None
+    ) -> tuple[Tensor | Scaled, Tensor]:
+        """h + x W^T over all ranks, normed and as it is: the product `then` takes what is normed."""
+        if self.group.size == 1:
+            return linear_norm(x, w, h, norm, self.config.rms_norm_eps, then)
+        return self.group.all_reduce_norm(linear(x, w), norm, self.config.rms_norm_eps, h)
 
     def _native_for(self, kv: KVCache) -> NativeDecoder | None:
         """The layers as one native call, where one rank on the CPU has all it needs; made once for a cache."""
