@@ -83,12 +83,10 @@ def engine(shape: str, options: dict[str, Any]) -> int:
 
 def tuner(linear: gemm.Linear, tokens: int) -> int:
     """Compile the tuner's candidates for one product. How many."""
-    empty = partial(torch.empty, dtype=torch.bfloat16, device=CUDA)
     with DryRun(compiles=True) as dry:
-        x, weight = empty(tokens, linear.inner), empty(linear.out, linear.inner)
-        bias = empty(linear.out) if linear.bias else None
-        for config in gemm.candidates(linear, tokens, x.element_size()):
-            linear.ours(x, weight, bias, config)
+        race = gemm.Race(linear, tokens, CUDA, torch.bfloat16, codes=False)
+        for config in gemm.candidates(linear, tokens, torch.bfloat16):
+            race.ours(race.x, config)
         return sum(map(len, dry.counts.variants.values()))
 
 

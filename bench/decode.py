@@ -377,7 +377,7 @@ class Run:
             "budget": budget,
             **(self._eight_bits if engine == OURS else {}),
             **({"gguf": weights_of(self._options.gguf)} if engine == "llamacpp" else {}),
-            **({} if table == TABLE else {"products": table.name}),
+            **({} if table == str(TABLE) else {"products": Path(table).name}),
         }
 
 

@@ -1,8 +1,12 @@
 """`python -m bench.gemm`: cuBLAS against `kernels.small_gemm` for each product of a decode step; the table of choices.
 
-A product is timed behind an RMSNorm, as in a layer, in one captured graph with a cold L2 cache; its own time is that
-less the norm alone. So a dependent launch (`GemmConfig.prefetch`), which starts during the norm, shows what it gains.
-The fastest configuration that gives cuBLAS's result is recorded beside cuBLAS; `--table` writes the rows where it won
+A product is timed in its place in a layer: with what is folded into ours (the norm in front of qkv and gate_up, the
+residual and what the next norm needs behind o and down) and with what stands beside cuBLAS for it (`rms_norm`,
+`silu_mul`). In front of both runs an RMSNorm, in one captured graph with a cold L2 cache; the time is that of the graph
+less the norm alone. So a dependent launch (`GemmConfig.prefetch`), which starts during that norm, shows what it gains.
+For weights of 8 bits, which cuBLAS does not take, the rival is `small_gemm` in its default configuration.
+
+The fastest configuration that gives the rival's result is recorded beside it; `--table` writes the rows where it won
 into the table that `kernels.linear` reads, and with `--no-measure` does so from what `--output` has.
 """
 
@@ -23,13 +27,18 @@ from bench.command import Resumed, check, columns, command
 from kernels import INTERPRET, aot, language, rms_norm, silu_mul, small_gemm
 from kernels.gemm_choices import Choice, Product, read_choices, write_choices
 from kernels.linear import linear_cost
+from kernels.quantize import FLOAT8, QuantizedMatrix
 
 _MARGIN = 0.98
-"""A configuration must take less than this of cuBLAS's time: closer is noise."""
+"""A configuration must take less than this of the rival's time: closer is noise."""
+_EPS = 1e-6
 _PROGRAMS = (132, 264, 528)
 """What split-K aims at: one, two and four programs on each multiprocessor of an H100 or H200."""
 _SHARED = aot.SHARED_LIMIT - 8 * 1024
 """Bytes that the tiles in flight may take."""
+
+
+WEIGHTS = {"bfloat16": torch.bfloat16, "int8": torch.int8, "fp8": FLOAT8}
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,10 @@ class Linear:
     out: int
     inner: int
     bias: bool = False
-
-    def ours(self, x: Tensor, weight: Tensor, bias: Tensor | None, config: small_gemm.GemmConfig) -> Tensor:
-        """The kernel in one configuration."""
-        return small_gemm.small_gemm(
-            x, weight, config, bias=bias, gated=self.product is Product.GATED, maxima=self.product is Product.HEAD
-        )[0]
+    normed: bool = False
+    """A norm is in front of it."""
+    adds: bool = False
+    """The residual is added to it, and a norm is behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,8 @@ class Options(Resumed):
     """Tensor-parallel ranks: the shapes are those of one of them."""
     tokens: tuple[int, ...] = (1, 8, 32, 64)
     """Batches to time; a row holds from the one before it on."""
+    weights: Literal["bfloat16", "int8", "fp8"] = "bfloat16"
+    """Type of the weights' values (float32 in the interpreter instead of bfloat16)."""
     only: tuple[Literal["qkv", "o", "gate_up", "down", "head"], ...] = ()
     measure: bool = True
     table: Path | None = None
@@ -70,53 +79,87 @@ def linears(shape: shapes.Shape, ranks: int) -> tuple[Linear, ...]:
     hidden, features, dim = shape.hidden_size, shape.intermediate_size // ranks, shape.head_dim
     heads, kv_heads = shape.num_heads // ranks, max(1, shape.num_kv_heads // ranks)
     return (
-        Linear("qkv", Product.PLAIN, (heads + 2 * kv_heads) * dim, hidden, bias=True),
-        Linear("o", Product.PLAIN, hidden, heads * dim),
-        Linear("gate_up", Product.GATED, 2 * features, hidden),
-        Linear("down", Product.PLAIN, hidden, features),
+        Linear("qkv", Product.PLAIN, (heads + 2 * kv_heads) * dim, hidden, bias=True, normed=True),
+        Linear("o", Product.PLAIN, hidden, heads * dim, adds=True),
+        Linear("gate_up", Product.GATED, 2 * features, hidden, normed=True),
+        Linear("down", Product.PLAIN, hidden, features, adds=True),
         Linear("head", Product.HEAD, shape.vocab_size // ranks, hidden),
     )
 
 
-def candidates(linear: Linear, tokens: int, itemsize: int) -> Iterator[small_gemm.GemmConfig]:
-    """What is tried, plain launches: four tiles, and for a plain product splits of K that fill the device."""
+def candidates(linear: Linear, tokens: int, weight: torch.dtype) -> Iterator[small_gemm.GemmConfig]:
+    """What is tried, plain launches: the default, then four tiles with the splits of K that fill the device."""
+    gated = linear.product is Product.GATED
+    default = small_gemm.default_config((linear.out, linear.inner), tokens, weight.itemsize, gated)
+    yield default
     for out, inner, warps in ((64, 128, 4), (64, 256, 4), (128, 64, 8), (128, 128, 8)):
-        rows = out * (2 if linear.product is Product.GATED else 1) + max(16, language.next_power_of_2(tokens))
-        stages = min(5, _SHARED // (rows * inner * itemsize))
-        wanted = {language.cdiv(programs, language.cdiv(linear.out, out)) for programs in _PROGRAMS}
-        most = language.cdiv(linear.inner, inner) // 4 if linear.product is Product.PLAIN else 1
+        columns = max(16, language.next_power_of_2(tokens)) * max(weight.itemsize, 2)
+        stages = min(5, _SHARED // ((out * weight.itemsize * (1 + gated) + columns) * inner))
+        blocks = language.cdiv(linear.out // (1 + gated), out)
+        wanted = {language.cdiv(programs, blocks) for programs in _PROGRAMS}
+        most = language.cdiv(linear.inner, inner) // 4
         for split in sorted({1, *(split for split in wanted if split <= most)}):
-            yield small_gemm.GemmConfig(out, inner, split, warps, stages)
+            config = small_gemm.GemmConfig(out, inner, split, warps, stages)
+            if config != default and stages > 1:
+                yield config
 
 
 class Race:
-    """One product at one number of tokens: its inputs, cuBLAS's way and ours, and their times."""
+    """One product at one number of tokens: its inputs, the rival's way and ours, and their times."""
 
-    def __init__(self, linear: Linear, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, linear: Linear, tokens: int, device: torch.device, dtype: torch.dtype, codes: bool) -> None:
+        """`dtype` is that of the weight's values, where they are `codes` of 8 bits, too."""
         self.linear, self.device = linear, device
-        random = partial(torch.randn, device=device, dtype=dtype)
-        self.x, self.gain = random(tokens, linear.inner), torch.ones(linear.inner, device=device, dtype=dtype)
-        self.weight = random(linear.out, linear.inner) / linear.inner**0.5
+        own = (torch.bfloat16 if device.type == "cuda" else torch.float32) if codes else dtype
+        random = partial(torch.randn, device=device, dtype=own)
+        self.x, self.gain = random(tokens, linear.inner), torch.ones(linear.inner, device=device, dtype=own)
+        parts = F.pad(self.x.float().square(), (0, -linear.inner % 64)).unflatten(1, (-1, 64)).sum(2)
+        self.squares = parts.contiguous() if linear.normed else None
+        matrix = random(linear.out, linear.inner) / linear.inner**0.5
+        self.weight, self.scale = matrix, None
+        if codes:
+            quantized = QuantizedMatrix.empty(linear.out, linear.inner, dtype, own, device)
+            quantized.fill(matrix)
+            self.weight, self.scale = quantized.codes, quantized.scale
         self.bias = random(linear.out) if linear.bias else None
-        self.want = self.cublas(self.x).float()
+        self.residual = random(tokens, linear.out) if linear.adds else None
+        self.next_gain = random(linear.out) if linear.adds else None
+        self.want = self.rival(self.x).float()
         self.norm_seconds = self._seconds(self._norm)
 
-    def cublas(self, x: Tensor) -> Tensor:
-        """What `kernels.linear` runs where the table has no row."""
-        if self.linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
+    def ours(self, x: Tensor, config: small_gemm.GemmConfig) -> Tensor:
+        """The kernel in one configuration, as a layer launches it where the products beside this one are ours too."""
+        linear = self.linear
+        given = x if self.squares is None else small_gemm.Scaled(x, self.squares, _EPS)
+        gated, wide = linear.product is Product.GATED, linear.product is Product.HEAD
+        weight, scale, gain = self.weight, self.scale, self.next_gain
+        return small_gemm.small_gemm(
+            given, weight, config, self.bias, self.residual, scale, gated, wide, gain=gain, eps=_EPS
+        )[0]
+
+    def rival(self, x: Tensor) -> Tensor:
+        """What runs where the table has no row."""
+        linear = self.linear
+        if self.scale is not None:
+            return self.ours(x, next(candidates(linear, len(x), self.weight.dtype)))
+        if linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
             return torch.mm(x, self.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
+        if linear.normed:
+            x = rms_norm.rms_norm_triton(x, self.gain, _EPS)[0]
+        if self.residual is not None:
+            return torch.addmm(self.residual, x, self.weight.t())
         y = F.linear(x, self.weight, self.bias)
-        return silu_mul.silu_mul_triton(y) if self.linear.product is Product.GATED else y
+        return silu_mul.silu_mul_triton(y) if linear.product is Product.GATED else y
 
     def added(self, call: Callable[[Tensor], object], early: bool = False) -> float:
-        """Seconds that a call adds to the norm in front of it."""
+        """Seconds that a call adds to the norm in front of it; `early`: which lets it start before it ends."""
         return self._seconds(lambda: call(self._norm(early))) - self.norm_seconds
 
     def our_seconds(self, configs: Iterable[small_gemm.GemmConfig]) -> dict[small_gemm.GemmConfig, float]:
-        """What each adds to the norm; those whose result is not that of cuBLAS are left out."""
+        """What each adds to the norm; those whose result is not the rival's are left out."""
         times = {}
         for config in configs:
-            run = partial(self.linear.ours, weight=self.weight, bias=self.bias, config=config)
+            run = partial(self.ours, config=config)
             error = (run(self.x).float() - self.want).abs().max() / self.want.abs().max()
             if error < 2e-2:
                 times[config] = self.added(run, early=config.prefetch > 0)
@@ -128,7 +171,7 @@ class Race:
         """The fastest candidate, then with its weight on the way before the norm ends, where the device has that."""
         rehearsed = stand_in.card() is not None
         right = self.our_seconds(
-            itertools.islice(candidates(self.linear, len(self.x), self.x.itemsize), 1 if rehearsed else None)
+            itertools.islice(candidates(self.linear, len(self.x), self.weight.dtype), 1 if rehearsed else None)
         )
         dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
         if right and dependent and not rehearsed:
@@ -137,7 +180,7 @@ class Race:
         return min(right.items(), key=lambda timed: timed[1], default=None)
 
     def _norm(self, early: bool = False) -> Tensor:
-        return rms_norm.rms_norm_triton(self.x, self.gain, 1e-6, lets_next_start=early)[0]
+        return rms_norm.rms_norm_triton(self.x, self.gain, _EPS, follows=early)[0]
 
     def _seconds(self, call: Callable[[], object]) -> float:
         calls, seconds = (5, 0.05) if self.device.type == "cuda" else (1, 0.0)  # the interpreter's times say nothing
@@ -163,19 +206,19 @@ def choices_of(records: list[record.Record]) -> list[Choice]:
     """The rows where the kernel won; each holds from the batch timed before its own, whoever won there, to its own."""
     lines = {(*_timed(line), line.case["tokens"]): line for line in records}  # the last one of each counts
     found = []
-    for (device, product, out, inner, tokens), line in lines.items():
-        ours, cublas = line.figures["ours_us"], line.figures["cublas_us"]
-        if ours is not None and cublas is not None and ours < _MARGIN * cublas:
+    for (device, product, weight, out, inner, tokens), line in lines.items():
+        ours, rival = line.figures["ours_us"], line.figures["rival_us"]
+        if ours is not None and rival is not None and ours < _MARGIN * rival:
             below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
             config = small_gemm.GemmConfig(
                 **{field.name: int(line.figures[field.name] or 0) for field in fields(small_gemm.GemmConfig)}
             )
-            found.append(Choice(device, Product(product), out, inner, tokens, config, ours, cublas, below + 1))
+            found.append(Choice(device, Product(product), out, inner, tokens, config, ours, rival, weight, below + 1))
     return found
 
 
-def _timed(line: record.Record) -> tuple[str, str, int, int]:
-    return line.device, line.case["product"], line.case["out"], line.case["inner"]
+def _timed(line: record.Record) -> tuple[str, str, str, int, int]:
+    return line.device, line.case["product"], line.case["weight"], line.case["out"], line.case["inner"]
 
 
 def merge(found: list[Choice], records: list[record.Record], table: Path) -> None:
@@ -184,20 +227,21 @@ def merge(found: list[Choice], records: list[record.Record], table: Path) -> Non
     kept = [
         row
         for row in (read_choices(table) if table.exists() else ())
-        if (row.device, row.product.value, row.out_features, row.in_features) not in timed
+        if (row.device, row.product.value, row.weight, row.out_features, row.in_features) not in timed
     ]
     write_choices(kept + found, table)
 
 
 def run(options: Options, device: torch.device, console: Console) -> None:
     """Time what is asked for, print and append it."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype, codes = WEIGHTS[options.weights], options.weights != "bfloat16"
+    dtype = torch.float32 if device.type != "cuda" and not codes else dtype
     asked = torch.device("cuda") if stand_in.card() is not None else device
     machine, bandwidth = record.Machine.read(asked), ceilings.measure(asked).limits_of(device).bandwidth
     known = [line.case for line in options.known("gemm", asked)]
     table = columns(
-        *("product", "tokens", "cuBLAS us", "share", "ours us", "share", "configuration"),
-        title=f"{machine.device}, {options.shape}, {bandwidth / 1e9:,.0f} GB/s",
+        *("product", "tokens", "default us" if codes else "cuBLAS us", "share", "ours us", "share", "configuration"),
+        title=f"{machine.device}, {options.shape}, {options.weights}, {bandwidth / 1e9:,.0f} GB/s",
         left=(0, 6),
     )
     for linear, tokens in itertools.product(linears(stand_in.shape(options.shape), options.ranks), options.tokens):
@@ -209,18 +253,18 @@ def run(options: Options, device: torch.device, console: Console) -> None:
             "tokens": tokens,
             "shape": options.shape,
             "ranks": options.ranks,
-            "dtype": str(dtype)[6:],
+            "weight": str(dtype)[6:],
         }
         if (options.only and linear.name not in options.only) or case in known:
             continue
-        race = Race(linear, tokens, device, dtype)
-        cublas, best = race.added(race.cublas), race.best()
-        least = linear_cost(tokens, linear.out, linear.inner, dtype.itemsize)[0] / bandwidth
+        race = Race(linear, tokens, device, dtype, codes)
+        rival, best = race.added(race.rival), race.best()
+        least = linear_cost(tokens, linear.out, linear.inner, race.x.itemsize, None, dtype.itemsize)[0] / bandwidth
         figures: dict[str, float | None] = {
             "norm_us": race.norm_seconds * 1e6,
             "bandwidth_GBps": bandwidth / 1e9,
-            "cublas_us": cublas * 1e6,
-            "cublas_share": least / cublas,
+            "rival_us": rival * 1e6,
+            "rival_share": least / rival,
             "ours_us": None,
         }
         shown = ("none is right", "", "")
@@ -228,7 +272,7 @@ def run(options: Options, device: torch.device, console: Console) -> None:
             config, ours = asdict(best[0]), best[1]
             figures |= {"ours_us": ours * 1e6, "ours_share": least / ours, **config}
             shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", " ".join(map("{}={}".format, config, config.values()))
-        table.add_row(linear.name, str(tokens), f"{cublas * 1e6:.1f}", f"{least / cublas:.0%}", *shown)
+        table.add_row(linear.name, str(tokens), f"{rival * 1e6:.1f}", f"{least / rival:.0%}", *shown)
         machine.write(options.output, "gemm", case, figures)
         if options.output is not None and options.table is not None:
             write_table(options.output, options.table)
@@ -240,7 +284,7 @@ def write_table(output: Path, table: Path) -> str:
     records = [line for line in record.read(output) if line.benchmark == "gemm"]
     found = choices_of(records)
     merge(found, records, table)
-    return f"{table}: {len(found)} of {len(records)} are faster than cuBLAS"
+    return f"{table}: {len(found)} of {len(records)} are faster than what runs without it"
 
 
 def main(options: Options) -> None:

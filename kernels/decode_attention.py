@@ -225,7 +225,7 @@ def _workspace(
 
 def decode_attention_programs(device: torch.device) -> int:
     """Programs of the fixed grid: two per multiprocessor, so one loads while the other reduces."""
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def decode_attention_triton(

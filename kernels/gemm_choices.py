@@ -99,7 +99,7 @@ def _choose(
 ) -> GemmConfig | None:
     found = pick(_rows(table), (device, product, str(weight)[6:], *shape), tokens)
     if found is None and (weight.itemsize == 1 or (table in RULES and product is not Product.HEAD)):
-        found = default_config(*shape, tokens, weight.itemsize, product is Product.GATED)
+        found = default_config(shape, tokens, weight.itemsize, product is Product.GATED)
         return replace(found, prefetch=_PREFETCH) if table == "dependent" else found
     return found
 

@@ -12,6 +12,7 @@ import torch
 from kernels.all_reduce_norm import _all_reduce_norm_kernel, all_reduce_norm_config
 from kernels.aot import Case
 from kernels.decode_attention import _decode_attention_kernel, decode_attention_config
+from kernels.decode_inputs import _decode_inputs_kernel, decode_inputs_config
 from kernels.embedding import _embedding_kernel, embedding_config
 from kernels.prefill_attention import _prefill_attention_kernel, prefill_attention_config
 from kernels.rms_norm import _rms_norm_kernel, rms_norm_config
@@ -174,6 +175,11 @@ def _step_kernels() -> list[Case]:
             Case(f"sample {label}: tiles", _tile_kernel, {**shared, **tile_only, "table_stride": "i32"}, tiles),
             Case(f"sample {label}: draw", _draw_kernel, {**shared, **row}, draw),
         ]
+    i64 = dict.fromkeys(("inputs_ptr", "ids_ptr", "positions_ptr", "slots_ptr"), "*i64")
+    i32 = dict.fromkeys(("state_ptr", "history_ptr", "blocks_ptr", "tables_ptr", "lens_ptr"), "*i32")
+    numbers = dict.fromkeys(("batch", "inputs_stride", "history_stride", "pages", "width"), "i32")
+    rows = {"PAGE_SIZE": PAGE, **decode_inputs_config(64)}
+    cases.append(Case("decode_inputs", _decode_inputs_kernel, {**i64, **i32, **numbers}, rows))
     machine = {
         **{name: "*i32" for name in _thinking_step_kernel.arg_names if name.endswith("_ptr")},
         "slots_ptr": "*i64",
@@ -212,7 +218,7 @@ def _gemm_kernels() -> list[Case]:
         gated = "GATED" in folded
         shape = {"OUT": out // 2 if gated else out, "IN": width, **{flag: flag in folded for flag in flags}}
         for suffix, codes in ("", bf16), (" int8", "*i8"), (" fp8", "*fp8e4nv"):
-            config = default_config(out, width, tokens, 1 if suffix else 2, gated)
+            config = default_config((out, width), tokens, 1 if suffix else 2, gated)
             arguments = {**common, **besides, "weight_ptr": codes}
             arguments |= {"scale_ptr": "*fp32"} if suffix else {}
             arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
@@ -220,7 +226,7 @@ def _gemm_kernels() -> list[Case]:
                 constants = small_gemm_config(replace(config, prefetch=prefetch), tokens, torch.bfloat16, parts)
                 constants |= {**shape, "QUANTISED": bool(suffix)}
                 label = f"gemm {name} {tokens}{suffix}{' dependent' if prefetch else ''}"
-                cases.append(Case(label, _small_gemm_kernel, arguments, constants, 64))
+                cases.append(Case(label, _small_gemm_kernel, arguments, constants, config.block_out))
     return cases
 
 

@@ -67,14 +67,19 @@ class Scaled:
     eps: float
 
 
-def default_config(out: int, width: int, tokens: int, itemsize: int, gated: bool) -> GemmConfig:
-    """For a weight [out, width] of `itemsize` bytes (`out` counts gate and up rows) that was not measured: two programs
-    on each multiprocessor of an H100 or H200, with as many tiles in flight as the shared memory holds for both."""
-    rows, columns = 64 * (2 if gated else 1), max(16, next_power_of_2(tokens))
+def default_config(shape: tuple[int, int], tokens: int, itemsize: int, gated: bool) -> GemmConfig:
+    """For a weight [out, width] of `itemsize` bytes (`out` counts gate and up rows) that was not measured.
+
+    Two programs on each multiprocessor of an H100 or H200, with as many tiles in flight as the shared memory holds for
+    both. Beyond 32 tokens x would be as many bytes as the weight for 64 rows of it, and L2 the limit: 128 rows then.
+    """
+    (out, width), columns = shape, max(16, next_power_of_2(tokens))
+    rows = 128 if gated or columns > 32 else 64
     room, tile = _SHARED // 2, rows * itemsize + columns * max(itemsize, 2)
-    block_in = 128 if 3 * 128 * tile <= room and not (gated and columns > 32) else 64  # else registers run out
+    block_in = 128 if 3 * 128 * tile <= room and columns <= 32 else 64  # registers, too, are few
     split = min(cdiv(_PROGRAMS, cdiv(out, rows)), cdiv(width, block_in) // 4)
-    return GemmConfig(64, block_in, max(1, split), num_stages=min(5, room // (block_in * tile)))
+    block_out, warps = (64, 4) if gated else (rows, rows // 16)
+    return GemmConfig(block_out, block_in, max(1, split), warps, min(5, room // (block_in * tile)))
 
 
 @jit_varying("tokens")

@@ -89,7 +89,8 @@ def correctness_seconds(options: correctness.Options, card: Device) -> float:
 def gemm_seconds(options: gemm.Options, card: Device) -> float:
     """`bench.gemm`: every candidate once its result is right, then two dependent launches, which are compiled now."""
     races = product(gemm.linears(shapes.SHAPES[options.shape], options.ranks), options.tokens)
-    return START + sum((len(list(gemm.candidates(*race, 2))) + 4) * 0.1 + 2 * COMPILE + 0.5 for race in races)
+    tried = (len(list(gemm.candidates(*race, gemm.WEIGHTS[options.weights]))) for race in races)
+    return START + sum((count + 4) * 0.1 + 2 * COMPILE + 0.5 for count in tried)
 
 
 def prefill_seconds(options: prefill.Options, card: Device) -> float:

@@ -14,11 +14,12 @@ from engine.request import SamplingParams
 from kernels import rms_norm
 from kernels.decode_attention import decode_attention_triton
 from kernels.dry_run import CUDA, DryRun, HostSync
-from kernels.gemm_choices import Choice, Product, choose, write_choices
+from kernels.errors import KernelError
+from kernels.gemm_choices import Choice, Product, choose, dependent, write_choices
 from kernels.limits import H200
 from kernels.prefill_attention import prefill_attention_triton
 from kernels.silu_mul import silu_mul
-from kernels.small_gemm import GemmConfig
+from kernels.small_gemm import GemmConfig, default_config
 from tests.engine.dry import DryCore, DryGroup
 from tests.kernels import launch_contracts
 
@@ -30,6 +31,29 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """By layers: config.json and tokenizer of the 32B shape; weights are "made on the device"."""
     folder, whole = tmp_path_factory.mktemp("shapes"), SHAPES["qwen2.5-32b"]
     return {n: checkpoint(folder / str(n), replace(whole, num_layers=n), weights=False) for n in (1, 64)}
+
+
+OUTSIDE = {
+    "_decode_inputs_kernel": 1,
+    "_embedding_kernel": 1,
+    "_tile_kernel": 1,
+    "_draw_kernel": 1,
+    "_thinking_step_kernel": 1,
+}
+"""Launches of a captured step outside the layers, norms and head apart."""
+NO_LAUNCH = ("detach", "empty", "empty_like", "t", "slice", "select", "unbind", "view", "alias", "_unsafe_view")
+"""Operators that allocate or look at memory."""
+
+
+def launches_of(core: DryCore) -> dict[str, int]:
+    """What the step that was replayed last launches; an operator of torch is a launch at least."""
+    assert core.replayed is not None
+    done: Counter[str] = Counter()
+    for name, _ in core.replayed.entries:
+        operator = name.split(".")[1] if name.startswith("aten.") else None
+        if operator not in NO_LAUNCH:
+            done["cuBLAS" if operator in ("mm", "addmm") else name] += 1
+    return dict(done)
 
 
 def mixture(count: int) -> list[SamplingParams]:
@@ -71,7 +95,7 @@ def test_s1_nano_loads_prefills_and_decodes(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("layers, most", [(1, 12), pytest.param(64, 64, marks=pytest.mark.slow)])
 def test_32b_at_batch_1_and_many(shapes: dict[int, Path], layers: int, most: int) -> None:
     """Decode and mixed steps. A captured step has nine launches a layer: two norms, four products, rotation with
-    append, attention, activation."""
+    append, attention, activation; and seven besides."""
     greedy = SamplingParams(max_tokens=3, ignore_eos=True, thinking_token_budget=2)
     with DryRun(H200) as dry:
         core = DryCore(dry, shapes[layers], load_format="dummy", max_num_seqs=64, max_model_len=4096)
@@ -89,20 +113,60 @@ def test_32b_at_batch_1_and_many(shapes: dict[int, Path], layers: int, most: int
                 assert {"_decode_attention_kernel", "_prefill_attention_kernel"} <= kinds
             core.run()
             assert dry.counts.graphs > graphs and core.replayed is not None
-            done = Counter(name for name, _ in core.replayed.entries)
-            launched = {name: count for name, count in done.items() if name.endswith("_kernel")}
-            assert launched == {
-                "_embedding_kernel": 1,
+            assert launches_of(core) == {
+                **OUTSIDE,
                 "_rms_norm_kernel": 2 * layers + 1,
                 "_rope_append_kernel": layers,
                 "_decode_attention_kernel": layers,
                 "_silu_mul_kernel": layers,
-                "_tile_kernel": 1,
-                "_draw_kernel": 1,
-                "_thinking_step_kernel": 1,
+                "cuBLAS": 4 * layers + 1,
             }
-            products = sum(count for name, count in done.items() if name.startswith(("aten.mm", "aten.addmm")))
-            assert products == 4 * layers + 1
+
+
+@pytest.mark.parametrize("rule", ["folded", "dependent"])
+@pytest.mark.parametrize("rows, layers", [(1, 1), (64, 1), (65, 1), pytest.param(8, 64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_folded_layers_have_six_launches(
+    shapes: dict[int, Path], monkeypatch: pytest.MonkeyPatch, rule: str, rows: int, layers: int, quantization: str
+) -> None:
+    """Up to 64 rows: four products, rotation with append, attention; two norms besides, before the first layer and
+    behind the last. Beyond them all is as it was."""
+    monkeypatch.setenv("S1_GEMM_TABLE", rule)
+    with DryRun(H200) as dry:
+        options = {"max_num_seqs": 80, "max_model_len": 1024, "quantization": quantization}
+        core = DryCore(dry, shapes[layers], load_format="dummy", kv_cache_tokens=80 * 1024, **options)
+        for number in range(rows):
+            core.add([8 + number] * 20, SamplingParams(max_tokens=3, ignore_eos=True, thinking_token_budget=2))
+        core.run()
+        launched = launches_of(core)
+        if rows > 64:
+            assert launched["_silu_mul_kernel"] == layers and launched["_rms_norm_kernel"] == 2 * layers + 1
+            assert "_small_gemm_kernel" not in launched and launched["cuBLAS"] == 4 * layers + 1
+            return
+        head = {"_small_gemm_kernel": 4 * layers + 1} if quantization == "int8" else {"cuBLAS": 1}
+        assert launched == {
+            **OUTSIDE,
+            "_rms_norm_kernel": 2,
+            "_small_gemm_kernel": 4 * layers,
+            "_rope_append_kernel": layers,
+            "_decode_attention_kernel": layers,
+            **head,
+        }
+        assert sum(launched.values()) <= 6 * layers + 8
+        for launch in dry.counts.launches:
+            depends = launch.arguments.get("DEPENDENT", launch.arguments.get("PREFETCH"))
+            assert depends is None or bool(depends) == (rule == "dependent"), launch
+
+
+def test_float16_keeps_its_norms(shapes: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no room for what is multiplied by the gain and not yet normed."""
+    monkeypatch.setenv("S1_GEMM_TABLE", "folded")
+    with DryRun(H200) as dry:
+        core = DryCore(dry, NANO, dtype="float16", max_num_seqs=4, max_model_len=256)
+        core.add([5] * 20, SamplingParams(max_tokens=3, ignore_eos=True))
+        core.run()
+        layers = len(core.core.runner.model.layers)
+        assert launches_of(core)["_rms_norm_kernel"] == 2 * layers + 1
 
 
 @pytest.mark.parametrize("ranks", [8, pytest.param(2, marks=pytest.mark.slow)])
@@ -174,7 +238,7 @@ def test_kernels_are_compiled_for_few_variants(shapes: dict[int, Path]) -> None:
         "_draw_kernel": 3,  # greedy, sampled, filtered
     }
     assert all(count <= most.get(name, 1) for name, count in variants.items()), variants
-    assert variants["_decode_attention_kernel"] == 2 and len(variants) == 9
+    assert variants["_decode_attention_kernel"] == 2 and len(variants) == 10
 
 
 @pytest.mark.parametrize(
@@ -240,13 +304,27 @@ def test_a_step_that_waits_for_more_than_its_results_is_seen(more: Any, message:
 
 
 def test_products_are_chosen_from_the_table_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, table = GemmConfig(64, 128, 1, 4, 3), tmp_path / "table.json"
-    write_choices([Choice("NVIDIA H100", Product.PLAIN, 96, 64, 8, config, 1.0, 2.0)], table)
-    for named, chosen in ((str(table), config), ("", None)):
+    config, table = GemmConfig(64, 128, 1, 4, 3, prefetch=2), tmp_path / "table.json"
+    write_choices([Choice("NVIDIA H100", Product.PLAIN, 96, 640, 8, config, 1.0, 2.0, "float32")], table)
+    default = default_config((96, 640), 4, 4, gated=False)
+    cases: dict[str, tuple[Any, Any, bool]] = {  # by table: what is chosen, for the head, and dependent launches
+        str(table): (config, None, True),
+        "": (None, None, False),
+        "folded": (default, None, False),
+        "dependent": (replace(default, prefetch=4), None, True),
+    }
+    for named, (chosen, for_head, early) in cases.items():
         monkeypatch.setenv("S1_GEMM_TABLE", named)
         with DryRun():
-            x, weight = torch.empty(4, 64, device=CUDA), torch.empty(96, 64, device=CUDA)
+            x, weight = torch.empty(4, 640, device=CUDA), torch.empty(96, 640, device=CUDA)
             assert choose(x, weight, Product.PLAIN) == chosen
+            assert choose(x, weight, Product.HEAD) == for_head and dependent(x) == early
+            assert choose(torch.empty(65, 640, device=CUDA), weight, Product.PLAIN) is None
+            codes = torch.empty(96, 640, dtype=torch.int8, device=CUDA)
+            assert choose(x, codes, Product.HEAD) is not None, "cuBLAS does not take it"
+    monkeypatch.setenv("S1_GEMM_TABLE", str(tmp_path / "none.json"))
+    with DryRun(), pytest.raises(KernelError, match=r"none\.json does not exist; S1_GEMM_TABLE names a table"):
+        choose(torch.empty(4, 640, device=CUDA), torch.empty(96, 640, device=CUDA), Product.PLAIN)
 
 
 def test_tensors_of_two_devices_are_refused() -> None:

@@ -1,13 +1,16 @@
-"""RMSNorm, the same behind a sum over ranks, SiLU * mul, embedding, RoPE + append: kernels against definitions."""
+"""RMSNorm, the same behind a sum over ranks, SiLU * mul, embedding, RoPE + append, inputs of a step: kernels against
+definitions."""
 
 import pytest
 import torch
 
 from kernels.all_reduce_norm import Parts, all_reduce_norm_reference, all_reduce_norm_triton
+from kernels.decode_inputs import decode_inputs_reference, decode_inputs_triton
 from kernels.embedding import embedding_reference, embedding_triton
 from kernels.rms_norm import rms_norm_reference, rms_norm_triton
 from kernels.rope_append import rope_append_reference, rope_append_triton
 from kernels.silu_mul import silu_mul_reference, silu_mul_triton
+from kernels.thinking_tables import State
 from tests.kernels.paged_cases import DTYPES, TOLERANCE, error, typed
 
 
@@ -172,3 +175,33 @@ def test_no_tokens(device):
     cache = torch.ones(2, 1, 16, 16, device=device)
     assert rope_append_triton(empty, torch.ones(9, 16, device=device), ids, ids, cache, cache, (2, 1)).shape[0] == 0
     assert (cache == 1).all()
+
+
+@pytest.mark.parametrize(
+    "batch, page_size, pages, width, new", [(1, 16, 3, 3, 1), (7, 64, 5, 4, 7), (40, 16, 300, 290, 3)]
+)
+def test_decode_inputs(device, batch, page_size, pages, width, new):
+    """Rows in any order and twice, padding that decodes the last slot, new pages of rows that decode and of others,
+    tables wider than is wanted and longer than what is copied at once."""
+    slots = batch + 3
+    state = torch.zeros(slots, len(State), dtype=torch.int32, device=device)
+    state[:, State.LENGTH] = torch.randint(1, width * page_size + 1, (slots,), device=device)
+    history = torch.randint(0, 2**31 - 1, (slots, pages * page_size + 1), dtype=torch.int32, device=device)
+    blocks = torch.randint(0, 99, (slots, pages), dtype=torch.int32, device=device)
+    blocks[-1, 0] = 0
+    inputs = torch.empty(3, batch + 2, dtype=torch.int64, device=device)[:, :batch]
+    inputs[0] = torch.randperm(slots, device=device)[:batch]
+    inputs[0, batch // 2 + 1 :] = slots - 1
+    inputs[1], inputs[2] = (slots - 1) * pages, 0
+    inputs[1, :new] = torch.randperm(blocks.numel() - pages, device=device)[:new]
+    # The page that the first row writes to is entered last.
+    inputs[0, 0], last = 1, (state[1, State.LENGTH] - 1) // page_size
+    inputs[1, new - 1] = pages + last
+    inputs[2, :new] = torch.arange(100, 100 + new, device=device)
+    ours = blocks.clone()
+    found = decode_inputs_triton(inputs, state, history, ours, page_size, width)
+    want = decode_inputs_reference(inputs, state, history, blocks, page_size, width)
+    assert torch.equal(ours, blocks)
+    for name, value in want._asdict().items():
+        got = getattr(found, name)
+        assert got.dtype is value.dtype and torch.equal(got, value), name
