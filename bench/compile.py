@@ -26,9 +26,11 @@ from engine.schedule.sequence import Admission
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS
 from kernels.dry_run import CUDA, DryRun
+from kernels.gemm_choices import RULES
 
+_RULE = "S1_GEMM_TABLE"
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
-    "32B bf16": ("qwen2.5-32b", {}),
+    **{f"32B {rule or 'bf16'}": ("qwen2.5-32b", {_RULE: rule}) for rule in ("", *RULES)},
     "32B fp8 KV": ("qwen2.5-32b", {"kv_cache_dtype": "fp8"}),
     "32B int8": ("qwen2.5-32b", {"quantization": "int8"}),
     "32B fp8": ("qwen2.5-32b", {"quantization": "fp8", "kv_cache_dtype": "fp8"}),
@@ -55,9 +57,12 @@ class Options(Output):
 
 
 def engine(shape: str, options: dict[str, Any]) -> int:
-    """Compile what an engine of one layer launches: prompts, mixed steps, and decode steps of all sizes. How many."""
+    """Compile what an engine of two layers launches, as the second one's qkv may follow other products: prompts, mixed
+    steps, and decode steps of all sizes. How many."""
+    options = dict(options)
+    os.environ[_RULE] = options.pop(_RULE, "")
     with tempfile.TemporaryDirectory() as folder, DryRun(compiles=True) as dry:
-        model = checkpoints.checkpoint(Path(folder), replace(shapes.SHAPES[shape], num_layers=1), weights=False)
+        model = checkpoints.checkpoint(Path(folder), replace(shapes.SHAPES[shape], num_layers=2), weights=False)
         tokenizer = Tokenizer.load(model)
         config = EngineConfig(
             model=str(model),

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
-from kernels import embedding, linear, paged, rms_norm, rope_append, sampler, silu_mul, thinking, weights
+from kernels import decode_inputs, embedding, linear, paged, rms_norm, rope_append, sampler, silu_mul, thinking, weights
 from kernels.attention import decode_attention, decode_attention_cost, prefill_attention, prefill_attention_cost
 from kernels.native import decoder, library
 
@@ -127,6 +127,17 @@ def rows(shape: shapes.Shape, batch: int, device: torch.device, dtype: torch.dty
             lambda: rope_append.rope_append(qkv, cos_sin, positions, slots, k_cache, v_cache, heads),
             rope_append.rope_append_cost(batch, heads, shape.head_dim, item, item),
         ),
+    )
+    pages = 65536 // _PAGE
+    tables = torch.zeros(batch + 1, pages, dtype=torch.int32, device=device)
+    state = torch.ones(batch + 1, len(thinking.State), dtype=torch.int32, device=device)
+    history = torch.zeros(batch + 1, 64, dtype=torch.int32, device=device)
+    entered = torch.zeros(3, batch, dtype=torch.int64, device=device)
+    yield Operation(
+        "decode_inputs",
+        f"{batch}x{pages}",
+        lambda: decode_inputs.decode_inputs(entered, state, history, tables, _PAGE, pages),
+        decode_inputs.decode_inputs_cost(batch, pages),
     )
     logits = torch.empty(batch, shape.vocab_size)
     for name, out, inner, ours, theirs in (

@@ -16,6 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from bench import prediction
 from bench.gpu.files import GEMM_TABLE
 from bench.gpu.plan import CELLS, peer_shape
 from bench.record import RESULTS, Record, read
@@ -24,13 +25,10 @@ from engine.figure_style import LIGHT, settings
 from kernels.limits import H100, H200, Device, Limits, known_device
 
 MARKERS = {
-    False: ("<!-- performance: begin (python -m bench.report --write) -->", "<!-- performance: end -->"),
-    True: (
-        "<!-- performance in short: begin (python -m bench.report --write) -->",
-        "<!-- performance in short: end -->",
-    ),
+    name: (f"<!-- {name}: begin (python -m bench.report --write) -->", f"<!-- {name}: end -->")
+    for name in ("performance", "performance in short", "prediction")
 }
-"""What a table stands between: all rows, or (True) those of `SHORT`."""
+"""What the tables stand between: all rows, those of `SHORT`, and `bench.prediction`'s."""
 GAP_GPU, GAP = "not yet measured on a GPU", "not yet measured"
 
 
@@ -64,6 +62,8 @@ _WHOLE = {"quantization": None, "kv_cache_dtype": None, "products": None}
 _REAL = "SmolLM2-135M-Instruct"
 _WAYS: dict[str | None, tuple[dict[str, str], str]] = {
     None: ({}, ""),
+    "folded": ({"products": "folded"}, ", folded layers"),
+    "dependent": ({"products": "dependent"}, ", folded layers that overlap"),
     "tuned": ({"products": GEMM_TABLE}, ", products as measured on this card"),
     "int8": ({"quantization": "int8"}, ", int8 weights"),
     "fp8 KV": ({"kv_cache_dtype": "fp8"}, ", fp8 keys and values"),
@@ -111,6 +111,7 @@ def _gpu(card: Device) -> tuple[Row, ...]:
             for cell in cells.bf16
         ),
         decode(f"{on} bf16", "8x1024", "< 0.5 % slower", budget=64),
+        *(decode(f"{on} bf16", cell, "≥ 90 %", way=way) for way in ("folded", "dependent") for cell in cells.folded),
         decode(f"{on} bf16", cells.tuned[0], "≥ 95 %", way="tuned"),
         decode(on, cells.eight_bits[0], "≥ 90 %", way="int8"),
         decode(on, cells.fp8_kv[0], "≥ 90 %", way="fp8 KV"),
@@ -296,7 +297,7 @@ def _cell(row: Row, of: Mapping[str, Any]) -> str:
         case "decode":
             return (
                 f"**{of['step_ms']:.3g} ms** per step, {of['tok_s_total']:,.0f} tok/s, "
-                f"{_short(of['GBps'])} GB/s, {of['bandwidth_share']:.0%} of the bandwidth"
+                f"{_short(of['GBps'])} GB/s, {of['bandwidth_share']:.0%} of the bandwidth{_predicted(row)}"
             )
         case "budgets":
             less = 1 - of["native_prefill_tokens"] / of["client_prefill_tokens"]
@@ -318,6 +319,16 @@ def _cell(row: Row, of: Mapping[str, Any]) -> str:
             return f"**{of['tokens_per_second']:,.0f} tok/s**, {_short(of['step_ms'])} ms per step, {share}"
         case _:
             return f"**{of['ratio']:.3f}**"
+
+
+def _predicted(row: Row) -> str:
+    """What `bench.prediction` had said, where it says anything: bf16 on a GPU, by no table of products."""
+    case, devices = row.case, {device.name: device for device in (H100, H200)}
+    way = case["products"] or "plain"
+    if row.card is None or case["quantization"] or case["kv_cache_dtype"] or way not in prediction.WAYS:
+        return ""
+    seconds = prediction.predict(devices[row.card], case["batch"], case["context"], way, case["model"]).seconds
+    return f"; predicted {seconds * 1e3:.3g} ms"
 
 
 def _short(value: float) -> str:
@@ -442,13 +453,14 @@ def _points(axes: Any, found: Mapping[tuple[str, int], Record], where: str = "",
 
 
 def insert(text: str, lines: Sequence[Record]) -> str:
-    """`text` with what stands between markers replaced: the whole table, the short one, or both. Raises ValueError
+    """`text` with what stands between markers replaced: one or more of the tables. Raises ValueError
     where there are none."""
     if not any(begin in text and end in text for begin, end in MARKERS.values()):
-        begin, end = MARKERS[False]
+        begin, end = MARKERS["performance"]
         raise ValueError(f"the file lacks the markers {begin} and {end}; add them where the table belongs")
-    for short, (begin, end) in MARKERS.items():
-        rendered = f"{begin}\n{short_table(lines) if short else table(lines)}\n{end}"
+    tables = {"performance": table(lines), "performance in short": short_table(lines), "prediction": prediction.table()}
+    for name, (begin, end) in MARKERS.items():
+        rendered = f"{begin}\n{tables[name]}\n{end}"
         pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
         text = re.sub(pattern, rendered.replace("\\", r"\\"), text, flags=re.DOTALL)
     return text

@@ -16,10 +16,11 @@ from engine.model.config import ModelConfig
 from engine.model.shard import Shard
 from engine.step.graphs import BUCKETS
 from kernels import REFERENCE
-from kernels.gemm_choices import read_choices, table_in_use
+from kernels.gemm_choices import RULES, Product, read_choices, table_in_use
 from kernels.language import triton
 from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
 from kernels.native import library as native
+from kernels.quantize import FLOAT8
 from kernels.small_gemm import MOST_TOKENS
 
 _CACHE_SIZE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
@@ -56,15 +57,19 @@ class Fit:
         return self.pages * self.page_size
 
 
-def routes(config: EngineConfig, dtype: torch.dtype, device: torch.device) -> list[Route]:
-    """Which implementation runs what, for a model of `dtype` on `device`."""
+def routes(
+    config: EngineConfig, dtype: torch.dtype, device: torch.device, model: ModelConfig | None = None, ranks: int = 1
+) -> list[Route]:
+    """Which implementation runs what, for a model of `dtype` on `device`; of a given `model` each product, too."""
     if REFERENCE:
         return [
             Route(
                 "all", "torch definitions", "S1_KERNELS=reference asks for the torch definitions; unset it", slow=True
             )
         ]
-    return _cuda_routes(config, device) if device.type == "cuda" else _cpu_routes(config, dtype)
+    if device.type != "cuda":
+        return _cpu_routes(config, dtype)
+    return _cuda_routes(config, device) + (_products(config, device, model, ranks) if model is not None else [])
 
 
 def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
@@ -106,7 +111,8 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
     if triton is None:
         return [Route("all", "nothing", "CUDA needs Triton, and it is not installed; pip install triton", slow=True)]
     kernels, (major, minor) = f"Triton {triton.__version__}", torch.cuda.get_device_capability(device)
-    measured = sum(choice.device == name for choice in read_choices(table_in_use()))
+    table = table_in_use()
+    measured = sum(choice.device == name for choice in read_choices(table))
     narrow, captured, most_rows = config.quantization != "none", config.step_graphs != "off", BUCKETS[-1]
     possible = (
         (True, Route("attention, norms, draws, thinking machine", kernels, f"{name} (sm_{major}{minor})")),
@@ -123,7 +129,14 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
             measured > 0,
             Route("products", f"cuBLAS and {kernels}", f"{measured} shapes where Triton was measured to be faster"),
         ),
-        (measured == 0, Route("products", "cuBLAS", "no shape was measured on this GPU")),
+        (
+            measured == 0 and table not in RULES,
+            Route("products", "cuBLAS", "no shape was measured on this GPU: python -m bench.gemm does"),
+        ),
+        (
+            table in RULES,
+            Route("layers' products", kernels, f"S1_GEMM_TABLE={table}: up to {MOST_TOKENS} rows, unmeasured tiles"),
+        ),
         (
             narrow,
             Route(f"{config.quantization} products", kernels, f"up to {MOST_TOKENS} tokens, widened in registers"),
@@ -150,6 +163,30 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
         ),
     )
     return [route for applies, route in possible if applies]
+
+
+def _products(config: EngineConfig, device: torch.device, model: ModelConfig, ranks: int) -> list[Route]:
+    """A line for each product of the model that the table in use has rows for."""
+    shard, name = Shard.of(model, 0, ranks), torch.cuda.get_device_name(device)
+    hidden, features, width = model.hidden_size, shard.intermediate_size, shard.num_heads * model.head_dim
+    shapes = (
+        ("qkv", Product.PLAIN, width + 2 * shard.num_kv_heads * model.head_dim, hidden),
+        ("o", Product.PLAIN, hidden, width),
+        ("gate_up", Product.GATED, 2 * features, hidden),
+        ("down", Product.PLAIN, hidden, features),
+        ("head", Product.HEAD, shard.vocab_size, hidden),
+    )
+    codes = {"none": model.dtype, "int8": torch.int8, "fp8": FLOAT8}[config.quantization]
+    found = []
+    for product, kind, out, inner in shapes:
+        stored = model.dtype if product == "head" and config.quantization == "fp8" else codes
+        key = name, kind, str(stored)[6:], out, inner
+        rows = [choice for choice in read_choices(table_in_use()) if choice.holds(key, choice.tokens)]
+        if rows:
+            rest = "the rest cuBLAS" if stored is model.dtype else "the rest ours, unmeasured tiles"
+            why = "; ".join([choice.words for choice in sorted(rows, key=lambda c: c.tokens)] + [rest])
+            found.append(Route(f"{product}, {out:,} x {inner:,}", "as measured on this GPU", why))
+    return found
 
 
 def limits_of(config: EngineConfig, model: ModelConfig, device: Device, ranks: int) -> Limits:

@@ -81,7 +81,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
             "context": context,
             "step_seconds": {batch: limits.step_seconds(batch, context) for batch in batches},
         },
-        "kernels": [asdict(route) for route in routes(config, model.dtype, device)],
+        "kernels": [asdict(route) for route in routes(config, model.dtype, device, model, ranks)],
     }
 
 

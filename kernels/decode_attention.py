@@ -190,20 +190,23 @@ def _decode_attention_kernel(
 
 
 def decode_attention_config(q: torch.Tensor, cache: torch.Tensor, follows: bool = False) -> dict[str, int | str | bool]:
-    """Constants for these shapes: 16 query rows at least (the tensor core's M).
+    """Constants for these shapes: 16 query rows at least (the tensor core's M), so 5 and 8 heads for a KV head are one.
 
-    Five stages keep two tiles of K and V in flight: the page's number is a load of its own, so a tile takes two stages.
-    Three sizes of the table of lengths, not one for each power of two: every one is a kernel to compile.
+    64 KiB of K and V are in flight, in two tiles of 32 KiB (128 values in 16 bits) or four that are smaller (64 values,
+    or 8 bits): the page's number is a load of its own, so a tile takes two stages. Three sizes of the table of lengths,
+    not one for each power of two: every one is a kernel to compile.
     """
     config = tile_config(q, cache)
     group, batch = int(config["GROUP"]), q.shape[0]
+    tile_bytes = 2 * int(config["BLOCK_N"]) * q.shape[2] * cache.element_size()
+    ahead = min(4, max(2, 2**16 // tile_bytes))
     return {
         **config,
         "BLOCK_B": next((size for size in (8, 64) if batch <= size), max(256, next_power_of_2(batch))),
         "BLOCK_M": max(16, next_power_of_2(group)),
         "CHUNK": _PARTS_AT_ONCE,
         "DEPENDENT": follows,
-        **launch(num_warps=4, num_stages=5, dependent=follows),
+        **launch(num_warps=4, num_stages=2 * ahead + 1, dependent=follows),
     }
 
 

@@ -113,7 +113,8 @@ def _attention_kernels() -> list[Case]:
     )
     work = {"partial_ptr": "*fp32", "stats_ptr": "*fp32", "tickets_ptr": "*i32", "batch": "i32"}
     for (model, num_q, num_kv, head_dim, batch), stored in product(shapes, ("*bf16", "*fp8e4nv")):
-        q, cache = _meta(batch, num_q, head_dim), _meta(2, num_kv, PAGE, head_dim)
+        q, kind = _meta(batch, num_q, head_dim), torch.bfloat16 if stored == "*bf16" else torch.float8_e4m3fn
+        cache = _meta(2, num_kv, PAGE, head_dim, dtype=kind)
         common = {
             "q_ptr": "*bf16",
             "k_cache_ptr": stored,

@@ -39,6 +39,7 @@ class Cells:
     """What decodes where: BATCHxCONTEXT, the most valuable first."""
 
     bf16: tuple[str, ...]
+    folded: tuple[str, ...]
     tuned: tuple[str, ...]
     fp8_kv: tuple[str, ...]
     eight_bits: tuple[str, ...]
@@ -50,6 +51,7 @@ class Cells:
 CELLS = {
     "H100": Cells(
         bf16=("1x1024", "8x1024", "64x512", "32x1024", "1x8192", "4x8192", "1x32768"),
+        folded=("1x1024", "8x1024", "64x512"),
         tuned=("1x1024", "8x1024", "64x512", "32x1024"),
         fp8_kv=("64x1024", "8x8192"),
         eight_bits=("1x1024", "64x1024", "8x8192"),
@@ -57,6 +59,7 @@ CELLS = {
     ),
     "H200": Cells(
         bf16=("1x1024", "8x1024", "64x1024", "32x1024", "8x8192", "1x8192", "1x32768"),
+        folded=("1x1024", "8x1024", "64x1024"),
         tuned=("1x1024", "8x1024", "64x1024", "32x1024"),
         fp8_kv=("64x1024", "8x8192", "64x4096"),
         eight_bits=("1x1024", "64x1024", "8x8192"),
@@ -108,6 +111,14 @@ def plan(card: Device) -> tuple[Part, ...]:
             "the engine's tokens on this card against the CPU's and the definitions'; packed attention and gradients",
         ),
         _decode("decode", cells.bf16, 300, "bf16, and with budgets in half of the requests", "--budget", "64"),
+        _decode("decode_folded", cells.folded, 180, "bf16, folded layers", environment={"S1_GEMM_TABLE": "folded"}),
+        _decode(
+            "decode_dependent",
+            cells.folded,
+            180,
+            "bf16, folded layers, each launched before the one in front of it ends",
+            environment={"S1_GEMM_TABLE": "dependent"},
+        ),
         Part("kernels", "bench.kernels", ("--device", "cuda"), 150, "each operator alone beside its limit"),
         Part(
             "profile",
@@ -116,6 +127,22 @@ def plan(card: Device) -> tuple[Part, ...]:
             120,
             "where a step's time goes, by kernel",
             resumes=False,
+        ),
+        Part(
+            "profile_dependent",
+            "bench.profile",
+            (*_32B, "--cells", cells.profile[0]),
+            120,
+            "the same of folded layers that overlap",
+            resumes=False,
+            environment={"S1_GEMM_TABLE": "dependent"},
+        ),
+        Part(
+            "attention_64",
+            "bench.kernels",
+            ("--device", "cuda", "--shape", "qwen2.5-0.5b", "--only", "decode_attention"),
+            60,
+            "decode attention with heads of 64 values, seven for each of keys",
         ),
         Part(
             "prefill",
@@ -151,6 +178,14 @@ def plan(card: Device) -> tuple[Part, ...]:
             "bf16 with that table",
             environment={"S1_GEMM_TABLE": "{out}/" + GEMM_TABLE},
             after="gemm",
+        ),
+        Part(
+            "gemm_int8",
+            "bench.gemm",
+            ("--table", "{out}/" + GEMM_TABLE, "--weights", "int8", "--tokens", "1", "64"),
+            180,
+            "configurations of our product with int8 weights, into the same table",
+            after="decode_tuned",
         ),
         Part(
             "training",

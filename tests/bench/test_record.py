@@ -8,9 +8,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bench import report
+from bench import prediction, report
 from bench.record import ROOT, Machine, Record, append, read
 from bench.report import GAP, GAP_GPU, ROWS, cell, insert, newest, speed_records, table
+from kernels.limits import H200
 
 MACHINE = Machine(command="python -m bench.x", commit="abc1234", device="Some CPU, 2 cores", versions={"torch": "2"})
 CASE = {"model": "40m", "engine": "s1-engine", "dtype": "bfloat16", "batch": 1, "context": 128, "budget": None}
@@ -118,6 +119,17 @@ def test_products_of_another_table_are_a_row_of_their_own():
     ]
 
 
+@pytest.mark.parametrize("products, way", [(None, "plain"), ("folded", "folded"), ("dependent", "dependent")])
+def test_a_figure_of_a_gpu_stands_beside_its_prediction(products, way):
+    line = gpu_line("H200")
+    line = replace(line, case=dict(line.case) | ({"products": products} if products else {}))
+    row = next(row for row in ROWS if row.answers(line))
+    seconds = prediction.predict(H200, 1, 1024, way).seconds
+    assert str(cell(row, line)).endswith(f"; predicted {seconds * 1e3:.3g} ms")
+    tuned = replace(line, case=dict(line.case) | {"products": "gemm_choices.json"})
+    assert "predicted" not in str(cell(next(row for row in ROWS if row.answers(tuned)), tuned))
+
+
 def test_the_newest_record_answers():
     row = next(row for row in ROWS if row.on == "CPU, 40M bf16")
     old = replace(MACHINE.record("decode", CASE, FIGURES), date="2026-01-01T00:00:00Z")
@@ -184,13 +196,15 @@ def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
 
 
 def test_insert_replaces_between_the_markers():
-    (begin, end), (begin_short, end_short) = report.MARKERS[False], report.MARKERS[True]
+    (begin, end), (begin_short, end_short), (begin_model, end_model) = report.MARKERS.values()
     lines = [MACHINE.record("decode", CASE, FIGURES)]
     whole = f"# Title\n{begin}\nold\n{end}\nrest"
     once = insert(whole, lines)
     assert once == f"# Title\n{begin}\n{table(lines)}\n{end}\nrest" and insert(once, lines) == once
     short = insert(f"{begin_short}\n{end_short}\n", lines)
     assert short == f"{begin_short}\n{report.short_table(lines)}\n{end_short}\n"
+    model = insert(f"{begin_model}\n{end_model}\n", lines)
+    assert model == f"{begin_model}\n{prediction.table()}\n{end_model}\n"
     with pytest.raises(ValueError, match="lacks the markers"):
         insert("# Title", lines)
 

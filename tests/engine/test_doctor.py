@@ -1,6 +1,7 @@
 """`python -m engine.doctor` and the engine's first lines: what fits is what the engine makes, slow paths are named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from engine.config import EngineConfig
 from engine.doctor import main
 from engine.examination import examine
 from engine.model.config import ModelConfig
+from kernels.gemm_choices import RULES, Choice, Product, write_choices
 from kernels.limits import H200, matrices
 from kernels.native import library as native
+from kernels.small_gemm import GemmConfig
 from tests.checkpoints import write_random_checkpoint
 
 CPU = torch.device("cpu")
@@ -107,6 +110,40 @@ def test_slow_paths_of_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines(max_num_seqs=300) == ["larger decode steps"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert lines() == ["tiles"]
+
+
+def test_which_product_was_chosen_and_why(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rows of the table in use for this GPU, this model's shapes and the type of its weights."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda, model = SimpleNamespace(type="cuda"), ModelConfig.load(checkpoint, "bfloat16")
+
+    def told(**fields: Any) -> dict[str, str]:
+        found = routes(EngineConfig(**fields), torch.bfloat16, cuda, model)  # type: ignore[arg-type]
+        return {route.operator: route.why for route in found}
+
+    assert told()["products"] == "no shape was measured on this GPU: python -m bench.gemm does"
+    for rule in RULES:
+        monkeypatch.setenv("S1_GEMM_TABLE", rule)
+        assert told()["layers' products"] == f"S1_GEMM_TABLE={rule}: up to 64 rows, unmeasured tiles"
+    down = Choice("NVIDIA H200", Product.PLAIN, 64, 96, 8, GemmConfig(), 3.0, 4.5)
+    rows = [
+        down,
+        replace(down, tokens=64, least=33, ours_us=5.0),
+        replace(down, weight="int8", ours_us=2.0),
+        replace(down, device="NVIDIA H100"),
+        replace(down, in_features=97),
+    ]
+    write_choices(rows, tmp_path / "table.json")
+    monkeypatch.setenv("S1_GEMM_TABLE", str(tmp_path / "table.json"))
+    assert told()["products"] == "4 shapes where Triton was measured to be faster"
+    assert told()["down, 64 x 96"] == (
+        "1 to 8 rows ours, 3.0 us against 4.5 of cuBLAS; 33 to 64 rows ours, 5.0 us against 4.5 of cuBLAS; "
+        "the rest cuBLAS"
+    )
+    assert told(quantization="int8")["down, 64 x 96"] == (
+        "1 to 8 rows ours, 2.0 us against 4.5 of unmeasured tiles; the rest ours, unmeasured tiles"
+    )
 
 
 def test_limits_of_8_bit_modes(checkpoint: Path) -> None:
