@@ -49,7 +49,7 @@ _CACHES = (
     decode_attention._workspace,
     small_gemm._tickets,
     gemm_choices._rows,
-    gemm_choices._choose,
+    gemm_choices._chosen,
     gemm_choices._dependent,
 )
 """What the kernels keep for a device."""

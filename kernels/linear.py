@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels import use_triton
-from kernels.gemm_choices import Product, choose
+from kernels.gemm_choices import Product, choose, chosen
 from kernels.native import library as native
 from kernels.quantize import decode
 from kernels.rms_norm import rms_norm
@@ -100,15 +100,16 @@ def linear_norm(
 ) -> tuple[torch.Tensor | Scaled, torch.Tensor]:
     """h = x W^T + residual, [N, M], then its RMSNorm: (y, h), as `linear` and `rms_norm` give them.
 
-    Where `small_gemm` runs both this and the product `then` of y, the norm is part of the two. Not in float16, which
-    has no room for values that are multiplied by the gain before they are normed.
+    Where the table has `small_gemm` run both this and the product `then` of y, the norm is part of the two. Not in
+    float16, which has no room for values that are multiplied by the gain before they are normed.
     """
-    config = choose(x, w.weight, Product.PLAIN) if use_triton(x) else None
-    if config is None:
-        return rms_norm(linear(x, w), gain, eps, residual)
-    folds = then is not None and x.dtype != torch.float16 and choose(x, then[0].weight, then[1]) is not None
-    h, scaled = small_gemm(x, w.weight, config, w.bias, residual, w.scale, gain=gain if folds else None, eps=eps)
-    return (rms_norm(h, gain, eps)[0] if scaled is None else scaled), h
+    if then is not None and use_triton(x) and x.dtype != torch.float16 and chosen(x, then[0].weight, then[1]):
+        config = chosen(x, w.weight, Product.PLAIN)
+        if config is not None:
+            h, scaled = small_gemm(x, w.weight, config, w.bias, residual, w.scale, gain=gain, eps=eps)
+            assert scaled is not None
+            return scaled, h
+    return rms_norm(linear(x, w), gain, eps, residual)
 
 
 def linear_silu_mul_reference(x: torch.Tensor, gate_up: LinearWeight) -> torch.Tensor:
