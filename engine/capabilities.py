@@ -181,11 +181,14 @@ def _products(config: EngineConfig, device: torch.device, model: ModelConfig, ra
     for product, kind, out, inner in shapes:
         stored = model.dtype if product == "head" and config.quantization == "fp8" else codes
         key = name, kind, str(stored)[6:], out, inner
-        rows = [choice for choice in read_choices(table_in_use()) if choice.holds(key, choice.tokens)]
+        rows = [row for row in read_choices(table_in_use()) if row.holds(key, row.tokens)]
         if rows:
-            rest = "the rest cuBLAS" if stored is model.dtype else "the rest ours, unmeasured tiles"
-            why = "; ".join([choice.words for choice in sorted(rows, key=lambda c: c.tokens)] + [rest])
-            found.append(Route(f"{product}, {out:,} x {inner:,}", "as measured on this GPU", why))
+            rival, rest = "cuBLAS", "cuBLAS"
+            if stored.itemsize == 1:
+                rival, rest = "unmeasured tiles", "ours, unmeasured tiles"
+            why = [f"{r.least} to {r.tokens} rows ours, {r.ours_us:.1f} us, {rival} {r.rival_us:.1f}" for r in rows]
+            why.append(f"the rest {rest}")
+            found.append(Route(f"{product}, {out:,} x {inner:,}", "as measured on this GPU", "; ".join(why)))
     return found
 
 

@@ -52,12 +52,6 @@ class Choice:
     """type of the weight's values"""
     least: int = 1
 
-    @property
-    def words(self) -> str:
-        """What it holds for, and why."""
-        rival = "cuBLAS" if self.weight != "int8" and "float8" not in self.weight else "unmeasured tiles"
-        return f"{self.least} to {self.tokens} rows ours, {self.ours_us:.1f} us against {self.rival_us:.1f} of {rival}"
-
     def holds(self, key: tuple[str, Product, str, int, int], tokens: int) -> bool:
         """Whether it is for this (device, product, type, out, in) and so many tokens."""
         mine = self.device, self.product, self.weight, self.out_features, self.in_features

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kernels import use_triton
 from kernels.decode_attention import LOG2_E
-from kernels.language import cdiv, jit, jit_varying, launch, require_triton, tl
+from kernels.language import cdiv, jit_varying, launch, require_triton, tl
 from kernels.native import library as native
 from kernels.paged import attention_cost, gather_pages, softmax_step, tile_config
 
@@ -45,49 +45,6 @@ def prefill_attention_reference(
         attended = F.scaled_dot_product_attention(queries[None], k[None], v[None], attn_mask=visible, scale=scale)
         out[first:last] = attended[0].transpose(0, 1)
     return out
-
-
-@jit
-def _attend(
-    acc,
-    top,
-    total_weight,
-    q,
-    k_ptr,
-    v_ptr,
-    table_ptr,
-    logit_scale,
-    visible,
-    length,
-    first,
-    last,
-    NUM_KV: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """Tiles `first` .. `last` - 1 of the keys added to the running sums; `visible` [BLOCK_M] keys per query."""
-    key = tl.arange(0, BLOCK_N)
-    dim = tl.arange(0, HEAD_DIM)
-    for index in range(first, last):
-        position = index * BLOCK_N
-        page = tl.load(table_ptr + position // PAGE_SIZE).to(tl.int64)
-        base = page * (NUM_KV * PAGE_SIZE * HEAD_DIM) + (position % PAGE_SIZE) * HEAD_DIM
-        offset = base + key[:, None] * HEAD_DIM + dim[None, :]
-        if MASKED:
-            written = (position + key < length)[:, None]
-            k = tl.load(k_ptr + offset, mask=written, other=0.0).to(q.dtype)
-            v = tl.load(v_ptr + offset, mask=written, other=0.0).to(q.dtype)
-        else:
-            k = tl.load(k_ptr + offset).to(q.dtype)
-            v = tl.load(v_ptr + offset).to(q.dtype)
-        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * logit_scale
-        if MASKED:
-            logits = tl.where((position + key)[None, :] < visible[:, None], logits, -float("inf"))
-        acc, top, total_weight = softmax_step(acc, top, total_weight, logits, v, PRECISION)
-    return acc, top, total_weight
 
 
 @jit_varying("tables_ptr", "lens_ptr", "table_stride")
@@ -140,46 +97,24 @@ def _prefill_attention_kernel(
     top = tl.full([BLOCK_M], -1.0e30, tl.float32)
     total_weight = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    acc, top, total_weight = _attend(
-        acc,
-        top,
-        total_weight,
-        q,
-        k_ptr,
-        v_ptr,
-        table_ptr,
-        logit_scale,
-        visible,
-        length,
-        0,
-        unmasked,
-        NUM_KV,
-        HEAD_DIM,
-        PAGE_SIZE,
-        BLOCK_N,
-        PRECISION,
-        False,
-    )
-    acc, top, total_weight = _attend(
-        acc,
-        top,
-        total_weight,
-        q,
-        k_ptr,
-        v_ptr,
-        table_ptr,
-        logit_scale,
-        visible,
-        length,
-        unmasked,
-        tiles,
-        NUM_KV,
-        HEAD_DIM,
-        PAGE_SIZE,
-        BLOCK_N,
-        PRECISION,
-        True,
-    )
+    key = tl.arange(0, BLOCK_N)
+    for masked in tl.static_range(2):  # tiles that every query sees whole, then the others
+        for index in range(unmasked if masked else 0, tiles if masked else unmasked):
+            position = index * BLOCK_N
+            page = tl.load(table_ptr + position // PAGE_SIZE).to(tl.int64)
+            base = page * (NUM_KV * PAGE_SIZE * HEAD_DIM) + (position % PAGE_SIZE) * HEAD_DIM
+            offset = base + key[:, None] * HEAD_DIM + dim[None, :]
+            if masked:
+                written = (position + key < length)[:, None]
+                k = tl.load(k_ptr + offset, mask=written, other=0.0).to(q.dtype)
+                v = tl.load(v_ptr + offset, mask=written, other=0.0).to(q.dtype)
+            else:
+                k = tl.load(k_ptr + offset).to(q.dtype)
+                v = tl.load(v_ptr + offset).to(q.dtype)
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * logit_scale
+            if masked:
+                logits = tl.where((position + key)[None, :] < visible[:, None], logits, -float("inf"))
+            acc, top, total_weight = softmax_step(acc, top, total_weight, logits, v, PRECISION)
     out = acc / tl.where(total_weight == 0.0, 1.0, total_weight)[:, None]
     if QUANTISED:
         out = out * tl.load(v_scale_ptr + kv_head)

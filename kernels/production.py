@@ -9,7 +9,6 @@ from itertools import product
 
 import torch
 
-from kernels.all_reduce_norm import _all_reduce_norm_kernel, all_reduce_norm_config
 from kernels.aot import Case
 from kernels.decode_attention import _decode_attention_kernel, decode_attention_config
 from kernels.decode_inputs import _decode_inputs_kernel, decode_inputs_config
@@ -42,7 +41,7 @@ def _row_kernels() -> list[Case]:
             name.format(hidden),
             _rms_norm_kernel,
             {**norm, "residual_ptr": bf16} if added else norm,
-            {"HIDDEN": hidden, "HAS_RESIDUAL": added, **rms_norm_config(hidden, follows)},
+            {"HIDDEN": hidden, "RANKS": 0, "HAS_RESIDUAL": added, **rms_norm_config(hidden, follows)},
         )
         for hidden in (896, 5120)
         for name, added, follows in (
@@ -55,9 +54,9 @@ def _row_kernels() -> list[Case]:
     reductions = [
         Case(
             f"all_reduce_norm 5120 x {ranks}",
-            _all_reduce_norm_kernel,
+            _rms_norm_kernel,
             {**reduced, "eps": "fp32"},
-            {"RANKS": ranks, "HIDDEN": 5120, **all_reduce_norm_config(5120)},
+            {"RANKS": ranks, "HIDDEN": 5120, "HAS_RESIDUAL": True, **rms_norm_config(5120)},
         )
         for ranks in (2, 8)
     ]

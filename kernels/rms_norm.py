@@ -21,6 +21,7 @@ def rms_norm_reference(
 @jit
 def _rms_norm_kernel(
     x_ptr,
+    addresses_ptr,
     residual_ptr,
     weight_ptr,
     y_ptr,
@@ -28,20 +29,29 @@ def _rms_norm_kernel(
     eps,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
+    RANKS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """One program per row; the row stays in registers between the sum of squares and the scaling."""
+    """One program per row; the row stays in registers between the sum of squares and the scaling. With RANKS x is a sum
+    (`kernels.all_reduce_norm`): the loop is unrolled, so that all reads over NVLink are under way at once; they bypass
+    L1, which does not see what other devices write."""
     follow_previous_kernel(DEPENDENT)
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     cols = tl.arange(0, BLOCK)
     inside = cols < HIDDEN
-    h = tl.load(x_ptr + row + cols, mask=inside, other=0.0)
+    if RANKS == 0:
+        h = tl.load(x_ptr + row + cols, mask=inside, other=0.0).to(tl.float32)
+    else:
+        h = tl.zeros([BLOCK], tl.float32)
+        for rank in tl.static_range(RANKS):
+            part_ptr = tl.load(addresses_ptr + rank).to(tl.pointer_type(y_ptr.dtype.element_ty))
+            part_ptr = tl.multiple_of(part_ptr, 16)
+            h += tl.load(part_ptr + row + cols, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
     if HAS_RESIDUAL:
-        h = h.to(tl.float32) + tl.load(residual_ptr + row + cols, mask=inside, other=0.0).to(tl.float32)
-        h = h.to(x_ptr.dtype.element_ty)
-        tl.store(sum_ptr + row + cols, h, mask=inside)
-    h = h.to(tl.float32)
+        h += tl.load(residual_ptr + row + cols, mask=inside, other=0.0).to(tl.float32)
+        tl.store(sum_ptr + row + cols, h.to(y_ptr.dtype.element_ty), mask=inside)
+        h = h.to(y_ptr.dtype.element_ty).to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(h * h, axis=0) / HIDDEN + eps)
     y = h * scale * tl.load(weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
     tl.store(y_ptr + row + cols, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -69,12 +79,14 @@ def rms_norm_triton(
     if x.shape[0]:
         _rms_norm_kernel[(x.shape[0],)](
             x,
+            None,
             residual,
             weight,
             y,
             h,
             eps,
             HIDDEN=x.shape[1],
+            RANKS=0,
             HAS_RESIDUAL=residual is not None,
             **rms_norm_config(x.shape[1], dependent(x) if follows is None else follows),
         )

@@ -75,40 +75,17 @@ class NativeDecoder:
 
         `run` is `native.decoder`, or that of a `native.Operators` at another level.
         """
-        num_q, num_kv = num_heads
         page_size, head_dim = kv[0][0].shape[2:]
         (stride,) = {page_stride(*pair) for pair in kv}
         self._kept = layers, norm, cos_sin, kv  # the structures hold bare addresses
         self._layers = (_Layer * len(layers))()
         for i, (layer, (k_cache, v_cache)) in enumerate(zip(layers, kv, strict=True)):
             qkv, output, gate_up, down = (w.panels.address for w in layer.products)
-            self._layers[i] = _Layer(
-                layer.input_norm.data_ptr(),
-                qkv,
-                None if layer.qk_norm is None else layer.qk_norm.data_ptr(),
-                output,
-                layer.mlp_norm.data_ptr(),
-                gate_up,
-                down,
-                k_cache.data_ptr(),
-                v_cache.data_ptr(),
-            )
-        self._model = _Decoder(
-            ctypes.addressof(self._layers),
-            cos_sin.data_ptr(),
-            norm.data_ptr(),
-            len(layers),
-            norm.shape[0],
-            layers[0].down.weight.shape[1],
-            num_q,
-            num_kv,
-            head_dim,
-            page_size,
-            stride,
-            eps,
-            scale,
-            native.TYPES[norm.dtype],
-        )
+            attention = layer.input_norm, qkv, layer.qk_norm, output
+            self._layers[i] = _Layer(*native.raw(*attention, layer.mlp_norm, gate_up, down, k_cache, v_cache))
+        sizes = len(layers), norm.shape[0], layers[0].down.weight.shape[1], *num_heads, head_dim, page_size, stride
+        numbers = eps, scale, native.TYPES[norm.dtype]
+        self._model = _Decoder(*native.raw(ctypes.addressof(self._layers), cos_sin, norm, *sizes, *numbers))
         self._address, self._run = ctypes.addressof(self._model), run
 
     @staticmethod
@@ -141,19 +118,7 @@ class NativeDecoder:
         block_tables, context_lens, cu_q = block_tables.contiguous(), context_lens.contiguous(), cu_q.contiguous()
         y = torch.empty_like(x)
         rows, pages = block_tables.shape
-        tokens = _Tokens(
-            x.data_ptr(),
-            y.data_ptr(),
-            positions.data_ptr(),
-            slots.data_ptr(),
-            block_tables.data_ptr(),
-            context_lens.data_ptr(),
-            cu_q.data_ptr(),
-            None if seconds is None else seconds.data_ptr(),
-            x.shape[0],
-            decodes,
-            rows - decodes,
-            pages,
-        )
+        given = positions, slots, block_tables, context_lens, cu_q, seconds
+        tokens = _Tokens(*native.raw(x, y, *given, x.shape[0], decodes, rows - decodes, pages))
         self._run(self._address, ctypes.addressof(tokens))
         return y

@@ -9,9 +9,11 @@ follow `torch.get_num_threads()`; no result depends on their number.
 import ctypes
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,11 @@ class _Weight(ctypes.Structure):
     _fields_ = fields("S1Weight")
 
 
+def raw(*values: Any) -> Iterator[Any]:
+    """The values as the library takes them: addresses of tensors, which must live as long as it reads them."""
+    return (value.data_ptr() if isinstance(value, torch.Tensor) else value for value in values)
+
+
 class Operators:
     """The library at one level. Methods take what the public operators in `kernels` take, checked by `supports_*`."""
 
@@ -45,7 +52,7 @@ class Operators:
         for name, signature in SIGNATURES.items():
             function = getattr(library, f"s1_{level}_{name}")
             function.argtypes, function.restype = signature, None
-            setattr(self._native, name, function)
+            setattr(self._native, name, lambda *values, function=function: function(*raw(*values)))
 
     def pack(self, w: LinearWeight, in_place: bool = False) -> LinearWeight:
         """`w`, a matrix of floats or of int8 codes, with its packed copy, for activations of its dtype. `in_place`: the
@@ -57,16 +64,9 @@ class Operators:
         else:  # some layouts hold pairs of columns
             data = huge_pages.empty((outputs * (cols + cols % 2),), w.weight.dtype)
         bias, scale = (None if v is None else F.pad(v.float(), (0, outputs - rows)) for v in (w.bias, w.scale))
-        struct = _Weight(
-            data.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            None if scale is None else scale.data_ptr(),
-            rows,
-            cols,
-            TYPES[w.weight.dtype],
-        )
+        struct = _Weight(*raw(data, bias, scale, rows, cols, TYPES[w.weight.dtype]))
         address = ctypes.addressof(struct)
-        self._native.pack(address, source.data_ptr(), torch.get_num_threads())
+        self._native.pack(address, source, torch.get_num_threads())
         return replace(w, packed=PackedWeight(data, bias, scale, w.dtype or w.weight.dtype, struct, address))
 
     def _product(
@@ -75,16 +75,8 @@ class Operators:
         x = x.contiguous()
         if residual is not None:
             residual = residual.contiguous()
-        self._native.linear(
-            w.panels.address,
-            x.data_ptr(),
-            None if residual is None else residual.data_ptr(),
-            y.data_ptr(),
-            x.shape[0],
-            TYPES[x.dtype],
-            epilogue,
-            torch.get_num_threads(),
-        )
+        threads = torch.get_num_threads()
+        self._native.linear(w.panels.address, x, residual, y, x.shape[0], TYPES[x.dtype], epilogue, threads)
         return y
 
     def linear(self, x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
@@ -107,26 +99,10 @@ class Operators:
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x [N, H] -> (norm, x + residual or x)."""
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        if residual is None:
-            addend, total = None, x
-        else:
-            residual = residual.contiguous()
-            addend, total = residual.data_ptr(), torch.empty_like(x)
-        n, hidden = x.shape
-        self._native.rms_norm(
-            x.data_ptr(),
-            addend,
-            weight.data_ptr(),
-            y.data_ptr(),
-            total.data_ptr(),
-            n,
-            hidden,
-            eps,
-            TYPES[x.dtype],
-            torch.get_num_threads(),
-        )
+        x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+        y, total = torch.empty_like(x), x if residual is None else torch.empty_like(x)
+        kind, threads = TYPES[x.dtype], torch.get_num_threads()
+        self._native.rms_norm(x, residual, weight, y, total, *x.shape, eps, kind, threads)
         return y, total
 
     def rope_append(
@@ -142,31 +118,14 @@ class Operators:
         eps: float = 0.0,
     ) -> torch.Tensor:
         """qkv [N, (Hq + 2 Hk) D] -> q [N, Hq, D], normed by qk_norm [2, D] and rotated; K and V go to their slots."""
-        num_q, num_kv = num_heads
         page_size, head_dim = k_cache.shape[2:]
         n = qkv.shape[0]
         qkv, cos_sin = qkv.contiguous(), cos_sin.contiguous()
         positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
-        q = qkv.new_empty((n, num_q, head_dim))
-        self._native.rope_append(
-            qkv.data_ptr(),
-            cos_sin.data_ptr(),
-            positions.data_ptr(),
-            slot_mapping.data_ptr(),
-            q.data_ptr(),
-            k_cache.data_ptr(),
-            v_cache.data_ptr(),
-            n,
-            num_q,
-            num_kv,
-            head_dim,
-            page_size,
-            page_stride(k_cache, v_cache),
-            None if qk_norm is None else qk_norm.data_ptr(),
-            eps,
-            TYPES[qkv.dtype],
-            torch.get_num_threads(),
-        )
+        q = qkv.new_empty((n, num_heads[0], head_dim))
+        sizes = n, *num_heads, head_dim, page_size, page_stride(k_cache, v_cache)
+        how = qk_norm, eps, TYPES[qkv.dtype], torch.get_num_threads()
+        self._native.rope_append(qkv, cos_sin, positions, slot_mapping, q, k_cache, v_cache, *sizes, *how)
         return q
 
     def decode_attention(
@@ -209,27 +168,10 @@ class Operators:
     ) -> torch.Tensor:
         q, block_tables, context_lens = q.contiguous(), block_tables.contiguous(), context_lens.contiguous()
         out = torch.empty_like(q)
-        rows, pages = block_tables.shape
         num_kv, page_size, head_dim = k_cache.shape[1:]
-        self._native.attention(
-            q.data_ptr(),
-            k_cache.data_ptr(),
-            v_cache.data_ptr(),
-            block_tables.data_ptr(),
-            context_lens.data_ptr(),
-            None if cu_q is None else cu_q.data_ptr(),
-            out.data_ptr(),
-            rows,
-            pages,
-            q.shape[1],
-            num_kv,
-            head_dim,
-            page_size,
-            page_stride(k_cache, v_cache),
-            scale,
-            TYPES[q.dtype],
-            torch.get_num_threads(),
-        )
+        sizes = *block_tables.shape, q.shape[1], num_kv, head_dim, page_size, page_stride(k_cache, v_cache)
+        how = scale, TYPES[q.dtype], torch.get_num_threads()
+        self._native.attention(q, k_cache, v_cache, block_tables, context_lens, cu_q, out, *sizes, *how)
         return out
 
     def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
@@ -237,7 +179,7 @@ class Operators:
         x = x.contiguous()
         n, features = x.shape[0], x.shape[1] // 2
         y = x.new_empty((n, features))
-        self._native.silu_mul(x.data_ptr(), y.data_ptr(), n, features, TYPES[x.dtype], torch.get_num_threads())
+        self._native.silu_mul(x, y, n, features, TYPES[x.dtype], torch.get_num_threads())
         return y
 
     def embedding(self, ids: torch.Tensor, weight: torch.Tensor, vocab_start: int = 0) -> torch.Tensor:
@@ -246,14 +188,14 @@ class Operators:
         rows, columns = weight.shape
         y = weight.new_empty((ids.shape[0], columns))
         width = columns * weight.element_size()
-        self._native.embedding(ids.data_ptr(), weight.data_ptr(), y.data_ptr(), ids.shape[0], rows, width, vocab_start)
+        self._native.embedding(ids, weight, y, ids.shape[0], rows, width, vocab_start)
         return y
 
     def embedding_of_panels(self, ids: torch.Tensor, w: LinearWeight, vocab_start: int = 0) -> torch.Tensor:
         """The same of the packed [V, H], of floats."""
         ids, panels = ids.contiguous(), w.panels
         y = panels.data.new_empty((ids.shape[0], w.weight.shape[1]))
-        self._native.embedding_of_panels(ids.data_ptr(), panels.address, y.data_ptr(), ids.shape[0], vocab_start)
+        self._native.embedding_of_panels(ids, panels.address, y, ids.shape[0], vocab_start)
         return y
 
     def decode_inputs(
@@ -269,39 +211,26 @@ class Operators:
         n = inputs.shape[1]
         rows = torch.empty(3, n, dtype=torch.int64)
         tables, lens = torch.empty(n, width, dtype=torch.int32), torch.empty(n, dtype=torch.int32)
-        self._native.decode_inputs(
-            inputs.data_ptr(),
-            inputs.stride(0),
-            state.data_ptr(),
-            history.data_ptr(),
-            history.shape[1],
-            blocks.data_ptr(),
-            blocks.shape[1],
-            page_size,
-            width,
-            rows.data_ptr(),
-            tables.data_ptr(),
-            lens.data_ptr(),
-            n,
-        )
+        inside = state, history, history.shape[1], blocks, blocks.shape[1], page_size, width
+        self._native.decode_inputs(inputs, inputs.stride(0), *inside, rows, tables, lens, n)
         return *rows.unbind(), tables, lens
 
     def decoder(self, model: int, tokens: int) -> None:
         """All layers of a step: addresses of an `S1Decoder` and an `S1Tokens`, which `kernels.native.decoder` makes."""
         self._native.decoder(model, tokens, torch.get_num_threads())
 
-    def sample(self, *arguments: int | None) -> None:
+    def sample(self, *arguments: Any) -> None:
         """Draws for every row: the arguments of `s1_<level>_sample` but the threads, from `kernels.native.step`."""
         self._native.sample(*arguments, torch.get_num_threads())
 
-    def thinking_step(self, *arguments: int) -> None:
+    def thinking_step(self, *arguments: Any) -> None:
         """One transition for every row: the arguments of `s1_<level>_thinking_step`, from `kernels.native.step`."""
         self._native.thinking_step(*arguments)
 
     def read(self, data: torch.Tensor) -> float:
         """Read all of a contiguous tensor and return a meaningless sum: what the memory gives, for benchmarks."""
         total = ctypes.c_float()
-        self._native.read(data.data_ptr(), data.nbytes, ctypes.addressof(total), torch.get_num_threads())
+        self._native.read(data, data.nbytes, ctypes.addressof(total), torch.get_num_threads())
         return total.value
 
 

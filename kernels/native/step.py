@@ -24,24 +24,11 @@ def _machine(t: MachineTables) -> int:
     """Address of the structure of the tables, which lives as long as they do."""
     struct = _STRUCTS.get(t)
     if struct is None:
-        struct = _STRUCTS[t] = _Machine(
-            t.state.data_ptr(),
-            t.params.data_ptr(),
-            t.strings.data_ptr(),
-            t.trigger_last.data_ptr(),
-            t.trigger_lead.data_ptr(),
-            t.stop_ids.data_ptr(),
-            t.history.data_ptr(),
-            t.eos_ids.data_ptr(),
-            t.traits.data_ptr(),
-            *(table.data_ptr() if t.text and table is not None else None for table in (t.next, t.marks)),
-            t.strings.shape[2],
-            t.trigger_last.shape[1],
-            t.stop_ids.shape[1],
-            t.history.shape[1],
-            len(t.eos_ids),
-            len(t.traits),
-        )
+        ids = t.trigger_last, t.trigger_lead, t.stop_ids, t.history, t.eos_ids
+        text = t.traits, *((t.next, t.marks) if t.text else (None, None))
+        sizes = t.strings.shape[2], t.trigger_last.shape[1], t.stop_ids.shape[1], t.history.shape[1]
+        counts = len(t.eos_ids), len(t.traits)
+        struct = _STRUCTS[t] = _Machine(*native.raw(t.state, t.params, t.strings, *ids, *text, *sizes, *counts))
     return ctypes.addressof(struct)
 
 
@@ -53,15 +40,7 @@ def supports(tables: MachineTables) -> bool:
 def thinking_step(tables: MachineTables, slots: Tensor, draw: Tensor, masked: Tensor, bad: Tensor) -> Tensor:
     """As `kernels.thinking.thinking_step_reference`."""
     records = torch.empty((len(slots), len(Record)), dtype=torch.int32)
-    native.thinking_step(
-        _machine(tables),
-        slots.data_ptr(),
-        draw.data_ptr(),
-        masked.data_ptr(),
-        bad.data_ptr(),
-        records.data_ptr(),
-        len(slots),
-    )
+    native.thinking_step(_machine(tables), slots, draw, masked, bad, records, len(slots))
     return records
 
 
@@ -78,22 +57,12 @@ def sample(
 
     `run` is the `sample` of a `native.Operators` at another level than the loaded one.
     """
-    rows, columns = logits.shape
+    rows = len(logits)
     draw, masked = torch.empty((2, rows), dtype=torch.int64).unbind()
     bad = torch.empty(rows, dtype=torch.bool)
+    real, sizes = tables.real if needs.noise else None, (*logits.shape, vocab)
+    found = draw, masked, bad
     (run or native.sample)(
-        _machine(machine),
-        logits.data_ptr(),
-        slots.data_ptr(),
-        tables.real.data_ptr() if needs.noise else None,
-        tables.whole.data_ptr(),
-        draw.data_ptr(),
-        masked.data_ptr(),
-        bad.data_ptr(),
-        rows,
-        columns,
-        vocab,
-        needs.filters,
-        needs.masked,
+        _machine(machine), logits, slots, real, tables.whole, *found, *sizes, needs.filters, needs.masked
     )
     return Draws(draw, masked, bad)

@@ -83,24 +83,14 @@ CONTRACTS = {
         "n",
         {
             "x_ptr": "x n HIDDEN",
-            "residual_ptr": "x n HIDDEN",
-            "weight_ptr": "x HIDDEN",
-            "y_ptr": "x n HIDDEN",
-            "sum_ptr": "x n HIDDEN",
-        },
-        ("BLOCK >= HIDDEN",),
-        ("residual_ptr",),
-    ),
-    "_all_reduce_norm_kernel": Contract(
-        "n",
-        {
             "addresses_ptr": "i64 RANKS",
             "residual_ptr": "x n HIDDEN",
             "weight_ptr": "x HIDDEN",
             "y_ptr": "x n HIDDEN",
             "sum_ptr": "x n HIDDEN",
         },
-        ("BLOCK >= HIDDEN",),
+        ("BLOCK >= HIDDEN", "(RANKS == 0) == (x_ptr is not None) == (addresses_ptr is None)"),
+        ("x_ptr", "addresses_ptr", "residual_ptr"),
     ),
     "_rope_append_kernel": Contract(
         "n cdiv(NUM_Q+2*NUM_KV,BLOCK_HEADS)",

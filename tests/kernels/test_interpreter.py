@@ -9,8 +9,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PARTS = [("sampler_kernel", "tuner"), ("attention_kernels", "gemm_kernel", "row_kernels", "offsets", "thinking_kernel")]
-"""Two processes that take about as long; each more costs seconds of imports."""
+PARTS = [
+    ("sampler_kernel", "tuner"),
+    ("attention_kernels", "gemm_kernel", "row_kernels", "offsets", "thinking_kernel"),
+    ("folded_layers",),
+]
+"""Processes that take about as long; each more costs seconds of imports."""
 
 
 def test_every_part_is_run():
