@@ -147,9 +147,8 @@ def _decode_attention_kernel(
         if not finishes:
             slot = _slot(program, begin, share, longer)
             part = head_row[:, None] * HEAD_DIM + dim[None, :]
-            kept = head_row[:, None] < GROUP
             pair = head_row[:, None] * 2 + tl.arange(0, 2)[None, :]
-            tl.store(partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, acc, mask=kept)
+            tl.store(partial_ptr + slot * (BLOCK_M * HEAD_DIM) + part, acc, mask=head_row[:, None] < GROUP)
             tl.store(stats_ptr + slot * (2 * BLOCK_M) + pair, tl.join(top, total_weight))
             tl.debug_barrier()  # every thread's part is written before one thread releases the ticket
             first_program = _program_of(begin, share, longer)

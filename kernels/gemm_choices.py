@@ -95,9 +95,10 @@ def pick(choices: tuple[Choice, ...], key: tuple[str, Product, str, int, int], t
 
 @functools.cache
 def _chosen(
-    table: str, device: str, product: Product, shape: tuple[int, int], weight: torch.dtype, tokens: int
+    table: str, device: str, product: Product, shape: tuple[int, ...], weight: torch.dtype, tokens: int
 ) -> GemmConfig | None:
-    found = pick(_rows(table), (device, product, str(weight)[6:], *shape), tokens)
+    out, width = shape
+    found = pick(_rows(table), (device, product, str(weight)[6:], out, width), tokens)
     if found is None and table in RULES and product is not Product.HEAD:
         found = default_config(shape, tokens, weight.itemsize, product is Product.GATED)
         return replace(found, prefetch=PREFETCH) if table == "dependent" else found
@@ -108,16 +109,14 @@ def chosen(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfi
     """What the table or rule in use says of x [N, K] and weight [M, K] on x's device."""
     if x.shape[0] > MOST_TOKENS:
         return None
-    rows, width = weight.shape
-    return _chosen(table_in_use(), _name(x.device), product, (rows, width), weight.dtype, x.shape[0])
+    return _chosen(table_in_use(), _name(x.device), product, tuple(weight.shape), weight.dtype, x.shape[0])
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:
     """How `small_gemm` multiplies x [N, K] with weight [M, K] on x's device; None: cuBLAS does."""
     found = chosen(x, weight, product)
     if found is None and weight.itemsize == 1 and x.shape[0] <= MOST_TOKENS:
-        rows, width = weight.shape
-        return default_config((rows, width), x.shape[0], 1, product is Product.GATED)
+        return default_config(tuple(weight.shape), x.shape[0], 1, product is Product.GATED)
     return found
 
 

@@ -48,6 +48,7 @@ def _row_kernels() -> list[Case]:
             ("rms_norm {}", False, False),
             ("rms_norm+add {}", True, False),
             ("rms_norm {} dependent", False, True),
+            ("rms_norm+add {} dependent", True, True),
         )
     ]
     reduced = {"addresses_ptr": i64, "residual_ptr": bf16, "weight_ptr": bf16, "y_ptr": bf16, "sum_ptr": bf16}
@@ -90,13 +91,7 @@ def _row_kernels() -> list[Case]:
             {**heads, "NUM_Q": 64 if normed else 40, "QUANTISED": cache != bf16, "NORMED": normed}  # Qwen3 and Qwen2.5
             | rope_append_config(128, follows),
         )
-        for cache, normed, follows in (
-            (bf16, False, False),
-            (bf16, True, False),
-            (bf16, False, True),
-            ("*fp8e4nv", False, False),
-            ("*fp8e4nv", True, False),
-        )
+        for cache, normed, follows in (*product((bf16, "*fp8e4nv"), (False, True), (False,)), (bf16, False, True))
     ]
     return [*norms, *reductions, silu, embed, *appends]
 

@@ -27,6 +27,7 @@ from kernels.language import (
     cdiv,
     dot_precision,
     follow_previous_kernel,
+    jit,
     jit_varying,
     launch,
     next_power_of_2,
@@ -67,7 +68,7 @@ class Scaled:
     eps: float
 
 
-def default_config(shape: tuple[int, int], tokens: int, itemsize: int, gated: bool) -> GemmConfig:
+def default_config(shape: tuple[int, ...], tokens: int, itemsize: int, gated: bool) -> GemmConfig:
     """For a weight [out, width] of `itemsize` bytes (`out` counts gate and up rows) that was not measured.
 
     Two programs on each multiprocessor of an H100 or H200, with as many tiles in flight as the shared memory holds for
@@ -80,6 +81,13 @@ def default_config(shape: tuple[int, int], tokens: int, itemsize: int, gated: bo
     split = min(cdiv(_PROGRAMS, cdiv(out, rows)), cdiv(width, block_in) // 4)
     block_out, warps = (64, 4) if gated else (rows, rows // 16)
     return GemmConfig(block_out, block_in, max(1, split), warps, min(5, room // (block_in * tile)))
+
+
+@jit
+def _squares(squares_ptr, tokens, BLOCK_T: tl.constexpr, PARTS: tl.constexpr, BLOCK_PARTS: tl.constexpr):
+    """[BLOCK_T, BLOCK_PARTS]: the sums of squares that each row comes with."""
+    token, part = tl.arange(0, BLOCK_T)[:, None], tl.arange(0, BLOCK_PARTS)[None, :]
+    return tl.load(squares_ptr + token * PARTS + part, mask=(token < tokens) & (part < PARTS), other=0.0)
 
 
 @jit_varying("tokens")
@@ -133,10 +141,8 @@ def _small_gemm_kernel(
         if GATED:
             prefetch(weight_ptr + ahead + OUT * IN)
     follow_previous_kernel(PREFETCH > 0)
-    if PARTS > 0:  # asked for here, added up when the product is done
-        part_of = tl.arange(0, BLOCK_PARTS)[None, :]
-        there = (token[:, None] < tokens) & (part_of < PARTS)
-        squares = tl.load(squares_ptr + token[:, None] * PARTS + part_of, mask=there, other=0.0)
+    if (PARTS > 0) & (SPLIT_K == 1):  # asked for here, added up when the product is done
+        squares = _squares(squares_ptr, tokens, BLOCK_T, PARTS, BLOCK_PARTS)
     for step in range(split * steps // SPLIT_K, (split + 1) * steps // SPLIT_K):
         at = step * BLOCK_IN
         rows = (out[:, None] < OUT) & (at + k[None, :] < IN)
@@ -162,7 +168,8 @@ def _small_gemm_kernel(
             tl.store(part + size, up, mask=inside)
         tl.debug_barrier()  # every thread's part is written before one thread releases the ticket
         finishes = tl.atomic_add(tickets_ptr + block, 1, sem="acq_rel", scope="gpu") == SPLIT_K - 1
-        if finishes:
+    if finishes:
+        if SPLIT_K > 1:
             tl.store(tickets_ptr + block, 0)  # ready for the next launch
             acc = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
             up = tl.zeros([BLOCK_OUT, BLOCK_T], tl.float32)
@@ -171,8 +178,9 @@ def _small_gemm_kernel(
                 acc += tl.load(part, mask=inside, other=0.0, cache_modifier=".cg")
                 if GATED:
                     up += tl.load(part + size, mask=inside, other=0.0, cache_modifier=".cg")
-    if finishes:
         if PARTS > 0:
+            if SPLIT_K > 1:
+                squares = _squares(squares_ptr, tokens, BLOCK_T, PARTS, BLOCK_PARTS)
             factor = 1.0 / tl.sqrt(tl.sum(squares, 1) / IN + eps)
             acc = acc * factor[None, :]
             up = up * factor[None, :]
