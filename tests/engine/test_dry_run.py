@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.checkpoints import checkpoint
+from bench.gemm import linears
 from bench.shapes import SHAPES
 from engine.request import SamplingParams
 from kernels import rms_norm
@@ -153,10 +154,43 @@ def test_folded_layers_have_six_launches(
             **head,
         }
         assert sum(launched.values()) <= 6 * layers + 8
+        products = [launch for launch in dry.counts.launches if launch.kernel == "_small_gemm_kernel"]
+        assert min(launch.grid[0] * launch.grid[1] for launch in products) >= 2 * 132, "two for each multiprocessor"
         for launch in dry.counts.launches:
             depends = launch.arguments.get("DEPENDENT", launch.arguments.get("PREFETCH"))
             head = launch.arguments.get("OUT") == SHAPES["qwen2.5-32b"].vocab_size
             assert head or depends is None or bool(depends) == (rule == "dependent"), launch
+
+
+@pytest.mark.parametrize(
+    "ours, launched",
+    [
+        ({"o"}, {"_small_gemm_kernel": 1, "_rms_norm_kernel": 3, "_silu_mul_kernel": 1, "cuBLAS": 4}),
+        ({"gate_up"}, {"_small_gemm_kernel": 1, "_rms_norm_kernel": 3, "cuBLAS": 4}),
+        ({"o", "gate_up"}, {"_small_gemm_kernel": 2, "_rms_norm_kernel": 2, "cuBLAS": 3}),
+        ({"o", "gate_up", "head"}, {"_small_gemm_kernel": 3, "_rms_norm_kernel": 2, "cuBLAS": 2}),
+    ],
+)
+def test_a_table_decides_product_by_product(
+    shapes: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: set[str], launched: dict[str, int]
+) -> None:
+    """The norm between two products is folded where both are ours; rows that a table does not hold for go to cuBLAS."""
+    choices = [
+        Choice("NVIDIA H200", linear.product, linear.out, linear.inner, 8, GemmConfig(split_k=2), 1.0, 2.0)
+        for linear in linears(SHAPES["qwen2.5-32b"], 1)
+        if linear.name in ours
+    ]
+    write_choices(choices, tmp_path / "table.json")
+    monkeypatch.setenv("S1_GEMM_TABLE", str(tmp_path / "table.json"))
+    whole = {**OUTSIDE, "_rope_append_kernel": 1, "_decode_attention_kernel": 1}
+    plain = {"_rms_norm_kernel": 3, "_silu_mul_kernel": 1, "cuBLAS": 5}
+    for rows, expected in ((5, launched), (9, plain)):
+        with DryRun(H200) as dry:
+            core = DryCore(dry, shapes[1], load_format="dummy", max_num_seqs=16, max_model_len=256)
+            for number in range(rows):
+                core.add([8 + number] * 20, SamplingParams(max_tokens=3, ignore_eos=True))
+            core.run()
+            assert launches_of(core) == {**whole, **expected}
 
 
 def test_float16_keeps_its_norms(shapes: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
