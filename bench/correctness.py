@@ -54,6 +54,8 @@ class Options(Cached, OnDevice, Resumed):
     """What is compared."""
 
     parts: tuple[Literal["tokens", "training", "operators"], ...] = ("tokens", "training", "operators")
+    only: str = ""
+    """Of the tokens, models and types whose name (MODEL/DTYPE) contains this."""
     workers: int = 2
     """Processes for the operators' tests of one file."""
     answer: str | None = None
@@ -195,8 +197,9 @@ class Run:
         if "tokens" in self._options.parts:
             # Two layers of the 32B shape are 5 GB, and minutes of a small processor.
             for model, dtype in product(MODELS if self._device.type == "cuda" else ("tiny",), ("float32", "bfloat16")):
-                case = {"what": "tokens", "model": model, "dtype": dtype}
-                jobs.append(self._one(case, partial(self._tokens, model, dtype)))
+                case = {"what": "tokens", "model": model, "dtype": dtype} | stand_in.products(self._device)
+                if self._options.only in f"{model}/{dtype}" or stand_in.card() is not None:
+                    jobs.append(self._one(case, partial(self._tokens, model, dtype)))
         if "training" in self._options.parts:
             jobs.append(self._one({"what": "packed attention and gradients"}, self._training))
         if "operators" in self._options.parts and importlib.util.find_spec("pytest") is None:

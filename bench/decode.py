@@ -30,7 +30,6 @@ from engine.model.config import ModelConfig
 from engine.model.gguf_header import read_header
 from engine.text.tokenizer import Tokenizer
 from engine.thinking.plan import PRESETS
-from kernels.gemm_choices import TABLE, table_in_use
 from kernels.limits import DecoderShape, Device, Limits
 
 OURS = "s1-engine"
@@ -367,7 +366,6 @@ class Run:
         return (None, *self._options.budget) if name == "engine" else (None,)
 
     def _varied(self, case: Case, engine: str, budget: int | None) -> dict[str, Any]:
-        table = table_in_use()
         return {
             "model": self._options.name,
             "engine": engine,
@@ -377,7 +375,7 @@ class Run:
             "budget": budget,
             **(self._eight_bits if engine == OURS else {}),
             **({"gguf": weights_of(self._options.gguf)} if engine == "llamacpp" else {}),
-            **({} if table == str(TABLE) else {"products": Path(table).name}),
+            **stand_in.products(self._device),
         }
 
 

@@ -6,8 +6,10 @@ residual and what the next norm needs behind o and down) and with what stands be
 less the norm alone. So a dependent launch (`GemmConfig.prefetch`), which starts during that norm, shows what it gains.
 For weights of 8 bits, which cuBLAS does not take, the rival is `small_gemm` in its default configuration.
 
-The fastest configuration that gives the rival's result is recorded beside it; `--table` writes the rows where it won
-into the table that `kernels.linear` reads, and with `--no-measure` does so from what `--output` has.
+The neighbours are taken to be ours, too: where a table leaves one of them to cuBLAS, the norm between has a launch of
+its own, and only a whole step (`bench.decode` with that table) can tell. The fastest configuration that gives the
+rival's result is recorded beside it; `--table` writes the rows where it won into that file, with `--no-measure` it does
+so from what `--output` has. The engine reads `kernels/gemm_choices.json`, or what S1_GEMM_TABLE names.
 """
 
 import itertools
@@ -25,13 +27,15 @@ from torch import Tensor
 from bench import ceilings, record, shapes, stand_in, timing
 from bench.command import Resumed, check, columns, command
 from kernels import INTERPRET, aot, language, rms_norm, silu_mul, small_gemm
-from kernels.gemm_choices import Choice, Product, read_choices, write_choices
+from kernels.gemm_choices import PREFETCH, RULES, Choice, Product, read_choices, write_choices
 from kernels.linear import linear_cost
 from kernels.quantize import FLOAT8, QuantizedMatrix
 
 _MARGIN = 0.98
 """A configuration must take less than this of the rival's time: closer is noise."""
 _EPS = 1e-6
+_PREFETCHES = (2, PREFETCH, 8)
+_SHOWN = "{block_out}x{block_in} split {split_k} warps {num_warps} stages {num_stages} ahead {prefetch}"
 _PROGRAMS = (132, 264, 528)
 """What split-K aims at: one, two and four programs on each multiprocessor of an H100 or H200."""
 _SHARED = aot.SHARED_LIMIT - 8 * 1024
@@ -176,7 +180,7 @@ class Race:
         dependent = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (9, 0)
         if right and dependent and not rehearsed:
             first = min(right, key=right.__getitem__)
-            right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in (2, 8))
+            right |= self.our_seconds(replace(first, prefetch=prefetch) for prefetch in _PREFETCHES)
         return min(right.items(), key=lambda timed: timed[1], default=None)
 
     def _norm(self, early: bool = False) -> Tensor:
@@ -213,6 +217,9 @@ def choices_of(records: list[record.Record]) -> list[Choice]:
             config = small_gemm.GemmConfig(
                 **{field.name: int(line.figures[field.name] or 0) for field in fields(small_gemm.GemmConfig)}
             )
+            itemsize, gated = getattr(torch, weight).itemsize, Product(product) is Product.GATED
+            if itemsize == 1 and config == small_gemm.default_config((out, inner), tokens, 1, gated):
+                continue  # the rival itself
             found.append(Choice(device, Product(product), out, inner, tokens, config, ours, rival, weight, below + 1))
     return found
 
@@ -239,8 +246,9 @@ def run(options: Options, device: torch.device, console: Console) -> None:
     asked = torch.device("cuda") if stand_in.card() is not None else device
     machine, bandwidth = record.Machine.read(asked), ceilings.measure(asked).limits_of(device).bandwidth
     known = [line.case for line in options.known("gemm", asked)]
+    rivals = "default" if codes else "cuBLAS"
     table = columns(
-        *("product", "tokens", "default us" if codes else "cuBLAS us", "share", "ours us", "share", "configuration"),
+        *("product", "tokens", f"{rivals} us", f"{rivals}, share", "ours us", "ours, share", "configuration"),
         title=f"{machine.device}, {options.shape}, {options.weights}, {bandwidth / 1e9:,.0f} GB/s",
         left=(0, 6),
     )
@@ -271,7 +279,7 @@ def run(options: Options, device: torch.device, console: Console) -> None:
         if best is not None:
             config, ours = asdict(best[0]), best[1]
             figures |= {"ours_us": ours * 1e6, "ours_share": least / ours, **config}
-            shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", " ".join(map("{}={}".format, config, config.values()))
+            shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", _SHOWN.format(**config)
         table.add_row(linear.name, str(tokens), f"{rival * 1e6:.1f}", f"{least / rival:.0%}", *shown)
         machine.write(options.output, "gemm", case, figures)
         if options.output is not None and options.table is not None:
@@ -284,7 +292,7 @@ def write_table(output: Path, table: Path) -> str:
     records = [line for line in record.read(output) if line.benchmark == "gemm"]
     found = choices_of(records)
     merge(found, records, table)
-    return f"{table}: {len(found)} of {len(records)} are faster than what runs without it"
+    return f"{table}: {len(found)} of {len(records)} records have ours faster than what runs without a row"
 
 
 def main(options: Options) -> None:
@@ -294,7 +302,12 @@ def main(options: Options) -> None:
         (options.output is None and (options.table is not None or options.resume or not options.measure))
         and "--table, --resume and --no-measure work on the records of --output; give that",
         (options.measure and not torch.cuda.is_available() and not INTERPRET)
-        and "there is no GPU to choose for; --no-measure makes the table of old records",
+        and "there is no GPU to choose for; --no-measure --output RECORDS --table TABLE takes earlier records",
+        (not options.measure and options.table is None) and "--no-measure is there for --table; give that",
+        (not options.measure and options.output is not None and not options.output.is_file())
+        and f"--output is {options.output}, and there is no such file; --no-measure takes the records in it",
+        (options.table is not None and (str(options.table) in RULES or not options.table.absolute().parent.is_dir()))
+        and f"--table is {options.table}; give a file in a folder that exists, by none of the names {', '.join(RULES)}",
     )
     if options.measure:
         run(options, torch.device("cpu" if INTERPRET else "cuda"), Console())

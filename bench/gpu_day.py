@@ -180,6 +180,7 @@ def command_of(part: Part, options: Options, day: Day) -> tuple[list[str], dict[
         "TRITON_CACHE_DIR": str(options.state.resolve() / CACHE),
         ceilings.FILE: str(day.results),
         "PYTHONUNBUFFERED": "1",
+        "S1_GEMM_TABLE": "plain",  # whatever is exported, or in the package's table
         **part.environment,
     }
     if options.rehearse is not None:

@@ -33,8 +33,8 @@ GAP, EARLY_GAP = 1.04e-6, 0.3e-6
 SM_RATE, L2_RATE = 112e9, 5.5e12
 """Bytes/s into one multiprocessor (64 a clock at 1.755 GHz), and out of L2 in all, as published measurements have."""
 CUBLAS, OURS, ATTENTION = 0.84, 0.92, 0.92
-"""Shares of the copy bandwidth that a stream reaches: cuBLAS at few rows from its first byte to its last, as published
-for these shapes; ours while all programs run, which is a guess."""
+"""Shares of the copy bandwidth that a stream reaches: cuBLAS from its first byte to its last, published for few rows
+and taken for all; ours while all programs run, which is a guess."""
 
 Way = Literal["plain", "folded", "dependent"]
 WAYS: tuple[Way, ...] = ("plain", "folded", "dependent")
@@ -128,10 +128,10 @@ def launches(shape: str, batch: int, context: int, way: Way) -> Iterator[Launch]
     folded = way != "plain" and batch <= MOST_TOKENS
     way = way if folded else "plain"
 
-    def small(name: str, cost: tuple[int, int], trips: float) -> Launch:
+    def small(name: str, cost: tuple[int, int], trips: float, early: bool = False) -> Launch:
         return Launch(name, cached=cost[0], before=trips, early=early)
 
-    norm = small("norm", rms_norm_cost(batch, s.hidden_size), 3)
+    norm = small("norm", rms_norm_cost(batch, s.hidden_size), 3, early)
     tiles = batch * s.num_kv_heads * cdiv(context, 64)
     programs = max(1, min(2 * SMS, tiles // 2))
     parts = cdiv(programs, batch * s.num_kv_heads)
@@ -152,7 +152,7 @@ def launches(shape: str, batch: int, context: int, way: Way) -> Iterator[Launch]
         if not folded:
             yield norm
         yield _product("qkv", *known["qkv"], batch, way, False)
-        yield small("rotation", rope_append_cost(batch, heads, s.head_dim), 3)
+        yield small("rotation", rope_append_cost(batch, heads, s.head_dim), 3, early)
         yield attention
         yield _product("o", *known["o"], batch, way, True)
         if not folded:
@@ -182,7 +182,7 @@ def predict(device: Device, batch: int, context: int, way: Way, shape: str = "qw
 
 
 def table() -> str:
-    """Markdown: every cell by every way, beside the limit; then where the time of one goes."""
+    """Markdown: every cell by every way, beside the limit; then where the time of batch 1 goes."""
     lines = [
         "| card, batch x context | limit, ms | " + " | ".join(f"{way}, ms" for way in WAYS) + " |",
         "|---" * (2 + len(WAYS)) + "|",
@@ -193,10 +193,18 @@ def table() -> str:
             found = [predict(device, batch, context, way).seconds for way in WAYS]
             cells = " | ".join(f"{seconds * 1e3:.1f} ({limit / seconds:.0%})" for seconds in found)
             lines.append(f"| {device.name}, {batch} x {context:,} | {limit * 1e3:.1f} | {cells} |")
-    lines += ["", "| H200, 1 x 1,024 | launches | read, GB | streaming, ms | round trips, ms | gaps, ms |"]
-    lines.append("|---" * 6 + "|")
-    for way in WAYS:
-        at = predict(H200, 1, 1024, way)
-        times = " | ".join(f"{seconds * 1e3:.2f}" for seconds in (at.streaming, at.idle, at.gaps))
-        lines.append(f"| {way} | {at.launches} | {at.read / 1e9:.2f} | {times} |")
+    for device in (H100, H200):
+        lines += [
+            "",
+            f"| {device.name}, 1 x 1,024 | launches | read, GB | streaming, ms | round trips, ms | gaps, ms |",
+        ]
+        lines.append("|---" * 6 + "|")
+        for way in WAYS:
+            at = predict(device, 1, 1024, way)
+            times = " | ".join(f"{seconds * 1e3:.2f}" for seconds in (at.streaming, at.idle, at.gaps))
+            lines.append(f"| {way} | {at.launches} | {at.read / 1e9:.2f} | {times} |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -119,7 +119,12 @@ def main(options: Options) -> None:
                 table.add_row(escape(one.name[:60]), str(one.count), f"{one.us:,.0f}", f"{one.us / whole:.1%}")
                 figures[f"share: {one.name[:60]}"] = one.us / whole
             console.print(table)
-            machine.write(options.output, "profile", {"model": options.shape, **vars(case)}, figures)
+            machine.write(
+                options.output,
+                "profile",
+                {"model": options.shape, **vars(case), **stand_in.products(torch.device(options.device))},
+                figures,
+            )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ them out unless a rehearsal's own table is asked for.
 """
 
 import os
+from pathlib import Path
 
 import torch
 
 from bench.shapes import SHAPES, Shape
+from kernels.gemm_choices import TABLE, read_choices, table_in_use
 from kernels.limits import Device, known_device
 
 VARIABLE = "S1_STAND_IN"
@@ -38,3 +40,11 @@ def tokens(count: int) -> int:
 def shape(name: str) -> Shape:
     """The decoder of that name."""
     return SHAPES[name if card() is None else "tiny"]
+
+
+def products(device: torch.device) -> dict[str, str]:
+    """What a case says of the products: nothing where cuBLAS runs all that it can, or on a CPU."""
+    table = table_in_use()
+    plain = table == "plain" or (table == str(TABLE) and not read_choices(table))
+    on_gpu = device.type == "cuda" or card() is not None
+    return {"products": Path(table).name} if on_gpu and not plain else {}

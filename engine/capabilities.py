@@ -16,7 +16,7 @@ from engine.model.config import ModelConfig
 from engine.model.shard import Shard
 from engine.step.graphs import BUCKETS
 from kernels import REFERENCE
-from kernels.gemm_choices import RULES, Product, read_choices, table_in_use
+from kernels.gemm_choices import FOLDED, Product, read_choices, table_in_use
 from kernels.language import triton
 from kernels.limits import UNKNOWN, Device, Limits, known_device, summary
 from kernels.native import library as native
@@ -77,6 +77,8 @@ def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
         return [Route("all", "torch definitions", native.REASON, slow=True)]
     library = f"native library, {native.LEVEL}"
     found = []
+    if "S1_GEMM_TABLE" in os.environ:
+        found.append(Route("S1_GEMM_TABLE", "nothing", "it chooses products on a GPU; this is a CPU"))
     if native.LEVEL == "portable":
         found.append(Route("all", library, "the processor has no AVX2, or S1_CPU_LEVEL says so", slow=True))
     if dtype is torch.float16:
@@ -106,6 +108,9 @@ def _cpu_routes(config: EngineConfig, dtype: torch.dtype) -> list[Route]:
     return [*found, products[config.quantization], attention[config.kv_cache_dtype], draws]
 
 
+_TO_MEASURE = "python -m bench.gemm --output gemm.jsonl --table kernels/gemm_choices.json"
+
+
 def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
     name = torch.cuda.get_device_name(device)
     if triton is None:
@@ -130,12 +135,24 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
             Route("products", f"cuBLAS and {kernels}", f"{measured} shapes where Triton was measured to be faster"),
         ),
         (
-            measured == 0 and table not in RULES,
-            Route("products", "cuBLAS", "no shape was measured on this GPU: python -m bench.gemm does"),
+            measured == 0 and table not in FOLDED and config.quantization != "int8",
+            Route(
+                "head" if narrow else "products",
+                "cuBLAS",
+                "S1_GEMM_TABLE=plain" if table == "plain" else f"no shape was measured on this GPU: {_TO_MEASURE}",
+            ),
         ),
         (
-            table in RULES,
-            Route("layers' products", kernels, f"S1_GEMM_TABLE={table}: up to {MOST_TOKENS} rows, unmeasured tiles"),
+            table == "dependent" and (major, minor) < (9, 0),
+            Route("dependent launches", "nothing", "they need sm_90; S1_GEMM_TABLE=folded does without", slow=True),
+        ),
+        (
+            table in FOLDED,
+            Route(
+                "layers' products",
+                kernels,
+                f"S1_GEMM_TABLE={table}: up to {MOST_TOKENS} rows, tiles that were not measured",
+            ),
         ),
         (
             narrow,
@@ -185,7 +202,7 @@ def _products(config: EngineConfig, device: torch.device, model: ModelConfig, ra
         if rows:
             rival, rest = "cuBLAS", "cuBLAS"
             if stored.itemsize == 1:
-                rival, rest = "unmeasured tiles", "ours, unmeasured tiles"
+                rival, rest = "default tiles", "ours, default tiles"
             why = [f"{r.least} to {r.tokens} rows ours, {r.ours_us:.1f} us, {rival} {r.rival_us:.1f}" for r in rows]
             why.append(f"the rest {rest}")
             found.append(Route(f"{product}, {out:,} x {inner:,}", "as measured on this GPU", "; ".join(why)))

@@ -21,7 +21,7 @@ from kernels.paged import attention_cost, gather_pages, softmax_step, tile_confi
 
 LOG2_E = 1.4426950408889634
 _PARTS_AT_ONCE = 8
-"""Of those that the last program adds up: their loads wait for each other's no more than their statistics do."""
+"""Of those that the last program adds up: so many are loaded at once, and their latencies overlap."""
 
 
 def decode_attention_reference(
@@ -192,7 +192,7 @@ def decode_attention_config(q: torch.Tensor, cache: torch.Tensor, follows: bool 
     """Constants for these shapes: 16 query rows at least (the tensor core's M), so 5 and 8 heads for a KV head are one.
 
     64 KiB of K and V are in flight, in two tiles of 32 KiB (128 values in 16 bits) or four that are smaller (64 values,
-    or 8 bits): the page's number is a load of its own, so a tile takes two stages. Three sizes of the table of lengths,
+    or 8 bits): a tile waits for its page's number, so it takes two stages. Three sizes of the table of lengths,
     not one for each power of two: every one is a kernel to compile.
     """
     config = tile_config(q, cache)

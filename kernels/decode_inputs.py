@@ -128,9 +128,9 @@ def decode_inputs(
 ) -> DecodeInputs:
     """Enter new pages, then gather the rows.
 
-    inputs [3, B] int64: slot of each row; place in the flat block table and page of what is new (several rows may name
-    the same place with the same page). state [S, len(State)], history [S, context] and blocks [S, P] int32, by slot;
-    `width` <= P columns of the block table are wanted.
+    inputs [3, B] int64: slot of each row; place in the flat block table, slot * P + index, and page of what is new, for
+    whichever row (several may name the same place with the same page: the dummy's, where nothing is new). state
+    [S, len(State)], history [S, context] and blocks [S, P] int32, by slot; `width` <= P columns of it are wanted.
     """
     if use_triton(blocks):
         return decode_inputs_triton(inputs, state, history, blocks, page_size, width)

@@ -4,9 +4,9 @@
 that decided it, as `python -m bench.gemm` took them on the device itself. Where no row holds, cuBLAS runs; for weights
 of 8 bits, which it does not take, `small_gemm.default_config`. The table is empty: not yet measured on a GPU.
 
-S1_GEMM_TABLE names another table, or one of two rules that measure nothing: `folded`, every product of a layer by
-`small_gemm` in its default configuration, and `dependent`, the same with every kernel of a layer launched before the
-one in front of it ends. They are there to be measured.
+S1_GEMM_TABLE names another table, or a rule that asks no measurement: `plain`, cuBLAS for all but 8 bits; `folded`, all
+products of a layer by `small_gemm` in its default configuration; `dependent`, the same with every kernel of a layer
+launched before the one in front of it ends, which needs sm_90. They are there to be measured.
 """
 
 import functools
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from kernels.errors import KernelError
+from kernels.errors import FAULTS, KernelError
 from kernels.small_gemm import MOST_TOKENS, GemmConfig, default_config
 
 TABLE = Path(__file__).with_name("gemm_choices.json")
-RULES = ("folded", "dependent")
+FOLDED = ("folded", "dependent")
+RULES = ("plain", *FOLDED)
 PREFETCH = 4
 """Tiles that a program of the rule `dependent` asks for ahead of its turn."""
 
@@ -67,11 +68,14 @@ def read_choices(path: Path | str = TABLE) -> tuple[Choice, ...]:
     """The rows of a table; a rule has none."""
     if path in RULES:
         return ()
-    path = Path(path)
-    if not path.exists():
-        raise KernelError(f"{path} does not exist; S1_GEMM_TABLE names a table, {' or '.join(RULES)}, or is unset")
-    rows = json.loads(path.read_text())
-    return tuple(Choice(**{**r, "product": Product(r["product"]), "config": GemmConfig(**r["config"])}) for r in rows)
+    try:
+        rows = json.loads(Path(path).read_text())
+        return tuple(
+            Choice(**{**r, "product": Product(r["product"]), "config": GemmConfig(**r["config"])}) for r in rows
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        way = f"S1_GEMM_TABLE names a table of bench.gemm, {', '.join(RULES)}, or is unset"
+        raise KernelError(f"{path} is no table of products ({type(error).__name__}: {error}); {way}") from None
 
 
 def write_choices(choices: list[Choice], path: Path = TABLE) -> None:
@@ -99,7 +103,7 @@ def _chosen(
 ) -> GemmConfig | None:
     out, width = shape
     found = pick(_rows(table), (device, product, str(weight)[6:], out, width), tokens)
-    if found is None and table in RULES and product is not Product.HEAD:
+    if found is None and table in FOLDED and product is not Product.HEAD:
         found = default_config(shape, tokens, weight.itemsize, product is Product.GATED)
         return replace(found, prefetch=PREFETCH) if table == "dependent" else found
     return found
@@ -132,3 +136,9 @@ def dependent(x: torch.Tensor) -> bool:
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+try:
+    _rows(table_in_use())
+except KernelError as fault:
+    FAULTS.append(str(fault))

@@ -5,8 +5,8 @@ launching a kernel fails; CPU tensors never need one. The interpreter of Triton 
 arrays of one value for numbers); compiled kernels do not.
 
 Programmatic dependent launch (sm_90 and later): a kernel launched with `dependent=True` may start while the kernel
-before it in the stream still runs, once every program of that one has let it start or ended. This cannot race, whatever
-the neighbours are, as long as every dependent kernel
+before it in the stream still runs, once every program of that one has ended or let it start
+(`griddepcontrol.launch_dependents`). This cannot race, whatever the neighbours are, as long as every dependent kernel
 1. waits (`griddepcontrol.wait`) in every program before it reads or writes memory. That returns when the kernel before
    it is complete and its writes are seen, as a plain launch would find them. `prefetch` alone may come earlier: it
    fills the L2 cache, through which all writes go, so what is read later is never stale;

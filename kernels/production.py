@@ -61,32 +61,21 @@ def _row_kernels() -> list[Case]:
         )
         for ranks in (2, 8)
     ]
-    silu = Case(
-        "silu_mul 27648",
-        _silu_mul_kernel,
-        {"x_ptr": bf16, "y_ptr": bf16},
-        {"FEATURES": 27648, **silu_mul_config()},
-    )
+    features = {"FEATURES": 27648, **silu_mul_config()}
+    silu = Case("silu_mul 27648", _silu_mul_kernel, {"x_ptr": bf16, "y_ptr": bf16}, features)
     embed = Case(
         "embedding 152064x5120",
         _embedding_kernel,
         {"ids_ptr": i64, "weight_ptr": bf16, "y_ptr": bf16, "vocab_start": "i32"},
         {"VOCAB": 152064, "HIDDEN": 5120, **embedding_config()},
     )
-    rope = {
-        "qkv_ptr": bf16,
-        "cos_sin_ptr": "*fp32",
-        "positions_ptr": i64,
-        "slots_ptr": i64,
-        "q_ptr": bf16,
-        "eps": "fp32",
-    }
+    rope = {"qkv_ptr": bf16, "cos_sin_ptr": "*fp32", "positions_ptr": i64, "slots_ptr": i64, "q_ptr": bf16}
     heads = {"NUM_KV": 8, "HEAD_DIM": 128, "PAGE_SIZE": PAGE}
     appends = [
         Case(
             f"rope_append {cache[1:]}{' normed' if normed else ''}{' dependent' if follows else ''}",
             _rope_append_kernel,
-            {**rope, "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)}
+            {**rope, "eps": "fp32", "k_cache_ptr": cache, "v_cache_ptr": cache, **_scales(cache)}
             | ({"qk_norm_ptr": bf16} if normed else {}),
             {**heads, "NUM_Q": 64 if normed else 40, "QUANTISED": cache != bf16, "NORMED": normed}  # Qwen3 and Qwen2.5
             | rope_append_config(128, follows),

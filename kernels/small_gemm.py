@@ -1,4 +1,4 @@
-"""Dense product for few tokens, with the operators around it folded in: y = epilogue(prologue(x) W^T).
+"""Dense product for few tokens, with the operators around it folded in: y = epilogue(x W^T).
 
 A decode step streams every weight once for 1 to 64 tokens, so the rows of W are the tile's M side (64 rows: wgmma) and
 the tokens its N side. Weights of 8 bits are widened in registers and scaled at the end. Epilogues: bias, residual,
@@ -245,7 +245,7 @@ def small_gemm(
     """The launcher. x [N, K] with N <= MOST_TOKENS, weight [M, K] -> (y, what a norm behind it needs).
 
     `scale` [M] float32: the weight holds codes of 8 bits. `gated`: weight [2F, K] -> silu(gate) * up [N, F]. `wide`: y
-    is float32. `gain` [M] and `eps`: those of the norm; otherwise there is None.
+    is float32. `gain` [M] and `eps`: those of the norm; without them the second result is None.
     """
     require_triton()
     values, squares, x_eps = (x.values, x.squares, x.eps) if isinstance(x, Scaled) else (x, None, 0.0)

@@ -111,6 +111,14 @@ def plan(card: Device) -> tuple[Part, ...]:
             "the engine's tokens on this card against the CPU's and the definitions'; packed attention and gradients",
         ),
         _decode("decode", cells.bf16, 300, "bf16, and with budgets in half of the requests", "--budget", "64"),
+        Part(
+            "tokens_dependent",
+            "bench.correctness",
+            ("--device", "cuda", "--parts", "tokens", "--only", "32B, 2 layers/bfloat16"),
+            150,
+            "the tokens of folded layers that overlap, against the definitions",
+            environment={"S1_GEMM_TABLE": "dependent"},
+        ),
         _decode("decode_folded", cells.folded, 180, "bf16, folded layers", environment={"S1_GEMM_TABLE": "folded"}),
         _decode(
             "decode_dependent",
@@ -136,13 +144,6 @@ def plan(card: Device) -> tuple[Part, ...]:
             "the same of folded layers that overlap",
             resumes=False,
             environment={"S1_GEMM_TABLE": "dependent"},
-        ),
-        Part(
-            "attention_64",
-            "bench.kernels",
-            ("--device", "cuda", "--shape", "qwen2.5-0.5b", "--only", "decode_attention"),
-            60,
-            "decode attention with heads of 64 values, seven for each of keys",
         ),
         Part(
             "prefill",
@@ -182,7 +183,7 @@ def plan(card: Device) -> tuple[Part, ...]:
         Part(
             "gemm_int8",
             "bench.gemm",
-            ("--table", "{out}/" + GEMM_TABLE, "--weights", "int8", "--tokens", "1", "64"),
+            ("--table", "{out}/" + GEMM_TABLE, "--weights", "int8", "--tokens", "1"),
             180,
             "configurations of our product with int8 weights, into the same table",
             after="decode_tuned",

@@ -10,9 +10,7 @@ from bench.shapes import SHAPES
 from kernels.limits import H100, H200, Limits, vector_params
 
 
-@pytest.mark.parametrize(
-    "batch, way, each, besides", [(1, "plain", 9, 7), (64, "folded", 6, 8), (65, "dependent", 9, 7)]
-)
+@pytest.mark.parametrize("batch, way, each, more", [(1, "plain", 9, 7), (64, "folded", 6, 8), (65, "dependent", 9, 7)])
 def test_it_has_the_launches_of_the_dry_run(batch, way, each, more):
     """`tests/engine/test_dry_run.py` counts those of the engine: as many, of the same kinds."""
     found = Counter(launch.name for launch in launches("qwen2.5-32b", batch, 1024, way))

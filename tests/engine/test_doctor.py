@@ -1,6 +1,9 @@
 """`python -m engine.doctor` and the engine's first lines: what fits is what the engine makes, slow paths are named."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +19,7 @@ from engine.config import EngineConfig
 from engine.doctor import main
 from engine.examination import examine
 from engine.model.config import ModelConfig
-from kernels.gemm_choices import RULES, Choice, Product, write_choices
+from kernels.gemm_choices import FOLDED, Choice, Product, write_choices
 from kernels.limits import H200, matrices
 from kernels.native import library as native
 from kernels.small_gemm import GemmConfig
@@ -110,6 +113,23 @@ def test_slow_paths_of_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines(max_num_seqs=300) == ["larger decode steps"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert lines() == ["tiles"]
+    monkeypatch.setenv("S1_GEMM_TABLE", "dependent")
+    assert lines() == ["tiles", "dependent launches"]
+
+
+@pytest.mark.parametrize(
+    "content, says", [(None, "No such file"), ("{", "JSONDecodeError"), ('[{"device": "x"}]', "KeyError: 'product'")]
+)
+def test_a_table_of_products_that_is_none_is_one_line(tmp_path: Path, content: str | None, says: str) -> None:
+    """Found when the engine is made, on a CPU too."""
+    table = tmp_path / "table.json"
+    if content is not None:
+        table.write_text(content)
+    command = [sys.executable, "-m", "engine.doctor", "--device", "cpu"]
+    environment = {**os.environ, "S1_GEMM_TABLE": str(table)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{table} is no table of products" in done.stderr and says in done.stderr and "plain" in done.stderr
 
 
 def test_which_product_was_chosen_and_why(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +142,13 @@ def test_which_product_was_chosen_and_why(checkpoint: Path, tmp_path: Path, monk
         found = routes(EngineConfig(**fields), torch.bfloat16, cuda, model)  # type: ignore[arg-type]
         return {route.operator: route.why for route in found}
 
-    assert told()["products"] == "no shape was measured on this GPU: python -m bench.gemm does"
-    for rule in RULES:
+    assert told()["products"].startswith("no shape was measured on this GPU: python -m bench.gemm --output")
+    assert "products" not in told(quantization="int8") and "head" in told(quantization="fp8")
+    monkeypatch.setenv("S1_GEMM_TABLE", "plain")
+    assert told()["products"] == "S1_GEMM_TABLE=plain"
+    for rule in FOLDED:
         monkeypatch.setenv("S1_GEMM_TABLE", rule)
-        assert told()["layers' products"] == f"S1_GEMM_TABLE={rule}: up to 64 rows, unmeasured tiles"
+        assert told()["layers' products"] == f"S1_GEMM_TABLE={rule}: up to 64 rows, tiles that were not measured"
     down = Choice("NVIDIA H200", Product.PLAIN, 64, 96, 8, GemmConfig(), 3.0, 4.5)
     rows = [
         down,
@@ -141,7 +164,7 @@ def test_which_product_was_chosen_and_why(checkpoint: Path, tmp_path: Path, monk
         "1 to 8 rows ours, 3.0 us, cuBLAS 4.5; 33 to 64 rows ours, 4.0 us, cuBLAS 4.5; the rest cuBLAS"
     )
     assert told(quantization="int8")["down, 64 x 96"] == (
-        "1 to 8 rows ours, 2.0 us, unmeasured tiles 4.5; the rest ours, unmeasured tiles"
+        "1 to 8 rows ours, 2.0 us, default tiles 4.5; the rest ours, default tiles"
     )
 
 

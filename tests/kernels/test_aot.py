@@ -176,7 +176,7 @@ def test_whatever_the_tuner_tries_compiles(linear):
         constants = {**like.constants, **small_gemm_config(replace(config, prefetch=8), 64, torch.bfloat16, parts)}
         arguments = {k: v for k, v in like.arguments.items() if k not in ("partial_ptr", "tickets_ptr")}
         arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
-        check(like, compile_case(Case(f"gemm {config}", like.kernel, arguments, constants, config.block_out)))
+        check(like, compile_case(Case(f"tried: {config}", like.kernel, arguments, constants, config.block_out)))
 
 
 @jit
