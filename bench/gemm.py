@@ -1,15 +1,16 @@
 """`python -m bench.gemm`: cuBLAS against `kernels.small_gemm` for each product of a decode step; the table of choices.
 
-A product is timed in its place in a layer: with what is folded into ours (the norm in front of qkv and gate_up, the
-residual and what the next norm needs behind o and down) and with what stands beside cuBLAS for it (`rms_norm`,
-`silu_mul`). In front of both runs an RMSNorm, in one captured graph with a cold L2 cache; the time is that of the graph
-less the norm alone. So a dependent launch (`GemmConfig.prefetch`), which starts during that norm, shows what it gains.
-For weights of 8 bits, which cuBLAS does not take, the rival is `small_gemm` in its default configuration.
+A product is timed twice in its place in a layer: where the products beside it are ours (`ours`: the norm in front of
+qkv and gate_up, the residual and what the next norm needs behind o and down are folded in), and where they are not
+(`alone`: norms are launches). The rival is cuBLAS, with `rms_norm` and `silu_mul` beside it; for weights of 8 bits,
+which cuBLAS does not take, `small_gemm` in its default configuration. In front of all runs an RMSNorm, in one captured
+graph with a cold L2 cache; the time is that of the graph less this norm. So a dependent launch (`GemmConfig.prefetch`),
+which starts during it, shows what it gains.
 
-The neighbours are taken to be ours, too: where a table leaves one of them to cuBLAS, the norm between has a launch of
-its own, and only a whole step (`bench.decode` with that table) can tell. The fastest configuration that gives the
-rival's result is recorded beside it; `--table` writes the rows where it won into that file, with `--no-measure` it does
-so from what `--output` has. The engine reads `kernels/gemm_choices.json`, or what S1_GEMM_TABLE names.
+The fastest configuration that gives the definition's result is recorded beside the rival. `--table` writes rows into
+that file, with `--no-measure` from what `--output` has: o with gate_up and down with qkv are decided together, as a
+norm between them is folded where both are ours. The engine reads `kernels/gemm_choices.json`, or what S1_GEMM_TABLE
+names.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,14 @@ from bench.command import Resumed, check, columns, command
 from kernels import INTERPRET, aot, language, rms_norm, silu_mul, small_gemm
 from kernels.gemm_choices import PREFETCH, RULES, Choice, Product, read_choices, write_choices
 from kernels.linear import linear_cost
-from kernels.quantize import FLOAT8, QuantizedMatrix
+from kernels.quantize import FLOAT8, QuantizedMatrix, decode
 
 _MARGIN = 0.98
 """A configuration must take less than this of the rival's time: closer is noise."""
 _EPS = 1e-6
 _PREFETCHES = (2, PREFETCH, 8)
+_PAIRS = (("o", "gate_up"), ("down", "qkv"), ("head",))
+"""What is decided together: the products on both sides of a norm."""
 _SHOWN = "{block_out}x{block_in} split {split_k} warps {num_warps} stages {num_stages} ahead {prefetch}"
 _PROGRAMS = (132, 264, 528)
 """What split-K aims at: one, two and four programs on each multiprocessor of an H100 or H200."""
@@ -82,12 +85,13 @@ def linears(shape: shapes.Shape, ranks: int) -> tuple[Linear, ...]:
     """The products of one rank, in a layer's order, the head last."""
     hidden, features, dim = shape.hidden_size, shape.intermediate_size // ranks, shape.head_dim
     heads, kv_heads = shape.num_heads // ranks, max(1, shape.num_kv_heads // ranks)
+    folds = ranks == 1  # else a sum over ranks is between a product and the norm
     return (
-        Linear("qkv", Product.PLAIN, (heads + 2 * kv_heads) * dim, hidden, bias=True, normed=True),
-        Linear("o", Product.PLAIN, hidden, heads * dim, adds=True),
-        Linear("gate_up", Product.GATED, 2 * features, hidden, normed=True),
-        Linear("down", Product.PLAIN, hidden, features, adds=True),
-        Linear("head", Product.HEAD, shape.vocab_size // ranks, hidden),
+        Linear("qkv", Product.PLAIN, (heads + 2 * kv_heads) * dim, hidden, bias=True, normed=folds),
+        Linear("o", Product.PLAIN, hidden, heads * dim, adds=folds),
+        Linear("gate_up", Product.GATED, 2 * features, hidden, normed=folds),
+        Linear("down", Product.PLAIN, hidden, features, adds=folds),
+        Linear("head", Product.HEAD, language.cdiv(shape.vocab_size, ranks), hidden),
     )
 
 
@@ -100,7 +104,7 @@ def candidates(linear: Linear, tokens: int, weight: torch.dtype) -> Iterator[sma
         columns = max(16, language.next_power_of_2(tokens)) * max(weight.itemsize, 2)
         stages = min(5, _SHARED // ((out * weight.itemsize * (1 + gated) + columns) * inner))
         blocks = language.cdiv(linear.out // (1 + gated), out)
-        wanted = {language.cdiv(programs, blocks) for programs in _PROGRAMS}
+        wanted = {split for programs in _PROGRAMS for split in (programs // blocks, language.cdiv(programs, blocks))}
         most = language.cdiv(linear.inner, inner) // 4
         for split in sorted({1, *(split for split in wanted if split <= most)}):
             config = small_gemm.GemmConfig(out, inner, split, warps, stages)
@@ -128,7 +132,7 @@ class Race:
         self.bias = random(linear.out) if linear.bias else None
         self.residual = random(tokens, linear.out) if linear.adds else None
         self.next_gain = random(linear.out) if linear.adds else None
-        self.want = self.rival(self.x).float()
+        self.want = self._definition()
         self.norm_seconds = self._seconds(self._norm)
 
     def ours(self, x: Tensor, config: small_gemm.GemmConfig) -> Tensor:
@@ -141,26 +145,39 @@ class Race:
             given, weight, config, self.bias, self.residual, scale, gated, wide, gain=gain, eps=_EPS
         )[0]
 
+    def alone(self, x: Tensor, config: small_gemm.GemmConfig) -> Tensor:
+        """The kernel where the products beside it are not ours: a norm in front is a launch, one behind it adds."""
+        x, product = self._normed(x), self.linear.product
+        gated, wide = product is Product.GATED, product is Product.HEAD
+        return small_gemm.small_gemm(x, self.weight, config, self.bias, None, self.scale, gated, wide)[0]
+
     def rival(self, x: Tensor) -> Tensor:
         """What runs where the table has no row."""
         linear = self.linear
         if self.scale is not None:
-            return self.ours(x, next(candidates(linear, len(x), self.weight.dtype)))
+            return self.alone(x, next(candidates(linear, len(x), self.weight.dtype)))
         if linear.product is Product.HEAD and x.is_cuda and x.dtype != torch.float32:
             return torch.mm(x, self.weight.t(), out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
-        if linear.normed:
-            x = rms_norm.rms_norm_triton(x, self.gain, _EPS)[0]
-        if self.residual is not None:
-            return torch.addmm(self.residual, x, self.weight.t())
-        y = F.linear(x, self.weight, self.bias)
+        y = F.linear(self._normed(x), self.weight, self.bias)
         return silu_mul.silu_mul_triton(y) if linear.product is Product.GATED else y
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return rms_norm.rms_norm_triton(x, self.gain, _EPS)[0] if self.linear.normed else x
+
+    def _definition(self) -> Tensor:
+        """Of `ours`, in float32."""
+        x = rms_norm.rms_norm_reference(self.x.float(), self.gain, _EPS)[0] if self.linear.normed else self.x.float()
+        weight = self.weight.float() if self.scale is None else decode(self.weight, self.scale)
+        y = F.linear(x, weight, None if self.bias is None else self.bias.float())
+        y = y if self.residual is None else y + self.residual.float()
+        return silu_mul.silu_mul_reference(y) if self.linear.product is Product.GATED else y
 
     def added(self, call: Callable[[Tensor], object], early: bool = False) -> float:
         """Seconds that a call adds to the norm in front of it; `early`: which lets it start before it ends."""
         return self._seconds(lambda: call(self._norm(early))) - self.norm_seconds
 
     def our_seconds(self, configs: Iterable[small_gemm.GemmConfig]) -> dict[small_gemm.GemmConfig, float]:
-        """What each adds to the norm; those whose result is not the rival's are left out."""
+        """What each adds to the norm; those whose result is not the definition's are left out."""
         times = {}
         for config in configs:
             run = partial(self.ours, config=config)
@@ -209,19 +226,37 @@ def captured(call: Callable[[], object], device: torch.device) -> Callable[[], o
 def choices_of(records: list[record.Record]) -> list[Choice]:
     """The rows where the kernel won; each holds from the batch timed before its own, whoever won there, to its own."""
     lines = {(*_timed(line), line.case["tokens"]): line for line in records}  # the last one of each counts
+    groups: dict[tuple[Any, ...], dict[str, record.Record]] = {}
+    for line in lines.values():
+        key = line.device, *(line.case[name] for name in ("weight", "shape", "ranks", "tokens"))
+        groups.setdefault(key, {})[line.case["name"]] = line
     found = []
-    for (device, product, weight, out, inner, tokens), line in lines.items():
-        ours, rival = line.figures["ours_us"], line.figures["rival_us"]
-        if ours is not None and rival is not None and ours < _MARGIN * rival:
-            below = max((key[-1] for key in lines if key[:-1] == _timed(line) and key[-1] < tokens), default=0)
+    for group, pair in itertools.product(groups.values(), _PAIRS):
+        for line, ours in _winners([group[name] for name in pair if name in group], len(pair)):
+            key, tokens = _timed(line), line.case["tokens"]
+            device, product, weight, out, inner = key
+            below = max((other[-1] for other in lines if other[:-1] == key and other[-1] < tokens), default=0)
             config = small_gemm.GemmConfig(
                 **{field.name: int(line.figures[field.name] or 0) for field in fields(small_gemm.GemmConfig)}
             )
-            itemsize, gated = getattr(torch, weight).itemsize, Product(product) is Product.GATED
-            if itemsize == 1 and config == small_gemm.default_config((out, inner), tokens, 1, gated):
-                continue  # the rival itself
+            rival = line.figures["rival_us"] or 0.0
             found.append(Choice(device, Product(product), out, inner, tokens, config, ours, rival, weight, below + 1))
     return found
+
+
+def _winners(lines: list[record.Record], together: int) -> list[tuple[record.Record, float]]:
+    """Of products that are decided together, those that are ours where the sum is least, each with its time there."""
+
+    def times(ours: tuple[record.Record, ...]) -> list[float]:
+        kind = "ours_us" if len(ours) == together else "alone_us"
+        return [float(line.figures[kind if line in ours else "rival_us"] or 0.0) for line in lines]
+
+    right = [line for line in lines if line.figures["ours_us"] is not None]
+    ways = [way for count in range(len(right) + 1) for way in itertools.combinations(right, count)]
+    best = min(ways, key=lambda way: sum(times(way)))
+    if sum(times(best)) >= _MARGIN * sum(times(())):
+        return []
+    return [(line, seconds) for line, seconds in zip(lines, times(best), strict=True) if line in best]
 
 
 def _timed(line: record.Record) -> tuple[str, str, str, int, int]:
@@ -263,7 +298,8 @@ def run(options: Options, device: torch.device, console: Console) -> None:
             "ranks": options.ranks,
             "weight": str(dtype)[6:],
         }
-        if (options.only and linear.name not in options.only) or case in known:
+        never = linear.name == "head" and options.weights == "fp8"  # it keeps 16 bits
+        if (options.only and linear.name not in options.only) or case in known or never:
             continue
         race = Race(linear, tokens, device, dtype, codes)
         rival, best = race.added(race.rival), race.best()
@@ -278,7 +314,8 @@ def run(options: Options, device: torch.device, console: Console) -> None:
         shown = ("none is right", "", "")
         if best is not None:
             config, ours = asdict(best[0]), best[1]
-            figures |= {"ours_us": ours * 1e6, "ours_share": least / ours, **config}
+            alone = race.added(partial(race.alone, config=best[0]), early=best[0].prefetch > 0)
+            figures |= {"ours_us": ours * 1e6, "alone_us": alone * 1e6, "ours_share": least / ours, **config}
             shown = f"{ours * 1e6:.1f}", f"{least / ours:.0%}", _SHOWN.format(**config)
         table.add_row(linear.name, str(tokens), f"{rival * 1e6:.1f}", f"{least / rival:.0%}", *shown)
         machine.write(options.output, "gemm", case, figures)
@@ -299,6 +336,8 @@ def main(options: Options) -> None:
     """Measure where asked; write the table where asked."""
     check(
         options.shape not in shapes.SHAPES and f"--shape is {options.shape!r}; give one of {', '.join(shapes.SHAPES)}",
+        (not all(1 <= tokens <= small_gemm.MOST_TOKENS for tokens in options.tokens) or options.ranks < 1)
+        and f"tokens are 1 to {small_gemm.MOST_TOKENS}, ranks at least 1",
         (options.output is None and (options.table is not None or options.resume or not options.measure))
         and "--table, --resume and --no-measure work on the records of --output; give that",
         (options.measure and not torch.cuda.is_available() and not INTERPRET)

@@ -132,7 +132,7 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
         ),
         (
             measured > 0,
-            Route("products", f"cuBLAS and {kernels}", f"{measured} shapes where Triton was measured to be faster"),
+            Route("products", f"cuBLAS and {kernels}", f"{measured} rows of the table are for this GPU"),
         ),
         (
             measured == 0 and table not in FOLDED and config.quantization != "int8",
@@ -144,7 +144,7 @@ def _cuda_routes(config: EngineConfig, device: torch.device) -> list[Route]:
         ),
         (
             table == "dependent" and (major, minor) < (9, 0),
-            Route("dependent launches", "nothing", "they need sm_90; S1_GEMM_TABLE=folded does without", slow=True),
+            Route("dependent launches", "folded layers", "dependent ones need sm_90", slow=True),
         ),
         (
             table in FOLDED,

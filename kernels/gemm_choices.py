@@ -14,6 +14,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -70,6 +71,8 @@ def read_choices(path: Path | str = TABLE) -> tuple[Choice, ...]:
         return ()
     try:
         rows = json.loads(Path(path).read_text())
+        if not isinstance(rows, list):
+            raise TypeError("not a list of rows")
         return tuple(
             Choice(**{**r, "product": Product(r["product"]), "config": GemmConfig(**r["config"])}) for r in rows
         )
@@ -80,9 +83,9 @@ def read_choices(path: Path | str = TABLE) -> tuple[Choice, ...]:
 
 def write_choices(choices: list[Choice], path: Path = TABLE) -> None:
     """Replace a table; rows are sorted, so that a diff shows what changed."""
-    rows = [{**asdict(choice), "product": choice.product.value} for choice in choices]
     keys = ("device", "product", "weight", "out_features", "in_features", "tokens")
-    rows.sort(key=lambda row: [row[key] for key in keys])
+    rows = [{**asdict(choice), "product": choice.product.value} for choice in choices]
+    rows.sort(key=itemgetter(*keys))
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -113,7 +116,7 @@ def chosen(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfi
     """What the table or rule in use says of x [N, K] and weight [M, K] on x's device."""
     if x.shape[0] > MOST_TOKENS:
         return None
-    return _chosen(table_in_use(), _name(x.device), product, tuple(weight.shape), weight.dtype, x.shape[0])
+    return _chosen(_table(x.device), _name(x.device), product, tuple(weight.shape), weight.dtype, x.shape[0])
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor, product: Product) -> GemmConfig | None:
@@ -130,8 +133,15 @@ def _dependent(table: str, device: str) -> bool:
 
 
 def dependent(x: torch.Tensor) -> bool:
-    """Whether kernels of a layer on x's device start before the one in front of them ends: needs sm_90 or later."""
-    return _dependent(table_in_use(), _name(x.device))
+    """Whether kernels of a layer on x's device start before the one in front of them ends."""
+    return _dependent(_table(x.device), _name(x.device))
+
+
+def _table(device: torch.device) -> str:
+    """The table in use; nothing is dependent before sm_90."""
+    table = table_in_use()
+    early = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+    return table if early or table != "dependent" else "folded"
 
 
 def _name(device: torch.device) -> str:

@@ -84,8 +84,7 @@ _COMPILED = tl.constexpr(not INTERPRET)
 
 @jit
 def follow_previous_kernel(DEPENDENT: tl.constexpr):
-    """Rules 1 and 2 where DEPENDENT: wait until the kernel before this one in the stream is complete and its writes are
-    seen; then the one after this may start, once every program has come here or ended."""
+    """Rules 1 and 2 where DEPENDENT: wait for the kernel before this one, then let the one after it start."""
     if DEPENDENT and _COMPILED:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()

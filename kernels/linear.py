@@ -35,10 +35,9 @@ def pack(w: LinearWeight, in_place: bool = False) -> LinearWeight:
     return replace(w, packed=native.pack(dense).packed) if native.supports_pack(dense.weight) else w
 
 
-def linear_reference(x: torch.Tensor, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """The definition: x [N, K] -> [N, M], plus the residual [N, M]."""
-    y = _product(x, w).to(x.dtype)
-    return y if residual is None else y + residual
+def linear_reference(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
+    """The definition: x [N, K] -> [N, M]."""
+    return _product(x, w).to(x.dtype)
 
 
 def _product(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
@@ -48,15 +47,12 @@ def _product(x: torch.Tensor, w: LinearWeight) -> torch.Tensor:
     return F.linear(x.float(), decode(w.weight, w.scale), None if w.bias is None else w.bias.float())
 
 
-def _ours(
-    x: torch.Tensor | Scaled, w: LinearWeight, product: Product, residual: torch.Tensor | None = None
-) -> torch.Tensor | None:
+def _ours(x: torch.Tensor | Scaled, w: LinearWeight, product: Product) -> torch.Tensor | None:
     """By `small_gemm` where it is chosen, else None: float32 for the head, else x's dtype."""
     config = choose(x.values if isinstance(x, Scaled) else x, w.weight, product)
     if config is None:
         return None
-    gated, wide = product is Product.GATED, product is Product.HEAD
-    return small_gemm(x, w.weight, config, w.bias, residual, w.scale, gated, wide)[0]
+    return small_gemm(x, w.weight, config, w.bias, None, w.scale, product is Product.GATED, product is Product.HEAD)[0]
 
 
 def _cublas(x: torch.Tensor, w: LinearWeight, wide: bool = False) -> torch.Tensor:
@@ -72,22 +68,18 @@ def _cublas(x: torch.Tensor, w: LinearWeight, wide: bool = False) -> torch.Tenso
     return y.float() if wide else y.to(x.dtype)
 
 
-def linear(x: torch.Tensor | Scaled, w: LinearWeight, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """x [N, K], w.weight [M, K] -> x W^T + bias + residual, [N, M], in x's dtype.
+def linear(x: torch.Tensor | Scaled, w: LinearWeight) -> torch.Tensor:
+    """x [N, K], w.weight [M, K] -> x W^T + bias, [N, M], in x's dtype.
 
     A `Scaled` x comes from `linear_norm`, which was told of this product.
     """
     if isinstance(x, Scaled) or use_triton(x):
-        ours = _ours(x, w, Product.PLAIN, residual)
+        ours = _ours(x, w, Product.PLAIN)
         if ours is not None:
             return ours
         assert not isinstance(x, Scaled), "scaled for a product of ours"
-        if residual is not None and w.bias is None and w.scale is None:
-            return torch.addmm(residual, x, w.weight.t())  # cuBLAS adds the residual (beta = 1) as it writes
-        y = _cublas(x, w)
-        return y if residual is None else y + residual
-    on_cpu = native.linear if native.supports_linear(x, w) else linear_reference
-    return on_cpu(x, w, residual)
+        return _cublas(x, w)
+    return native.linear(x, w) if native.supports_linear(x, w) else linear_reference(x, w)
 
 
 def linear_norm(

@@ -162,8 +162,8 @@ def _step_kernels() -> list[Case]:
     i64 = dict.fromkeys(("inputs_ptr", "ids_ptr", "positions_ptr", "slots_ptr"), "*i64")
     i32 = dict.fromkeys(("state_ptr", "history_ptr", "blocks_ptr", "tables_ptr", "lens_ptr"), "*i32")
     numbers = dict.fromkeys(("batch", "inputs_stride", "history_stride", "pages", "width"), "i32")
-    rows = {"PAGE_SIZE": PAGE, **decode_inputs_config(64)}
-    cases.append(Case("decode_inputs", _decode_inputs_kernel, {**i64, **i32, **numbers}, rows))
+    constants = {"PAGE_SIZE": PAGE, **decode_inputs_config(64)}
+    cases.append(Case("decode_inputs", _decode_inputs_kernel, {**i64, **i32, **numbers}, constants))
     machine = {
         **{name: "*i32" for name in _thinking_step_kernel.arg_names if name.endswith("_ptr")},
         "slots_ptr": "*i64",
@@ -224,9 +224,8 @@ def checking_cases() -> list[Case]:
     rows. They must not take long to compile."""
     known = {case.name: case for case in production_cases()}
     q, cache = (_meta(*shape, dtype=torch.float32) for shape in ((64, 40, 128), (2, 8, PAGE, 128)))
-    rows = {"QUANTISED": False}
     configs = {
-        "decode 32B batch 64 bf16": {**decode_attention_config(q, cache), **rows},
+        "decode 32B batch 64 bf16": {**decode_attention_config(q, cache), "QUANTISED": False},
         "prefill 32B batch 64 bf16": {**prefill_attention_config(q, cache), "QUANTISED": False},
         "gemm gate_up 64": small_gemm_config(GemmConfig(block_in=64), 64, torch.float32),
     }

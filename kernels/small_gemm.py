@@ -71,14 +71,16 @@ class Scaled:
 def default_config(shape: tuple[int, ...], tokens: int, itemsize: int, gated: bool) -> GemmConfig:
     """For a weight [out, width] of `itemsize` bytes (`out` counts gate and up rows) that was not measured.
 
-    Two programs on each multiprocessor of an H100 or H200, with as many tiles in flight as the shared memory holds for
-    both. Beyond 32 tokens x would be as many bytes as the weight for 64 rows of it, and L2 the limit: 128 rows then.
+    Two programs on each multiprocessor of an H100 or H200, if K has four tiles for each, with as many in flight as the
+    shared memory holds for both; not a few more, which would be a wave of their own. Beyond 32 tokens x would be as
+    many bytes as the weight for 64 rows of it, and L2 the limit: 128 rows then.
     """
     (out, width), columns = shape, max(16, next_power_of_2(tokens))
     rows = 128 if gated or columns > 32 else 64
     room, tile = _SHARED // 2, rows * itemsize + columns * max(itemsize, 2)
     block_in = 128 if 3 * 128 * tile <= room and columns <= 32 else 64  # registers, too, are few
-    split = min(cdiv(_PROGRAMS, cdiv(out, rows)), cdiv(width, block_in) // 4)
+    split, blocks = cdiv(_PROGRAMS, cdiv(out, rows)), cdiv(out, rows)
+    split = min(split - (0 < split * blocks - _PROGRAMS < 40), cdiv(width, block_in) // 4)
     block_out, warps = (64, 4) if gated else (rows, rows // 16)
     return GemmConfig(block_out, block_in, max(1, split), warps, min(5, room // (block_in * tile)))
 

@@ -159,13 +159,38 @@ def test_which_product_was_chosen_and_why(checkpoint: Path, tmp_path: Path, monk
     ]
     write_choices(rows, tmp_path / "table.json")
     monkeypatch.setenv("S1_GEMM_TABLE", str(tmp_path / "table.json"))
-    assert told()["products"] == "4 shapes where Triton was measured to be faster"
+    assert told()["products"] == "4 rows of the table are for this GPU"
     assert told()["down, 64 x 96"] == (
         "1 to 8 rows ours, 3.0 us, cuBLAS 4.5; 33 to 64 rows ours, 4.0 us, cuBLAS 4.5; the rest cuBLAS"
     )
     assert told(quantization="int8")["down, 64 x 96"] == (
         "1 to 8 rows ours, 2.0 us, default tiles 4.5; the rest ours, default tiles"
     )
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_product_of_a_rank_is_found_in_the_table(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    """By hand: 64 wide, four query heads and two of keys of 16 values, an MLP of 96."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    model = ModelConfig.load(checkpoint, "bfloat16")
+    shapes = {
+        "qkv": (Product.PLAIN, 128 // ranks, 64),
+        "o": (Product.PLAIN, 64, 64 // ranks),
+        "gate_up": (Product.GATED, 192 // ranks, 64),
+        "down": (Product.PLAIN, 64, 96 // ranks),
+        "head": (Product.HEAD, -(-model.vocab_size // ranks), 64),
+    }
+    rows = [Choice("NVIDIA H200", kind, *size, 8, GemmConfig(), 3.0, 4.5) for kind, *size in shapes.values()]
+    write_choices(rows, tmp_path / "table.json")
+    monkeypatch.setenv("S1_GEMM_TABLE", str(tmp_path / "table.json"))
+    for quantization, named in (("none", set(shapes)), ("fp8", {"head"}), ("int8", set())):
+        config = EngineConfig(quantization=quantization, tensor_parallel_size=ranks)
+        found = routes(config, torch.bfloat16, SimpleNamespace(type="cuda"), model, ranks)  # type: ignore[arg-type]
+        told = {route.operator for route in found if "as measured" in route.runs}
+        assert told == {f"{name}, {shapes[name][1]:,} x {shapes[name][2]:,}" for name in named}
 
 
 def test_limits_of_8_bit_modes(checkpoint: Path) -> None:

@@ -155,7 +155,8 @@ def test_folded_layers_have_six_launches(
         }
         assert sum(launched.values()) <= 6 * layers + 8
         products = [launch for launch in dry.counts.launches if launch.kernel == "_small_gemm_kernel"]
-        assert min(launch.grid[0] * launch.grid[1] for launch in products) >= 2 * 132, "two for each multiprocessor"
+        programs = min(launch.grid[0] * launch.grid[1] for launch in products)
+        assert programs >= (2 if rows < 33 else 1.6) * 132, "two for each multiprocessor, or no short second wave"
         for launch in dry.counts.launches:
             depends = launch.arguments.get("DEPENDENT", launch.arguments.get("PREFETCH"))
             head = launch.arguments.get("OUT") == SHAPES["qwen2.5-32b"].vocab_size

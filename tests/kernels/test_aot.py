@@ -150,6 +150,22 @@ def test_a_dependent_product_only_prefetches_its_weight_before_it_waits(name):
     assert fetched == tiles * 64 * 4 * CASES[name].constants["BLOCK_IN"] // 16 // 128 and GLOBAL.search(after)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EVERY_KERNEL else pytest.mark.slow)
+        for name in CASES
+        if name.endswith(" dependent") and "gemm" not in name
+    ],
+)
+def test_other_dependent_kernels_wait_before_they_touch_memory(name):
+    text = binary_of(CASES[name]).asm["ptx"]
+    before, rest = text.split("griddepcontrol.wait")
+    between, after = rest.split("griddepcontrol.launch_dependents")
+    assert not re.search(r"\bbra\b|\bret\b", before), "a program could miss the wait"
+    assert not GLOBAL.search(before) and not GLOBAL.search(between) and GLOBAL.search(after)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in CASES if name not in EVERY_KERNEL])

@@ -18,7 +18,7 @@ from kernels.attention import (
 from kernels.copy_pages import copy_pages
 from kernels.embedding import embedding
 from kernels.gemm_choices import Choice, Product, pick, read_choices, write_choices
-from kernels.linear import head, linear, linear_cost, linear_silu_mul, pack
+from kernels.linear import head, linear, linear_cost, linear_norm, linear_silu_mul, pack
 from kernels.rms_norm import rms_norm
 from kernels.rope_append import rope_append
 from kernels.silu_mul import silu_mul
@@ -101,8 +101,9 @@ def test_rows_and_products(dtype):
     assert w.bias is not None
     product = x.double() @ w.weight.double().T + w.bias.double()
     assert error(linear(x, w), product) < DTYPES[dtype]
-    more = torch.randn(5, 96).to(dtype)
-    assert error(linear(x, w, more), product + more) < DTYPES[dtype]
+    more, gains = torch.randn(5, 96).to(dtype), torch.randn(96).to(dtype)
+    y, h = linear_norm(x, w, more, gains, 1e-6)
+    assert error(h, product + more) < DTYPES[dtype] and torch.equal(y, rms_norm(h, gains, 1e-6)[0])
     gate, up = product.chunk(2, 1)
     assert error(linear_silu_mul(x, w), gate / (1 + (-gate).exp()) * up) < 2 * DTYPES[dtype]
     logits = head(x, w)

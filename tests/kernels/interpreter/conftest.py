@@ -4,6 +4,9 @@
 reads when a kernel is defined. Where a CUDA device is, they run for real instead.
 """
 
+import random
+from math import prod
+
 import pytest
 import torch
 
@@ -35,3 +38,26 @@ def poisoned(request):
 @pytest.fixture
 def unfilled() -> None:
     """The memory that `torch.empty` gives is left as it is."""
+
+
+@pytest.fixture(params=["in order", "backwards", "shuffled"])
+def order(request, monkeypatch):
+    """Programs of a launch one after the other in this order, where they are interpreted: whoever is last, the bits are
+    the same. On a GPU any order may come."""
+    if not INTERPRET or request.param == "in order":
+        return
+    from triton.runtime import interpreter
+
+    builder, orders = interpreter.interpreter_builder, {}
+
+    def set_grid_idx(x, y, z):
+        _, ny, nz = builder.grid_dim
+        count = prod(builder.grid_dim)
+        if count not in orders:
+            orders[count] = list(range(count))[::-1]
+            if request.param == "shuffled":
+                random.Random(count).shuffle(orders[count])
+        at = orders[count][(x * ny + y) * nz + z]
+        builder.grid_idx = at // (ny * nz), at // nz % ny, at % nz
+
+    monkeypatch.setattr(builder, "set_grid_idx", set_grid_idx)

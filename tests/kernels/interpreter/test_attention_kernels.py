@@ -42,6 +42,22 @@ def test_decode(device, dtype, lens, num_q, num_kv, head_dim, page_size, program
     assert decode_error(q, cache, programs) < TOLERANCE[dtype]
 
 
+def test_no_order_of_programs_changes_a_bit(device, order):
+    """Parts are added up in the order of their programs, by whichever comes last."""
+    torch.manual_seed(1)
+    cache = paged_cache([500, 3, 0, 129, 64], 2, 32, 16, torch.float32, device)
+    q = torch.randn(5, 6, 32, device=device)
+    arguments = (q, cache.k, cache.v, cache.tables, cache.lens, 0.2)
+    for programs in (2, 5, 13):
+        got = decode_attention_triton(*arguments, programs=programs)
+        assert torch.equal(got, IN_ORDER.setdefault(programs, got))
+        assert decode_error(q, cache, programs) < TOLERANCE[torch.float32]
+
+
+IN_ORDER: dict[int, torch.Tensor] = {}
+"""What the first order gave, by the number of programs."""
+
+
 def test_the_tickets_are_ready_for_the_next_launch(device):
     """Two launches over one workspace: the second one counts its splits from zero again."""
     cache = paged_cache([300, 40], 2, 64, 16, torch.float32, device)

@@ -25,6 +25,7 @@ def test_rms_norm(device, dtype, tokens, hidden, residual):
     want, _ = rms_norm_reference(want_h.float(), weight.float(), 1e-6)
     assert torch.equal(h, want_h)
     assert error(y, want) < TOLERANCE[dtype]
+    assert torch.equal(y, rms_norm_triton(h, weight, 1e-6)[0]), "of the sum as it was rounded"
 
 
 def test_rms_norm_of_a_zero_row_and_a_nan_row(device):
@@ -194,9 +195,9 @@ def test_decode_inputs(device, batch, page_size, pages, width, new):
     inputs[0, batch // 2 + 1 :] = slots - 1
     inputs[1], inputs[2] = (slots - 1) * pages, 0
     inputs[1, :new] = torch.randperm(blocks.numel() - pages, device=device)[:new]
-    # The page that the first row writes to is entered last.
-    inputs[0, 0], last = 1, (state[1, State.LENGTH] - 1) // page_size
-    inputs[1, new - 1] = pages + last
+    # The first row is that of slot 0, and the page that it writes to is entered last; another one lies behind `width`.
+    inputs[0, 0], last = 0, (state[0, State.LENGTH] - 1) // page_size
+    inputs[1, 0], inputs[1, new - 1] = width if width < pages else 0, last
     inputs[2, :new] = torch.arange(100, 100 + new, device=device)
     ours = blocks.clone()
     found = decode_inputs_triton(inputs, state, history, ours, page_size, width)
