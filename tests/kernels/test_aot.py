@@ -62,7 +62,8 @@ def check(case: Case, compiled: Compiled) -> None:
     if case.name.startswith(("gemm", "decode ")) and not EIGHT_BITS & set(case.arguments.values()):
         narrow = compiled.instructions["LDGSTS"] - compiled.instructions["LDGSTS.128"]
         assert narrow <= (0 if "gemm" in case.name else case.constants["num_stages"]), compiled
-    if case.name.startswith(("gemm", "decode ")) and not re.fullmatch(r"gemm qkv 64 (int8|fp8).*", case.name):
+    if case.name.startswith(("gemm", "decode ")) and not re.fullmatch(r"gemm \w+ 64 (int8|fp8).*", case.name):
+        # Beyond 32 rows those that widen codes need some registers too many for a second program of eight warps.
         assert compiled.warps_per_sm >= 2 * compiled.num_warps, "two programs on each multiprocessor"
     assert compiled.stack == 0 and compiled.instructions["LDL"] == compiled.instructions["STL"] == 0, compiled
     assert compiled.shared <= SHARED_LIMIT, compiled
