@@ -106,7 +106,7 @@ def candidates(linear: Linear, tokens: int, weight: torch.dtype) -> Iterator[sma
         blocks = language.cdiv(linear.out // (1 + gated), out)
         wanted = {split for programs in _PROGRAMS for split in (programs // blocks, language.cdiv(programs, blocks))}
         most = language.cdiv(linear.inner, inner) // 4
-        for split in sorted({1, *(split for split in wanted if split <= most)}):
+        for split in sorted({1, *(split for split in wanted if 1 < split <= most)}):
             config = small_gemm.GemmConfig(out, inner, split, warps, stages)
             if config != default and stages > 1:
                 yield config

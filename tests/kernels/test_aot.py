@@ -193,7 +193,8 @@ def test_whatever_the_tuner_tries_compiles(linear):
         constants = {**like.constants, **small_gemm_config(replace(config, prefetch=8), 64, torch.bfloat16, parts)}
         arguments = {k: v for k, v in like.arguments.items() if k not in ("partial_ptr", "tickets_ptr")}
         arguments |= {"partial_ptr": "*fp32", "tickets_ptr": "*i32"} if config.split_k > 1 else {}
-        check(like, compile_case(Case(f"tried: {config}", like.kernel, arguments, constants, config.block_out)))
+        tried = Case(f"tried: {config}", like.kernel, arguments, constants, config.block_out)
+        check(tried, compile_case(tried))
 
 
 @jit

@@ -87,6 +87,16 @@ def test_rows_of_another_type_stay_in_the_table(records, tmp_path):
     assert len(before) == 4 and set(before) < set(read_choices(table)) and len(read_choices(table)) == 8
 
 
+@pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-32b"])
+@pytest.mark.parametrize("weight", [torch.bfloat16, torch.int8])
+def test_what_is_tried_can_be_launched(shape, weight):
+    for linear in gemm.linears(SHAPES[shape], 1):
+        for tokens in (1, 8, 32, 64):
+            tried = list(gemm.candidates(linear, tokens, weight))
+            assert len(tried) == len(set(tried)) > 3
+            assert all(config.split_k >= 1 and config.num_stages >= 2 for config in tried)
+
+
 @pytest.mark.parametrize("name", ["qkv", "o", "gate_up", "down", "head"])
 def test_both_sides_do_the_same(device, name):
     """Each product with what is folded into it, in every configuration, and weights of 8 bits in the first."""
