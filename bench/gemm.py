@@ -108,7 +108,8 @@ def candidates(linear: Linear, tokens: int, weight: torch.dtype) -> Iterator[sma
         most = language.cdiv(linear.inner, inner) // 4
         for split in sorted({1, *(split for split in wanted if 1 < split <= most)}):
             config = small_gemm.GemmConfig(out, inner, split, warps, stages)
-            if config != default and stages > 1:
+            wide = gated and inner == 256 and split > 1  # more instructions than anyone waits for
+            if config != default and stages > 1 and not wide:
                 yield config
 
 
