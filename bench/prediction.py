@@ -124,9 +124,9 @@ def launches(shape: str, batch: int, context: int, way: Way) -> Iterator[Launch]
     """Of one step, in order."""
     s = SHAPES[shape]
     known = {m.name: (m.rows, m.cols) for m in matrices(s)}
-    heads, early = (s.num_heads, s.num_kv_heads), way == "dependent"
-    folded = way != "plain" and batch <= MOST_TOKENS
+    heads, folded = (s.num_heads, s.num_kv_heads), way != "plain" and batch <= MOST_TOKENS
     way = way if folded else "plain"
+    early = way == "dependent"
 
     def small(name: str, cost: tuple[int, int], trips: float, early: bool = False) -> Launch:
         return Launch(name, cached=cost[0], before=trips, early=early)

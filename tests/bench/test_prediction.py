@@ -34,6 +34,11 @@ def test_it_reads_what_the_limit_reads_and_takes_longer(device, way):
     assert order == sorted(order, reverse=True), "each way is there to be faster at batch 1"
 
 
+def test_beyond_64_rows_every_way_is_plain():
+    """A kernel behind cuBLAS starts as a plain launch does."""
+    assert len({predict(H200, 65, 1024, way) for way in WAYS}) == 1
+
+
 def test_too_few_programs_cannot_keep_memory_busy():
     """By hand: 264 programs fill the card; 16 of them pull 16 times what one multiprocessor gets."""
     full = Launch("x", read=264e6, programs=264)
